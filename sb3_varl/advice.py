@@ -1,0 +1,272 @@
+"""What passes between the callback, which knows Stable-Baselines3, and an advisor, which does not."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from gymnasium import spaces
+
+Observation = np.ndarray | dict[str, np.ndarray]
+
+# An answer this far outside the box, as a share of the box's width, is a rounding error and is clipped.
+BOUNDS_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class ActionComponent:
+    """
+    One component of an action, in the environment's units.
+
+    :param name: Short name, for instance ``"dx"``
+    :param meaning: Unit, direction and sign in a few words
+    """
+
+    name: str
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class ObservationSlice:
+    """
+    A named run of components of a flat observation.
+
+    :param name: Short name, for instance ``"gripper position"``
+    :param start: First index
+    :param stop: One past the last index
+    :param meaning: Unit and frame of reference in a few words
+    """
+
+    name: str
+    start: int
+    stop: int
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class TaskSheet:
+    """
+    What somebody who knows an environment would tell an advisor about it.
+    An environment offers one as its attribute ``task_sheet``.
+
+    :param goal: One sentence that says what success is
+    :param action: The action's components in order, or empty if they have no names
+    :param observation: The observation's slices in order, or empty if they have no names
+    :param notes: Conventions that the numbers do not tell: axes, the camera's place, the gripper's sign
+    """
+
+    goal: str
+    action: tuple[ActionComponent, ...] = ()
+    observation: tuple[ObservationSlice, ...] = ()
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Briefing:
+    """
+    What stays the same over all queries of a run.
+
+    :param action_space: The environment's action space, in its own units
+    :param observation_space: The environment's observation space
+    :param task: The task in words, or ``None`` if nobody gave one
+    :param sheet: The environment's task sheet, if it has one
+    """
+
+    action_space: spaces.Box
+    observation_space: spaces.Space
+    task: str | None = None
+    sheet: TaskSheet | None = None
+
+
+@dataclass(frozen=True)
+class VisitedState:
+    """
+    A state that the agent was in, and what it did there.
+
+    :param observation: The original observation, before any normalisation
+    :param executed_action: The action that was executed there, in the environment's units
+    :param frame: The picture of this very state, ``(height, width, 3)`` uint8, or ``None``
+    :param step: The run's environment steps when the state was reached
+    """
+
+    observation: Observation
+    executed_action: np.ndarray
+    frame: np.ndarray | None
+    step: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """
+    What an answer, or several, cost.
+
+    :param requests: Requests sent, retries included
+    :param prompt_tokens: Tokens sent
+    :param completion_tokens: Tokens received
+    :param cost: US dollars as far as the prices are known
+    """
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cost + other.cost,
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    The text that one request brought back, as it came.
+
+    :param request: Index of the request within its query
+    :param states: Indices of the states that the request asked about
+    :param text: The model's words
+    :param usage: What this answer cost
+    :param latency: Seconds from sending the request to having the whole answer
+    """
+
+    request: int
+    states: tuple[int, ...]
+    text: str
+    usage: Usage
+    latency: float
+
+
+@dataclass(frozen=True)
+class AdviceQuery:
+    """
+    One query: what would you have done in each of these states?
+
+    :param index: Number of the query within the run, from 0
+    :param step: The run's environment steps when it was asked
+    :param states: The states in question
+    :param briefing: What stays the same over all queries
+    :param record: To be called with each paid answer before it is used; writes it to disk
+    """
+
+    index: int
+    step: int
+    states: tuple[VisitedState, ...]
+    briefing: Briefing
+    record: Callable[[Answer], None] = field(default=lambda answer: None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """
+    An answer, or a part of one, that could not be used.
+
+    :param reason: A short slug that serves as a counter's name, for instance ``"out_of_bounds"``
+    :param state: Index of the state that it was about, or ``None`` if it was about none
+    """
+
+    reason: str
+    state: int | None = None
+
+
+@dataclass(frozen=True)
+class Advice:
+    """
+    An advisor's answer to a query.
+
+    :param actions: For each state of the query, in order, an action in the environment's units or ``None``.
+        A ``None`` without a rejection of the same state is an abstention.
+    :param rejected: What could not be used, and why
+    :param usage: What the whole query cost
+    :param failures: Requests that brought no answer: one line each, free of secrets
+    """
+
+    actions: Sequence[Any]
+    rejected: Sequence[Rejection] = ()
+    usage: Usage = Usage()
+    failures: Sequence[str] = ()
+
+
+@runtime_checkable
+class Advisor(Protocol):
+    """
+    Whatever can say what it would have done in a state: a vision-language model, a planner, a person.
+
+    It is called from a worker thread, one query at a time. An advisor that can tell before training starts that
+    it will not be able to answer also has a method ``prepare(briefing: Briefing) -> None`` that raises.
+    """
+
+    def advise(self, query: AdviceQuery) -> Advice:
+        """
+        Answer a query.
+
+        :param query: The states in question and what there is to know about the task
+        :return: An action or ``None`` for each state
+        """
+        ...
+
+
+class FunctionAdvisor:
+    """
+    An advisor made of any function: a controller, a planner, another policy.
+
+    :param function: From an observation (unbatched, original units) to an action in the environment's units,
+        or to ``None`` where it has no advice
+    :raises TypeError: if ``function`` cannot be called
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        if not callable(function):
+            raise TypeError(
+                f"FunctionAdvisor takes a function from an observation to an action, got {function!r}. "
+                "For an SB3 policy pass lambda observation: policy.predict(observation)[0]."
+            )
+        self.function = function
+
+    def advise(self, query: AdviceQuery) -> Advice:
+        """
+        Call the function once for each state.
+
+        :param query: The states in question
+        :return: The function's actions
+        """
+        return Advice([self.function(state.observation) for state in query.states])
+
+
+def check_action(action: Any, space: spaces.Box) -> np.ndarray | str:
+    """
+    Decide whether a suggested action can be used.
+
+    :param action: Anything that an advisor returned for a state
+    :param space: The environment's action space
+    :return: The action as an array of the space's shape and dtype, inside the box,
+        or the reason of its rejection as a slug
+    """
+    try:
+        array = np.asarray(action, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return "not_numbers"
+    if array.shape != space.shape:
+        return "wrong_shape"
+    if not np.isfinite(array).all():
+        return "not_finite"
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    tolerance = BOUNDS_TOLERANCE * (high - low)
+    if (array < low - tolerance).any() or (array > high + tolerance).any():
+        return "out_of_bounds"
+    return np.clip(array, low, high).astype(space.dtype)
+
+
+def count_rejections(rejected: Sequence[Rejection]) -> Mapping[str, int]:
+    """
+    Count rejections by reason.
+
+    :param rejected: Rejections of one query or of many
+    :return: Number of rejections for each reason that occurs
+    """
+    counts: dict[str, int] = {}
+    for rejection in rejected:
+        counts[rejection.reason] = counts.get(rejection.reason, 0) + 1
+    return counts
