@@ -1,0 +1,284 @@
+"""
+VARL, after "Teaching RL Agents to Act Better: VLM as Action Advisor for Online Reinforcement Learning"
+(https://arxiv.org/abs/2509.21126): SAC whose actor is pulled towards an advisor's actions for the first part of a run.
+"""
+
+import io
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.sac.policies import SACPolicy
+
+from sb3_varl.guidance_buffer import GuidanceBuffer
+from sb3_varl.shaping import DEFAULT_THRESHOLDS, GATES, ShapingLoss, min_q_value, shaping_loss
+
+
+class VARL(SAC):
+    r"""
+    Soft Actor-Critic with an action advisor.
+
+    While the run is younger than ``shaping_steps`` and the guidance buffer :math:`D_g` holds advice, the actor minimises
+
+    .. math::
+        J(\theta) = J_{SAC}(\theta)
+        + \lambda \, E_{(s, a) \sim D_g}\left[ g(s, a) \left( -\log \pi_\theta(a | s) \right) \right]
+
+    (Section "Shaping" of the paper), where the gate :math:`g` is 1 where the advice :math:`a` disagrees
+    with what the policy would do and 0 elsewhere. Rewards, critics and temperature are SAC's own, and so is everything
+    once the guidance ends. Without guidance, VARL is SAC to the last bit.
+
+    Fill the guidance buffer with an :class:`~sb3_varl.callback.AdvisorCallback`, or by hand::
+
+        model.guidance_buffer.add(observation, model.policy.scale_action(action))
+
+    All parameters but the last six are those of :class:`stable_baselines3.SAC`, in the same order.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a SAC policy class
+    :param env: The environment, or its registered id
+    :param learning_rate: Learning rate of all Adam optimizers, or a schedule
+    :param buffer_size: Size of the replay buffer
+    :param learning_starts: Steps before learning starts
+    :param batch_size: Minibatch size of each gradient update
+    :param tau: Soft update coefficient
+    :param gamma: Discount factor
+    :param train_freq: Update the model every so many steps, or a tuple such as ``(1, "episode")``
+    :param gradient_steps: Gradient steps after each rollout; -1 for as many as steps were done
+    :param action_noise: Noise added to the actions, for hard exploration problems
+    :param replay_buffer_class: Replay buffer class, for instance ``HerReplayBuffer``
+    :param replay_buffer_kwargs: Its keyword arguments
+    :param optimize_memory_usage: Memory efficient variant of the replay buffer
+    :param n_steps: Length of the n-step returns
+    :param ent_coef: Entropy coefficient; ``"auto"`` learns it, ``"auto_0.1"`` from 0.1
+    :param target_update_interval: Update the target network every so many gradient steps
+    :param target_entropy: Target entropy when learning the entropy coefficient
+    :param use_sde: Generalized state-dependent exploration instead of action noise
+    :param sde_sample_freq: Sample new gSDE noise every so many steps; -1 for once per rollout
+    :param use_sde_at_warmup: gSDE instead of uniform sampling before learning starts
+    :param stats_window_size: Episodes to average success rate and return over
+    :param tensorboard_log: Log location for TensorBoard
+    :param policy_kwargs: Keyword arguments of the policy
+    :param verbose: 0 no output, 1 info, 2 debug
+    :param seed: Seed of the pseudo random generators
+    :param device: Device to run on
+    :param _init_setup_model: Whether to build the networks at creation
+    :param shaping_coef: Weight :math:`\lambda` of the shaping term, at least 0, or a schedule
+        from the remaining progress of the run (1 to 0) to a weight
+    :param shaping_steps: Cutoff: environment steps of the whole run after which the guidance is ignored; 0 for never shaping
+    :param gate: ``"distance"`` (some component of the advice is further than the threshold from the greedy action),
+        ``"likelihood"`` (the advice is less likely than the greedy action by more than the threshold),
+        ``"q_filter"`` (the critic values the advice above the greedy action by more than the threshold)
+        or ``"always"`` (no gate, an ablation)
+    :param gate_threshold: The gate's threshold: a distance in the normalised action space, nats, or units of return.
+        ``None`` for the gate's default (0.4, 3 and 0)
+    :param guidance_buffer_size: Rows that the guidance buffer holds before it drops the oldest
+    :param guidance_batch_size: Rows in the shaping term of each gradient update
+    :raises ValueError: if one of the last six is out of its range, or the action space is not continuous
+    """
+
+    guidance_buffer: GuidanceBuffer
+
+    def __init__(
+        self,
+        policy: str | type[SACPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        ent_coef: str | float = "auto",
+        target_update_interval: int = 1,
+        target_entropy: str | float = "auto",
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        use_sde_at_warmup: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        shaping_coef: float | Schedule = 20.0,
+        shaping_steps: int = 30_000,
+        gate: str = "distance",
+        gate_threshold: float | None = None,
+        guidance_buffer_size: int = 10_000,
+        guidance_batch_size: int = 128,
+    ) -> None:
+        self.shaping_coef = shaping_coef
+        self.shaping_steps = shaping_steps
+        self.gate = gate
+        self.gate_threshold = gate_threshold
+        self.guidance_buffer_size = guidance_buffer_size
+        self.guidance_batch_size = guidance_batch_size
+        self._check_shaping_arguments()
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            action_noise,
+            replay_buffer_class,
+            replay_buffer_kwargs,
+            optimize_memory_usage,
+            n_steps,
+            ent_coef,
+            target_update_interval,
+            target_entropy,
+            use_sde,
+            sde_sample_freq,
+            use_sde_at_warmup,
+            stats_window_size,
+            tensorboard_log,
+            policy_kwargs,
+            verbose,
+            seed,
+            device,
+            _init_setup_model,
+        )
+
+    def _check_shaping_arguments(self) -> None:
+        if not callable(self.shaping_coef):
+            _check_number("shaping_coef", self.shaping_coef, "a number that is at least 0, or a schedule")
+        if self.gate not in GATES:
+            raise ValueError(f"gate is {self.gate!r}, expected one of {', '.join(map(repr, GATES))}.")
+        if self.gate_threshold is not None:
+            _check_number("gate_threshold", self.gate_threshold, "a number that is at least 0, or None")
+        _check_integer("shaping_steps", self.shaping_steps, minimum=0)
+        _check_integer("guidance_batch_size", self.guidance_batch_size, minimum=1)
+        _check_integer("guidance_buffer_size", self.guidance_buffer_size, minimum=1)
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        vec_env = SAC._wrap_env(env, verbose, monitor_wrapper)
+        if not isinstance(vec_env.action_space, spaces.Box):
+            raise ValueError(
+                f"VARL needs a continuous action space (Box), but the environment's is {vec_env.action_space}. "
+                "For discrete actions use an algorithm made for them, for instance DQN or PPO, without advice."
+            )
+        return vec_env
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        # Checked again because load() sets attributes without the constructor.
+        self._check_shaping_arguments()
+        self.shaping_coef_schedule = FloatSchedule(self.shaping_coef)
+        if not hasattr(self, "guidance_buffer"):
+            self.guidance_buffer = GuidanceBuffer(
+                self.guidance_buffer_size, self.observation_space, self.action_space, self.device
+            )
+        self.guidance_buffer.device = self.device
+
+    @property
+    def shaping_active(self) -> bool:
+        """Whether the next gradient update contains the shaping term."""
+        return self.num_timesteps < self.shaping_steps and self.guidance_buffer.size() > 0
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """
+        SAC's updates, with the gradient of the shaping term added to the actor's while the guidance counts.
+
+        :param gradient_steps: Number of gradient updates
+        :param batch_size: Minibatch size of SAC's own terms
+        """
+        active = self.shaping_active
+        self.logger.record("varl/shaping_active", int(active))
+        self.logger.record("varl/guidance_size", self.guidance_buffer.size())
+        if not active:
+            super().train(gradient_steps, batch_size)
+            return
+
+        losses: list[ShapingLoss] = []
+        shaping_coef = self.shaping_coef_schedule(self._current_progress_remaining)
+
+        # Gradients add up: this runs after SAC's own backward pass and before the optimizer's step.
+        def add_shaping_gradient(*_: Any) -> None:
+            losses.append(self._shaping_loss())
+            (shaping_coef * losses[-1].loss).backward()
+
+        hook = self.actor.optimizer.register_step_pre_hook(add_shaping_gradient)
+        try:
+            super().train(gradient_steps, batch_size)
+        finally:
+            hook.remove()
+
+        for name in ("loss", "gate_open", "entropy"):
+            values = th.stack([getattr(loss, name).detach() for loss in losses])
+            self.logger.record("varl/shaping_loss" if name == "loss" else f"varl/{name}", values.mean().item())
+        self.logger.record("varl/shaping_coef", shaping_coef)
+
+    def _shaping_loss(self) -> ShapingLoss:
+        guidance = self.guidance_buffer.sample(self.guidance_batch_size, env=self._vec_normalize_env)
+        mean, log_std, kwargs = self.actor.get_action_dist_params(guidance.observations)
+        return shaping_loss(
+            self.actor.action_dist.proba_distribution(mean, log_std, **kwargs),
+            guidance.actions,
+            lambda actions: min_q_value(self.critic, guidance.observations, actions),
+            GATES[self.gate],
+            DEFAULT_THRESHOLDS[self.gate] if self.gate_threshold is None else self.gate_threshold,
+        )
+
+    def learn(  # noqa: D102
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "VARL",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> "VARL":
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def save_guidance_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Save the guidance buffer by itself. A model's zip contains it anyway.
+
+        :param path: Where to; ``.npz`` is appended if it is missing
+        """
+        self.guidance_buffer.save(path)
+
+    def load_guidance_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Replace the guidance by that of a file.
+
+        :param path: A file that :meth:`save_guidance_buffer` wrote
+        :raises ValueError: if it does not fit this model's spaces
+        """
+        self.guidance_buffer.load(path)
+
+
+def _check_number(name: str, value: Any, expected: str) -> None:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} is {value!r}, expected {expected}.")
+
+
+def _check_integer(name: str, value: Any, minimum: int) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < minimum:
+        raise ValueError(f"{name} is {value!r}, expected an integer that is at least {minimum}.")
