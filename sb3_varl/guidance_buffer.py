@@ -113,8 +113,10 @@ class GuidanceBuffer(BaseBuffer):
         if not isinstance(self.observation_space, spaces.Dict):
             rows = rows[self.BOX_KEY]
         rows = self._normalize_obs(rows, env)
-        observations = (
-            {key: self.to_torch(array) for key, array in rows.items()} if isinstance(rows, dict) else self.to_torch(rows)
+        observations: Any = (
+            {key: self.to_torch(array) for key, array in rows.items()}
+            if isinstance(rows, dict)
+            else self.to_torch(rows)
         )
         return GuidanceBufferSamples(observations, self.to_torch(self.actions[batch_inds]))
 

@@ -1,5 +1,5 @@
 """
-The shaping term of VARL (https://arxiv.org/abs/2509.21126): a gated likelihood of the advice, added to the actor's loss.
+The shaping term of VARL (https://arxiv.org/abs/2509.21126): a gated likelihood of the advice in the actor's loss.
 
 Everything here is a function of tensors. Actions are in the policy's normalised space ``[-1, 1]^d``.
 """
@@ -116,7 +116,7 @@ DEFAULT_THRESHOLDS = {"distance": 0.4, "likelihood": 3.0, "q_filter": 0.0, "alwa
 def entropy(distribution: TanhGaussian) -> th.Tensor:
     r"""
     Entropy of a squashed Gaussian, without drawing a sample:
-    ``H[u] + E[log(1 - tanh(u)^2)]`` with ``u`` the Gaussian before squashing, the expectation by Gauss-Hermite quadrature.
+    ``H[u] + E[log(1 - tanh(u)^2)]`` with ``u`` the Gaussian before squashing, and Gauss-Hermite quadrature for ``E``.
 
     :param distribution: The policy in n states
     :return: Entropy in nats, ``(n,)``

@@ -27,7 +27,7 @@ class VARL(SAC):
     r"""
     Soft Actor-Critic with an action advisor.
 
-    While the run is younger than ``shaping_steps`` and the guidance buffer :math:`D_g` holds advice, the actor minimises
+    Until step ``shaping_steps``, as long as the guidance buffer :math:`D_g` holds advice, the actor minimises
 
     .. math::
         J(\theta) = J_{SAC}(\theta)
@@ -73,7 +73,7 @@ class VARL(SAC):
     :param _init_setup_model: Whether to build the networks at creation
     :param shaping_coef: Weight :math:`\lambda` of the shaping term, at least 0, or a schedule
         from the remaining progress of the run (1 to 0) to a weight
-    :param shaping_steps: Cutoff: environment steps of the whole run after which the guidance is ignored; 0 for never shaping
+    :param shaping_steps: Cutoff: environment steps of the whole run after which the guidance is ignored
     :param gate: ``"distance"`` (some component of the advice is further than the threshold from the greedy action),
         ``"likelihood"`` (the advice is less likely than the greedy action by more than the threshold),
         ``"q_filter"`` (the critic values the advice above the greedy action by more than the threshold)
@@ -244,7 +244,7 @@ class VARL(SAC):
             DEFAULT_THRESHOLDS[self.gate] if self.gate_threshold is None else self.gate_threshold,
         )
 
-    def learn(  # noqa: D102
+    def learn(
         self,
         total_timesteps: int,
         callback: MaybeCallback = None,

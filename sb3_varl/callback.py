@@ -1,0 +1,377 @@
+"""When to ask the advisor, about which states, and where its answers go."""
+
+import dataclasses
+import datetime
+import functools
+import math
+import os
+import pathlib
+import time
+import warnings
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_varl.advice import (
+    Advice,
+    AdviceQuery,
+    Advisor,
+    Briefing,
+    Observation,
+    Rejection,
+    TaskSheet,
+    Usage,
+    VisitedState,
+    check_action,
+)
+from sb3_varl.advice_log import AdviceLog
+
+
+class AdvisorCallback(BaseCallback):
+    """
+    Asks an advisor a few times during training and puts its answers into the model's guidance buffer.
+
+    A query is about ``states_per_query`` states, drawn from the last ``window`` transitions before its trigger step.
+    They are drawn before they are reached, so that only their frames are rendered. The advisor works in the background
+    while training goes on. Whatever it does, training goes on: a query that fails costs its own answers only.
+
+    Logs under ``advice/``, as totals of the run: ``queries``, ``failed_queries``, ``requests``, ``failed_requests``,
+    ``states`` (asked about), ``accepted``, ``abstained``, ``rejected_<reason>``, ``prompt_tokens``,
+    ``completion_tokens`` and ``cost`` (US dollars); ``latency`` is the last query's, in seconds.
+
+    :param advisor: An advisor, or a litellm model string such as ``"openai/gpt-5"`` for a
+        :class:`~sb3_varl.vlm.VLMAdvisor` with its default settings
+    :param task: The task in words. ``None`` for what the environment's ``task_sheet`` says, if it has one
+    :param n_queries: Number of queries in the run
+    :param first_query: Environment steps before the first query.
+        ``None`` for as early as there are enough states, once the model has started to learn
+    :param query_freq: Environment steps between queries.
+        ``None`` spreads them evenly over the first half of the model's ``shaping_steps``
+    :param states_per_query: Number of states in each query
+    :param window: Number of the most recent transitions that the states are drawn from
+    :param frames: Whether to render the states. Needs ``render_mode="rgb_array"``
+    :param blocking: Whether training waits for each answer. Slower, but the run can be repeated exactly
+    :param log_path: Folder of the advice log. ``None`` for ``advice`` in the folder of the run's other logs or,
+        if it has none, ``advice/<time>`` in the working directory. ``False`` keeps no log
+    :param verbose: 1 prints a line for each query
+    :raises TypeError: if ``advisor`` is neither a string nor has a method ``advise``
+    :raises ValueError: if a number is out of its range, or when training starts: if a query would come after the
+        model's cutoff or finds too few states, or the advisor has no task or finds another reason not to start
+    """
+
+    # A VARL or one of its sisters; anything with a guidance buffer will do.
+    model: Any
+
+    def __init__(
+        self,
+        advisor: Advisor | str,
+        task: str | None = None,
+        *,
+        n_queries: int = 3,
+        first_query: int | None = None,
+        query_freq: int | None = None,
+        states_per_query: int = 64,
+        window: int = 1000,
+        frames: bool = True,
+        blocking: bool = False,
+        log_path: str | os.PathLike[str] | Literal[False] | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        if isinstance(advisor, str):
+            from sb3_varl.vlm import VLMAdvisor
+
+            advisor = VLMAdvisor(advisor, task)
+        if isinstance(advisor, type) or not isinstance(advisor, Advisor):
+            raise TypeError(
+                f"advisor is {advisor!r}, expected an object with a method advise(query), a litellm model string "
+                'such as "openai/gpt-5", or FunctionAdvisor(f) for a function f from observation to action.'
+            )
+        if task is not None and not (isinstance(task, str) and task.strip()):
+            raise ValueError(f"task is {task!r}, expected a sentence such as 'Open the drawer.', or None.")
+        for name, value, optional in (
+            ("n_queries", n_queries, False),
+            ("first_query", first_query, True),
+            ("query_freq", query_freq, True),
+            ("states_per_query", states_per_query, False),
+            ("window", window, False),
+        ):
+            if value is None and optional:
+                continue
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}, expected a positive integer{' or None' * optional}.")
+        if states_per_query > window:
+            raise ValueError(
+                f"states_per_query is {states_per_query}, but the window holds only {window} transitions to draw from. "
+                "Make the window larger or ask about fewer states."
+            )
+        self.advisor = advisor
+        self.task = task
+        self.n_queries = n_queries
+        self.first_query = first_query
+        self.query_freq = query_freq
+        self.states_per_query = states_per_query
+        self.window = window
+        self.frames = frames
+        self.blocking = blocking
+        self.log_path = log_path
+        self.n_asked = 0
+        self.totals: Counter[str] = Counter()
+        self.usage = Usage()
+        self._latency = math.nan
+        self._log: AdviceLog | None = None
+        self._triggers: list[int] = []
+        self._executor: ThreadPoolExecutor | None = None
+        self._in_flight: list[tuple[AdviceQuery, Future[tuple[Advice, float]]]] = []
+
+    def _init_callback(self) -> None:
+        if not hasattr(self.model, "guidance_buffer"):
+            raise TypeError(
+                f"AdvisorCallback fills the guidance buffer of VARL, but the model is {type(self.model).__name__}, "
+                "which has none. Use sb3_varl.VARL, a drop-in for SAC."
+            )
+        self._rng = np.random.default_rng(self.model.seed)
+        self._can_render = self.frames
+        self._briefing = self._make_briefing()
+        triggers = self._schedule()
+        self._triggers = [trigger for trigger in triggers if trigger > self.model.num_timesteps]
+        self._plan: dict[int, list[int]] | None = None
+        self._visited: list[VisitedState] = []
+        self._awaiting_action: list[tuple[int, VisitedState]] = []
+        if hasattr(self.advisor, "prepare"):
+            self.advisor.prepare(self._briefing)
+
+    def _make_briefing(self) -> Briefing:
+        sheet = None
+        if self.training_env.has_attr("task_sheet"):
+            sheet = self.training_env.get_attr("task_sheet", indices=[0])[0]
+            if not isinstance(sheet, TaskSheet):
+                raise TypeError(f"The environment's task_sheet is {sheet!r}, expected a sb3_varl.TaskSheet.")
+        assert isinstance(self.training_env.action_space, spaces.Box)
+        return Briefing(
+            action_space=self.training_env.action_space,
+            observation_space=self.training_env.observation_space,
+            task=self.task or (sheet.goal if sheet else None),
+            sheet=sheet,
+        )
+
+    def _schedule(self) -> list[int]:
+        """Trigger steps of the whole run, checked against the model's cutoff."""
+        cutoff: int = self.model.shaping_steps
+        n_envs = self.training_env.num_envs
+        # A state's action is known one step after the state.
+        earliest = n_envs * (1 + math.ceil(self.states_per_query / n_envs))
+        first = max(self.model.learning_starts, earliest) if self.first_query is None else self.first_query
+        freq = self.query_freq or max(earliest, (cutoff // 2 - first) // max(1, self.n_queries - 1))
+        triggers = [first + i * freq for i in range(self.n_queries)]
+        if triggers[-1] >= cutoff:
+            raise ValueError(
+                f"The queries are due at steps {triggers}, but the model ignores guidance from step {cutoff} on "
+                f"(shaping_steps). Ask earlier with first_query and query_freq, or raise shaping_steps."
+            )
+        for name, value in (("first_query", first), ("query_freq", freq)):
+            if value < earliest:
+                raise ValueError(
+                    f"{name} is {value}, which leaves fewer than the {self.states_per_query} states to draw from that "
+                    f"states_per_query asks for. Make it at least {earliest}, or ask about fewer states."
+                )
+        total = self.model._total_timesteps
+        if triggers[0] > total or (triggers[-1] > total and self.query_freq is not None):
+            missed = sum(trigger > total for trigger in triggers)
+            warnings.warn(
+                f"{missed} of {self.n_queries} queries are due at steps {triggers[-missed:]}, after the end of the run "
+                f"at {total}: they will not be asked.",
+                stacklevel=2,
+            )
+        return triggers
+
+    def _on_step(self) -> bool:
+        self._complete_states(self.locals["actions"])
+        if self._triggers:
+            if self.num_timesteps >= self._triggers[0]:
+                self._triggers.pop(0)
+                self._ask()
+            self._visit_states()
+        self._collect(wait=self.blocking)
+        self._record_totals()
+        return True
+
+    def _visit_states(self) -> None:
+        """Keep the present state and its frame if it is one of those that the next query is about."""
+        if not self._triggers:
+            return
+        trigger = self._triggers[0]
+        if self._plan is None:
+            if self.num_timesteps < trigger - self.window:
+                return
+            self._plan = self._draw(trigger)
+        for env in self._plan.pop(self.num_timesteps, ()):
+            state = VisitedState(
+                observation=self._observation(env),
+                executed_action=np.empty(0),
+                frame=self._render(env) if self._can_render else None,
+                step=self.num_timesteps,
+            )
+            self._awaiting_action.append((env, state))
+
+    def _draw(self, trigger: int) -> dict[int, list[int]]:
+        """Draw (step, environment) pairs out of what is left of the window."""
+        n_envs = self.training_env.num_envs
+        steps = range(self.num_timesteps, trigger, n_envs)
+        n_candidates = len(steps) * n_envs
+        drawn = self._rng.choice(n_candidates, size=min(self.states_per_query, n_candidates), replace=False)
+        plan: dict[int, list[int]] = {}
+        for step, env in sorted(divmod(int(i), n_envs) for i in drawn):
+            plan.setdefault(steps[step], []).append(env)
+        return plan
+
+    def _complete_states(self, actions: np.ndarray) -> None:
+        for env, state in self._awaiting_action:
+            self._visited.append(dataclasses.replace(state, executed_action=actions[env].copy()))
+        self._awaiting_action.clear()
+
+    def _observation(self, env: int) -> Observation:
+        normalize = self.model.get_vec_normalize_env()
+        observations = self.locals["new_obs"] if normalize is None else normalize.get_original_obs()
+        if isinstance(observations, dict):
+            return {key: value[env].copy() for key, value in observations.items()}
+        return observations[env].copy()
+
+    def _render(self, env: int) -> np.ndarray | None:
+        # Unlike get_images(), this does not render the other environments.
+        reason = f"its render_mode is {self.training_env.render_mode!r}"
+        if self.training_env.render_mode == "rgb_array":
+            try:
+                frame = self.training_env.env_method("render", indices=[env])[0]
+            except Exception as error:  # Whatever a renderer raises for want of a display must not end the training.
+                reason = f"rendering failed with {type(error).__name__}: {error}"
+            else:
+                if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3:
+                    return frame
+                reason = f"render() returned {type(frame).__name__}, not an array (height, width, 3) of uint8"
+        self._can_render = False
+        warnings.warn(
+            f"The environment gives no frames: {reason}. The advisor is shown numbers only. "
+            'Make the environment with render_mode="rgb_array", or pass frames=False if that is what you want.',
+            stacklevel=2,
+        )
+        return None
+
+    def _ask(self) -> None:
+        states, self._visited, self._plan = self._visited, [], None
+        if not states:
+            return
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="advisor")
+        if self._log is None and self.log_path is not False:
+            self._log = AdviceLog(self._log_folder())
+        query = AdviceQuery(self.n_asked, self.num_timesteps, tuple(states), self._briefing)
+        if self._log is not None:
+            query = dataclasses.replace(query, record=functools.partial(self._log.write_answer, query))
+        self.n_asked += 1
+        self.totals.update(queries=1, states=len(states))
+        self._in_flight.append((query, self._executor.submit(self._consult, query)))
+        if self.verbose >= 1:
+            print(f"Query {query.index + 1} at step {query.step}: asking about {len(states)} states.")
+
+    def _log_folder(self) -> pathlib.Path:
+        if self.log_path is not None and self.log_path is not False:
+            return pathlib.Path(self.log_path)
+        if self.model.tensorboard_log is not None or self.model._custom_logger:
+            return pathlib.Path(self.logger.get_dir() or ".") / "advice"
+        # SB3's logger then writes to a temporary folder, where nothing that was paid for should be.
+        return pathlib.Path("advice") / f"{datetime.datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
+
+    def _consult(self, query: AdviceQuery) -> tuple[Advice, float]:
+        """Runs in the worker thread."""
+        if self._log is not None:
+            self._log.write_query(query)
+        start = time.monotonic()
+        advice = _checked(self.advisor.advise(query), query)
+        latency = time.monotonic() - start
+        if self._log is not None:
+            self._log.write_advice(query, advice, latency)
+        return advice, latency
+
+    def _collect(self, wait: bool) -> None:
+        """Put the answers that are there into the guidance buffer."""
+        while self._in_flight and (wait or self._in_flight[0][1].done()):
+            query, future = self._in_flight.pop(0)
+            try:
+                advice, self._latency = future.result()
+            except Exception as error:  # An advisor is somebody else's code; it must not end the training.
+                self.totals["failed_queries"] += 1
+                warnings.warn(
+                    f"Query {query.index + 1} at step {query.step} failed and training goes on without its "
+                    f"{len(query.states)} answers. {type(error).__name__}: {error}",
+                    stacklevel=2,
+                )
+                continue
+            self._accept(query, advice)
+
+    def _accept(self, query: AdviceQuery, advice: Advice) -> None:
+        rejected_states = {rejection.state for rejection in advice.rejected}
+        accepted = abstained = 0
+        for i, (state, action) in enumerate(zip(query.states, advice.actions, strict=True)):
+            if action is not None:
+                normalised = np.clip(self.model.policy.scale_action(action), -1, 1)
+                self.model.guidance_buffer.add(state.observation, normalised, self.num_timesteps)
+                accepted += 1
+            elif i not in rejected_states:
+                abstained += 1
+        self.usage += advice.usage
+        self.totals.update(accepted=accepted, abstained=abstained, failed_requests=len(advice.failures))
+        self.totals.update(f"rejected_{rejection.reason}" for rejection in advice.rejected)
+        for failure in advice.failures:
+            warnings.warn(f"Query {query.index + 1} at step {query.step}: {failure}", stacklevel=2)
+        if self.verbose >= 1:
+            print(
+                f"Query {query.index + 1}: {accepted} answers accepted, {abstained} abstentions, "
+                f"{len(advice.rejected)} rejected, after {self._latency:.1f} s."
+            )
+
+    def _record_totals(self) -> None:
+        if self.n_asked == 0:
+            return
+        for name, value in self.totals.items():
+            self.logger.record(f"advice/{name}", value)
+        for name, value in dataclasses.asdict(self.usage).items():
+            self.logger.record(f"advice/{name}", value)
+        if not math.isnan(self._latency):
+            self.logger.record("advice/latency", self._latency)
+
+    def _on_training_end(self) -> None:
+        self._collect(wait=True)
+        self._record_totals()
+        if self._executor is not None:
+            self._executor.shutdown()
+            self._executor = None
+
+
+def _checked(advice: Advice, query: AdviceQuery) -> Advice:
+    """
+    Hold an advisor to the protocol: what cannot be used is dropped and counted.
+
+    :raises TypeError: if the advisor returned something other than an Advice
+    :raises ValueError: if it returned the wrong number of actions
+    """
+    if not isinstance(advice, Advice):
+        raise TypeError(f"The advisor returned {type(advice).__name__}, expected a sb3_varl.Advice.")
+    if len(advice.actions) != len(query.states):
+        raise ValueError(
+            f"The advisor returned {len(advice.actions)} actions for {len(query.states)} states, "
+            "expected one for each state, or None where it has no advice."
+        )
+    actions: list[np.ndarray | None] = []
+    rejected = list(advice.rejected)
+    for i, action in enumerate(advice.actions):
+        checked = None if action is None else check_action(action, query.briefing.action_space)
+        if isinstance(checked, str):
+            rejected.append(Rejection(checked, i))
+            checked = None
+        actions.append(checked)
+    return dataclasses.replace(advice, actions=actions, rejected=tuple(rejected))

@@ -1,0 +1,186 @@
+"""VARL is SAC, plus the gradient that its definition says, until the cutoff."""
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import SAC
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from conftest import CounterEnv, DictEnv, assert_same_parameters
+from sb3_varl import VARL
+from sb3_varl.shaping import GATES
+
+SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
+
+
+def advised(env="Pendulum-v1", policy="MlpPolicy", n=5, **kwargs):
+    model = VARL(policy, env, **{**SMALL, **kwargs})
+    model.observation_space.seed(0)
+    for i in range(n):
+        model.guidance_buffer.add(model.observation_space.sample(), np.full(model.action_space.shape, i / n))
+    return model
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"use_sde": True},
+        {"n_steps": 3, "ent_coef": "auto_0.1"},
+        {"ent_coef": 0.2, "train_freq": (1, "episode"), "gradient_steps": -1},
+        {"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))},
+    ],
+    ids=["default", "gsde", "n_step", "episodes", "noise"],
+)
+def test_unadvised_varl_is_sac_bit_for_bit(kwargs):
+    sac = SAC("MlpPolicy", "Pendulum-v1", **{**SMALL, **kwargs}).learn(420)
+    varl = VARL("MlpPolicy", "Pendulum-v1", **{**SMALL, **kwargs}).learn(420)
+    assert_same_parameters(sac, varl)
+
+
+def test_past_the_cutoff_guidance_changes_nothing():
+    sac = SAC("MlpPolicy", "Pendulum-v1", **SMALL).learn(100)
+    assert_same_parameters(sac, advised(shaping_steps=10).learn(100))
+
+
+def test_positional_arguments_are_sacs():
+    arguments = ("MlpPolicy", "Pendulum-v1", 1e-3, 500, 20, 16, 0.01, 0.9, 2, 3)
+    sac, varl = SAC(*arguments), VARL(*arguments)
+    for name in ("learning_rate", "buffer_size", "learning_starts", "batch_size", "tau", "gamma", "train_freq"):
+        assert getattr(sac, name) == getattr(varl, name)
+
+
+@pytest.mark.parametrize("use_sde", [False, True], ids=["gaussian", "gsde"])
+@pytest.mark.parametrize("gate", GATES)
+def test_the_hook_adds_the_gradient_of_the_shaping_term(gate, use_sde):
+    """The optimizer sees the gradient of VARL's actor loss, written down as one sum."""
+    # Without a learning rate nothing moves, so both sides see the same parameters.
+    model = advised(gate=gate, use_sde=use_sde, shaping_coef=7.0, ent_coef=0.1, learning_rate=0.0).learn(30)
+
+    def seed():
+        th.manual_seed(0)
+        np.random.seed(0)
+
+    seed()
+    model.train(1, 16)
+    with_hook = [parameter.grad.clone() for parameter in model.actor.parameters() if parameter.grad is not None]
+
+    seed()
+    observations = model.replay_buffer.sample(16).observations
+    if use_sde:
+        model.actor.reset_noise()
+    actions, log_prob = model.actor.action_log_prob(observations)
+    q_value = th.cat(model.critic(observations, actions), dim=1).min(dim=1).values
+    sac_loss = (0.1 * log_prob - q_value).mean()
+    guidance = model.guidance_buffer.sample(model.guidance_batch_size)
+    mean, log_std, kwargs = model.actor.get_action_dist_params(guidance.observations)
+    policy = model.actor.action_dist.proba_distribution(mean, log_std, **kwargs)
+    log_prob = policy.log_prob(guidance.actions.clamp(-0.98, 0.98))
+    greedy = policy.mode()
+    is_open = {
+        "distance": (guidance.actions - greedy).abs().amax(dim=1) > 0.4,
+        "likelihood": log_prob < policy.log_prob(greedy) - 3,
+        "q_filter": th.stack(model.critic(guidance.observations, guidance.actions)).amin(dim=0)[:, 0]
+        > th.stack(model.critic(guidance.observations, greedy)).amin(dim=0)[:, 0],
+        "always": th.ones(len(greedy)),
+    }[gate].float()
+    model.actor.optimizer.zero_grad()
+    (sac_loss + 7.0 * (is_open * -log_prob).mean()).backward()
+    inline = [parameter.grad for parameter in model.actor.parameters() if parameter.grad is not None]
+
+    assert 0 < is_open.mean(), "a shut gate would show nothing"
+    assert len(with_hook) == len(inline)
+    for hooked, expected in zip(with_hook, inline, strict=True):
+        th.testing.assert_close(hooked, expected)
+
+
+def test_the_critics_see_nothing_of_the_guidance():
+    """One update from the same state: the actor differs, the critics and the temperature do not."""
+    plain = advised(shaping_coef=0.0).learn(21)
+    shaped = advised(shaping_coef=50.0).learn(21)
+    for first, second in zip(plain.critic.parameters(), shaped.critic.parameters(), strict=True):
+        assert th.equal(first, second)
+    assert th.equal(plain.log_ent_coef, shaped.log_ent_coef)
+    assert any(not th.equal(*pair) for pair in zip(plain.actor.parameters(), shaped.actor.parameters(), strict=True))
+
+
+def test_the_hook_is_gone_after_training_even_if_training_fails(monkeypatch):
+    model = advised().learn(40)
+    assert not model.actor.optimizer._optimizer_step_pre_hooks
+    monkeypatch.setattr(model.replay_buffer, "sample", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.train(1)
+    assert not model.actor.optimizer._optimizer_step_pre_hooks
+
+
+def test_guidance_moves_the_policy_to_the_advice():
+    model = VARL("MlpPolicy", CounterEnv(low=-1, high=3), **SMALL, shaping_coef=50.0)
+    observation, advice = np.array([0, 3, 0], np.float32), np.array([2.5, -0.5], np.float32)
+    model.guidance_buffer.add(observation, model.policy.scale_action(advice))
+    model.learn(600)
+    action, _ = model.predict(observation, deterministic=True)
+    np.testing.assert_allclose(action, advice, atol=0.8 + 0.1)  # the gate's 0.4 in a box of width 4
+
+
+def test_dict_observations_and_vec_normalize():
+    env = VecNormalize(DummyVecEnv([DictEnv, DictEnv]))
+    model = VARL("MultiInputPolicy", env, **SMALL)
+    model.guidance_buffer.add({"count": np.zeros(3), "extra": np.zeros(2)}, np.array([0.9, -0.9]))
+    model.learn(60)
+    assert model.logger.name_to_value["varl/shaping_active"] == 1
+
+
+def test_image_observations():
+    image_env = pytest.importorskip("stable_baselines3.common.envs").FakeImageEnv(
+        screen_height=40, screen_width=40, discrete=False
+    )
+    model = VARL("CnnPolicy", image_env, **{**SMALL, "policy_kwargs": {}}, buffer_size=100)
+    model.guidance_buffer.add(model.observation_space.sample(), np.zeros(model.action_space.shape) + 0.9)
+    model.learn(30)
+    assert model.logger.name_to_value["varl/shaping_active"] == 1
+
+
+def test_a_schedule_sets_the_coefficient():
+    model = advised(shaping_coef=lambda progress: 10 * progress)
+    model.learn(100)
+    assert model.logger.name_to_value["varl/shaping_coef"] == pytest.approx(0.1, abs=0.11)
+
+
+def test_logger_keys():
+    model = advised().learn(30)
+    logged = {name for name in model.logger.name_to_value if name.startswith("varl/")}
+    assert logged == {
+        f"varl/{name}"
+        for name in ("shaping_active", "shaping_loss", "shaping_coef", "gate_open", "entropy", "guidance_size")
+    }
+    model = VARL("MlpPolicy", "Pendulum-v1", **SMALL).learn(30)
+    assert model.logger.name_to_value["varl/shaping_active"] == 0
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"shaping_coef": -1}, "shaping_coef is -1, expected a number that is at least 0, or a schedule"),
+        ({"shaping_coef": float("nan")}, "shaping_coef is nan"),
+        ({"shaping_coef": float("inf")}, "shaping_coef is inf"),
+        ({"shaping_coef": "20"}, "shaping_coef is '20'"),
+        ({"shaping_coef": True}, "shaping_coef is True"),
+        ({"shaping_steps": -1}, "shaping_steps is -1, expected an integer that is at least 0"),
+        ({"shaping_steps": 1e4}, "shaping_steps is 10000.0"),
+        ({"gate": "distanse"}, "gate is 'distanse', expected one of 'distance', 'likelihood', 'q_filter', 'always'"),
+        ({"gate_threshold": -0.1}, "gate_threshold is -0.1"),
+        ({"gate_threshold": float("nan")}, "gate_threshold is nan"),
+        ({"guidance_batch_size": 0}, "guidance_batch_size is 0"),
+        ({"guidance_buffer_size": 0}, "guidance_buffer_size is 0"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        VARL("MlpPolicy", "Pendulum-v1", **kwargs)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "MountainCar-v0"])
+def test_discrete_actions_are_refused(env):
+    with pytest.raises(ValueError, match=r"continuous action space .* Discrete.*DQN or PPO"):
+        VARL("MlpPolicy", env)
