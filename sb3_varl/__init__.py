@@ -1,15 +1,25 @@
 """VARL for Stable-Baselines3: a vision-language model as action advisor for online reinforcement learning."""
 
 from sb3_varl.advice import Advice, AdviceQuery, Advisor, Briefing, FunctionAdvisor, TaskSheet, VisitedState
+from sb3_varl.advice_log import ReplayAdvisor
+from sb3_varl.callback import AdvisorCallback
+from sb3_varl.guidance_buffer import GuidanceBuffer
+from sb3_varl.varl import VARL
+from sb3_varl.vlm import VLMAdvisor
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "VARL",
     "Advice",
     "AdviceQuery",
     "Advisor",
+    "AdvisorCallback",
     "Briefing",
     "FunctionAdvisor",
+    "GuidanceBuffer",
+    "ReplayAdvisor",
     "TaskSheet",
+    "VLMAdvisor",
     "VisitedState",
 ]

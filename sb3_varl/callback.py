@@ -179,14 +179,6 @@ class AdvisorCallback(BaseCallback):
                     f"{name} is {value}, which leaves fewer than the {self.states_per_query} states to draw from that "
                     f"states_per_query asks for. Make it at least {earliest}, or ask about fewer states."
                 )
-        total = self.model._total_timesteps
-        if triggers[0] > total or (triggers[-1] > total and self.query_freq is not None):
-            missed = sum(trigger > total for trigger in triggers)
-            warnings.warn(
-                f"{missed} of {self.n_queries} queries are due at steps {triggers[-missed:]}, after the end of the run "
-                f"at {total}: they will not be asked.",
-                stacklevel=2,
-            )
         return triggers
 
     def _on_step(self) -> bool:
@@ -345,6 +337,13 @@ class AdvisorCallback(BaseCallback):
             self.logger.record("advice/latency", self._latency)
 
     def _on_training_end(self) -> None:
+        if self._triggers:
+            warnings.warn(
+                f"{len(self._triggers)} of {self.n_queries} queries were not asked: they are due at {self._triggers}, "
+                f"and training ended at step {self.num_timesteps}. Train longer, or ask earlier with first_query and "
+                "query_freq.",
+                stacklevel=2,
+            )
         self._collect(wait=True)
         self._record_totals()
         if self._executor is not None:

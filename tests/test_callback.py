@@ -1,0 +1,319 @@
+"""Which states are asked about, what goes with them, and that nothing an advisor does ends the training."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+
+from conftest import CounterEnv, DictEnv
+from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor
+from sb3_varl.advice import ActionComponent, Rejection, TaskSheet, Usage
+from sb3_varl.advice_log import read_records
+
+SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}
+
+
+class Recorder:
+    """An advisor that remembers its queries and answers with the executed action."""
+
+    def __init__(self, answer=None, latency=0.0):
+        self.queries, self.threads, self.latency = [], [], latency
+        self.answer = answer or (lambda query: Advice([state.executed_action for state in query.states]))
+
+    def advise(self, query):
+        self.queries.append(query)
+        self.threads.append(threading.current_thread())
+        time.sleep(self.latency)
+        return self.answer(query)
+
+
+def learn(advisor, env=None, steps=300, policy="MlpPolicy", callbacks=(), model=None, **kwargs):
+    kwargs = {"n_queries": 2, "first_query": 100, "query_freq": 100, "states_per_query": 10, "window": 50} | kwargs
+    callback = AdvisorCallback(advisor, **{"blocking": True, "log_path": False} | kwargs)
+    model = model or VARL(policy, env or CounterEnv(), **SMALL)
+    model.learn(steps, callback=CallbackList([callback, *callbacks]))
+    return model, callback
+
+
+def test_queries_come_at_their_trigger_steps_about_the_recent_window():
+    advisor = Recorder()
+    model, callback = learn(advisor, steps=500, n_queries=3)
+    assert [query.step for query in advisor.queries] == [100, 200, 300]
+    for query in advisor.queries:
+        steps = [state.step for state in query.states]
+        assert len(set(steps)) == 10
+        assert min(steps) >= query.step - 50
+        assert max(steps) < query.step
+    assert model.guidance_buffer.size() == 30
+    assert set(model.guidance_buffer.rows()["steps"]) == {100, 200, 300}
+    assert callback.n_asked == 3
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("wrapper", [None, VecNormalize])
+def test_frame_observation_and_executed_action_belong_together_across_episode_ends(n_envs, wrapper):
+    """The frame encodes (episode, step); the environment's own history tells what was executed there."""
+    envs = [CounterEnv(horizon=4, offset=50 * i) for i in range(n_envs)]
+    vec_env = DummyVecEnv([lambda env=env: env for env in envs])
+    advisor = Recorder()
+    learn(advisor, wrapper(vec_env) if wrapper else vec_env, states_per_query=30, window=60)
+    history = {(episode, t): action for env in envs for episode, t, action in env.history}
+    states = [state for query in advisor.queries for state in query.states]
+    assert len(states) == 60
+    for state in states:
+        episode, t, _ = state.observation
+        assert state.frame[0, 0].tolist() == [episode, t, 0]
+        np.testing.assert_array_equal(state.executed_action, history[episode, t])
+    assert {0, 1, 2, 3} == {state.observation[1] for state in states}, "first states of an episode are states as well"
+
+
+def test_only_the_chosen_states_are_rendered():
+    env = CounterEnv()
+    learn(Recorder(), env)
+    assert env.n_renders == 20
+
+
+def test_choosing_states_draws_nothing_from_the_run_s_random_numbers():
+    """An advisor that abstains leaves the run as it was."""
+    plain = VARL("MlpPolicy", CounterEnv(), **SMALL).learn(300)
+    asked, _ = learn(Recorder(lambda query: Advice([None] * len(query.states))))
+    for first, second in zip(plain.policy.parameters(), asked.policy.parameters(), strict=True):
+        assert (first == second).all()
+
+
+def test_subprocess_environments():
+    advisor = Recorder()
+    learn(advisor, SubprocVecEnv([CounterEnv, CounterEnv], start_method="fork"))
+    for state in advisor.queries[0].states:
+        assert state.frame[0, 0].tolist() == [*state.observation[:2], 0]
+
+
+def test_dict_observations():
+    advisor = Recorder()
+    model, _ = learn(advisor, DictEnv(), policy="MultiInputPolicy")
+    assert advisor.queries[0].states[0].observation.keys() == {"count", "extra"}
+    assert model.guidance_buffer.size() == 20
+
+
+def test_asymmetric_bounds_reach_the_buffer_scaled():
+    model, callback = learn(FunctionAdvisor(lambda observation: [3.0, 0.0]), CounterEnv(low=-1.0, high=3.0))
+    np.testing.assert_allclose(model.guidance_buffer.rows()["actions"], np.tile([1.0, -0.5], (20, 1)))
+    assert callback.totals["accepted"] == 20
+
+
+def test_training_goes_on_while_the_advisor_thinks():
+    asked_at, answered_at = [], []
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            if not answered_at and self.model.guidance_buffer.size():
+                answered_at.append(self.num_timesteps)
+            return True
+
+    advisor = Recorder(latency=0.3)
+    model, _ = learn(advisor, steps=3000, callbacks=[Watch()], n_queries=1, blocking=False)
+    asked_at.append(advisor.queries[0].step)
+    assert answered_at[0] > asked_at[0] + 5
+    assert model.guidance_buffer.size() == 10
+
+
+def test_blocking_means_that_the_answer_is_there_at_once():
+    sizes = {}
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            sizes[self.num_timesteps] = self.model.guidance_buffer.size()
+            return True
+
+    learn(Recorder(latency=0.05), callbacks=[Watch()])
+    assert (sizes[99], sizes[100], sizes[200]) == (0, 10, 20)
+
+
+def test_the_worker_is_gone_and_the_last_answer_is_there_when_training_ends():
+    advisor = Recorder(latency=0.5)
+    model, _ = learn(advisor, steps=205, blocking=False)
+    assert model.guidance_buffer.size() == 20
+    assert not any(thread.is_alive() for thread in advisor.threads)
+
+
+def test_no_frames_without_a_render_mode_and_one_warning():
+    advisor = Recorder()
+    with pytest.warns(UserWarning, match=r"render_mode is None.*numbers only.*rgb_array") as caught:
+        learn(advisor, CounterEnv(render_mode=None))
+    assert len(caught) == 1
+    assert all(state.frame is None for query in advisor.queries for state in query.states)
+
+
+def test_no_frames_if_rendering_fails(monkeypatch):
+    monkeypatch.setattr(CounterEnv, "render", lambda self: 1 / 0)
+    advisor = Recorder()
+    with pytest.warns(UserWarning, match="rendering failed with ZeroDivisionError") as caught:
+        learn(advisor)
+    assert len(caught) == 1
+
+
+def test_frames_can_be_left_out():
+    env, advisor = CounterEnv(render_mode=None), Recorder()
+    learn(advisor, env, frames=False)
+    assert advisor.queries[0].states[0].frame is None
+
+
+def test_the_briefing_comes_from_the_environment_and_the_callback():
+    sheet = TaskSheet("Count to seven.", action=(ActionComponent("a"), ActionComponent("b")))
+
+    class SheetEnv(CounterEnv):
+        task_sheet = sheet
+
+    briefings = []
+    advisor = Recorder()
+    advisor.prepare = briefings.append
+    learn(advisor, SheetEnv())
+    assert (briefings[0].task, briefings[0].sheet) == ("Count to seven.", sheet)
+    assert advisor.queries[0].briefing is briefings[0]
+    learn(advisor, SheetEnv(), task="Count to six.")
+    assert briefings[1].task == "Count to six."
+
+
+@pytest.mark.filterwarnings("ignore:Query")
+def test_totals_are_logged(tmp_path):
+    def answer(query):
+        actions = [np.zeros(2)] * 10
+        actions[0] = None
+        actions[1] = [9.0, 9.0]
+        actions[2] = [np.nan, 0.0]
+        actions[3] = "left"
+        actions[4] = None
+        return Advice(actions, [Rejection("truncated", 4)], Usage(2, 100, 10, 0.5), ["connection refused"])
+
+    model = VARL("MlpPolicy", CounterEnv(), **SMALL)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    learn(Recorder(answer), model=model)
+    logged = {name: value for name, value in model.logger.name_to_value.items() if name.startswith("advice/")}
+    model.logger.close()
+    latency = logged.pop("advice/latency")
+    assert 0 <= latency < 1
+    assert logged == {
+        "advice/queries": 2,
+        "advice/states": 20,
+        "advice/accepted": 10,
+        "advice/abstained": 2,
+        "advice/rejected_out_of_bounds": 2,
+        "advice/rejected_not_finite": 2,
+        "advice/rejected_not_numbers": 2,
+        "advice/rejected_truncated": 2,
+        "advice/failed_requests": 2,
+        "advice/requests": 4,
+        "advice/prompt_tokens": 200,
+        "advice/completion_tokens": 20,
+        "advice/cost": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda query: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda query: Advice([np.zeros(2)]), "returned 1 actions for 10 states, expected one for each"),
+        (lambda query: [np.zeros(2)] * 10, "returned list, expected a sb3_varl.Advice"),
+    ],
+)
+@pytest.mark.parametrize("blocking", [True, False])
+def test_an_advisor_that_fails_costs_its_answers_only(answer, message, blocking):
+    with pytest.warns(UserWarning, match=message) as caught:
+        model, callback = learn(Recorder(answer), blocking=blocking)
+    assert model.num_timesteps == 300
+    assert callback.totals["failed_queries"] == 2
+    assert len(caught) == 2
+
+
+def test_a_resumed_run_asks_only_what_is_still_due(tmp_path):
+    with pytest.warns(UserWarning, match="1 of 2 queries were not asked"):
+        model, _ = learn(Recorder(), steps=150)
+    model.save(tmp_path / "model")
+    resumed = VARL.load(tmp_path / "model", env=CounterEnv())
+    advisor = Recorder()
+    callback = AdvisorCallback(
+        advisor, n_queries=2, first_query=100, query_freq=100, states_per_query=10, window=50, log_path=False
+    )
+    resumed.learn(150, callback=callback, reset_num_timesteps=False)
+    assert [query.step for query in advisor.queries] == [200]
+    assert resumed.guidance_buffer.size() == 20
+
+
+def test_beside_an_eval_callback():
+    eval_callback = EvalCallback(DummyVecEnv([CounterEnv]), eval_freq=50, n_eval_episodes=1, verbose=0, warn=False)
+    model, _ = learn(Recorder(), callbacks=[eval_callback])
+    assert model.guidance_buffer.size() == 20
+
+
+def test_the_default_log_folder(tmp_path):
+    model = VARL("MlpPolicy", CounterEnv(), **SMALL)
+    learn(Recorder(), model=model, log_path=None)
+    (folder,) = (tmp_path / "advice").iterdir()
+    assert [record["type"] for record in read_records(folder)] == ["query", "advice"] * 2
+    model.set_logger(configure(str(tmp_path / "run"), ["csv"]))
+    learn(Recorder(), model=model, log_path=None)
+    model.logger.close()
+    assert len(list(read_records(tmp_path / "run" / "advice"))) == 4
+
+
+def test_the_default_schedule_lies_in_the_first_half_of_the_shaping():
+    model = VARL("MlpPolicy", CounterEnv(), **SMALL | {"shaping_steps": 400})
+    advisor = Recorder()
+    model.learn(300, callback=AdvisorCallback(advisor, states_per_query=10, window=50, blocking=True))
+    assert [query.step for query in advisor.queries] == [11, 105, 199]
+
+
+def test_a_model_string_makes_a_vlm_advisor(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
+    callback = AdvisorCallback("openai/gpt-4o", task="Count to seven.")
+    assert type(callback.advisor).__name__ == "VLMAdvisor"
+
+
+def test_queries_that_were_not_asked_are_announced():
+    model = VARL("MlpPolicy", CounterEnv(), **SMALL)
+    with pytest.warns(UserWarning, match=r"1 of 2 queries were not asked.*due at \[200\].*ended at step 150"):
+        learn(Recorder(), steps=150, model=model)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"n_queries": 0}, "n_queries is 0, expected a positive integer"),
+        ({"first_query": -5}, "first_query is -5, expected a positive integer or None"),
+        ({"query_freq": 2.5}, "query_freq is 2.5"),
+        ({"states_per_query": "64"}, "states_per_query is '64'"),
+        ({"window": None}, "window is None"),
+        ({"states_per_query": 60, "window": 50}, "states_per_query is 60, but the window holds only 50"),
+        ({"task": " "}, "task is ' ', expected a sentence"),
+        ({"first_query": 950}, r"due at steps \[950, 1050\].*ignores guidance from step 1000.*raise shaping_steps"),
+        ({"first_query": 5}, "first_query is 5.*Make it at least 11"),
+        ({"query_freq": 5}, "query_freq is 5.*Make it at least 11"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        learn(Recorder(), **kwargs)
+
+
+@pytest.mark.parametrize("advisor", [3, Recorder, lambda observation: observation, None])
+def test_what_is_no_advisor_is_refused(advisor):
+    with pytest.raises(TypeError, match=r"expected an object with a method advise.*FunctionAdvisor"):
+        AdvisorCallback(advisor)
+
+
+def test_function_advisor_needs_a_function():
+    with pytest.raises(TypeError, match="takes a function"):
+        FunctionAdvisor(np.zeros(2))
+
+
+def test_a_model_without_guidance_is_refused():
+    with pytest.raises(TypeError, match="the model is SAC, which has none. Use sb3_varl.VARL"):
+        SAC("MlpPolicy", CounterEnv(), **{k: v for k, v in SMALL.items() if k != "shaping_steps"}).learn(
+            10, callback=AdvisorCallback(Recorder())
+        )
