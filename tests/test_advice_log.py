@@ -1,0 +1,145 @@
+"""What was asked and answered is on disk, and a recorded run repeats."""
+
+import json
+import stat
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from conftest import CounterEnv, DictEnv, assert_same_parameters
+from sb3_varl import VARL, Advice, AdviceQuery, AdvisorCallback, Briefing, ReplayAdvisor, VisitedState
+from sb3_varl.advice import Answer, Rejection, Usage
+from sb3_varl.advice_log import AdviceLog, encode_observation, read_records
+
+SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
+SPACE = spaces.Box(-1, 1, (2,), np.float32)
+
+
+def query(n=2, index=0, frame=True, observation=0.1):
+    frames = [np.full((4, 4, 3), i, np.uint8) if frame else None for i in range(n)]
+    states = [VisitedState(np.full(3, i + observation), np.zeros(2), frames[i], i) for i in range(n)]
+    return AdviceQuery(index, 100, tuple(states), Briefing(SPACE, SPACE, "Count."))
+
+
+class Noisy:
+    """Answers differ even where observations do not."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def advise(self, query):
+        actions = [self.rng.uniform(-1, 3, 2) for _ in query.states]
+        actions[0] = None
+        actions[1] = [99, 99]
+        return Advice(actions)
+
+
+def run(advisor, log_path, env=CounterEnv, policy="MlpPolicy"):
+    model = VARL(policy, env(low=-1, high=3), **SMALL)
+    callback = AdvisorCallback(
+        advisor,
+        n_queries=2,
+        first_query=50,
+        query_freq=50,
+        states_per_query=20,
+        window=40,
+        blocking=True,
+        log_path=log_path,
+    )
+    model.learn(150, callback=callback)
+    return model, callback
+
+
+@pytest.mark.parametrize(("env", "policy"), [(CounterEnv, "MlpPolicy"), (DictEnv, "MultiInputPolicy")])
+def test_a_recorded_run_replays_to_the_same_weights(env, policy, tmp_path):
+    recorded, _ = run(Noisy(), tmp_path / "log", env, policy)
+    replayed, callback = run(ReplayAdvisor(tmp_path / "log"), False, env, policy)
+    assert replayed.guidance_buffer.size() == 36
+    assert_same_parameters(recorded, replayed)
+    assert callback.totals["abstained"] == 4
+    again, _ = run(Noisy(), False, env, policy)
+    assert_same_parameters(recorded, again)
+
+
+def test_everything_is_on_disk(tmp_path):
+    log = AdviceLog(tmp_path / "log")
+    asked = query()
+    log.write_query(asked)
+    log.write_answer(asked, Answer(0, (0, 1), '{"advice": []}', Usage(1, 10, 5, 0.1), 2.5))
+    log.write_advice(asked, Advice([np.float32([0.1, 0.2]), None], (Rejection("truncated", 1),), Usage(1)), 3.0)
+    first, answer, advice = read_records(tmp_path / "log")
+    assert (first["type"], first["query"], first["step"], first["task"]) == ("query", 0, 100, "Count.")
+    assert first["states"][1]["observation"] == [1.1, 1.1, 1.1]
+    frame = Image.open(tmp_path / "log" / first["states"][1]["frame"])
+    assert frame.getpixel((0, 0)) == (1, 1, 1)
+    frame.close()
+    assert (answer["text"], answer["usage"]["cost"], answer["latency"]) == ('{"advice": []}', 0.1, 2.5)
+    assert np.float32(advice["actions"][0]).tolist() == np.float32([0.1, 0.2]).tolist()
+    assert advice["rejected"] == [{"reason": "truncated", "state": 1}]
+
+
+def test_an_answer_is_on_disk_before_it_is_used(tmp_path):
+    seen = []
+
+    class Paid:
+        def advise(self, query):
+            query.record(Answer(0, (0,), "text", Usage(1), 0.0))
+            seen.append([record["type"] for record in read_records(tmp_path / "log")])
+            return Advice([None] * len(query.states))
+
+    run(Paid(), tmp_path / "log")
+    assert seen[0] == ["query", "answer"]
+
+
+def test_only_the_owner_can_read_it(tmp_path):
+    AdviceLog(tmp_path / "log").write_query(query())
+    assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "log" / "advice.jsonl").stat().st_mode) == 0o600
+
+
+def test_half_a_line_of_a_crash_costs_nothing_else(tmp_path):
+    log = AdviceLog(tmp_path)
+    log.write_query(query())
+    with open(tmp_path / "advice.jsonl", "ab") as file:
+        file.write(b'{"version": 1, "type": "adv')
+    log.write_advice(query(), Advice([np.zeros(2), None]), 1.0)
+    assert [record["type"] for record in read_records(tmp_path)] == ["query", "advice"]
+
+
+def test_states_that_were_not_recorded_are_counted(tmp_path):
+    log = AdviceLog(tmp_path)
+    log.write_query(query())
+    log.write_advice(query(), Advice([np.ones(2), None]), 1.0)
+    replay = ReplayAdvisor(tmp_path)
+    advice = replay.advise(query(n=3, index=5))
+    assert advice.actions == [[1.0, 1.0], None, None]
+    assert advice.rejected == [Rejection("not_recorded", 2)]
+
+
+def test_a_path_without_a_log_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected the log folder of a run with advice.jsonl"):
+        ReplayAdvisor(tmp_path)
+
+
+def test_a_log_without_advice_is_refused(tmp_path):
+    AdviceLog(tmp_path).write_query(query())
+    with pytest.raises(ValueError, match="holds no advice"):
+        ReplayAdvisor(tmp_path)
+
+
+def test_a_newer_log_is_refused(tmp_path):
+    (tmp_path / "advice.jsonl").write_text('{"version": 2, "type": "query"}\n')
+    with pytest.raises(ValueError, match="has version 2, expected at most 1: update sb3_varl"):
+        ReplayAdvisor(tmp_path)
+
+
+@given(hnp.arrays(np.float32, 3) | hnp.arrays(np.float64, (2, 2)) | hnp.arrays(np.uint8, (3, 20, 20)))
+def test_observations_lose_no_bit(array):
+    encoded = json.loads(json.dumps(encode_observation(array)))
+    if array.size <= 1024:
+        np.testing.assert_array_equal(np.array(encoded, array.dtype), array)
+    assert json.dumps(encode_observation(array.copy())) == json.dumps(encode_observation(array))

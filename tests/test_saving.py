@@ -1,0 +1,137 @@
+"""Guidance survives every way that Stable-Baselines3 keeps a run."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from conftest import CounterEnv, assert_same_parameters
+from sb3_varl import VARL, AdvisorCallback, FunctionAdvisor
+
+SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
+
+
+def advised(n=5, **kwargs):
+    model = VARL("MlpPolicy", CounterEnv(low=-1, high=3), **SMALL, **kwargs)
+    for i in range(n):
+        model.guidance_buffer.add(np.full(3, i, np.float32), np.full(2, i / n), step=i)
+    return model
+
+
+def assert_same_guidance(first, second):
+    first, second = first.guidance_buffer.rows(), second.guidance_buffer.rows()
+    for name, rows in first.items():
+        np.testing.assert_array_equal(rows, second[name])
+
+
+@pytest.mark.parametrize("cutoff", [60, 1000], ids=["across_the_cutoff", "while_shaped"])
+def test_save_load_continue_equals_never_stopped(cutoff, tmp_path):
+    def seed():
+        # SB3's zip does not keep the global generators.
+        np.random.seed(7)
+        th.manual_seed(7)
+
+    straight = advised(shaping_steps=cutoff).learn(50)
+    straight.save(tmp_path / "model")
+    straight.save_replay_buffer(tmp_path / "replay")
+    env = CounterEnv(low=-1, high=3)
+    resumed = VARL.load(tmp_path / "model", env=env)
+    resumed.load_replay_buffer(tmp_path / "replay")
+    assert_same_guidance(straight, resumed)
+
+    for model in (straight, resumed):
+        seed()
+        model.action_space.seed(0)
+        model.set_env(DummyVecEnv([lambda: CounterEnv(low=-1, high=3)]), force_reset=True)
+        model.learn(50, reset_num_timesteps=False)
+    assert straight.num_timesteps == resumed.num_timesteps == 100
+    assert_same_parameters(straight, resumed)
+
+
+def test_settings_survive(tmp_path):
+    settings = {
+        "shaping_coef": 11.0,
+        "shaping_steps": 77,
+        "gate": "likelihood",
+        "gate_threshold": 2.5,
+        "guidance_buffer_size": 6,
+        "guidance_batch_size": 9,
+    }
+    advised(**settings).save(tmp_path / "model")
+    loaded = VARL.load(tmp_path / "model")
+    for name, value in settings.items():
+        assert getattr(loaded, name) == value
+    assert loaded.guidance_buffer.buffer_size == 6
+
+
+def test_a_schedule_survives(tmp_path):
+    advised(shaping_coef=lambda progress: 30 * progress).save(tmp_path / "model")
+    assert VARL.load(tmp_path / "model").shaping_coef_schedule(0.5) == 15
+
+
+def test_load_checks_overridden_arguments(tmp_path):
+    advised().save(tmp_path / "model")
+    assert VARL.load(tmp_path / "model", shaping_coef=3.0).shaping_coef_schedule(1) == 3
+    with pytest.raises(ValueError, match="gate is 'no'"):
+        VARL.load(tmp_path / "model", gate="no")
+
+
+def test_a_sac_zip_loads_into_varl_and_back(tmp_path):
+    env = CounterEnv(low=-1, high=3)
+    sac = SAC("MlpPolicy", env, **SMALL).learn(50)
+    sac.save(tmp_path / "sac")
+    varl = VARL.load(tmp_path / "sac", env=CounterEnv(low=-1, high=3))
+    assert_same_parameters(sac, varl)
+    varl.guidance_buffer.add(np.zeros(3), np.zeros(2))
+    varl.learn(30, reset_num_timesteps=False)
+    varl.save(tmp_path / "varl")
+    back = SAC.load(tmp_path / "varl", env=CounterEnv(low=-1, high=3))
+    assert_same_parameters(varl, back)
+    back.learn(30, reset_num_timesteps=False)
+
+
+def test_other_numbers_of_environments(tmp_path):
+    model = advised()
+    model.save(tmp_path / "model")
+    vec_env = DummyVecEnv([lambda: CounterEnv(low=-1, high=3)] * 3)
+    loaded = VARL.load(tmp_path / "model", env=vec_env)
+    assert_same_guidance(model, loaded)
+    loaded.learn(60, reset_num_timesteps=False)
+    assert loaded.logger.name_to_value["varl/shaping_active"] == 1
+
+
+def test_checkpoints_carry_the_guidance(tmp_path):
+    model = advised()
+    model.learn(40, callback=CheckpointCallback(40, str(tmp_path / "checkpoints")))
+    assert_same_guidance(model, VARL.load(tmp_path / "checkpoints" / "rl_model_40_steps"))
+
+
+def test_the_guidance_buffer_by_itself(tmp_path):
+    model, other = advised(), advised(n=0)
+    model.save_guidance_buffer(tmp_path / "guidance")
+    other.load_guidance_buffer(tmp_path / "guidance")
+    assert_same_guidance(model, other)
+
+
+def test_a_zip_is_not_grown_by_the_callback():
+    """No thread, client or frame gets into the zip."""
+    model = advised(n=0)
+    callback = AdvisorCallback(
+        FunctionAdvisor(lambda observation: np.zeros(2)),
+        n_queries=1,
+        first_query=30,
+        states_per_query=5,
+        window=20,
+        log_path=False,
+    )
+    model.learn(60, callback=callback)
+    buffer = io.BytesIO()
+    model.save(buffer)
+    assert not {"callback", "advisor"} & set(vars(model))
+    with zipfile.ZipFile(buffer) as archive:
+        assert "sb3_varl.callback" not in archive.read("data").decode()
