@@ -313,7 +313,7 @@ def test_function_advisor_needs_a_function():
 
 
 def test_a_model_without_guidance_is_refused():
-    with pytest.raises(TypeError, match="the model is SAC, which has none. Use sb3_varl.VARL"):
+    with pytest.raises(TypeError, match=r"the model is SAC, which has none\. Use sb3_varl\.VARL"):
         SAC("MlpPolicy", CounterEnv(), **{k: v for k, v in SMALL.items() if k != "shaping_steps"}).learn(
             10, callback=AdvisorCallback(Recorder())
         )

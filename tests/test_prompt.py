@@ -9,7 +9,6 @@ import pytest
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vlm_server import decode_image
 
 from sb3_varl.advice import (
     ActionComponent,
@@ -23,6 +22,7 @@ from sb3_varl.advice import (
     count_rejections,
 )
 from sb3_varl.prompt import ParsedAnswer, build_messages, parse_answer, system_prompt
+from vlm_server import decode_image
 
 ACTION_SPACE = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 5.0], np.float32))
 OBSERVATION_SPACE = spaces.Box(-np.inf, np.inf, (3,))

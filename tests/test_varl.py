@@ -89,7 +89,7 @@ def test_the_hook_adds_the_gradient_of_the_shaping_term(gate, use_sde):
     (sac_loss + 7.0 * (is_open * -log_prob).mean()).backward()
     inline = [parameter.grad for parameter in model.actor.parameters() if parameter.grad is not None]
 
-    assert 0 < is_open.mean(), "a shut gate would show nothing"
+    assert is_open.mean() > 0, "a shut gate would show nothing"
     assert len(with_hook) == len(inline)
     for hooked, expected in zip(with_hook, inline, strict=True):
         th.testing.assert_close(hooked, expected)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from vlm_server import Images, Misbehaviour, States, VLMServer, error
 
 from sb3_varl import providers, vlm
 from sb3_varl.advice import (
@@ -31,6 +30,7 @@ from sb3_varl.advice import (
     VisitedState,
 )
 from sb3_varl.vlm import VLMAdvisor
+from vlm_server import Images, Misbehaviour, States, VLMServer, error
 
 KEY = "planted-key-0123456789"
 ACTION_SPACE = spaces.Box(-1.0, 1.0, (2,))
