@@ -57,18 +57,21 @@ def _check_task(task: str) -> str:
     raise ValueError(f"Meta-World has no task {task!r}.{hint} sb3_varl.metaworld.TASKS lists all {len(TASKS)}.")
 
 
-def task_sheet(task: str, camera_name: str = DEFAULT_CAMERA) -> TaskSheet:
+def task_sheet(task: str, camera_name: str = DEFAULT_CAMERA, frame_skip: int = 1) -> TaskSheet:
     """
     What somebody who knows a Meta-World task would tell an advisor about it.
 
     :param task: One of ``TASKS``, for instance ``"drawer-open-v3"``
     :param camera_name: The camera that takes the pictures; the notes relate its view to the axes
+    :param frame_skip: For how many of the simulation's control steps, of 12.5 ms each, an action holds
     :return: Goal, components of actions and observations, conventions
-    :raises ValueError: if there is no such task or camera
+    :raises ValueError: if there is no such task or camera, or ``frame_skip`` is not a positive integer
     """
+    if isinstance(frame_skip, bool) or not isinstance(frame_skip, int) or frame_skip < 1:
+        raise ValueError(f"frame_skip is {frame_skip!r}, but should be a positive integer.")
     if camera_name not in CAMERAS:
         raise ValueError(f"Meta-World has no camera {camera_name!r}. The choices are {', '.join(sorted(CAMERAS))}.")
-    return write_sheet(_check_task(task), camera_name)
+    return write_sheet(_check_task(task), camera_name, frame_skip)
 
 
 class SparseMetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
@@ -87,11 +90,13 @@ class SparseMetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
 
     :param task: One of ``TASKS``
     :param terminate_on_success: Whether the first success ends the episode
+    :param frame_skip: For how many of the simulation's control steps, of 12.5 ms each, an action holds.
+        A limit of ``max_episode_steps`` counts actions.
     :param render_mode: ``"rgb_array"``, ``"human"`` or ``None``
     :param camera_name: One of ``CAMERAS``. Those that Meta-World mounted upside down are turned upright.
     :param width: Width of a frame in pixels
     :param height: Height of a frame in pixels
-    :raises ValueError: if there is no such task or camera
+    :raises ValueError: if there is no such task or camera, or ``frame_skip`` is not a positive integer
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array"], "render_fps": 80}  # type: ignore[misc]
@@ -101,13 +106,16 @@ class SparseMetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         task: str,
         *,
         terminate_on_success: bool = False,
+        frame_skip: int = 1,
         render_mode: str | None = None,
         camera_name: str = DEFAULT_CAMERA,
         width: int = 224,
         height: int = 224,
     ) -> None:
-        self.task_sheet = task_sheet(task, camera_name)
+        self.task_sheet = task_sheet(task, camera_name, frame_skip)
         self.terminate_on_success = terminate_on_success
+        self.frame_skip = frame_skip
+        self._camera_name, self._width, self._height = camera_name, width, height
         self.render_mode = render_mode
         self.observation_space = spaces.Box(-np.inf, np.inf, OBSERVATION_SHAPE, np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, ACTION_SHAPE, np.float32)
@@ -162,13 +170,16 @@ class SparseMetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """
-        Act for 12.5 ms.
+        Act for ``frame_skip`` times 12.5 ms, or until the first success.
 
         :param action: Motion of the gripper in cm along x, y and z, and the force on its fingers, each in [-1, 1]
         :return: Observation, sparse reward, whether success ended the episode, ``False``, info
         """
-        observation, _, _, _, info = self._env.step(action)
-        success = bool(info["success"])
+        for _ in range(self.frame_skip):
+            observation, _, _, _, info = self._env.step(action)
+            success = bool(info["success"])
+            if success:
+                break
         self._succeeded = self._succeeded or success
         info["is_success"] = self._succeeded
         if self.render_mode == "human":
@@ -182,6 +193,21 @@ class SparseMetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         :return: The frame, ``(height, width, 3)`` uint8, or ``None`` unless the render mode is ``"rgb_array"``
         """
         return None if self.render_mode is None else self._env.render()
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """
+        Find out where points of the world are in the frames of a camera that does not move.
+
+        :param points: World coordinates in metres, ``(..., 3)``
+        :return: Pixels from the left and from the top, ``(..., 2)``
+        """
+        model, data = self._env.model, self._env.data
+        camera = model.camera(self._camera_name).id
+        # A camera looks along its -z axis; its field of view is the angle between the frame's top and bottom.
+        in_camera = (np.asarray(points) - data.cam_xpos[camera]) @ data.cam_xmat[camera].reshape(3, 3)
+        focal_length = self._height / 2 / math.tan(math.radians(model.cam_fovy[camera]) / 2)
+        on_plane = focal_length * in_camera[..., :2] / -in_camera[..., 2:]
+        return np.array([self._width / 2, self._height / 2]) + on_plane * [1, -1]
 
     def close(self) -> None:
         """Free the renderer. With ``MUJOCO_GL=egl``, MuJoCo prints errors at exit if this was never called."""

@@ -41,17 +41,22 @@ CAMERAS = {
 _NOTES = (
     "Positions are in metres; the origin is at the robot's foot and the table's surface at z = 0. "
     "+x points to the robot's right, +y away from the robot, +z up. "
-    "One step takes 12.5 ms, and the gripper trails the commanded motion by a few centimetres, so it also takes "
-    "some steps to stop. It cannot turn: the fingers point down and close along y, and their tips meet 4.5 cm below "
-    "the gripper position."
+    "One step takes {milliseconds:g} ms, and the gripper trails the commanded motion by a few centimetres, so it also "
+    "takes some steps to stop. It cannot turn: the fingers point down and close along y, and their tips meet 4.5 cm "
+    "below the gripper position."
 )
 
-_ACTION = (
-    ActionComponent("dx", "commanded motion along x in cm per step: positive is to the robot's right"),
-    ActionComponent("dy", "commanded motion along y in cm per step: positive is away from the robot"),
-    ActionComponent("dz", "commanded motion along z in cm per step: positive is up"),
-    ActionComponent("gripper", "force on the fingers: 1 closes, -1 opens, 0 lets them be; hold 1 to keep a grasp"),
+_MOTIONS = (
+    ("dx", "along x: positive is to the robot's right"),
+    ("dy", "along y: positive is away from the robot"),
+    ("dz", "along z: positive is up"),
 )
+_GRIPPER = ActionComponent(
+    "gripper", "force on the fingers: 1 closes, -1 opens, 0 lets them be; hold 1 to keep a grasp"
+)
+
+# Simulated milliseconds between two actions without frame skip.
+_MILLISECONDS = 12.5
 
 _QUATERNIONS = {
     "wxyz": "quaternion, scalar first",
@@ -474,12 +479,13 @@ _TASKS: dict[str, _Task] = {
 TASKS: tuple[str, ...] = tuple(sorted(_TASKS))
 
 
-def write_sheet(task: str, camera_name: str) -> TaskSheet:
+def write_sheet(task: str, camera_name: str, frame_skip: int) -> TaskSheet:
     """
     Put together what an advisor should know.
 
     :param task: One of ``TASKS``
     :param camera_name: One of ``CAMERAS``
+    :param frame_skip: For how many of the simulation's control steps an action holds
     :return: The task's sheet
     """
     entry = _TASKS[task]
@@ -495,7 +501,10 @@ def write_sheet(task: str, camera_name: str) -> TaskSheet:
         thing, point, quaternion = entry.second
         observation.append(ObservationSlice(f"{thing} position", 11, 14, f"x, y, z: {point}"))
         observation.append(ObservationSlice(f"{thing} orientation", 14, 18, _QUATERNIONS[quaternion]))
-    observation.append(ObservationSlice("previous step", 18, 36, "components 0 to 17 as they were one step earlier"))
+    observation.append(ObservationSlice("previously", 18, 36, "components 0 to 17 as they were 12.5 ms earlier"))
     observation.append(ObservationSlice("goal position", 36, 39, f"x, y, z: {entry.target}"))
-    notes = " ".join(filter(None, (_NOTES, entry.remark, CAMERAS[camera_name])))
-    return TaskSheet(goal=entry.goal, action=_ACTION, observation=tuple(observation), notes=notes)
+    timing = _NOTES.format(milliseconds=frame_skip * _MILLISECONDS)
+    notes = " ".join(filter(None, (timing, entry.remark, CAMERAS[camera_name])))
+    unit = "in cm per step" if frame_skip == 1 else f"in units of {frame_skip} cm per step"
+    action = [ActionComponent(name, f"commanded motion, {unit}, {direction}") for name, direction in _MOTIONS]
+    return TaskSheet(goal=entry.goal, action=(*action, _GRIPPER), observation=tuple(observation), notes=notes)
