@@ -4,6 +4,7 @@ from sb3_varl.advice import Advice, AdviceQuery, Advisor, Briefing, FunctionAdvi
 from sb3_varl.advice_log import ReplayAdvisor
 from sb3_varl.callback import AdvisorCallback
 from sb3_varl.guidance_buffer import GuidanceBuffer
+from sb3_varl.policies import LayerNormMlpPolicy
 from sb3_varl.varl import VARL
 from sb3_varl.vlm import VLMAdvisor
 
@@ -18,6 +19,7 @@ __all__ = [
     "Briefing",
     "FunctionAdvisor",
     "GuidanceBuffer",
+    "LayerNormMlpPolicy",
     "ReplayAdvisor",
     "TaskSheet",
     "VLMAdvisor",

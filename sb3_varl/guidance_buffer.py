@@ -68,7 +68,7 @@ class GuidanceBuffer(BaseBuffer):
             return dict(self.observation_space.spaces)
         return {self.BOX_KEY: self.observation_space}
 
-    def add(self, observation: np.ndarray | dict[str, np.ndarray], action: np.ndarray, step: int = 0) -> None:  # type: ignore[override]
+    def add(self, observation: np.ndarray | dict[str, np.ndarray], action: np.ndarray, step: int = 0) -> None:
         """
         Add one row.
 

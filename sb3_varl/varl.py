@@ -6,7 +6,7 @@ VARL, after "Teaching RL Agents to Act Better: VLM as Action Advisor for Online 
 import io
 import math
 import pathlib
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -14,12 +14,14 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_varl.guidance_buffer import GuidanceBuffer
+from sb3_varl.policies import LayerNormMlpPolicy
 from sb3_varl.shaping import DEFAULT_THRESHOLDS, GATES, ShapingLoss, min_q_value, shaping_loss
 
 
@@ -43,7 +45,8 @@ class VARL(SAC):
 
     All parameters but the last six are those of :class:`stable_baselines3.SAC`, in the same order.
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a SAC policy class
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, a SAC policy class, or
+        ``"LayerNormMlpPolicy"``, which helps where rewards are sparse
     :param env: The environment, or its registered id
     :param learning_rate: Learning rate of all Adam optimizers, or a schedule
     :param buffer_size: Size of the replay buffer
@@ -85,6 +88,10 @@ class VARL(SAC):
     :raises ValueError: if one of the last six is out of its range, or the action space is not continuous
     """
 
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        **SAC.policy_aliases,
+        "LayerNormMlpPolicy": LayerNormMlpPolicy,
+    }
     guidance_buffer: GuidanceBuffer
 
     def __init__(
@@ -235,9 +242,12 @@ class VARL(SAC):
 
     def _shaping_loss(self) -> ShapingLoss:
         guidance = self.guidance_buffer.sample(self.guidance_batch_size, env=self._vec_normalize_env)
-        mean, log_std, kwargs = self.actor.get_action_dist_params(guidance.observations)
+        mean, log_std, latent = self.actor.get_action_dist_params(guidance.observations)
+        # Advice says where to act, not how sure to be. With a gradient, the standard deviation would be squeezed
+        # wherever advice is plentiful and widened wherever it is noisy.
+        spread = {name: value.detach() for name, value in latent.items()}
         return shaping_loss(
-            self.actor.action_dist.proba_distribution(mean, log_std, **kwargs),
+            self.actor.action_dist.proba_distribution(mean, log_std.detach(), **spread),
             guidance.actions,
             lambda actions: min_q_value(self.critic, guidance.observations, actions),
             GATES[self.gate],

@@ -8,7 +8,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from conftest import CounterEnv, DictEnv, assert_same_parameters
-from sb3_varl import VARL
+from sb3_varl import VARL, LayerNormMlpPolicy
 from sb3_varl.shaping import GATES
 
 SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
@@ -75,8 +75,9 @@ def test_the_hook_adds_the_gradient_of_the_shaping_term(gate, use_sde):
     sac_loss = (0.1 * log_prob - q_value).mean()
     guidance = model.guidance_buffer.sample(model.guidance_batch_size)
     mean, log_std, kwargs = model.actor.get_action_dist_params(guidance.observations)
-    policy = model.actor.action_dist.proba_distribution(mean, log_std, **kwargs)
-    log_prob = policy.log_prob(guidance.actions.clamp(-0.98, 0.98))
+    kwargs = {name: value.detach() for name, value in kwargs.items()}
+    policy = model.actor.action_dist.proba_distribution(mean, log_std.detach(), **kwargs)
+    log_prob = policy.log_prob(guidance.actions.clamp(-0.9, 0.9))
     greedy = policy.mode()
     is_open = {
         "distance": (guidance.actions - greedy).abs().amax(dim=1) > 0.4,
@@ -145,6 +146,22 @@ def test_a_schedule_sets_the_coefficient():
     model = advised(shaping_coef=lambda progress: 10 * progress)
     model.learn(100)
     assert model.logger.name_to_value["varl/shaping_coef"] == pytest.approx(0.1, abs=0.11)
+
+
+def test_layer_norm_policy_works_with_both_algorithms(tmp_path):
+    model = advised(policy="LayerNormMlpPolicy").learn(60)
+    assert sum(isinstance(module, th.nn.LayerNorm) for module in model.critic.modules()) == model.critic.n_critics
+    SAC(LayerNormMlpPolicy, "Pendulum-v1", **SMALL).learn(60)
+    model.save(tmp_path / "model")
+    assert_same_parameters(model, VARL.load(tmp_path / "model"))
+
+
+def test_layer_norm_bounds_the_critics_away_from_the_data():
+    model = VARL("LayerNormMlpPolicy", "Pendulum-v1", **SMALL)
+    plain = VARL("MlpPolicy", "Pendulum-v1", **SMALL)
+    observations, actions = 1e4 * th.randn(50, 3), th.rand(50, 1)
+    values = [th.cat(critic(observations, actions)).abs().max() for critic in (model.critic, plain.critic)]
+    assert values[0] < 10 < values[1]
 
 
 def test_logger_keys():

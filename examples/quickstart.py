@@ -1,0 +1,204 @@
+"""
+SAC and VARL side by side on a sparse Meta-World task, with three advice queries.
+
+    python examples/quickstart.py                          # the advisor is simulated: no key, no cost
+    python examples/quickstart.py --model openai/gpt-5     # a real vision-language model
+
+Prints a table of the success rate over the steps and writes two pictures into the folder ``--out``:
+``success.png``, the learning curves, and ``advice.png``, the frames that were asked about with the executed and
+the suggested action drawn on each.
+"""
+
+import argparse
+import datetime
+import os
+import pathlib
+import sys
+from typing import Any
+
+if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+    os.environ.setdefault("MUJOCO_GL", "egl")  # rendering without a screen
+
+import gymnasium as gym
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch as th
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.monitor import Monitor
+
+from sb3_varl import VARL, Advisor, AdvisorCallback, LayerNormMlpPolicy, VLMAdvisor
+from sb3_varl.advice_log import read_records
+from sb3_varl.metaworld import TASKS, ScriptedAdvisor
+
+# An action holds for 3 steps of the simulation, so an episode lasts as long as 150 of Meta-World's own steps.
+ENV_KWARGS: dict[str, Any] = {"frame_skip": 3, "max_episode_steps": 50}
+
+# Both algorithms get these.
+SETTINGS: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "tau": 0.01,
+    "gamma": 0.97,
+    "n_steps": 5,
+    "ent_coef": 0.005,
+    "learning_starts": 300,
+    "use_sde": True,
+    "policy_kwargs": {"log_std_init": -2.5, "optimizer_kwargs": {"fused": True}},
+}
+# VARL asks from step 300 on, every 900 steps, and is plain SAC again from step 5000 on.
+FIRST_QUERY, QUERY_FREQ, WINDOW, SHAPING_STEPS = 300, 900, 500, 5000
+
+N_EVALUATIONS, N_EVAL_EPISODES, N_LAST = 20, 20, 5
+N_FRAMES = 6
+ARROW_LENGTH = 0.15  # metres for an action of 1
+BLUE, SKY, ORANGE, GREY = "#0072B2", "#56B4E9", "#D55E00", "#595959"
+
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="button-press-topdown-v3", choices=TASKS, metavar="TASK")
+    parser.add_argument("--model", help="litellm model string, such as openai/gpt-5; default: the simulated advisor")
+    parser.add_argument("--api-base", help="URL of an OpenAI-compatible server of your own")
+    parser.add_argument("--steps", type=int, default=15_000, help="environment steps of each of the two runs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--queries", type=int, default=3)
+    parser.add_argument("--states-per-query", type=int, default=64)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("quickstart"))
+    return parser.parse_args()
+
+
+def make_env(task: str, seed: int, render_mode: str | None = None) -> Monitor:
+    env = gym.make(f"SparseMetaWorld/{task}", render_mode=render_mode, **ENV_KWARGS)
+    env.reset(seed=seed)
+    env.action_space.seed(seed)
+    return Monitor(env)
+
+
+def make_advisor(args: argparse.Namespace) -> Advisor:
+    if args.model is None:
+        return ScriptedAdvisor(args.task, seed=args.seed)
+    return VLMAdvisor(args.model, api_base=args.api_base)
+
+
+def train(model: SAC, args: argparse.Namespace, advice: AdvisorCallback | None = None) -> Curve:
+    """
+    Train a model and evaluate it along the way.
+
+    :return: The steps of the evaluations, and the success rate at each
+    """
+    name = type(model).__name__
+    print(f"\nTraining {name} for {args.steps} steps")
+    env = make_env(args.task, seed=1000 + args.seed)
+    evaluation = EvalCallback(
+        env,
+        eval_freq=args.steps // N_EVALUATIONS,
+        n_eval_episodes=N_EVAL_EPISODES,
+        log_path=str(args.out / name),
+        verbose=0,
+    )
+    model.learn(args.steps, callback=[evaluation, advice] if advice else evaluation, progress_bar=True)
+    env.close()
+    return np.array(evaluation.evaluations_timesteps), np.mean(evaluation.evaluations_successes, axis=1)
+
+
+def plot_success(curves: dict[str, Curve], query_steps: list[int], args: argparse.Namespace) -> None:
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for (name, (steps, success)), color in zip(curves.items(), (ORANGE, BLUE), strict=True):
+        axes.plot(steps, 100 * success, marker="o", markersize=4, color=color, label=name)
+    for i, step in enumerate(query_steps):
+        axes.axvline(step, color=GREY, linestyle=":", label="query" if i == 0 else None)
+    axes.axvline(SHAPING_STEPS, color=GREY, linestyle="--", label="cutoff: plain SAC from here on")
+    advisor = args.model or "simulated advisor"
+    axes.set(
+        title=f"{args.task}, reward only on success, {advisor}",
+        xlabel="environment steps",
+        ylabel=f"success in {N_EVAL_EPISODES} episodes (%)",
+        xlim=(0, args.steps),
+        ylim=(-3, 103),
+    )
+    axes.legend(loc="center right")
+    figure.savefig(args.out / "success.png", dpi=120)
+
+
+def plot_advice(log: pathlib.Path, args: argparse.Namespace) -> None:
+    """One row of frames for each query, with arrows from the gripper along the two actions."""
+    records = list(read_records(log))
+    queries = {record["query"]: record for record in records if record["type"] == "query"}
+    answers = {record["query"]: record["actions"] for record in records if record["type"] == "advice"}
+    if not answers or any(state["frame"] is None for query in queries.values() for state in query["states"]):
+        print("There are no frames to draw: see the warning above.")
+        return
+    env = make_env(args.task, args.seed)
+    project = env.get_wrapper_attr("project")
+    figure, axes = plt.subplots(
+        len(answers), N_FRAMES, figsize=(2 * N_FRAMES, 2.4 * len(answers)), squeeze=False, layout="constrained"
+    )
+    for row, (index, actions) in zip(axes, answers.items(), strict=True):
+        states = queries[index]["states"]
+        for cell, i in zip(row, np.linspace(0, len(states) - 1, N_FRAMES, dtype=int), strict=True):
+            gripper = np.array(states[i]["observation"][:3])
+            cell.imshow(plt.imread(log / states[i]["frame"]))
+            cell.set_title(f"step {states[i]['step']}", fontsize=9)
+            cell.axis("off")
+            for action, color in ((states[i]["executed_action"], ORANGE), (actions[i], SKY)):
+                if action is not None:
+                    (x, y), tip = project(gripper), project(gripper + ARROW_LENGTH * np.array(action[:3]))
+                    cell.annotate("", tip, (x, y), arrowprops={"arrowstyle": "->", "color": color, "lw": 2})
+    env.close()
+    handles = [plt.Line2D([], [], color=color, lw=2) for color in (ORANGE, SKY)]
+    figure.legend(
+        handles,
+        ["executed", f"suggested by {args.model or 'the simulated advisor'}"],
+        loc="outside lower center",
+        ncols=2,
+    )
+    figure.savefig(args.out / "advice.png", dpi=120)
+
+
+def main() -> None:
+    args = parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    th.set_num_threads(1)  # networks this small only lose by more
+
+    curves = {}
+    env = make_env(args.task, args.seed)
+    curves["SAC"] = train(SAC(LayerNormMlpPolicy, env, seed=args.seed, **SETTINGS), args)
+    env.close()
+
+    # The VLM would look at the frames; the simulated advisor does not, but they are what the picture is made of.
+    env = make_env(args.task, args.seed, render_mode="rgb_array")
+    log = args.out / f"advice-{datetime.datetime.now():%Y-%m-%d-%H-%M-%S}"
+    advice = AdvisorCallback(
+        make_advisor(args),
+        n_queries=args.queries,
+        first_query=FIRST_QUERY,
+        query_freq=QUERY_FREQ,
+        states_per_query=args.states_per_query,
+        window=WINDOW,
+        log_path=log,
+        verbose=1,
+    )
+    model = VARL(LayerNormMlpPolicy, env, seed=args.seed, shaping_steps=SHAPING_STEPS, **SETTINGS)
+    curves["VARL"] = train(model, args, advice)
+    model.save(args.out / "varl.zip")
+    env.close()
+
+    print(f"\nSuccess in {N_EVAL_EPISODES} episodes on {args.task}")
+    print(f"{'steps':>8}{'SAC':>8}{'VARL':>8}")
+    for step, sac, varl in zip(curves["SAC"][0], curves["SAC"][1], curves["VARL"][1], strict=True):
+        print(f"{step:>8}{sac:>8.0%}{varl:>8.0%}")
+    print(f"{'last ' + str(N_LAST):>8}" + "".join(f"{curve[1][-N_LAST:].mean():>8.0%}" for curve in curves.values()))
+
+    query_steps = [record["step"] for record in read_records(log) if record["type"] == "query"]
+    plot_success(curves, query_steps, args)
+    plot_advice(log, args)
+    print(f"\nWritten to {args.out}: success.png, advice.png, varl.zip and the advice log.")
+
+
+if __name__ == "__main__":
+    main()
