@@ -48,8 +48,8 @@ SETTINGS: dict[str, Any] = {
     "use_sde": True,
     "policy_kwargs": {"log_std_init": -2.5, "optimizer_kwargs": {"fused": True}},
 }
-# VARL asks from step 300 on, every 900 steps, and is plain SAC again from step 5000 on.
-FIRST_QUERY, QUERY_FREQ, WINDOW, SHAPING_STEPS = 300, 900, 500, 5000
+# VARL asks from step 300 on, all within the next 2700 steps, and is plain SAC again from step 5000 on.
+FIRST_QUERY, QUERY_PERIOD, WINDOW, SHAPING_STEPS = 300, 2700, 500, 5000
 
 N_EVALUATIONS, N_EVAL_EPISODES, N_LAST = 20, 20, 5
 N_FRAMES = 6
@@ -81,6 +81,7 @@ def make_env(task: str, seed: int, render_mode: str | None = None) -> Monitor:
 
 def make_advisor(args: argparse.Namespace) -> Advisor:
     if args.model is None:
+        print("The advisor is SIMULATED: a scripted expert with noise and errors. Ask a real one with --model.")
         return ScriptedAdvisor(args.task, seed=args.seed)
     return VLMAdvisor(args.model, api_base=args.api_base)
 
@@ -106,9 +107,25 @@ def train(model: SAC, args: argparse.Namespace, advice: AdvisorCallback | None =
     return np.array(evaluation.evaluations_timesteps), np.mean(evaluation.evaluations_successes, axis=1)
 
 
-def plot_success(curves: dict[str, Curve], query_steps: list[int], args: argparse.Namespace) -> None:
+def print_table(curves: dict[str, Curve], args: argparse.Namespace) -> None:
+    names = list(curves)
+    steps = curves[names[0]][0]
+    rows = np.column_stack([curves[name][1] for name in names])
+    print(f"\nSuccess in {N_EVAL_EPISODES} episodes on {args.task}")
+    print(f"{'steps':>8}" + "".join(f"{name:>8}" for name in names))
+    for step, row in zip(steps, rows, strict=True):
+        print(f"{step:>8}" + "".join(f"{value:>8.0%}" for value in row))
+    print(f"{f'last {N_LAST}':>8}" + "".join(f"{value:>8.0%}" for value in rows[-N_LAST:].mean(axis=0)))
+    header = ",".join(["steps", *names])
+    np.savetxt(
+        args.out / "success.csv", np.column_stack([steps, rows]), "%g", delimiter=",", header=header, comments=""
+    )
+
+
+def plot_success(curves: dict[str, Curve], log: pathlib.Path, args: argparse.Namespace) -> None:
+    query_steps = [record["step"] for record in read_records(log) if record["type"] == "query"]
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for (name, (steps, success)), color in zip(curves.items(), (ORANGE, BLUE), strict=True):
+    for (name, (steps, success)), color in zip(curves.items(), (BLUE, ORANGE), strict=True):
         axes.plot(steps, 100 * success, marker="o", markersize=4, color=color, label=name)
     for i, step in enumerate(query_steps):
         axes.axvline(step, color=GREY, linestyle=":", label="query" if i == 0 else None)
@@ -163,41 +180,42 @@ def plot_advice(log: pathlib.Path, args: argparse.Namespace) -> None:
 def main() -> None:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    th.set_num_threads(1)  # networks this small only lose by more
+    th.set_num_threads(1)  # more than one is slower with networks this small
 
-    curves = {}
+    log = args.out / f"advice-{datetime.datetime.now():%Y-%m-%d-%H-%M-%S}"
+    try:
+        advice = AdvisorCallback(
+            make_advisor(args),
+            n_queries=args.queries,
+            first_query=FIRST_QUERY,
+            query_freq=QUERY_PERIOD // max(1, args.queries),
+            states_per_query=args.states_per_query,
+            window=WINDOW,
+            log_path=log,
+            verbose=1,
+        )
+    except ValueError as error:
+        sys.exit(f"quickstart.py: {error}")
+
+    # A VLM looks at the frames. The simulated advisor does not, but the second picture is made of them.
+    env = make_env(args.task, args.seed, render_mode="rgb_array")
+    varl = VARL(LayerNormMlpPolicy, env, seed=args.seed, shaping_steps=SHAPING_STEPS, **SETTINGS)
+    curves = {"VARL": train(varl, args, advice)}
+    env.close()
+    varl.save(args.out / "varl.zip")
+    print(
+        f"{advice.usage.requests} requests, {advice.usage.prompt_tokens} tokens in, "
+        f"{advice.usage.completion_tokens} out, {advice.usage.cost:.2f} US dollars"
+    )
+
     env = make_env(args.task, args.seed)
     curves["SAC"] = train(SAC(LayerNormMlpPolicy, env, seed=args.seed, **SETTINGS), args)
     env.close()
 
-    # The VLM would look at the frames; the simulated advisor does not, but they are what the picture is made of.
-    env = make_env(args.task, args.seed, render_mode="rgb_array")
-    log = args.out / f"advice-{datetime.datetime.now():%Y-%m-%d-%H-%M-%S}"
-    advice = AdvisorCallback(
-        make_advisor(args),
-        n_queries=args.queries,
-        first_query=FIRST_QUERY,
-        query_freq=QUERY_FREQ,
-        states_per_query=args.states_per_query,
-        window=WINDOW,
-        log_path=log,
-        verbose=1,
-    )
-    model = VARL(LayerNormMlpPolicy, env, seed=args.seed, shaping_steps=SHAPING_STEPS, **SETTINGS)
-    curves["VARL"] = train(model, args, advice)
-    model.save(args.out / "varl.zip")
-    env.close()
-
-    print(f"\nSuccess in {N_EVAL_EPISODES} episodes on {args.task}")
-    print(f"{'steps':>8}{'SAC':>8}{'VARL':>8}")
-    for step, sac, varl in zip(curves["SAC"][0], curves["SAC"][1], curves["VARL"][1], strict=True):
-        print(f"{step:>8}{sac:>8.0%}{varl:>8.0%}")
-    print(f"{'last ' + str(N_LAST):>8}" + "".join(f"{curve[1][-N_LAST:].mean():>8.0%}" for curve in curves.values()))
-
-    query_steps = [record["step"] for record in read_records(log) if record["type"] == "query"]
-    plot_success(curves, query_steps, args)
+    print_table(curves, args)
+    plot_success(curves, log, args)
     plot_advice(log, args)
-    print(f"\nWritten to {args.out}: success.png, advice.png, varl.zip and the advice log.")
+    print(f"\nWritten to {args.out}: success.png, advice.png, success.csv, varl.zip and the advice log.")
 
 
 if __name__ == "__main__":

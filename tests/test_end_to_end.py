@@ -1,0 +1,149 @@
+"""The whole way: environment, frames, prompt, HTTP, answer, guidance, training, log, replay; and the quickstart."""
+
+import importlib.util
+import json
+import pathlib
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from scripted_vlm import scripted_answer
+
+from conftest import CounterEnv, assert_same_parameters
+from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, VLMAdvisor, vlm
+from sb3_varl.advice_log import read_records
+from vlm_server import VLMServer, error
+
+QUICKSTART = pathlib.Path(__file__).parent.parent / "examples" / "quickstart.py"
+SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
+
+# Stable-Baselines3's progress bar; SB3 itself ignores this warning, but not before pytest turns it into an error.
+pytestmark = pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")
+
+
+@pytest.fixture(autouse=True)
+def _no_key_and_no_long_waits(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(vlm, "RETRY_WAIT", 0.001)
+
+
+def learn(advisor, log_path):
+    model = VARL("MlpPolicy", CounterEnv(low=-1.0, high=3.0), **SMALL)
+    callback = AdvisorCallback(
+        advisor,
+        "Count to seven.",
+        n_queries=2,
+        first_query=60,
+        query_freq=60,
+        states_per_query=10,
+        window=50,
+        blocking=True,
+        log_path=log_path,
+    )
+    model.learn(200, callback=callback)
+    return model, callback
+
+
+def by_the_step(states, images):
+    """Advice that depends on what the request shows, both in numbers and in its picture."""
+    items = []
+    for state, image in zip(states, images, strict=True):
+        episode, t, _ = state["observation"]
+        assert image.getpixel((0, 0)) == (episode, t, 0), "the picture belongs to another state"
+        assert all(-1 <= component <= 3 for component in state["executed_action"])
+        items.append({"state": state["state"], "action": [t / 2, -1], "reason": "because"})
+    return "Sure!\n```json\n" + json.dumps({"advice": items}) + "\n```"
+
+
+def test_a_vlm_s_answers_become_guidance_and_are_on_disk(tmp_path):
+    with VLMServer(by_the_step) as server:
+        advisor = VLMAdvisor("openai/some-model", api_base=server.api_base, states_per_request=4)
+        model, callback = learn(advisor, tmp_path / "log")
+        assert len(server.requests) == 6  # 4 + 4 + 2 states, twice
+        assert "Count to seven." in server.requests[0].text
+    rows = model.guidance_buffer.rows()
+    expected = model.policy.scale_action(
+        np.stack([rows["observations/observation"][:, 1] / 2, np.full(20, -1)], axis=1)
+    )
+    np.testing.assert_allclose(rows["actions"], expected, atol=1e-6)
+    assert callback.totals["accepted"] == 20
+    kinds = [record["type"] for record in read_records(tmp_path / "log")]
+    assert kinds == ["query", "answer", "answer", "answer", "advice"] * 2
+    assert len(list((tmp_path / "log").glob("*.png"))) == 20
+
+    replayed, _ = learn(ReplayAdvisor(tmp_path / "log"), False)
+    assert_same_parameters(model, replayed)
+
+
+@pytest.mark.filterwarnings("ignore:Query")
+def test_a_dead_endpoint_costs_answers_and_not_the_run(tmp_path):
+    with VLMServer(by_the_step, script=(error(400, "bad request"),)) as server:
+        advisor = VLMAdvisor("openai/some-model", api_base=server.api_base, states_per_request=10)
+        model, callback = learn(advisor, tmp_path / "log")
+    assert model.num_timesteps == 200
+    assert callback.totals["failed_requests"] == 1
+    assert callback.totals["rejected_request_failed"] == 10
+    assert callback.totals["accepted"] == 10
+
+
+@pytest.fixture
+def quickstart(monkeypatch, tmp_path):
+    spec = importlib.util.spec_from_file_location("quickstart", QUICKSTART)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "N_EVALUATIONS", 2)
+    monkeypatch.setattr(module, "N_EVAL_EPISODES", 2)
+    monkeypatch.setattr(module, "N_LAST", 1)
+
+    def run(*arguments):
+        defaults = ["--steps", "500", "--queries", "1", "--states-per-query", "12", "--out", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", ["quickstart.py", *defaults, *arguments])
+        module.main()
+        plt.close("all")
+        return tmp_path / "out"
+
+    return run
+
+
+# SB3 says this at every load of a model with n-step returns; SAC does as well.
+@pytest.mark.filterwarnings("ignore:.n_steps=5. is ignored")
+def test_quickstart_with_the_simulated_advisor(quickstart, capsys):
+    out = quickstart("--task", "reach-v3")
+    assert {"success.png", "advice.png", "success.csv", "varl.zip"} <= {path.name for path in out.iterdir()}
+    printed = capsys.readouterr().out
+    assert "SIMULATED" in printed
+    assert "reach-v3" in printed
+    assert plt.imread(out / "advice.png").std() > 0.1
+    assert VARL.load(out / "varl.zip").guidance_buffer.size() == 12
+
+
+def test_quickstart_with_a_server(quickstart, capsys):
+    task = "button-press-topdown-v3"
+    with VLMServer(scripted_answer(task)) as server:
+        quickstart("--task", task, "--model", "openai/scripted", "--api-base", server.api_base)
+        assert [len(request.states) for request in server.requests] == [12]
+        assert all(image.size == (224, 224) for image in server.requests[0].images)
+        assert "Press the red button down from above" in server.requests[0].text
+    printed = capsys.readouterr().out
+    assert "SIMULATED" not in printed
+    assert "1 requests" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "gpt-5"], "openai/gpt-5"),
+        (["--model", "openai/gpt-5"], "OPENAI_API_KEY"),
+        (["--states-per-query", "501"], "window"),
+    ],
+)
+def test_quickstart_says_what_is_wrong_before_it_trains(quickstart, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        quickstart(*arguments)
+
+
+def test_quickstart_knows_the_tasks(quickstart, capsys):
+    with pytest.raises(SystemExit):
+        quickstart("--task", "raech-v3")
+    assert "reach-v3" in capsys.readouterr().err
