@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from sb3_varl.advice import Advice, AdviceQuery, Answer, Observation, Rejection
+from sb3_varl.prompt import parse_answer
 
 VERSION = 1
 FILE_NAME = "advice.jsonl"
@@ -136,7 +137,8 @@ class ReplayAdvisor:
     """
     Answers from a recorded run, without a model and without a key. A run with the same seed, environment and
     settings as the recorded one, both with ``AdvisorCallback(..., blocking=True)``, ends with the same weights.
-    A state that was not recorded is rejected as ``not_recorded``.
+    A state that was not recorded is rejected as ``not_recorded``. Of a query that a crash cut short, those answers
+    are repeated that had come.
 
     :param path: The log folder of the recorded run
     :raises FileNotFoundError: if there is no log
@@ -149,15 +151,24 @@ class ReplayAdvisor:
         # The same observation may have been asked about twice, with different answers.
         self._by_place: dict[tuple[int, int, str], Any] = {}
         self._by_observation: dict[str, Any] = {}
+        # Answers without the advice that was to be made of them, as a crash leaves them behind.
+        self._unread: dict[int, list[dict[str, Any]]] = {}
         for record in read_records(path):
             if record["type"] == "query":
                 asked[record["query"]] = [json.dumps(state["observation"]) for state in record["states"]]
+            elif record["type"] == "answer":
+                observations = asked[record["query"]]
+                self._unread.setdefault(record["query"], []).append({**record, "observations": observations})
             elif record["type"] == "advice":
-                for i, (observation, action) in enumerate(zip(asked[record["query"]], record["actions"], strict=True)):
-                    self._by_place[record["query"], i, observation] = action
-                    self._by_observation[observation] = action
-        if not self._by_observation:
+                self._unread.pop(record["query"], None)
+                for i, action in enumerate(record["actions"]):
+                    self._remember(record["query"], i, asked[record["query"]][i], action)
+        if not self._by_observation and not self._unread:
             raise ValueError(f"The advice log {self.path} holds no advice: its run ended before the first answer.")
+
+    def _remember(self, query: int, state: int, observation: str, action: Any) -> None:
+        self._by_place[query, state, observation] = action
+        self._by_observation[observation] = action
 
     def advise(self, query: AdviceQuery) -> Advice:
         """
@@ -166,6 +177,12 @@ class ReplayAdvisor:
         :param query: The states in question
         :return: What was answered about them in the recorded run
         """
+        for index, answers in self._unread.items():
+            for answer in answers:
+                parsed = parse_answer(answer["text"], answer["states"], query.briefing.action_space)
+                for i, action in parsed.actions.items():
+                    self._remember(index, i, answer["observations"][i], action)
+        self._unread.clear()
         actions, rejected = [], []
         for i, state in enumerate(query.states):
             observation = json.dumps(encode_observation(state.observation))

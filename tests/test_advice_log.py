@@ -120,6 +120,16 @@ def test_states_that_were_not_recorded_are_counted(tmp_path):
     assert advice.rejected == [Rejection("not_recorded", 2)]
 
 
+def test_answers_of_a_query_that_a_crash_cut_short_are_not_lost(tmp_path):
+    log = AdviceLog(tmp_path)
+    log.write_query(query(n=3))
+    text = '{"advice": [{"state": 0, "action": [0.5, -0.5]}, {"state": 1, "action": ["left", 0]}]}'
+    log.write_answer(query(n=3), Answer(0, (0, 1), text, Usage(1), 1.0))
+    advice = ReplayAdvisor(tmp_path).advise(query(n=3, index=1))
+    assert advice.actions[0].tolist() == [0.5, -0.5]
+    assert [rejection.state for rejection in advice.rejected] == [1, 2]
+
+
 def test_a_path_without_a_log_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected the log folder of a run with advice.jsonl"):
         ReplayAdvisor(tmp_path)

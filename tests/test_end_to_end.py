@@ -135,7 +135,7 @@ def test_quickstart_with_a_server(quickstart, capsys):
     [
         (["--model", "gpt-5"], "openai/gpt-5"),
         (["--model", "openai/gpt-5"], "OPENAI_API_KEY"),
-        (["--states-per-query", "501"], "window"),
+        (["--states-per-query", "251"], "window"),
     ],
 )
 def test_quickstart_says_what_is_wrong_before_it_trains(quickstart, arguments, message):
