@@ -272,6 +272,52 @@ def test_cameras_are_upright(camera_name):
     env.close()
 
 
+@pytest.mark.parametrize("camera_name", ["corner", "corner4", "topview"])
+def test_project_finds_the_button_in_the_picture(camera_name):
+    env = SparseMetaWorldEnv("button-press-topdown-v3", render_mode="rgb_array", camera_name=camera_name)
+    for seed in range(3):
+        observation, _ = env.reset(seed=seed)
+        x, y = env.project(observation[4:7]).round().astype(int)
+        pixel = env.render()[y, x].astype(int)
+        assert pixel.max() - pixel.min() > 100, "the button is red and the goal's mark green; all else is paler"
+    assert env.project(np.zeros((5, 3))).shape == (5, 2)
+    env.close()
+
+
+def test_frame_skip_holds_the_action():
+    plain, skipping = SparseMetaWorldEnv("drawer-open-v3"), SparseMetaWorldEnv("drawer-open-v3", frame_skip=3)
+    plain.reset(seed=0)
+    skipping.reset(seed=0)
+    for action in np.random.default_rng(0).uniform(-1, 1, (5, 4)):
+        for _ in range(3):
+            expected = plain.step(action)[0]
+        np.testing.assert_array_equal(skipping.step(action)[0], expected)
+
+
+def test_the_expert_succeeds_with_frame_skip():
+    task = "button-press-topdown-v3"
+    env, policy = SparseMetaWorldEnv(task, frame_skip=3), expert(task)
+    observation, _ = env.reset(seed=0)
+    rewards = []
+    for _ in range(50):
+        observation, reward, _, _, info = env.step(policy(observation))
+        rewards.append(reward)
+    assert set(rewards) == {0.0, 1.0}
+    assert info["is_success"]
+
+
+def test_the_sheet_knows_the_frame_skip():
+    sheet = gym.make("SparseMetaWorld/reach-v3", frame_skip=4).get_wrapper_attr("task_sheet")
+    assert "in units of 4 cm per step" in sheet.action[0].meaning
+    assert "One step takes 50 ms" in sheet.notes
+
+
+@pytest.mark.parametrize("frame_skip", [0, -1, 1.5, True, "3"])
+def test_bad_frame_skip(frame_skip):
+    with pytest.raises(ValueError, match=r"frame_skip is .* should be a positive integer"):
+        SparseMetaWorldEnv("reach-v3", frame_skip=frame_skip)
+
+
 def test_no_rendering_without_a_render_mode():
     env = SparseMetaWorldEnv("reach-v3")
     env.reset(seed=0)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import SAC
+from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -133,9 +134,7 @@ def test_dict_observations_and_vec_normalize():
 
 
 def test_image_observations():
-    image_env = pytest.importorskip("stable_baselines3.common.envs").FakeImageEnv(
-        screen_height=40, screen_width=40, discrete=False
-    )
+    image_env = FakeImageEnv(screen_height=40, screen_width=40, discrete=False)
     model = VARL("CnnPolicy", image_env, **{**SMALL, "policy_kwargs": {}}, buffer_size=100)
     model.guidance_buffer.add(model.observation_space.sample(), np.zeros(model.action_space.shape) + 0.9)
     model.learn(30)
