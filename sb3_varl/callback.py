@@ -242,9 +242,9 @@ class AdvisorCallback(BaseCallback):
             except Exception as error:  # Whatever a renderer raises for want of a display must not end the training.
                 reason = f"rendering failed with {type(error).__name__}: {error}"
             else:
-                if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3:
+                if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,):
                     return frame
-                reason = f"render() returned {type(frame).__name__}, not an array (height, width, 3) of uint8"
+                reason = "render() returned something other than an array (height, width, 3) of uint8"
         self._can_render = False
         warnings.warn(
             f"The environment gives no frames: {reason}. The advisor is shown numbers only. "
@@ -337,6 +337,11 @@ class AdvisorCallback(BaseCallback):
             self.logger.record("advice/latency", self._latency)
 
     def _on_training_end(self) -> None:
+        self._collect(wait=True)
+        self._record_totals()
+        if self._executor is not None:
+            self._executor.shutdown()
+            self._executor = None
         if self._triggers:
             warnings.warn(
                 f"{len(self._triggers)} of {self.n_queries} queries were not asked: they are due at {self._triggers}, "
@@ -344,11 +349,6 @@ class AdvisorCallback(BaseCallback):
                 "query_freq.",
                 stacklevel=2,
             )
-        self._collect(wait=True)
-        self._record_totals()
-        if self._executor is not None:
-            self._executor.shutdown()
-            self._executor = None
 
 
 def _checked(advice: Advice, query: AdviceQuery) -> Advice:
