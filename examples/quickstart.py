@@ -66,7 +66,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--task", default="button-press-topdown-v3", choices=TASKS, metavar="TASK")
     parser.add_argument("--model", help="litellm model string, such as openai/gpt-5; default: the simulated advisor")
     parser.add_argument("--api-base", help="URL of an OpenAI-compatible server of your own")
-    parser.add_argument("--steps", type=int, default=14_000, help="environment steps of each of the two runs")
+    parser.add_argument("--steps", type=int, default=10_000, help="environment steps of each of the two runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--queries", type=int, default=3)
     parser.add_argument("--states-per-query", type=int, default=64)
