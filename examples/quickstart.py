@@ -48,10 +48,10 @@ SETTINGS: dict[str, Any] = {
     "n_steps": 5,
     "ent_coef": 0.005,
     "use_sde": True,
-    "policy_kwargs": {"log_std_init": -2.5, "optimizer_kwargs": {"fused": True}},
+    "policy_kwargs": {"n_critics": 4, "log_std_init": -2.5, "optimizer_kwargs": {"fused": True}},
 }
-# VARL asks from step 300 on, all within the next 4500 steps, and is plain SAC again from step 5000 on.
-FIRST_QUERY, QUERY_PERIOD, WINDOW, SHAPING_STEPS = 300, 4500, 250, 5000
+# VARL asks from step 300 on, all within the next 3600 steps, and is plain SAC again from step 4000 on.
+FIRST_QUERY, QUERY_PERIOD, WINDOW, SHAPING_STEPS = 300, 3600, 250, 4000
 
 N_EVALUATIONS, N_EVAL_EPISODES, N_LAST = 20, 20, 5
 N_FRAMES = 6
@@ -162,7 +162,7 @@ def plot_advice(log: pathlib.Path, args: argparse.Namespace) -> None:
         for cell, i in zip(row, np.linspace(0, len(states) - 1, N_FRAMES, dtype=int), strict=True):
             gripper = np.array(states[i]["observation"][:3])
             cell.imshow(plt.imread(log / states[i]["frame"]))
-            cell.set_title(f"step {states[i]['step']}", fontsize=9)
+            cell.set_title(f"query {index + 1}, step {states[i]['step']}", fontsize=9)
             cell.axis("off")
             for action, color in ((states[i]["executed_action"], ORANGE), (actions[i], SKY)):
                 if action is not None:
@@ -193,7 +193,7 @@ def main() -> None:
             query_freq=QUERY_PERIOD // max(1, args.queries),
             states_per_query=args.states_per_query,
             window=WINDOW,
-            blocking=args.model is None,  # it answers at once, and so the run can be repeated
+            blocking=True,  # these runs are so short that a VLM's answers would come too late for them
             log_path=log,
             verbose=1,
         )

@@ -83,7 +83,8 @@ class VisitedState:
     """
     A state that the agent was in, and what it did there.
 
-    :param observation: The original observation, before any normalisation
+    :param observation: The original observation, before any normalisation; images as the policy sees them,
+        channels first
     :param executed_action: The action that was executed there, in the environment's units
     :param frame: The picture of this very state, ``(height, width, 3)`` uint8, or ``None``
     :param step: The run's environment steps when the state was reached
@@ -245,9 +246,12 @@ def check_action(action: Any, space: spaces.Box) -> np.ndarray | str:
         or the reason of its rejection as a slug
     """
     try:
-        array = np.asarray(action, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
+        array = np.asarray(action)
+    except Exception:  # whatever somebody's tensor type raises
         return "not_numbers"
+    if array.dtype.kind not in "fiu":
+        return "not_numbers"
+    array = array.astype(np.float64)
     if array.shape != space.shape:
         return "wrong_shape"
     if not np.isfinite(array).all():

@@ -97,7 +97,7 @@ class AdviceLog:
         )
 
     def _append(self, kind: str, query: int, **fields: Any) -> None:
-        line = json.dumps({"version": VERSION, "type": kind, "query": query, **fields}) + "\n"
+        line = json.dumps({"version": VERSION, "type": kind, "query": query, **fields}, default=_plain) + "\n"
         descriptor = os.open(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "r+b") as file:
             # A crash may have left half a line: ours starts on a new one.
@@ -152,15 +152,15 @@ class ReplayAdvisor:
         self._by_place: dict[tuple[int, int, str], Any] = {}
         self._by_observation: dict[str, Any] = {}
         # Answers without the advice that was to be made of them, as a crash leaves them behind.
-        self._unread: dict[int, list[dict[str, Any]]] = {}
+        self._unread: list[dict[str, Any]] = []
         for record in read_records(path):
             if record["type"] == "query":
                 asked[record["query"]] = [json.dumps(state["observation"]) for state in record["states"]]
             elif record["type"] == "answer":
-                observations = asked[record["query"]]
-                self._unread.setdefault(record["query"], []).append({**record, "observations": observations})
+                self._unread.append({**record, "observations": asked[record["query"]]})
             elif record["type"] == "advice":
-                self._unread.pop(record["query"], None)
+                observations = asked[record["query"]]
+                self._unread = [answer for answer in self._unread if answer["observations"] is not observations]
                 for i, action in enumerate(record["actions"]):
                     self._remember(record["query"], i, asked[record["query"]][i], action)
         if not self._by_observation and not self._unread:
@@ -177,11 +177,10 @@ class ReplayAdvisor:
         :param query: The states in question
         :return: What was answered about them in the recorded run
         """
-        for index, answers in self._unread.items():
-            for answer in answers:
-                parsed = parse_answer(answer["text"], answer["states"], query.briefing.action_space)
-                for i, action in parsed.actions.items():
-                    self._remember(index, i, answer["observations"][i], action)
+        for answer in self._unread:
+            parsed = parse_answer(answer["text"], answer["states"], query.briefing.action_space)
+            for i, action in parsed.actions.items():
+                self._remember(answer["query"], i, answer["observations"][i], action)
         self._unread.clear()
         actions, rejected = [], []
         for i, state in enumerate(query.states):
@@ -190,6 +189,11 @@ class ReplayAdvisor:
                 rejected.append(Rejection("not_recorded", i))
             actions.append(self._by_place.get((query.index, i, observation), self._by_observation.get(observation)))
         return Advice(actions, rejected)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: numbers and arrays of NumPy, and whatever an advisor has put into its answer."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
 
 
 def encode_observation(observation: Observation) -> Any:

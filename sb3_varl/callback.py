@@ -40,8 +40,8 @@ class AdvisorCallback(BaseCallback):
     while training goes on. Whatever it does, training goes on: a query that fails costs its own answers only.
 
     Logs under ``advice/``, as totals of the run: ``queries``, ``failed_queries``, ``requests``, ``failed_requests``,
-    ``states`` (asked about), ``accepted``, ``abstained``, ``rejected_<reason>``, ``prompt_tokens``,
-    ``completion_tokens`` and ``cost`` (US dollars); ``latency`` is the last query's, in seconds.
+    ``states`` (asked about), ``accepted``, ``abstained``, ``rejected_<reason>``, ``late`` (accepted after the cutoff),
+    ``prompt_tokens``, ``completion_tokens`` and ``cost`` (US dollars); ``latency`` is the last query's, in seconds.
 
     :param advisor: An advisor, or a litellm model string such as ``"openai/gpt-5"`` for a
         :class:`~sb3_varl.vlm.VLMAdvisor` with its default settings
@@ -54,7 +54,8 @@ class AdvisorCallback(BaseCallback):
     :param states_per_query: Number of states in each query
     :param window: Number of the most recent transitions that the states are drawn from
     :param frames: Whether to render the states. Needs ``render_mode="rgb_array"``
-    :param blocking: Whether training waits for each answer. Slower, but the run can be repeated exactly
+    :param blocking: Whether training waits for each answer. Slower, but the run can be repeated exactly,
+        and no answer comes after the cutoff
     :param log_path: Folder of the advice log. ``None`` for ``advice`` in the folder of the run's other logs or,
         if it has none, ``advice/<time>`` in the working directory. ``False`` keeps no log
     :param verbose: 1 prints a line for each query
@@ -125,25 +126,37 @@ class AdvisorCallback(BaseCallback):
         self._latency = math.nan
         self._log: AdviceLog | None = None
         self._triggers: list[int] = []
+        self._plan: dict[int, list[int]] | None = None
+        self._visited: list[VisitedState] = []
+        self._awaiting_action: list[tuple[int, VisitedState]] = []
         self._executor: ThreadPoolExecutor | None = None
         self._in_flight: list[tuple[AdviceQuery, Future[tuple[Advice, float]]]] = []
 
     def _init_callback(self) -> None:
-        if not hasattr(self.model, "guidance_buffer"):
+        # Asked of the class, because a SAC that was loaded from VARL's zip has VARL's attributes.
+        if not hasattr(type(self.model), "shaping_active"):
             raise TypeError(
                 f"AdvisorCallback fills the guidance buffer of VARL, but the model is {type(self.model).__name__}, "
                 "which has none. Use sb3_varl.VARL, a drop-in for SAC."
             )
-        self._rng = np.random.default_rng(self.model.seed)
-        self._can_render = self.frames
         self._briefing = self._make_briefing()
-        triggers = self._schedule()
-        self._triggers = [trigger for trigger in triggers if trigger > self.model.num_timesteps]
-        self._plan: dict[int, list[int]] | None = None
-        self._visited: list[VisitedState] = []
-        self._awaiting_action: list[tuple[int, VisitedState]] = []
         if hasattr(self.advisor, "prepare"):
             self.advisor.prepare(self._briefing)
+        steps = self.model.num_timesteps
+        if 0 < steps == self.num_timesteps:
+            return  # the same run goes on, perhaps in the middle of a window
+        self._triggers = [trigger for trigger in self._schedule() if trigger > steps]
+        self._plan, self._visited, self._awaiting_action = None, [], []
+        self._rng = np.random.default_rng(self.model.seed)
+        self._can_render = self.frames
+        self.n_asked, self.totals, self.usage, self._latency = 0, Counter(), Usage(), math.nan
+        self._log = None if self.log_path is False else AdviceLog(self._log_folder())
+        if steps >= self.model.shaping_steps:
+            warnings.warn(
+                f"The model has {steps} steps behind it and ignores guidance from step {self.model.shaping_steps} on: "
+                "the advisor will not be asked. Load it with a higher shaping_steps if it should be.",
+                stacklevel=2,
+            )
 
     def _make_briefing(self) -> Briefing:
         sheet = None
@@ -162,32 +175,34 @@ class AdvisorCallback(BaseCallback):
     def _schedule(self) -> list[int]:
         """Trigger steps of the whole run, checked against the model's cutoff."""
         cutoff: int = self.model.shaping_steps
-        n_envs = self.training_env.num_envs
-        # A state's action is known one step after the state.
-        earliest = n_envs * (1 + math.ceil(self.states_per_query / n_envs))
+        at_least = self._steps_to_collect()
+        earliest = self.training_env.num_envs + at_least
         first = max(self.model.learning_starts, earliest) if self.first_query is None else self.first_query
-        freq = self.query_freq or max(earliest, (cutoff // 2 - first) // max(1, self.n_queries - 1))
+        freq = self.query_freq or max(at_least, (cutoff // 2 - first) // max(1, self.n_queries - 1))
         triggers = [first + i * freq for i in range(self.n_queries)]
         if triggers[-1] >= cutoff:
             raise ValueError(
                 f"The queries are due at steps {triggers}, but the model ignores guidance from step {cutoff} on "
                 f"(shaping_steps). Ask earlier with first_query and query_freq, or raise shaping_steps."
             )
-        for name, value in (("first_query", first), ("query_freq", freq)):
-            if value < earliest:
+        for name, value, limit in (("first_query", first, earliest), ("query_freq", freq, at_least)):
+            if value < limit:
                 raise ValueError(
                     f"{name} is {value}, which leaves fewer than the {self.states_per_query} states to draw from that "
-                    f"states_per_query asks for. Make it at least {earliest}, or ask about fewer states."
+                    f"states_per_query asks for. Make it at least {limit}, or ask about fewer states."
                 )
         return triggers
 
+    def _steps_to_collect(self) -> int:
+        """Environment steps from the first state of a query to the query itself, at the least."""
+        n_envs = self.training_env.num_envs
+        return n_envs * math.ceil(self.states_per_query / n_envs)
+
     def _on_step(self) -> bool:
         self._complete_states(self.locals["actions"])
-        if self._triggers:
-            if self.num_timesteps >= self._triggers[0]:
-                self._triggers.pop(0)
-                self._ask()
-            self._visit_states()
+        if self._plan is not None and self.num_timesteps >= self._triggers[0]:
+            self._ask()
+        self._visit_states()
         self._collect(wait=self.blocking)
         self._record_totals()
         return True
@@ -200,6 +215,8 @@ class AdvisorCallback(BaseCallback):
         if self._plan is None:
             if self.num_timesteps < trigger - self.window:
                 return
+            # A run that was resumed shortly before a trigger collects its states first.
+            trigger = self._triggers[0] = max(trigger, self.num_timesteps + self._steps_to_collect())
             self._plan = self._draw(trigger)
         for env in self._plan.pop(self.num_timesteps, ()):
             state = VisitedState(
@@ -211,11 +228,10 @@ class AdvisorCallback(BaseCallback):
             self._awaiting_action.append((env, state))
 
     def _draw(self, trigger: int) -> dict[int, list[int]]:
-        """Draw (step, environment) pairs out of what is left of the window."""
+        """Draw (step, environment) pairs out of the window."""
         n_envs = self.training_env.num_envs
         steps = range(self.num_timesteps, trigger, n_envs)
-        n_candidates = len(steps) * n_envs
-        drawn = self._rng.choice(n_candidates, size=min(self.states_per_query, n_candidates), replace=False)
+        drawn = self._rng.choice(len(steps) * n_envs, size=self.states_per_query, replace=False)
         plan: dict[int, list[int]] = {}
         for step, env in sorted(divmod(int(i), n_envs) for i in drawn):
             plan.setdefault(steps[step], []).append(env)
@@ -243,7 +259,7 @@ class AdvisorCallback(BaseCallback):
                 reason = f"rendering failed with {type(error).__name__}: {error}"
             else:
                 if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,):
-                    return frame
+                    return frame.copy()
                 reason = "render() returned something other than an array (height, width, 3) of uint8"
         self._can_render = False
         warnings.warn(
@@ -254,14 +270,13 @@ class AdvisorCallback(BaseCallback):
         return None
 
     def _ask(self) -> None:
+        self._triggers.pop(0)
         states, self._visited, self._plan = self._visited, [], None
-        if not states:
-            return
         if self._executor is None:
             self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="advisor")
-        if self._log is None and self.log_path is not False:
-            self._log = AdviceLog(self._log_folder())
-        query = AdviceQuery(self.n_asked, self.num_timesteps, tuple(states), self._briefing)
+        # Counted by the schedule, so that a resumed run goes on with the numbers of the run before.
+        index = self.n_queries - len(self._triggers) - 1
+        query = AdviceQuery(index, self.num_timesteps, tuple(states), self._briefing)
         if self._log is not None:
             query = dataclasses.replace(query, record=functools.partial(self._log.write_answer, query))
         self.n_asked += 1
@@ -283,19 +298,26 @@ class AdvisorCallback(BaseCallback):
         if self._log is not None:
             self._log.write_query(query)
         start = time.monotonic()
-        advice = _checked(self.advisor.advise(query), query)
+        failed: Exception | None = None
+        try:
+            advice = _checked(self.advisor.advise(query), query)
+        except Exception as error:
+            failed, advice = error, Advice([None] * len(query.states), failures=[f"{type(error).__name__}: {error}"])
         latency = time.monotonic() - start
         if self._log is not None:
             self._log.write_advice(query, advice, latency)
+        if failed is not None:
+            raise failed
         return advice, latency
 
     def _collect(self, wait: bool) -> None:
         """Put the answers that are there into the guidance buffer."""
         while self._in_flight and (wait or self._in_flight[0][1].done()):
-            query, future = self._in_flight.pop(0)
+            query, future = self._in_flight[0]
             try:
                 advice, self._latency = future.result()
             except Exception as error:  # An advisor is somebody else's code; it must not end the training.
+                self._in_flight.pop(0)
                 self.totals["failed_queries"] += 1
                 warnings.warn(
                     f"Query {query.index + 1} at step {query.step} failed and training goes on without its "
@@ -303,6 +325,7 @@ class AdvisorCallback(BaseCallback):
                     stacklevel=2,
                 )
                 continue
+            self._in_flight.pop(0)
             self._accept(query, advice)
 
     def _accept(self, query: AdviceQuery, advice: Advice) -> None:
@@ -320,6 +343,14 @@ class AdvisorCallback(BaseCallback):
         self.totals.update(f"rejected_{rejection.reason}" for rejection in advice.rejected)
         for failure in advice.failures:
             warnings.warn(f"Query {query.index + 1} at step {query.step}: {failure}", stacklevel=2)
+        if accepted and self.num_timesteps >= self.model.shaping_steps:
+            self.totals["late"] += accepted
+            warnings.warn(
+                f"{accepted} answers of query {query.index + 1} came at step {self.num_timesteps}, after the cutoff at "
+                f"{self.model.shaping_steps}, and go unused. Ask earlier, raise the model's shaping_steps, or make "
+                "training wait with blocking=True.",
+                stacklevel=2,
+            )
         if self.verbose >= 1:
             print(
                 f"Query {query.index + 1}: {accepted} answers accepted, {abstained} abstentions, "
@@ -360,6 +391,8 @@ def _checked(advice: Advice, query: AdviceQuery) -> Advice:
     """
     if not isinstance(advice, Advice):
         raise TypeError(f"The advisor returned {type(advice).__name__}, expected a sb3_varl.Advice.")
+    if not isinstance(advice.usage, Usage) or not all(isinstance(item, Rejection) for item in advice.rejected):
+        raise TypeError(f"The advisor returned {advice!r}, expected a Usage as usage and Rejections as rejected.")
     if len(advice.actions) != len(query.states):
         raise ValueError(
             f"The advisor returned {len(advice.actions)} actions for {len(query.states)} states, "

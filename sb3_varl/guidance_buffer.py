@@ -30,7 +30,7 @@ class GuidanceBuffer(BaseBuffer):
     A full buffer drops its oldest row.
 
     :param buffer_size: Number of rows that fit
-    :param observation_space: Box or Dict of Boxes; images in the layout that the policy sees
+    :param observation_space: The policy's observation space
     :param action_space: The environment's action space
     :param device: Where batches are put
     :raises ValueError: if ``buffer_size`` is not a positive integer
@@ -50,9 +50,9 @@ class GuidanceBuffer(BaseBuffer):
         action_space: spaces.Space,
         device: th.device | str = "auto",
     ) -> None:
-        if isinstance(buffer_size, bool) or not isinstance(buffer_size, int) or buffer_size < 1:
+        if isinstance(buffer_size, bool) or not isinstance(buffer_size, int | np.integer) or buffer_size < 1:
             raise ValueError(f"guidance_buffer_size is {buffer_size!r}, expected a positive number of rows.")
-        super().__init__(buffer_size, observation_space, action_space, device)
+        super().__init__(int(buffer_size), observation_space, action_space, device)
         self._allocate()
 
     def _allocate(self) -> None:

@@ -3,6 +3,7 @@ VARL, after "Teaching RL Agents to Act Better: VLM as Action Advisor for Online 
 (https://arxiv.org/abs/2509.21126): SAC whose actor is pulled towards an advisor's actions for the first part of a run.
 """
 
+import dataclasses
 import io
 import math
 import pathlib
@@ -35,9 +36,10 @@ class VARL(SAC):
         J(\theta) = J_{SAC}(\theta)
         + \lambda \, E_{(s, a) \sim D_g}\left[ g(s, a) \left( -\log \pi_\theta(a | s) \right) \right]
 
-    (Section "Shaping" of the paper), where the gate :math:`g` is 1 where the advice :math:`a` disagrees
-    with what the policy would do and 0 elsewhere. Rewards, critics and temperature are SAC's own, and so is everything
-    once the guidance ends. Without guidance, VARL is SAC to the last bit.
+    where the gate :math:`g` is 1 if the advice :math:`a` disagrees with what the policy would do and 0 otherwise.
+    The likelihood's gradient goes into the policy's mean only, and advice is clipped to 0.9 of the action space.
+    Rewards, critics and temperature are SAC's own, and so is everything once the guidance ends.
+    Without guidance, VARL is SAC to the last bit.
 
     Fill the guidance buffer with an :class:`~sb3_varl.callback.AdvisorCallback`, or by hand::
 
@@ -76,7 +78,8 @@ class VARL(SAC):
     :param _init_setup_model: Whether to build the networks at creation
     :param shaping_coef: Weight :math:`\lambda` of the shaping term, at least 0, or a schedule
         from the remaining progress of the run (1 to 0) to a weight
-    :param shaping_steps: Cutoff: environment steps of the whole run after which the guidance is ignored
+    :param shaping_steps: Cutoff: environment steps of the whole run after which the guidance is ignored.
+        As everywhere in SB3, ``learn()`` starts a new run unless ``reset_num_timesteps=False``.
     :param gate: ``"distance"`` (some component of the advice is further than the threshold from the greedy action),
         ``"likelihood"`` (the advice is less likely than the greedy action by more than the threshold),
         ``"q_filter"`` (the critic values the advice above the greedy action by more than the threshold)
@@ -195,12 +198,15 @@ class VARL(SAC):
         super()._setup_model()
         # Checked again because load() sets attributes without the constructor.
         self._check_shaping_arguments()
-        self.shaping_coef_schedule = FloatSchedule(self.shaping_coef)
-        if not hasattr(self, "guidance_buffer"):
-            self.guidance_buffer = GuidanceBuffer(
-                self.guidance_buffer_size, self.observation_space, self.action_space, self.device
-            )
-        self.guidance_buffer.device = self.device
+        self.shaping_coef_schedule = FloatSchedule(
+            self.shaping_coef if callable(self.shaping_coef) else float(self.shaping_coef)
+        )
+        loaded: GuidanceBuffer | None = getattr(self, "guidance_buffer", None)
+        self.guidance_buffer = GuidanceBuffer(
+            self.guidance_buffer_size, self.observation_space, self.action_space, self.device
+        )
+        if loaded is not None:
+            self.guidance_buffer.extend(loaded.rows())
 
     @property
     def shaping_active(self) -> bool:
@@ -223,11 +229,13 @@ class VARL(SAC):
 
         losses: list[ShapingLoss] = []
         shaping_coef = self.shaping_coef_schedule(self._current_progress_remaining)
+        _check_number("shaping_coef", shaping_coef, "a schedule of numbers that are at least 0")
 
         # Gradients add up: this runs after SAC's own backward pass and before the optimizer's step.
         def add_shaping_gradient(*_: Any) -> None:
-            losses.append(self._shaping_loss())
-            (shaping_coef * losses[-1].loss).backward()
+            shaping = self._shaping_loss()
+            (shaping_coef * shaping.loss).backward()
+            losses.append(dataclasses.replace(shaping, loss=shaping.loss.detach()))
 
         hook = self.actor.optimizer.register_step_pre_hook(add_shaping_gradient)
         try:
@@ -235,9 +243,10 @@ class VARL(SAC):
         finally:
             hook.remove()
 
-        for name in ("loss", "gate_open", "entropy"):
-            values = th.stack([getattr(loss, name).detach() for loss in losses])
-            self.logger.record("varl/shaping_loss" if name == "loss" else f"varl/{name}", values.mean().item())
+        if losses:
+            self.logger.record("varl/shaping_loss", th.stack([shaping.loss for shaping in losses]).mean().item())
+            self.logger.record("varl/gate_open", th.stack([shaping.gate_open for shaping in losses]).mean().item())
+            self.logger.record("varl/entropy", th.stack([shaping.entropy for shaping in losses]).mean().item())
         self.logger.record("varl/shaping_coef", shaping_coef)
 
     def _shaping_loss(self) -> ShapingLoss:

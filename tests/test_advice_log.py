@@ -130,6 +130,18 @@ def test_answers_of_a_query_that_a_crash_cut_short_are_not_lost(tmp_path):
     assert [rejection.state for rejection in advice.rejected] == [1, 2]
 
 
+@pytest.mark.filterwarnings("ignore:Query")
+def test_a_query_that_failed_is_not_taken_for_one_that_a_crash_cut_short(tmp_path):
+    class FailsAfterAnAnswer:
+        def advise(self, query):
+            query.record(Answer(0, (0,), '{"advice": [{"state": 0, "action": [1, 1]}]}', Usage(1), 0.0))
+            raise RuntimeError
+
+    recorded, _ = run(FailsAfterAnAnswer(), tmp_path / "log")
+    replayed, _ = run(ReplayAdvisor(tmp_path / "log"), False)
+    assert recorded.guidance_buffer.size() == replayed.guidance_buffer.size() == 0
+
+
 def test_a_path_without_a_log_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected the log folder of a run with advice.jsonl"):
         ReplayAdvisor(tmp_path)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
@@ -32,11 +33,13 @@ class Recorder:
         return self.answer(query)
 
 
-def learn(advisor, env=None, steps=300, policy="MlpPolicy", callbacks=(), model=None, **kwargs):
+def learn(
+    advisor, env=None, steps=300, policy="MlpPolicy", callbacks=(), model=None, reset_num_timesteps=True, **kwargs
+):
     kwargs = {"n_queries": 2, "first_query": 100, "query_freq": 100, "states_per_query": 10, "window": 50} | kwargs
     callback = AdvisorCallback(advisor, **{"blocking": True, "log_path": False} | kwargs)
     model = model or VARL(policy, env or CounterEnv(), **SMALL)
-    model.learn(steps, callback=CallbackList([callback, *callbacks]))
+    model.learn(steps, callback=CallbackList([callback, *callbacks]), reset_num_timesteps=reset_num_timesteps)
     return model, callback
 
 
@@ -220,6 +223,7 @@ def test_totals_are_logged(tmp_path):
         (lambda query: 1 / 0, "ZeroDivisionError: division by zero"),
         (lambda query: Advice([np.zeros(2)]), "returned 1 actions for 10 states, expected one for each"),
         (lambda query: [np.zeros(2)] * 10, "returned list, expected a sb3_varl.Advice"),
+        (lambda query: Advice([None] * 10, usage=3), "expected a Usage as usage"),
     ],
 )
 @pytest.mark.parametrize("blocking", [True, False])
@@ -243,6 +247,99 @@ def test_a_resumed_run_asks_only_what_is_still_due(tmp_path):
     resumed.learn(150, callback=callback, reset_num_timesteps=False)
     assert [query.step for query in advisor.queries] == [200]
     assert resumed.guidance_buffer.size() == 20
+
+
+@pytest.mark.filterwarnings("ignore:. of . queries were not asked")
+@pytest.mark.parametrize("chunk", [33, 50, 99])
+def test_learning_in_chunks_asks_as_learning_at_once_does(chunk):
+    at_once, in_chunks = Recorder(), Recorder()
+    learn(at_once)
+    model = VARL("MlpPolicy", CounterEnv(), **SMALL)
+    callback = AdvisorCallback(
+        in_chunks,
+        n_queries=2,
+        first_query=100,
+        query_freq=100,
+        states_per_query=10,
+        window=50,
+        blocking=True,
+        log_path=False,
+    )
+    for i in range(300 // chunk):
+        model.learn(chunk, callback=callback, reset_num_timesteps=i == 0)
+    for first, second in zip(at_once.queries, in_chunks.queries, strict=True):
+        assert first.step == second.step
+        assert [state.step for state in first.states] == [state.step for state in second.states]
+
+
+def test_a_run_resumed_shortly_before_a_trigger_collects_its_states_first(tmp_path):
+    with pytest.warns(UserWarning, match="2 of 2 queries were not asked"):
+        model, _ = learn(Recorder(), steps=95)
+    model.save(tmp_path / "model")
+    advisor = Recorder()
+    learn(advisor, model=VARL.load(tmp_path / "model", env=CounterEnv()), reset_num_timesteps=False)
+    assert [query.step for query in advisor.queries] == [106, 200]
+    assert [len(query.states) for query in advisor.queries] == [10, 10]
+
+
+def test_a_resumed_run_goes_on_with_the_queries_numbers(tmp_path):
+    with pytest.warns(UserWarning, match="1 of 2"):
+        model, _ = learn(Recorder(), steps=150)
+    model.save(tmp_path / "model")
+    advisor = Recorder()
+    learn(advisor, model=VARL.load(tmp_path / "model", env=CounterEnv()), reset_num_timesteps=False)
+    assert [query.index for query in advisor.queries] == [1]
+
+
+def test_a_callback_starts_afresh_with_a_new_run(tmp_path):
+    advisor = Recorder()
+    callback = AdvisorCallback(
+        advisor, n_queries=1, first_query=100, states_per_query=10, window=50, blocking=True, log_path=tmp_path / "log"
+    )
+    for _ in range(2):
+        VARL("MlpPolicy", CounterEnv(), **SMALL).learn(150, callback=callback)
+    assert [query.index for query in advisor.queries] == [0, 0]
+    assert callback.totals["queries"] == 1
+
+
+def test_answers_after_the_cutoff_are_announced():
+    model = VARL("MlpPolicy", CounterEnv(), **SMALL | {"shaping_steps": 110})
+    with pytest.warns(
+        UserWarning, match="10 answers of query 1 came at step .*, after the cutoff at 110.*blocking=True"
+    ):
+        _, callback = learn(Recorder(latency=1.0), model=model, n_queries=1, blocking=False)
+    assert callback.totals["late"] == 10
+
+
+def test_a_model_past_its_cutoff_is_announced(tmp_path):
+    VARL("MlpPolicy", CounterEnv(), **SMALL).learn(1000).save(tmp_path / "model")
+    advisor = Recorder()
+    with pytest.warns(UserWarning, match="1000 steps behind it and ignores guidance from step 1000 on"):
+        learn(advisor, model=VARL.load(tmp_path / "model", env=CounterEnv()), reset_num_timesteps=False)
+    assert not advisor.queries
+
+
+def test_an_environment_may_render_into_its_own_buffer(monkeypatch):
+    buffer = np.zeros((8, 8, 3), np.uint8)
+
+    def render(env):
+        buffer[:] = env.episode, env.t, 0
+        return buffer
+
+    monkeypatch.setattr(CounterEnv, "render", render)
+    advisor = Recorder()
+    learn(advisor)
+    for state in advisor.queries[0].states:
+        assert state.frame[0, 0].tolist() == state.observation.tolist()
+
+
+def test_image_observations():
+    advisor = Recorder()
+    env = FakeImageEnv(screen_height=40, screen_width=40, discrete=False)
+    model = VARL("CnnPolicy", env, **SMALL | {"policy_kwargs": {}}, buffer_size=300)
+    learn(advisor, model=model, steps=120, n_queries=1, frames=False)
+    assert advisor.queries[0].states[0].observation.shape == model.observation_space.shape
+    assert model.guidance_buffer.size() == 10
 
 
 def test_beside_an_eval_callback():
@@ -293,7 +390,7 @@ def test_queries_that_were_not_asked_are_announced():
         ({"task": " "}, "task is ' ', expected a sentence"),
         ({"first_query": 950}, r"due at steps \[950, 1050\].*ignores guidance from step 1000.*raise shaping_steps"),
         ({"first_query": 5}, "first_query is 5.*Make it at least 11"),
-        ({"query_freq": 5}, "query_freq is 5.*Make it at least 11"),
+        ({"query_freq": 5}, "query_freq is 5.*Make it at least 10"),
     ],
 )
 def test_bad_arguments(kwargs, message):
@@ -310,6 +407,19 @@ def test_what_is_no_advisor_is_refused(advisor):
 def test_function_advisor_needs_a_function():
     with pytest.raises(TypeError, match="takes a function"):
         FunctionAdvisor(np.zeros(2))
+
+
+def test_a_sac_that_was_loaded_from_varls_zip_is_refused(tmp_path):
+    VARL("MlpPolicy", CounterEnv(), **SMALL).save(tmp_path / "model")
+    model = SAC.load(tmp_path / "model", env=CounterEnv())
+    with pytest.raises(TypeError, match="the model is SAC"):
+        learn(Recorder(), model=model)
+
+
+def test_a_log_path_that_cannot_be_written_is_found_out_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        learn(Recorder(), log_path=tmp_path / "file")
 
 
 def test_a_model_without_guidance_is_refused():

@@ -77,6 +77,7 @@ def test_a_schedule_survives(tmp_path):
 def test_load_checks_overridden_arguments(tmp_path):
     advised().save(tmp_path / "model")
     assert VARL.load(tmp_path / "model", shaping_coef=3.0).shaping_coef_schedule(1) == 3
+    assert VARL.load(tmp_path / "model", guidance_buffer_size=3).guidance_buffer.rows()["steps"].tolist() == [2, 3, 4]
     with pytest.raises(ValueError, match="gate is 'no'"):
         VARL.load(tmp_path / "model", gate="no")
 

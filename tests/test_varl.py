@@ -163,6 +163,22 @@ def test_layer_norm_bounds_the_critics_away_from_the_data():
     assert values[0] < 10 < values[1]
 
 
+def test_a_schedule_that_turns_negative_is_found_out():
+    model = advised(shaping_coef=lambda progress: progress - 0.5)
+    with pytest.raises(ValueError, match=r"shaping_coef is -0.*expected a schedule of numbers that are at least 0"):
+        model.learn(100)
+
+
+def test_numpy_numbers_will_do():
+    model = advised(shaping_coef=np.float32(2), shaping_steps=np.int64(50), guidance_buffer_size=np.int64(7))
+    model.learn(30)
+    assert model.logger.name_to_value["varl/shaping_coef"] == 2
+
+
+def test_no_gradient_steps_are_no_error():
+    advised().learn(30).train(0)
+
+
 def test_logger_keys():
     model = advised().learn(30)
     logged = {name for name in model.logger.name_to_value if name.startswith("varl/")}
