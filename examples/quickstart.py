@@ -71,7 +71,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=3)
     parser.add_argument("--states-per-query", type=int, default=64)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("quickstart"))
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.steps < N_EVALUATIONS:
+        parser.error(f"--steps is {args.steps}, but there are {N_EVALUATIONS} evaluations to make on the way")
+    if not 1 <= args.queries * args.states_per_query <= QUERY_PERIOD:
+        parser.error(
+            f"--queries {args.queries} of --states-per-query {args.states_per_query} do not fit: "
+            f"there must be between 1 and {QUERY_PERIOD} states in all"
+        )
+    return args
 
 
 def make_env(task: str, seed: int, render_mode: str | None = None) -> Monitor:
@@ -131,7 +139,8 @@ def plot_success(curves: dict[str, Curve], log: pathlib.Path, args: argparse.Nam
         axes.plot(steps, 100 * success, marker="o", markersize=4, color=color, label=name)
     for i, step in enumerate(query_steps):
         axes.axvline(step, color=GREY, linestyle=":", label="query" if i == 0 else None)
-    axes.axvline(SHAPING_STEPS, color=GREY, linestyle="--", label="cutoff: plain SAC from here on")
+    if args.steps > SHAPING_STEPS:
+        axes.axvline(SHAPING_STEPS, color=GREY, linestyle="--", label="cutoff: plain SAC from here on")
     advisor = args.model or "simulated advisor"
     axes.set(
         title=f"{args.task}, reward only on success, {advisor}",
@@ -190,7 +199,7 @@ def main() -> None:
             make_advisor(args),
             n_queries=args.queries,
             first_query=FIRST_QUERY,
-            query_freq=QUERY_PERIOD // max(1, args.queries),
+            query_freq=QUERY_PERIOD // args.queries,
             states_per_query=args.states_per_query,
             window=WINDOW,
             blocking=True,  # these runs are so short that a VLM's answers would come too late for them

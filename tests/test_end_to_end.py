@@ -143,7 +143,16 @@ def test_quickstart_says_what_is_wrong_before_it_trains(quickstart, arguments, m
         quickstart(*arguments)
 
 
-def test_quickstart_knows_the_tasks(quickstart, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "raech-v3"], "reach-v3"),
+        (["--steps", "1"], "--steps is 1, but there are 2 evaluations"),
+        (["--queries", "0"], "between 1 and 3600 states"),
+        (["--queries", "60", "--states-per-query", "64"], "between 1 and 3600 states"),
+    ],
+)
+def test_quickstart_refuses_arguments_that_make_no_sense(quickstart, capsys, arguments, message):
     with pytest.raises(SystemExit):
-        quickstart("--task", "raech-v3")
-    assert "reach-v3" in capsys.readouterr().err
+        quickstart(*arguments)
+    assert message in capsys.readouterr().err
