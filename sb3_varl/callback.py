@@ -36,8 +36,7 @@ class AdvisorCallback(BaseCallback):
     Asks an advisor a few times during training and puts its answers into the model's guidance buffer.
 
     A query is about ``states_per_query`` states, drawn from the last ``window`` transitions before its trigger step.
-    They are drawn before they are reached, so that only their frames are rendered. A state in which the agent has
-    succeeded already, as ``info["is_success"]`` says, is left out then. The advisor works in the background
+    They are drawn before they are reached, so that only their frames are rendered. The advisor works in the background
     while training goes on. Whatever it does, training goes on: a query that fails costs its own answers only.
 
     Logs under ``advice/``, as totals of the run: ``queries``, ``failed_queries``, ``requests``, ``failed_requests``,
@@ -52,7 +51,7 @@ class AdvisorCallback(BaseCallback):
         ``None`` for as early as there are enough states, once the model has started to learn
     :param query_freq: Environment steps between queries.
         ``None`` spreads them evenly over the first half of the model's ``shaping_steps``
-    :param states_per_query: Number of states in each query, at most
+    :param states_per_query: Number of states in each query
     :param window: Number of the most recent transitions that the states are drawn from
     :param frames: Whether to render the states. Needs ``render_mode="rgb_array"``
     :param blocking: Whether training waits for each answer. Slower, but the run can be repeated exactly,
@@ -220,8 +219,6 @@ class AdvisorCallback(BaseCallback):
             trigger = self._triggers[0] = max(trigger, self.num_timesteps + self._steps_to_collect())
             self._plan = self._draw(trigger)
         for env in self._plan.pop(self.num_timesteps, ()):
-            if self.locals["infos"][env].get("is_success") and not self.locals["dones"][env]:
-                continue  # solved already: what was advised here would be paid for and pull the policy away
             state = VisitedState(
                 observation=self._observation(env),
                 executed_action=np.empty(0),
@@ -275,10 +272,6 @@ class AdvisorCallback(BaseCallback):
     def _ask(self) -> None:
         self._triggers.pop(0)
         states, self._visited, self._plan = self._visited, [], None
-        if not states:
-            if self.verbose >= 1:
-                print(f"No query at step {self.num_timesteps}: the agent had succeeded in all states drawn for it.")
-            return
         if self._executor is None:
             self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="advisor")
         # Counted by the schedule, so that a resumed run goes on with the numbers of the run before.

@@ -81,30 +81,6 @@ def test_only_the_chosen_states_are_rendered():
     assert env.n_renders == 20
 
 
-class SolvableEnv(CounterEnv):
-    """Solved from the fourth step of an episode on."""
-
-    def step(self, action):
-        *transition, _ = super().step(action)
-        return *transition, {"is_success": self.t >= 4}
-
-
-def test_states_after_success_are_neither_asked_about_nor_rendered():
-    env, advisor = SolvableEnv(), Recorder()
-    learn(advisor, env, states_per_query=40, window=42)
-    states = [state for query in advisor.queries for state in query.states]
-    assert {state.observation[1] for state in states} == {0, 1, 2, 3}, "an episode's first state follows a success"
-    assert env.n_renders == len(states) < 80
-
-
-def test_no_query_is_made_about_nothing(capsys):
-    advisor = Recorder()
-    _, callback = learn(advisor, SolvableEnv(horizon=10_000), verbose=1)
-    assert not advisor.queries
-    assert callback.totals["queries"] == 0
-    assert "No query at step 100: the agent had succeeded in all states" in capsys.readouterr().out
-
-
 def test_choosing_states_draws_nothing_from_the_run_s_random_numbers():
     """An advisor that abstains leaves the run as it was."""
     plain = VARL("MlpPolicy", CounterEnv(), **SMALL).learn(300)
