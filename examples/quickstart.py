@@ -48,10 +48,10 @@ SETTINGS: dict[str, Any] = {
     "n_steps": 5,
     "ent_coef": 0.005,
     "use_sde": True,
-    "policy_kwargs": {"n_critics": 4, "log_std_init": -2.5, "optimizer_kwargs": {"fused": True}},
+    "policy_kwargs": {"log_std_init": -2.5, "optimizer_kwargs": {"fused": True}},
 }
-# VARL asks from step 300 on, all within the next 3600 steps, and is plain SAC again from step 4000 on.
-FIRST_QUERY, QUERY_PERIOD, WINDOW, SHAPING_STEPS = 300, 3600, 250, 4000
+# VARL asks from step 300 on, all within the next 4500 steps, and is plain SAC again from step 5000 on.
+FIRST_QUERY, QUERY_PERIOD, WINDOW, SHAPING_STEPS = 300, 4500, 250, 5000
 
 N_EVALUATIONS, N_EVAL_EPISODES, N_LAST = 20, 20, 5
 N_FRAMES = 6
@@ -66,7 +66,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--task", default="button-press-topdown-v3", choices=TASKS, metavar="TASK")
     parser.add_argument("--model", help="litellm model string, such as openai/gpt-5; default: the simulated advisor")
     parser.add_argument("--api-base", help="URL of an OpenAI-compatible server of your own")
-    parser.add_argument("--steps", type=int, default=10_000, help="environment steps of each of the two runs")
+    parser.add_argument("--steps", type=int, default=11_000, help="environment steps of each of the two runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--queries", type=int, default=3)
     parser.add_argument("--states-per-query", type=int, default=64)

@@ -148,8 +148,8 @@ def test_quickstart_says_what_is_wrong_before_it_trains(quickstart, arguments, m
     [
         (["--task", "raech-v3"], "reach-v3"),
         (["--steps", "1"], "--steps is 1, but there are 2 evaluations"),
-        (["--queries", "0"], "between 1 and 3600 states"),
-        (["--queries", "60", "--states-per-query", "64"], "between 1 and 3600 states"),
+        (["--queries", "0"], "between 1 and 4500 states"),
+        (["--queries", "75", "--states-per-query", "64"], "between 1 and 4500 states"),
     ],
 )
 def test_quickstart_refuses_arguments_that_make_no_sense(quickstart, capsys, arguments, message):
