@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import sys
+import warnings
 from types import ModuleType
 
 # Failures that may pass. What litellm cannot place, lost connections above all, it reports as 500.
@@ -47,7 +48,10 @@ def import_litellm() -> ModuleType:
         saved = {name: os.environ.get(name) for name in _ENVIRONMENT}
         os.environ.update(_ENVIRONMENT)
         try:
-            importlib.import_module("litellm")
+            with warnings.catch_warnings():
+                # Pydantic's, about litellm's own classes; made here, lest the first answer be lost to "-W error".
+                warnings.simplefilter("ignore")
+                importlib.import_module("litellm").ModelResponse()
             # It would fetch them at the first request to Anthropic, so have it read its own copy while it is told to.
             with contextlib.suppress(ImportError, AttributeError):
                 importlib.import_module("litellm.anthropic_beta_headers_manager").reload_beta_headers_config()
