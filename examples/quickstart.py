@@ -134,7 +134,7 @@ def print_table(curves: dict[str, Curve], args: argparse.Namespace) -> None:
 
 def plot_success(curves: dict[str, Curve], log: pathlib.Path, args: argparse.Namespace) -> None:
     query_steps = [record["step"] for record in read_records(log) if record["type"] == "query"]
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for (name, (steps, success)), color in zip(curves.items(), (BLUE, ORANGE), strict=True):
         axes.plot(steps, 100 * success, marker="o", markersize=4, color=color, label=name)
     for i, step in enumerate(query_steps):
@@ -149,7 +149,7 @@ def plot_success(curves: dict[str, Curve], log: pathlib.Path, args: argparse.Nam
         xlim=(0, args.steps),
         ylim=(-3, 103),
     )
-    axes.legend(loc="center right")
+    figure.legend(loc="outside lower center", ncols=4)
     figure.savefig(args.out / "success.png", dpi=120)
 
 
