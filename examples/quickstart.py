@@ -10,13 +10,14 @@ the suggested action drawn on each.
 """
 
 import argparse
+import ctypes.util
 import datetime
 import os
 import pathlib
 import sys
 from typing import Any
 
-if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+if not os.environ.get("DISPLAY") and ctypes.util.find_library("EGL"):
     os.environ.setdefault("MUJOCO_GL", "egl")  # rendering without a screen
 
 import gymnasium as gym

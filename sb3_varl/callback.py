@@ -264,7 +264,8 @@ class AdvisorCallback(BaseCallback):
         self._can_render = False
         warnings.warn(
             f"The environment gives no frames: {reason}. The advisor is shown numbers only. "
-            'Make the environment with render_mode="rgb_array", or pass frames=False if that is what you want.',
+            'Make the environment with render_mode="rgb_array", on a machine that can render, '
+            "or pass frames=False if that is what you want.",
             stacklevel=2,
         )
         return None
