@@ -1,6 +1,19 @@
 """VARL for Stable-Baselines3: a vision-language model as action advisor for online reinforcement learning."""
 
-from sb3_varl.advice import Advice, AdviceQuery, Advisor, Briefing, FunctionAdvisor, TaskSheet, VisitedState
+from sb3_varl.advice import (
+    ActionComponent,
+    Advice,
+    AdviceQuery,
+    Advisor,
+    Answer,
+    Briefing,
+    FunctionAdvisor,
+    ObservationSlice,
+    Rejection,
+    TaskSheet,
+    Usage,
+    VisitedState,
+)
 from sb3_varl.advice_log import ReplayAdvisor
 from sb3_varl.callback import AdvisorCallback
 from sb3_varl.guidance_buffer import GuidanceBuffer
@@ -12,16 +25,21 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VARL",
+    "ActionComponent",
     "Advice",
     "AdviceQuery",
     "Advisor",
     "AdvisorCallback",
+    "Answer",
     "Briefing",
     "FunctionAdvisor",
     "GuidanceBuffer",
     "LayerNormMlpPolicy",
+    "ObservationSlice",
+    "Rejection",
     "ReplayAdvisor",
     "TaskSheet",
+    "Usage",
     "VLMAdvisor",
     "VisitedState",
 ]

@@ -1,6 +1,6 @@
 """What passes between the callback, which knows Stable-Baselines3, and an advisor, which does not."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -261,16 +261,3 @@ def check_action(action: Any, space: spaces.Box) -> np.ndarray | str:
     if (array < low - tolerance).any() or (array > high + tolerance).any():
         return "out_of_bounds"
     return np.clip(array, low, high).astype(space.dtype)
-
-
-def count_rejections(rejected: Sequence[Rejection]) -> Mapping[str, int]:
-    """
-    Count rejections by reason.
-
-    :param rejected: Rejections of one query or of many
-    :return: Number of rejections for each reason that occurs
-    """
-    counts: dict[str, int] = {}
-    for rejection in rejected:
-        counts[rejection.reason] = counts.get(rejection.reason, 0) + 1
-    return counts
