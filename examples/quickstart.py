@@ -228,7 +228,7 @@ def main() -> None:
     print_table(curves, args)
     plot_success(curves, log, args)
     plot_advice(log, args)
-    print(f"\nWritten to {args.out}: success.png, advice.png, success.csv, varl.zip and the advice log.")
+    print(f"\nIn {args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
 
 
 if __name__ == "__main__":
