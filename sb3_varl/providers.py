@@ -136,7 +136,7 @@ def check_model(model: str, api_base: str | None) -> bool:
     if not provider or not name:
         try:
             provider = litellm.get_llm_provider(model)[1]
-        except Exception:
+        except Exception:  # litellm does not know the name either; "openai" serves as the example
             provider = "openai"
         raise ValueError(f'model must name its provider, as in "{provider}/{name or model.strip("/")}", got {model!r}.')
     if provider not in litellm.provider_list:
@@ -165,6 +165,6 @@ def has_prices(model: str) -> bool:
     """
     try:
         import_litellm().cost_per_token(model=model, prompt_tokens=1, completion_tokens=1)
-    except Exception:
+    except Exception:  # litellm says so with a bare Exception
         return False
     return True
