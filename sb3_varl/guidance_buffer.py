@@ -114,11 +114,21 @@ class GuidanceBuffer(BaseBuffer):
             rows = rows[self.BOX_KEY]
         rows = self._normalize_obs(rows, env)
         observations: Any = (
-            {key: self.to_torch(array) for key, array in rows.items()}
+            {key: self.to_torch(array, copy=False) for key, array in rows.items()}
             if isinstance(rows, dict)
-            else self.to_torch(rows)
+            else self.to_torch(rows, copy=False)
         )
-        return GuidanceBufferSamples(observations, self.to_torch(self.actions[batch_inds]))
+        return GuidanceBufferSamples(observations, self.to_torch(self.actions[batch_inds], copy=False))
+
+    def latest(self, n: int, env: VecNormalize | None = None) -> GuidanceBufferSamples:
+        """
+        Return the rows that were added last.
+
+        :param n: Number of rows, fewer if the buffer has fewer
+        :param env: Normalises the observations
+        :return: The rows, the last one first
+        """
+        return self._get_samples((self.pos - 1 - np.arange(min(n, self.size()))) % self.buffer_size, env)
 
     def rows(self) -> dict[str, np.ndarray]:
         """

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution, StateDependentNoiseDistribution
 from stable_baselines3.common.type_aliases import TensorDict
-
-TanhGaussian = SquashedDiagGaussianDistribution | StateDependentNoiseDistribution
 
 # The log-density of a tanh-Gaussian is ill-conditioned at the box's faces, where advice often lies, and before the
 # squashing 0.98 is as far from 0.9 as 0.9 is from 0.67: chasing the last hundredth would drown all other advice.
 MAX_ADVICE = 0.9
+
+_LOG_SQRT_2PI = math.log(2 * math.pi) / 2
 
 # Gauss-Hermite nodes and weights for the expectation over a standard normal.
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
@@ -27,35 +26,18 @@ _WEIGHTS = _WEIGHTS / math.sqrt(2 * math.pi)
 @dataclass(frozen=True)
 class Comparison:
     """
-    Advice beside what the policy would do, for a batch of n states; none of it carries a gradient.
+    Advice beside what the policy would do, for a batch of n states.
 
-    :param advice: Advised actions, ``(n, d)``
-    :param greedy: The policy's greedy actions, ``(n, d)``
-    :param log_prob_advice: Log-density of the advice, ``(n,)``
-    :param log_prob_greedy: Log-density of the greedy actions, ``(n,)``
+    :param advice: Advised actions, clipped strictly inside the box, ``(n, d)``
+    :param mean: Mean of the policy's Gaussian before the squashing, ``(n, d)``; its tanh is the greedy action
+    :param std: Standard deviation of that Gaussian, ``(n, d)``
     :param q_value: Computes ``min_i Q_i(s, a)``, ``(n,)``, for actions ``(n, d)`` in the same states
     """
 
     advice: th.Tensor
-    greedy: th.Tensor
-    log_prob_advice: th.Tensor
-    log_prob_greedy: th.Tensor
+    mean: th.Tensor
+    std: th.Tensor
     q_value: Callable[[th.Tensor], th.Tensor]
-
-
-@dataclass(frozen=True)
-class ShapingLoss:
-    """
-    The shaping term on one batch and what is worth watching about it.
-
-    :param loss: Mean of gate times negative log-likelihood; a scalar that carries the actor's gradient
-    :param gate_open: Share of the batch whose gate is open
-    :param entropy: The policy's mean entropy in the batch's states, in nats
-    """
-
-    loss: th.Tensor
-    gate_open: th.Tensor
-    entropy: th.Tensor
 
 
 def distance_gate(comparison: Comparison, threshold: float) -> th.Tensor:
@@ -66,7 +48,7 @@ def distance_gate(comparison: Comparison, threshold: float) -> th.Tensor:
     :param threshold: Distance in the normalised action space, whose width is 2
     :return: Booleans, ``(n,)``
     """
-    return (comparison.advice - comparison.greedy).abs().amax(dim=1) > threshold
+    return (comparison.advice - comparison.mean.tanh()).abs().amax(dim=1) > threshold
 
 
 def likelihood_gate(comparison: Comparison, threshold: float) -> th.Tensor:
@@ -77,7 +59,8 @@ def likelihood_gate(comparison: Comparison, threshold: float) -> th.Tensor:
     :param threshold: Difference of the log-densities, in nats
     :return: Booleans, ``(n,)``
     """
-    return comparison.log_prob_advice < comparison.log_prob_greedy - threshold
+    mean, std = comparison.mean, comparison.std
+    return log_density(comparison.advice.atanh(), mean, std) < log_density(mean, mean, std) - threshold
 
 
 def q_filter_gate(comparison: Comparison, threshold: float) -> th.Tensor:
@@ -88,7 +71,7 @@ def q_filter_gate(comparison: Comparison, threshold: float) -> th.Tensor:
     :param threshold: By how much, in units of the return
     :return: Booleans, ``(n,)``
     """
-    return comparison.q_value(comparison.advice) > comparison.q_value(comparison.greedy) + threshold
+    return comparison.q_value(comparison.advice) > comparison.q_value(comparison.mean.tanh()) + threshold
 
 
 def always_open(comparison: Comparison, threshold: float) -> th.Tensor:
@@ -99,7 +82,7 @@ def always_open(comparison: Comparison, threshold: float) -> th.Tensor:
     :param threshold: Not used
     :return: Booleans, ``(n,)``
     """
-    return th.ones_like(comparison.log_prob_advice, dtype=th.bool)
+    return th.ones_like(comparison.advice[:, 0], dtype=th.bool)
 
 
 Gate = Callable[[Comparison, float], th.Tensor]
@@ -114,50 +97,74 @@ GATES: dict[str, Gate] = {
 DEFAULT_THRESHOLDS = {"distance": 0.4, "likelihood": 3.0, "q_filter": 0.0, "always": 0.0}
 
 
-def entropy(distribution: TanhGaussian) -> th.Tensor:
+def log_density(u: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tensor:
     r"""
-    Entropy of a squashed Gaussian, without drawing a sample:
+    Log-density of the action ``tanh(u)`` under a Gaussian that is squashed by tanh:
+    :math:`\sum_d \log N(u_d; \mu_d, \sigma_d^2) - \log(1 - \tanh^2 u_d)`.
+
+    :param u: Actions before the squashing, ``(n, d)``
+    :param mean: Mean of the Gaussian, ``(n, d)``
+    :param std: Standard deviation of the Gaussian, ``(n, d)``
+    :return: Log-density in nats, ``(n,)``
+    """
+    return -(((u - mean) / std).square() / 2 + std.log() + _LOG_SQRT_2PI + _log_tanh_slope(u)).sum(dim=1)
+
+
+def _log_tanh_slope(u: th.Tensor) -> th.Tensor:
+    """``log(1 - tanh(u)^2)``, stable for large ``|u|``."""
+    return 2 * (math.log(2) - u - th.nn.functional.softplus(-2 * u))
+
+
+def entropy(mean: th.Tensor, std: th.Tensor) -> th.Tensor:
+    r"""
+    Entropy of a Gaussian that is squashed by tanh, without drawing a sample:
     ``H[u] + E[log(1 - tanh(u)^2)]`` with ``u`` the Gaussian before squashing, and Gauss-Hermite quadrature for ``E``.
 
-    :param distribution: The policy in n states
+    :param mean: Mean of the Gaussian, ``(n, d)``
+    :param std: Standard deviation of the Gaussian, ``(n, d)``
     :return: Entropy in nats, ``(n,)``
     """
-    gaussian = distribution.distribution
-    nodes = th.as_tensor(_NODES, dtype=gaussian.mean.dtype, device=gaussian.mean.device)
-    weights = th.as_tensor(_WEIGHTS, dtype=gaussian.mean.dtype, device=gaussian.mean.device)
-    u = gaussian.mean.unsqueeze(-1) + gaussian.stddev.unsqueeze(-1) * nodes
-    # log(1 - tanh(u)^2), stable for large |u|
-    log_derivative = 2 * (math.log(2) - u - th.nn.functional.softplus(-2 * u))
-    return (gaussian.entropy() + log_derivative @ weights).sum(dim=1)
+    nodes, weights = (th.as_tensor(x, dtype=mean.dtype, device=mean.device) for x in (_NODES, _WEIGHTS))
+    expected_slope = _log_tanh_slope(mean.unsqueeze(-1) + std.unsqueeze(-1) * nodes) @ weights
+    return (std.log() + _LOG_SQRT_2PI + 0.5 + expected_slope).sum(dim=1)
 
 
-def shaping_loss(
-    distribution: TanhGaussian,
-    advice: th.Tensor,
-    q_value: Callable[[th.Tensor], th.Tensor],
-    gate: Gate,
-    threshold: float,
-) -> ShapingLoss:
+def clip_advice(advice: th.Tensor) -> th.Tensor:
+    """
+    Move advice strictly inside the box.
+
+    :param advice: Advised actions in ``[-1, 1]``, ``(n, d)``
+    :return: The same between ``-MAX_ADVICE`` and ``MAX_ADVICE``
+    """
+    return advice.clamp(-MAX_ADVICE, MAX_ADVICE)
+
+
+def shaping_loss(comparison: Comparison, is_open: th.Tensor) -> th.Tensor:
     r"""
     Negative log-likelihood of the advice where the gate is open:
     ``mean_n[ g(s, a) * (-log pi(a | s)) ]``, the second term of VARL's actor loss without its coefficient.
 
-    :param distribution: The policy in the n states that the advice is for
-    :param advice: Advised actions in ``[-1, 1]``, ``(n, d)``; clipped strictly inside the box
-    :param q_value: Computes ``min_i Q_i(s, a)``, ``(n,)``, for actions ``(n, d)`` in the same states;
-        only called if the gate asks for it
-    :param gate: Decides for each state whether its advice counts
-    :param threshold: The gate's threshold
-    :return: The loss and its diagnostics
+    :param comparison: Advice beside the policy's actions
+    :param is_open: The gate, ``(n,)``
+    :return: A scalar
     """
-    advice = advice.clamp(-MAX_ADVICE, MAX_ADVICE)
-    log_prob = distribution.log_prob(advice)
-    with th.no_grad():
-        greedy = distribution.mode()
-        comparison = Comparison(advice, greedy, log_prob, distribution.log_prob(greedy), q_value)
-        is_open = gate(comparison, threshold)
-        diagnostics = is_open.float().mean(), entropy(distribution).mean()
-    return ShapingLoss(-(is_open * log_prob).mean(), *diagnostics)
+    return -(is_open * log_density(comparison.advice.atanh(), comparison.mean, comparison.std)).mean()
+
+
+def shaping_gradient(comparison: Comparison, is_open: th.Tensor) -> th.Tensor:
+    r"""
+    Gradient of :func:`shaping_loss` with respect to the policy's mean:
+    :math:`\frac{1}{n} g(s, a) (\mu - \mathrm{artanh}\, a) / \sigma^2`.
+
+    There is none with respect to the standard deviation. Advice says where to act, not how sure to be: the standard
+    deviation would be squeezed wherever advice is plentiful and widened wherever it is noisy.
+
+    :param comparison: Advice beside the policy's actions
+    :param is_open: The gate, ``(n,)``
+    :return: The gradient, ``(n, d)``
+    """
+    pull = (comparison.mean - comparison.advice.atanh()) / comparison.std.square()
+    return pull * (is_open / len(is_open)).unsqueeze(1)
 
 
 def min_q_value(

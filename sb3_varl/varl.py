@@ -3,7 +3,7 @@ VARL, after "Teaching RL Agents to Act Better: VLM as Action Advisor for Online 
 (https://arxiv.org/abs/2509.21126): SAC whose actor is pulled towards an advisor's actions for the first part of a run.
 """
 
-import dataclasses
+import contextlib
 import io
 import math
 import pathlib
@@ -16,14 +16,28 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.sac.policies import Actor, SACPolicy
 
-from sb3_varl.guidance_buffer import GuidanceBuffer
+from sb3_varl.acceleration import constant_critic, fused_adam
+from sb3_varl.fast_sac import FastSAC
+from sb3_varl.guidance_buffer import GuidanceBuffer, GuidanceBufferSamples
 from sb3_varl.policies import LayerNormMlpPolicy
-from sb3_varl.shaping import DEFAULT_THRESHOLDS, GATES, ShapingLoss, min_q_value, shaping_loss
+from sb3_varl.shaping import (
+    DEFAULT_THRESHOLDS,
+    GATES,
+    Comparison,
+    clip_advice,
+    entropy,
+    min_q_value,
+    shaping_gradient,
+    shaping_loss,
+)
+
+# Rows of guidance that the logged figures are about.
+_SUMMARY_ROWS = 1000
 
 
 class VARL(SAC):
@@ -134,6 +148,7 @@ class VARL(SAC):
         gate_threshold: float | None = None,
         guidance_buffer_size: int = 10_000,
         guidance_batch_size: int = 128,
+        fast: bool = False,
     ) -> None:
         self.shaping_coef = shaping_coef
         self.shaping_steps = shaping_steps
@@ -141,6 +156,7 @@ class VARL(SAC):
         self.gate_threshold = gate_threshold
         self.guidance_buffer_size = guidance_buffer_size
         self.guidance_batch_size = guidance_batch_size
+        self.fast = fast
         self._check_shaping_arguments()
         super().__init__(
             policy,
@@ -220,48 +236,45 @@ class VARL(SAC):
         :param gradient_steps: Number of gradient updates
         :param batch_size: Minibatch size of SAC's own terms
         """
-        active = self.shaping_active
-        self.logger.record("varl/shaping_active", int(active))
+        shaping = self._shaping_term() if self.shaping_active else None
+        self.logger.record("varl/shaping_active", int(shaping is not None))
         self.logger.record("varl/guidance_size", self.guidance_buffer.size())
-        if not active:
-            super().train(gradient_steps, batch_size)
-            return
+        if shaping is not None:
+            self.logger.record("varl/shaping_coef", shaping.shaping_coef)
 
-        losses: list[ShapingLoss] = []
+        updates = FastSAC.of(self) if self.fast else None
+        if updates is not None:
+            updates.train(gradient_steps, batch_size, shaping)
+        else:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(constant_critic(self.critic))
+                if self.fast:
+                    stack.enter_context(fused_adam(self._optimizers()))
+                if shaping is not None:
+                    stack.callback(self.actor.optimizer.register_step_pre_hook(shaping.add_gradient).remove)
+                super().train(gradient_steps, batch_size)
+
+    def _shaping_term(self) -> "_ShapingTerm":
         shaping_coef = self.shaping_coef_schedule(self._current_progress_remaining)
         _check_number("shaping_coef", shaping_coef, "a schedule of numbers that are at least 0")
+        return _ShapingTerm(self, shaping_coef)
 
-        # Gradients add up: this runs after SAC's own backward pass and before the optimizer's step.
-        def add_shaping_gradient(*_: Any) -> None:
-            shaping = self._shaping_loss()
-            (shaping_coef * shaping.loss).backward()
-            losses.append(dataclasses.replace(shaping, loss=shaping.loss.detach()))
+    def _optimizers(self) -> list[th.optim.Optimizer]:
+        optimizers = (self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer)
+        return [optimizer for optimizer in optimizers if optimizer is not None]
 
-        hook = self.actor.optimizer.register_step_pre_hook(add_shaping_gradient)
-        try:
-            super().train(gradient_steps, batch_size)
-        finally:
-            hook.remove()
+    def dump_logs(self) -> None:
+        """
+        Write the logs.
 
-        if losses:
-            self.logger.record("varl/shaping_loss", th.stack([shaping.loss for shaping in losses]).mean().item())
-            self.logger.record("varl/gate_open", th.stack([shaping.gate_open for shaping in losses]).mean().item())
-            self.logger.record("varl/entropy", th.stack([shaping.entropy for shaping in losses]).mean().item())
-        self.logger.record("varl/shaping_coef", shaping_coef)
-
-    def _shaping_loss(self) -> ShapingLoss:
-        guidance = self.guidance_buffer.sample(self.guidance_batch_size, env=self._vec_normalize_env)
-        mean, log_std, latent = self.actor.get_action_dist_params(guidance.observations)
-        # Advice says where to act, not how sure to be. With a gradient, the standard deviation would be squeezed
-        # wherever advice is plentiful and widened wherever it is noisy.
-        spread = {name: value.detach() for name, value in latent.items()}
-        return shaping_loss(
-            self.actor.action_dist.proba_distribution(mean, log_std.detach(), **spread),
-            guidance.actions,
-            lambda actions: min_q_value(self.critic, guidance.observations, actions),
-            GATES[self.gate],
-            DEFAULT_THRESHOLDS[self.gate] if self.gate_threshold is None else self.gate_threshold,
-        )
+        Adds, while the guidance counts, what the policy makes of its latest rows: ``varl/gate_open``, the share of them
+        whose gate is open, ``varl/shaping_loss`` without its coefficient, and ``varl/entropy``, the policy's in nats.
+        """
+        if self.shaping_active:
+            self.policy.set_training_mode(False)
+            for name, value in self._shaping_term().summary().items():
+                self.logger.record(f"varl/{name}", value)
+        super().dump_logs()
 
     def learn(
         self,
@@ -290,6 +303,71 @@ class VARL(SAC):
         :raises ValueError: if it does not fit this model's spaces
         """
         self.guidance_buffer.load(path)
+
+
+class _ShapingTerm:
+    """The shaping term of one model, with the coefficient that it has at present."""
+
+    def __init__(self, model: VARL, shaping_coef: float) -> None:
+        self.model = model
+        self.shaping_coef = shaping_coef
+        self.gate = GATES[model.gate]
+        self.threshold = DEFAULT_THRESHOLDS[model.gate] if model.gate_threshold is None else model.gate_threshold
+
+    def sample(self) -> GuidanceBufferSamples:
+        model = self.model
+        return model.guidance_buffer.sample(model.guidance_batch_size, env=model._vec_normalize_env)
+
+    def add_gradient(self, *_: Any) -> None:
+        """Gradients add up: as a hook this runs after SAC's own backward pass and before the optimizer's step."""
+        batch = self.sample()
+        mean, std = gaussian(self.model.actor, batch.observations)
+        gradient = self.gradient(batch, mean, std)
+        if gradient is not None:
+            mean.backward(gradient)
+
+    @th.no_grad()
+    def gradient(self, batch: GuidanceBufferSamples, mean: th.Tensor, std: th.Tensor) -> th.Tensor | None:
+        comparison = self._compare(batch, mean, std)
+        is_open = self.gate(comparison, self.threshold)
+        # Looking costs nothing on the CPU, and saves the backward pass; elsewhere the host would have to wait.
+        if is_open.device.type == "cpu" and not is_open.any():
+            return None
+        return self.shaping_coef * shaping_gradient(comparison, is_open)
+
+    @th.no_grad()
+    def summary(self) -> dict[str, float]:
+        batch = self.model.guidance_buffer.latest(_SUMMARY_ROWS, env=self.model._vec_normalize_env)
+        mean, std = gaussian(self.model.actor, batch.observations)
+        comparison = self._compare(batch, mean, std)
+        is_open = self.gate(comparison, self.threshold)
+        return {
+            "gate_open": is_open.float().mean().item(),
+            "shaping_loss": shaping_loss(comparison, is_open).item(),
+            "entropy": entropy(mean, std).mean().item(),
+        }
+
+    def _compare(self, batch: GuidanceBufferSamples, mean: th.Tensor, std: th.Tensor) -> Comparison:
+        return Comparison(
+            clip_advice(batch.actions),
+            mean,
+            std,
+            lambda actions: min_q_value(self.model.critic, batch.observations, actions),
+        )
+
+
+def gaussian(actor: Actor, observations: th.Tensor | TensorDict) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Compute the policy's Gaussian before the squashing.
+
+    :param actor: SAC's actor
+    :param observations: Preprocessed as the actor expects, n of them
+    :return: Mean and standard deviation, ``(n, d)`` each
+    """
+    mean, log_std, latent = actor.get_action_dist_params(observations)
+    if not actor.use_sde:
+        return mean, log_std.exp()
+    return mean, actor.action_dist.proba_distribution(mean, log_std, **latent).distribution.stddev
 
 
 def _check_number(name: str, value: Any, expected: str) -> None:

@@ -180,15 +180,25 @@ def test_no_gradient_steps_are_no_error():
     advised().learn(30).train(0)
 
 
-def test_logger_keys():
+def test_logger_keys(monkeypatch):
+    """At the moment when the logs are written."""
     model = advised().learn(30)
-    logged = {name for name in model.logger.name_to_value if name.startswith("varl/")}
-    assert logged == {
+    monkeypatch.setattr(model.logger, "dump", lambda step: logged.update(model.logger.name_to_value))
+    logged = {}
+    model.dump_logs()
+    assert {name for name in logged if name.startswith("varl/")} == {
         f"varl/{name}"
         for name in ("shaping_active", "shaping_loss", "shaping_coef", "gate_open", "entropy", "guidance_size")
     }
+    assert logged["varl/shaping_loss"] > 0
+    assert 0 < logged["varl/gate_open"] <= 1
     model = VARL("MlpPolicy", "Pendulum-v1", **SMALL).learn(30)
     assert model.logger.name_to_value["varl/shaping_active"] == 0
+
+
+def test_writing_the_logs_changes_nothing():
+    often = advised(policy_kwargs={"net_arch": [16]}).learn(420, log_interval=1)
+    assert_same_parameters(often, advised(policy_kwargs={"net_arch": [16]}).learn(420, log_interval=None))
 
 
 @pytest.mark.parametrize(
