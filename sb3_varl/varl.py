@@ -59,7 +59,7 @@ class VARL(SAC):
 
         model.guidance_buffer.add(observation, model.policy.scale_action(action))
 
-    All parameters but the last six are those of :class:`stable_baselines3.SAC`, in the same order.
+    All parameters but the last seven are those of :class:`stable_baselines3.SAC`, in the same order.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, a SAC policy class, or
         ``"LayerNormMlpPolicy"``, which helps where rewards are sparse
@@ -102,7 +102,10 @@ class VARL(SAC):
         ``None`` for the gate's default (0.4, 3 and 0)
     :param guidance_buffer_size: Rows that the guidance buffer holds before it drops the oldest
     :param guidance_batch_size: Rows in the shaping term of each gradient update
-    :raises ValueError: if one of the last six is out of its range, or the action space is not continuous
+    :param fast: Whether gradient updates may differ from SAC's in the last digits, for more speed.
+        On a CPU, networks of linear layers, ReLUs and layer normalisations get updates of their own
+        (:class:`~sb3_varl.fast_sac.FastSAC`); for all others SB3's go on, with fused Adam.
+    :raises ValueError: if one of the last seven is out of its range, or the action space is not continuous
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -196,6 +199,8 @@ class VARL(SAC):
             raise ValueError(f"gate is {self.gate!r}, expected one of {', '.join(map(repr, GATES))}.")
         if self.gate_threshold is not None:
             _check_number("gate_threshold", self.gate_threshold, "a number that is at least 0, or None")
+        if not isinstance(self.fast, bool):
+            raise ValueError(f"fast is {self.fast!r}, expected True or False.")
         _check_integer("shaping_steps", self.shaping_steps, minimum=0)
         _check_integer("guidance_batch_size", self.guidance_batch_size, minimum=1)
         _check_integer("guidance_buffer_size", self.guidance_buffer_size, minimum=1)

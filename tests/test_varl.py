@@ -216,6 +216,7 @@ def test_writing_the_logs_changes_nothing():
         ({"gate_threshold": float("nan")}, "gate_threshold is nan"),
         ({"guidance_batch_size": 0}, "guidance_batch_size is 0"),
         ({"guidance_buffer_size": 0}, "guidance_buffer_size is 0"),
+        ({"fast": "yes"}, "fast is 'yes', expected True or False"),
     ],
 )
 def test_bad_arguments(kwargs, message):
