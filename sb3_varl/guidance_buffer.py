@@ -42,6 +42,8 @@ class GuidanceBuffer(BaseBuffer):
 
     # The name of the only observation of a Box space.
     BOX_KEY = "observation"
+    # What the names of observations start with among the columns of rows().
+    _PREFIX = "observations/"
 
     def __init__(
         self,
@@ -79,34 +81,13 @@ class GuidanceBuffer(BaseBuffer):
         :raises ValueError: if shapes do not fit the spaces, or the action is not finite or outside ``[-1, 1]``
         """
         row = observation if isinstance(observation, dict) else {self.BOX_KEY: observation}
-        subspaces = self._subspaces()
-        if row.keys() != subspaces.keys():
-            raise ValueError(
-                f"Guidance for the observation {sorted(row)} given, expected {sorted(subspaces)} "
-                f"to fit the observation space {self.observation_space}."
-            )
-        for key, space in subspaces.items():
-            if np.shape(row[key]) != space.shape:
-                raise ValueError(
-                    f"Guidance observation {key!r} has shape {np.shape(row[key])}, expected {space.shape}: "
-                    "one observation without a batch dimension."
-                )
-        action = np.asarray(action, dtype=np.float32)
-        if action.size != self.action_dim:
-            raise ValueError(f"Guidance action has shape {action.shape}, expected {self.action_space.shape}.")
-        if not (np.abs(action) <= 1).all():  # also false for NaN
-            raise ValueError(
-                f"Guidance action {action} is not inside [-1, 1]. "
-                "Bring it there from the environment's units with model.policy.scale_action(action)."
-            )
-        for key in subspaces:
-            self.observations[key][self.pos] = row[key]
-        self.actions[self.pos] = action.reshape(-1)
-        self.steps[self.pos] = step
-        self.pos += 1
-        if self.pos == self.buffer_size:
-            self.full = True
-            self.pos = 0
+        self.extend(
+            {
+                **{f"{self._PREFIX}{key}": np.asarray(value)[np.newaxis] for key, value in row.items()},
+                "actions": np.reshape(action, (1, -1)),
+                "steps": np.array([step]),
+            }
+        )
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> GuidanceBufferSamples:  # type: ignore[override]
         rows: Any = {key: array[batch_inds] for key, array in self.observations.items()}
@@ -137,7 +118,7 @@ class GuidanceBuffer(BaseBuffer):
         :return: ``actions`` ``(n, d)``, ``steps`` ``(n,)`` and each observation as ``observations/<key>``
         """
         order = np.roll(np.arange(self.size()), -self.pos if self.full else 0)
-        rows = {f"observations/{key}": array[order] for key, array in self.observations.items()}
+        rows = {f"{self._PREFIX}{key}": array[order] for key, array in self.observations.items()}
         return {**rows, "actions": self.actions[order], "steps": self.steps[order]}
 
     def extend(self, rows: dict[str, np.ndarray]) -> None:
@@ -147,12 +128,45 @@ class GuidanceBuffer(BaseBuffer):
         :param rows: ``actions``, ``steps`` and ``observations/<key>``, of equal length
         :raises ValueError: if the rows do not fit the spaces
         """
-        keys = [name.removeprefix("observations/") for name in rows if name.startswith("observations/")]
-        for i in range(len(rows["actions"])):
-            row: Any = {key: rows[f"observations/{key}"][i] for key in keys}
-            if not isinstance(self.observation_space, spaces.Dict):
-                row = row.get(self.BOX_KEY, row)
-            self.add(row, rows["actions"][i], int(rows["steps"][i]))
+        observations = {
+            name.removeprefix(self._PREFIX): np.asarray(array)
+            for name, array in rows.items()
+            if name.startswith(self._PREFIX)
+        }
+        subspaces = self._subspaces()
+        if observations.keys() != subspaces.keys():
+            raise ValueError(
+                f"Guidance for the observation {sorted(observations)} given, expected {sorted(subspaces)} "
+                f"to fit the observation space {self.observation_space}."
+            )
+        for key, space in subspaces.items():
+            if observations[key].shape[1:] != space.shape:
+                raise ValueError(
+                    f"Guidance observation {key!r} has shape {observations[key].shape[1:]}, expected {space.shape}: "
+                    "one observation without a batch dimension."
+                )
+        actions = np.asarray(rows["actions"], dtype=np.float32)
+        if actions.shape[1:] != (self.action_dim,):
+            raise ValueError(f"Guidance action has shape {actions.shape[1:]}, expected {self.action_space.shape}.")
+        inside = (np.abs(actions) <= 1).all(axis=1)  # also false for NaN
+        if not inside.all():
+            raise ValueError(
+                f"Guidance action {actions[~inside][0]} is not inside [-1, 1]. "
+                "Bring it there from the environment's units with model.policy.scale_action(action)."
+            )
+        lengths = {name: len(array) for name, array in rows.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"Guidance columns have different numbers of rows: {lengths}.")
+
+        # Rows that later ones of the same call would overwrite are skipped.
+        kept = slice(max(0, len(actions) - self.buffer_size), None)
+        places = (self.pos + np.arange(len(actions))[kept]) % self.buffer_size
+        for key, array in observations.items():
+            self.observations[key][places] = array[kept]
+        self.actions[places] = actions[kept]
+        self.steps[places] = np.asarray(rows["steps"])[kept]
+        self.full = self.full or self.pos + len(actions) >= self.buffer_size
+        self.pos = (self.pos + len(actions)) % self.buffer_size
 
     def save(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """

@@ -43,6 +43,35 @@ def test_a_full_buffer_drops_its_oldest_rows():
     assert buffer.rows()["steps"].tolist() == [2, 3, 4]
 
 
+@pytest.mark.parametrize("size", [3, 7, 100])
+@pytest.mark.parametrize("chunks", [[1, 1, 1, 1, 1, 1, 1], [7], [3, 4], [2, 5], [4, 0, 3]])
+def test_rows_in_bulk_are_rows_one_by_one(size, chunks):
+    rows, one_by_one, bulk = filled(size=50, n=7).rows(), filled(size=size, n=7), filled(size=size, n=0)
+    start = 0
+    for n in chunks:
+        bulk.extend({name: array[start : start + n] for name, array in rows.items()})
+        start += n
+    for name, array in one_by_one.rows().items():
+        np.testing.assert_array_equal(bulk.rows()[name], array)
+    assert (bulk.pos, bulk.full) == (one_by_one.pos, one_by_one.full)
+
+
+def test_the_latest_rows_come_last_one_first():
+    buffer = filled(size=4, n=6)
+    rows = buffer.rows()
+    np.testing.assert_array_equal(buffer.latest(3).actions.numpy(), rows["actions"][:0:-1])
+    assert len(buffer.latest(100).actions) == 4
+    assert len(filled(n=2).latest(5).actions) == 2
+
+
+def test_columns_of_different_length_are_refused():
+    buffer = filled()
+    rows = buffer.rows()
+    with pytest.raises(ValueError, match=r"different numbers of rows: .*'steps': 3"):
+        buffer.extend({**rows, "steps": rows["steps"][:3]})
+    assert buffer.size() == 4
+
+
 def test_sampling_normalises_as_the_replay_buffer_does():
     env = VecNormalize(DummyVecEnv([CounterEnv]))
     env.obs_rms.mean[:], env.obs_rms.var[:] = 2.0, 4.0
