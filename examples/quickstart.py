@@ -192,7 +192,7 @@ def plot_advice(log: pathlib.Path, args: argparse.Namespace) -> None:
 def main() -> None:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    th.set_num_threads(1)  # more than one is slower with networks this small
+    th.set_num_threads(1)  # more hardly help networks this small
 
     log = args.out / f"advice-{datetime.datetime.now():%Y-%m-%d-%H-%M-%S}"
     try:
@@ -212,7 +212,7 @@ def main() -> None:
 
     # A VLM looks at the frames. The simulated advisor does not, but the second picture is made of them.
     env = make_env(args.task, args.seed, render_mode="rgb_array")
-    varl = VARL(LayerNormMlpPolicy, env, seed=args.seed, shaping_steps=SHAPING_STEPS, **SETTINGS)
+    varl = VARL(LayerNormMlpPolicy, env, seed=args.seed, shaping_steps=SHAPING_STEPS, fast=True, **SETTINGS)
     curves = {"VARL": train(varl, args, advice)}
     env.close()
     varl.save(args.out / "varl.zip")

@@ -1,0 +1,21 @@
+"""The benchmark runs and keeps what it prints. How fast things are is for the benchmark to say, not for a test."""
+
+import csv
+import pathlib
+import subprocess
+import sys
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "examples" / "benchmark" / "throughput.py"
+
+
+def test_throughput(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--only", "profile", "--updates", "2", "--repeats", "2", "--out", tmp_path]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "Where an update's time goes" in result.stdout
+    with (tmp_path / "throughput.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    contestants = {row["contestant"] for row in rows}
+    assert {"SAC", "VARL, shaped, every gate open"} < contestants
+    assert all(float(row["median"]) >= 0 for row in rows)
+    assert (tmp_path / "profile.png").stat().st_size > 10_000
