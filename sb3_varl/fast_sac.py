@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor
 from torch import nn
 
-from sb3_varl.acceleration import fused_adam
+from sb3_varl.acceleration import flushed_denormals, fused_adam
 from sb3_varl.guidance_buffer import GuidanceBufferSamples
 from sb3_varl.mlp import BlockRecord, Mlp
 from sb3_varl.policies import LayerNormCritic
@@ -167,7 +167,7 @@ class FastSAC:
         target_parameters: list[th.Tensor] = list(model.critic_target.parameters())
 
         losses = []
-        with fused_adam(optimizers):
+        with fused_adam(optimizers), flushed_denormals():
             for step in range(gradient_steps):
                 losses.append(self._update(batch_size, shaping))
                 if step % model.target_update_interval == 0:

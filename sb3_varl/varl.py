@@ -21,7 +21,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.sac.policies import Actor, SACPolicy
 
-from sb3_varl.acceleration import constant_critic, fused_adam
+from sb3_varl.acceleration import constant_critic, flushed_denormals, fused_adam
 from sb3_varl.fast_sac import FastSAC
 from sb3_varl.guidance_buffer import GuidanceBuffer, GuidanceBufferSamples
 from sb3_varl.policies import LayerNormMlpPolicy
@@ -255,6 +255,7 @@ class VARL(SAC):
                 stack.enter_context(constant_critic(self.critic))
                 if self.fast:
                     stack.enter_context(fused_adam(self._optimizers()))
+                    stack.enter_context(flushed_denormals())
                 if shaping is not None:
                     stack.callback(self.actor.optimizer.register_step_pre_hook(shaping.add_gradient).remove)
                 super().train(gradient_steps, batch_size)

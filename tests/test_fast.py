@@ -14,7 +14,7 @@ from torch import nn
 
 from conftest import CounterEnv, DictEnv, assert_same_parameters, parameters
 from sb3_varl import VARL, mlp
-from sb3_varl.acceleration import constant_critic, fused_adam
+from sb3_varl.acceleration import constant_critic, flushed_denormals, fused_adam
 from sb3_varl.fast_sac import FastSAC
 from sb3_varl.mlp import Mlp, product
 from sb3_varl.shaping import GATES
@@ -217,6 +217,19 @@ def test_adams_settings_are_the_users(kwargs):
     with fused_adam([optimizer]):
         within = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
     assert within == before
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_denormals_are_flushed_within_only(before):
+    tiny = th.full((), 1e-39)
+    if not th.set_flush_denormal(before):
+        pytest.skip("this processor cannot")
+    try:
+        with flushed_denormals():
+            assert tiny * 1 == 0
+        assert (tiny * 1 == 0) == before
+    finally:
+        th.set_flush_denormal(False)
 
 
 def test_the_critics_parameters_are_constants_in_the_actors_loss_only():
