@@ -6,7 +6,6 @@ transition and those of the guidance go through the actor together; the backward
 only the gradients that somebody uses; Adam and the target networks' average are single passes over each tensor.
 """
 
-import math
 from typing import Any, NamedTuple, Protocol
 
 import torch as th
@@ -21,8 +20,8 @@ from sb3_varl.acceleration import flushed_denormals, fused_adam
 from sb3_varl.guidance_buffer import GuidanceBufferSamples
 from sb3_varl.mlp import BlockRecord, Mlp
 from sb3_varl.policies import LayerNormCritic
+from sb3_varl.shaping import LOG_SQRT_2PI
 
-_LOG_SQRT_2PI = math.log(2 * math.pi) / 2
 # What SB3 adds to 1 - tanh(u)^2 before it takes the logarithm.
 _EPSILON = 1e-6
 
@@ -186,7 +185,6 @@ class FastSAC:
 
     def _update(self, n: int, shaping: ShapingTerm | None) -> th.Tensor:
         model, actor = self.model, self.actor
-        assert isinstance(model.target_entropy, float)
         replay = model.replay_buffer.sample(n, env=model._vec_normalize_env)  # type: ignore[union-attr]
         guidance = None if shaping is None else shaping.sample()
         if model.use_sde:
@@ -199,45 +197,21 @@ class FastSAC:
         all_features = th.cat([actor.features(batch) for batch in observations])
         next_features, features = all_features[:n], all_features[n : 2 * n]
         policy = actor.forward(all_features)
-        actions, log_prob = self._act(policy.latent[: 2 * n], policy.mean[: 2 * n], policy.std[: 2 * n])
-        next_actions, actions_pi = actions.detach().split(n)
-        next_log_prob, log_prob = log_prob[:n].detach(), log_prob[n:]
+        all_actions, log_prob = self._act(policy.latent[: 2 * n], policy.mean[: 2 * n], policy.std[: 2 * n])
+        next_actions, actions = all_actions.split(n)
+        next_log_prob, log_prob = log_prob.split(n)
 
-        ent_coef_loss = []
-        if model.ent_coef_optimizer is None:
-            ent_coef = model.ent_coef_tensor
-        else:
-            assert model.log_ent_coef is not None
-            ent_coef = model.log_ent_coef.detach().exp().squeeze()
-            excess = (log_prob.detach() + model.target_entropy).mean()
-            ent_coef_loss = [-(model.log_ent_coef.detach() * excess).squeeze()]
-            model.log_ent_coef.grad = -excess.expand_as(model.log_ent_coef).clone()
-            model.ent_coef_optimizer.step()
-
-        next_q = _min([critic(th.cat([next_features, next_actions], dim=1)) for critic in self.target_critics])
-        discounts = model.gamma if replay.discounts is None else replay.discounts
-        target = replay.rewards + (1 - replay.dones) * discounts * (next_q - ent_coef * next_log_prob.unsqueeze(1))
-
-        model.critic.optimizer.zero_grad()
-        critic_loss = th.zeros(())
-        critic_inputs = th.cat([features, replay.actions], dim=1)
-        for critic in self.critics:
-            q, records = critic.forward(critic_inputs)
-            error = q - target
-            critic.add_gradients(records, error / n)
-            critic_loss = critic_loss + error.square().mean() / 2
-        model.critic.optimizer.step()
-
-        actor_inputs = th.cat([features, actions_pi], dim=1)
-        q_pi, q_records = zip(*(critic.forward(actor_inputs) for critic in self.critics), strict=True)
-        min_q, lowest = th.cat(q_pi, dim=1).min(dim=1)
-        action_grad = th.zeros_like(actions_pi)
-        for i, (critic, records) in enumerate(zip(self.critics, q_records, strict=True)):
-            grad = (lowest == i).unsqueeze(1) * (-1.0 / n)
-            action_grad += critic.input_gradient(records, grad)[:, -actions_pi.shape[1] :]
+        ent_coef, *ent_coef_loss = self._update_temperature(log_prob.detach())
+        with th.no_grad():
+            next_q = _min([critic(th.cat([next_features, next_actions], dim=1)) for critic in self.target_critics])
+            discounts = model.gamma if replay.discounts is None else replay.discounts
+            target = replay.rewards + (1 - replay.dones) * discounts * (next_q - ent_coef * next_log_prob.unsqueeze(1))
+        critic_loss = self._update_critics(th.cat([features, replay.actions], dim=1), target)
+        q_value, q_gradient = self._value_gradient(features, actions.detach())
 
         model.actor.optimizer.zero_grad()
-        loss = ent_coef * log_prob.mean() + (actions[n:] * action_grad).sum()
+        # Its value is not the loss's, but its gradient is.
+        loss = ent_coef * log_prob.mean() - (actions * q_gradient).sum()
         pull = None
         if shaping is not None and guidance is not None:
             pull = shaping.gradient(guidance, policy.mean[2 * n :], policy.std[2 * n :])
@@ -248,8 +222,43 @@ class FastSAC:
         actor.backward(policy, skip=n)
         model.actor.optimizer.step()
 
-        actor_loss = ent_coef * log_prob.detach().mean() - min_q.mean()
+        actor_loss = ent_coef * log_prob.detach().mean() - q_value
         return th.stack([ent_coef, actor_loss, critic_loss, *ent_coef_loss])
+
+    def _update_temperature(self, log_prob: th.Tensor) -> list[th.Tensor]:
+        """The temperature before its update and, if it is learnt, its loss."""
+        log_ent_coef, optimizer = self.model.log_ent_coef, self.model.ent_coef_optimizer
+        if log_ent_coef is None or optimizer is None:
+            return [self.model.ent_coef_tensor]
+        assert isinstance(self.model.target_entropy, float)
+        excess = (log_prob + self.model.target_entropy).mean()
+        ent_coef, loss = log_ent_coef.detach().exp().squeeze(), -(log_ent_coef.detach() * excess).squeeze()
+        log_ent_coef.grad = -excess.expand_as(log_ent_coef).clone()
+        optimizer.step()
+        return [ent_coef, loss]
+
+    def _update_critics(self, inputs: th.Tensor, target: th.Tensor) -> th.Tensor:
+        """The critics' loss before their update."""
+        self.model.critic.optimizer.zero_grad()
+        losses = []
+        for critic in self.critics:
+            q, records = critic.forward(inputs)
+            error = q - target
+            critic.add_gradients(records, error / len(error))
+            losses.append(error.square().mean())
+        self.model.critic.optimizer.step()
+        return th.stack(losses).sum() / 2
+
+    def _value_gradient(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Mean of the lowest value that the critics give each action, and its gradient in the actions."""
+        inputs = th.cat([features, actions], dim=1)
+        q, records = zip(*(critic.forward(inputs) for critic in self.critics), strict=True)
+        min_q, lowest = th.cat(q, dim=1).min(dim=1)
+        gradient = th.zeros_like(actions)
+        for i, critic in enumerate(self.critics):
+            share = (lowest == i).unsqueeze(1) / len(actions)
+            gradient += critic.input_gradient(records[i], share)[:, -actions.shape[1] :]
+        return min_q.mean(), gradient
 
     def _act(self, latent: th.Tensor, mean: th.Tensor, std: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Sample actions for the next states and the states, and their log-densities."""
@@ -259,7 +268,7 @@ class FastSAC:
             # SB3 draws those of the states first.
             noise = std * th.randn_like(mean).roll(len(mean) // 2, dims=0)
         actions = (mean + noise).tanh()
-        log_density = (noise / std).square() / 2 + std.log() + _LOG_SQRT_2PI + (1 - actions.square() + _EPSILON).log()
+        log_density = (noise / std).square() / 2 + std.log() + LOG_SQRT_2PI + (1 - actions.square() + _EPSILON).log()
         return actions, -log_density.sum(dim=1)
 
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import TensorDict
 # squashing 0.98 is as far from 0.9 as 0.9 is from 0.67: chasing the last hundredth would drown all other advice.
 MAX_ADVICE = 0.9
 
-_LOG_SQRT_2PI = math.log(2 * math.pi) / 2
+LOG_SQRT_2PI = math.log(2 * math.pi) / 2
 
 # Gauss-Hermite nodes and weights for the expectation over a standard normal.
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
@@ -107,7 +107,7 @@ def log_density(u: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tensor:
     :param std: Standard deviation of the Gaussian, ``(n, d)``
     :return: Log-density in nats, ``(n,)``
     """
-    return -(((u - mean) / std).square() / 2 + std.log() + _LOG_SQRT_2PI + _log_tanh_slope(u)).sum(dim=1)
+    return -(((u - mean) / std).square() / 2 + std.log() + LOG_SQRT_2PI + _log_tanh_slope(u)).sum(dim=1)
 
 
 def _log_tanh_slope(u: th.Tensor) -> th.Tensor:
@@ -126,7 +126,7 @@ def entropy(mean: th.Tensor, std: th.Tensor) -> th.Tensor:
     """
     nodes, weights = (th.as_tensor(x, dtype=mean.dtype, device=mean.device) for x in (_NODES, _WEIGHTS))
     expected_slope = _log_tanh_slope(mean.unsqueeze(-1) + std.unsqueeze(-1) * nodes) @ weights
-    return (std.log() + _LOG_SQRT_2PI + 0.5 + expected_slope).sum(dim=1)
+    return (std.log() + LOG_SQRT_2PI + 0.5 + expected_slope).sum(dim=1)
 
 
 def clip_advice(advice: th.Tensor) -> th.Tensor:
