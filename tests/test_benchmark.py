@@ -16,6 +16,6 @@ def test_throughput(tmp_path):
     with (tmp_path / "throughput.csv").open() as file:
         rows = list(csv.DictReader(file))
     contestants = {row["contestant"] for row in rows}
-    assert {"SAC", "VARL, shaped, every gate open"} < contestants
+    assert {"SAC", "VARL, every gate open"} < contestants
     assert all(float(row["median"]) >= 0 for row in rows)
     assert (tmp_path / "profile.png").stat().st_size > 10_000

@@ -47,17 +47,20 @@ LATENCY = 30.0
 GUIDANCE_SIZES = (100, 10_000, 1_000_000)
 N_ADVICE = 192  # what three queries of 64 states give
 
-# Contestants: algorithm, its arguments, and how much guidance it has.
-SAC_ROW: dict[str, tuple[str, dict[str, Any], int]] = {"SAC": ("SAC", {}, 0)}
-DEFAULT_ROWS: dict[str, tuple[str, dict[str, Any], int]] = {
-    "VARL, unadvised": ("VARL", {}, 0),
-    "VARL, shaped": ("VARL", {}, N_ADVICE),
-    "VARL, shaped, every gate open": ("VARL", {"gate": "always"}, N_ADVICE),
-    "VARL(fast=True), unadvised": ("VARL", {"fast": True}, 0),
-    "VARL(fast=True), shaped": ("VARL", {"fast": True}, N_ADVICE),
-    "VARL(fast=True), shaped, every gate open": ("VARL", {"fast": True, "gate": "always"}, N_ADVICE),
+# Contestants: algorithm, its arguments, rows of guidance, and the share of them whose gate is open.
+# In a run of the quickstart that share was 0.8 right after the first query, and a fifth or less for most of the time.
+Row = tuple[str, dict[str, Any], int, float]
+SAC_ROW: dict[str, Row] = {"SAC": ("SAC", {}, 0, 0.0)}
+DEFAULT_ROWS: dict[str, Row] = {
+    "VARL, unadvised": ("VARL", {}, 0, 0.0),
+    "VARL, a fifth of the gates open": ("VARL", {}, N_ADVICE, 0.2),
+    "VARL, every gate open": ("VARL", {}, N_ADVICE, 1.0),
 }
-SBX_ROW: dict[str, tuple[str, dict[str, Any], int]] = {"sbx's SAC (JAX)": ("sbx", {}, 0)}
+FAST_ROWS: dict[str, Row] = {
+    name.replace("VARL", "VARL(fast=True)"): (algorithm, {"fast": True}, n, share)
+    for name, (algorithm, _, n, share) in DEFAULT_ROWS.items()
+}
+SBX_ROW: dict[str, Row] = {"sbx's SAC (JAX)": ("sbx", {}, 0, 0.0)}
 
 
 class RandomEnv(gym.Env):
@@ -84,9 +87,10 @@ def make_env(kind: str) -> gym.Env:
     return gym.make(f"sb3_varl.metaworld:SparseMetaWorld/{TASK}", render_mode="rgb_array", max_episode_steps=150)
 
 
-def make_model(algorithm: str, kwargs: dict[str, Any], n_advice: int, env: str, device: str) -> Any:
+def make_model(algorithm: str, kwargs: dict[str, Any], n_advice: int, share_open: float, env: str, device: str) -> Any:
     policy = "CnnPolicy" if env == "image" else "MlpPolicy"
-    kwargs = {"learning_starts": 500, "buffer_size": 5000, "seed": 0, "device": device, **kwargs}
+    # Without a learning rate everything is computed as ever, but the share of open gates stays what it is.
+    kwargs = {"learning_rate": 0.0, "learning_starts": 500, "buffer_size": 5000, "seed": 0, "device": device, **kwargs}
     if algorithm == "sbx":
         import sbx
 
@@ -101,11 +105,15 @@ def make_model(algorithm: str, kwargs: dict[str, Any], n_advice: int, env: str, 
     model.learn(500, log_interval=None)
     model.set_logger(Logger(folder=None, output_formats=[]))
     if n_advice:
-        replay, rows = model.replay_buffer, np.random.default_rng(0).integers(500, size=n_advice)
+        rows = np.arange(n_advice) % min(n_advice, 500)
+        observations = model.replay_buffer.observations[:500, 0]
+        actions, _ = model.predict(observations, deterministic=True)
+        actions[: int(500 * share_open)] = np.where(actions[: int(500 * share_open)] > 0, -0.9, 0.9)
+        order = np.random.default_rng(0).permutation(500)
         model.guidance_buffer.extend(
             {
-                "observations/observation": replay.observations[rows, 0],
-                "actions": np.random.default_rng(1).uniform(-1, 1, (n_advice, 4)),
+                "observations/observation": observations[order][rows],
+                "actions": actions[order][rows],
                 "steps": np.zeros(n_advice, dtype=int),
             }
         )
@@ -296,28 +304,33 @@ def work(connection: Connection, cores: set[int], *contestant: Any) -> None:
 class Contestant:
     """A model in a process of its own."""
 
-    def __init__(self, args: argparse.Namespace, row: tuple[str, dict[str, Any], int], env: str) -> None:
+    def __init__(self, args: argparse.Namespace, row: Row, env: str) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         self.process = context.Process(target=work, args=(other, set(range(args.cores)), *row, env, args.device))
         self.process.start()
         other.close()
-        self.connection.recv()
+        self._receive()
 
     def __call__(self, measurement: str, *arguments: Any) -> Any:
         self.connection.send((measurement, arguments))
-        result, self.megabytes = self.connection.recv()
+        result, self.megabytes = self._receive()
         return result
 
+    def _receive(self) -> Any:
+        try:
+            return self.connection.recv()
+        except EOFError:
+            raise RuntimeError("A contestant has failed; its own error message is above.") from None
+
     def close(self) -> None:
-        self.connection.send(None)
+        with contextlib.suppress(BrokenPipeError):
+            self.connection.send(None)
         self.process.join()
 
 
 @contextlib.contextmanager
-def contest(
-    args: argparse.Namespace, rows: dict[str, tuple[str, dict[str, Any], int]], env: str
-) -> Iterator[dict[str, Contestant]]:
+def contest(args: argparse.Namespace, rows: dict[str, Row], env: str) -> Iterator[dict[str, Contestant]]:
     contestants: dict[str, Contestant] = {}
     try:
         for name, row in tqdm(rows.items(), desc="starting", leave=False):
@@ -352,7 +365,7 @@ def race(
     args: argparse.Namespace,
     report: Report,
     section: str,
-    rows: dict[str, tuple[str, dict[str, Any], int]],
+    rows: dict[str, Row],
     env: str,
     measurement: str,
     n: int,
@@ -367,13 +380,13 @@ def race(
                 seconds[name].append(contestant(measurement, n))
         megabytes = {name: contestant.megabytes for name, contestant in contestants.items()}
     first = seconds[next(iter(rows))]
-    print(f"{'':42}{'ms':>8}{'per s':>8}{'ratio':>8}  (quartiles)    peak MB")
+    print(f"{'':46}{'ms':>8}{'per s':>8}{'ratio':>8}  (quartiles)    peak MB")
     for name, own in seconds.items():
         ratios = [a / b for a, b in zip(first, own, strict=True)]
         median = statistics.median(own)
         low, middle, high = np.percentile(ratios, [25, 50, 75])
         speed = f"{1e3 * median:8.2f}{1 / median:8.1f}{middle:8.2f}  ({low:.2f}-{high:.2f})"
-        print(f"{name:42}{speed}{megabytes[name]:13.0f}")
+        print(f"{name:46}{speed}{megabytes[name]:13.0f}")
         report.add(section, name, "milliseconds", [1e3 * value for value in own])
         report.add(section, name, "ratio", ratios)
         report.add(section, name, "peak_megabytes", [megabytes[name]])
@@ -381,24 +394,24 @@ def race(
 
 def run_updates(args: argparse.Namespace, report: Report) -> None:
     print("\nGradient updates: 39 observations, 4 actions, 256x256 networks, batches of 256")
-    race(args, report, "updates", SAC_ROW | DEFAULT_ROWS | args.sbx, "state", "update", args.updates)
+    race(args, report, "updates", SAC_ROW | DEFAULT_ROWS | FAST_ROWS | args.sbx, "state", "update", args.updates)
 
 
 def run_images(args: argparse.Namespace, report: Report) -> None:
     print("\nGradient updates: images of 3x64x64, SB3's NatureCNN, batches of 256")
-    rows = {name: row for name, row in DEFAULT_ROWS.items() if "every gate" not in name}
+    rows = {name: row for name, row in (DEFAULT_ROWS | FAST_ROWS).items() if "every gate" not in name}
     race(args, report, "images", SAC_ROW | rows, "image", "update", max(1, args.updates // 10))
 
 
 def run_learning(args: argparse.Namespace, report: Report) -> None:
     print(f"\nEnvironment steps with one update each: Meta-World's {TASK}")
-    rows = {name: row for name, row in DEFAULT_ROWS.items() if "every gate" not in name}
+    rows = {name: row for name, row in (DEFAULT_ROWS | FAST_ROWS).items() if "every gate" not in name}
     race(args, report, "learning", SAC_ROW | rows | args.sbx, "metaworld", "learn", 3 * args.updates)
 
 
 def run_stalls(args: argparse.Namespace, report: Report) -> None:
     print(f"\nEnvironment steps while an answer is awaited that takes {LATENCY:.0f} s, prompt and pictures included")
-    rows = {name: ("VARL", {"fast": True}, 0) for name in ("without", "with")}
+    rows = {name: ("VARL", {"fast": True}, 0, 0.0) for name in ("without", "with")}
     seconds: dict[str, list[float]] = {name: [] for name in rows}
     with contest(args, rows, "metaworld") as contestants:
         for contestant in contestants.values():
@@ -421,7 +434,7 @@ def run_guidance(args: argparse.Namespace, report: Report) -> None:
     from sb3_varl import GuidanceBuffer
 
     print("\nShaped updates (fast=True) by rows in the guidance buffer")
-    rows = {f"{size:9,} rows": ("VARL", {"fast": True, "gate": "always"}, size) for size in GUIDANCE_SIZES}
+    rows: dict[str, Row] = {f"{size:9,} rows": ("VARL", {"fast": True}, size, 0.2) for size in GUIDANCE_SIZES}
     race(args, report, "guidance", rows, "state", "update", args.updates)
     for kind in ("state", "image"):
         env = RandomEnv(image=kind == "image")
@@ -437,17 +450,17 @@ def run_profile(args: argparse.Namespace, report: Report) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = ("SAC", "VARL, shaped, every gate open", "VARL(fast=True), shaped, every gate open")
+    names = ("SAC", "VARL, every gate open", "VARL(fast=True), every gate open")
     shares: dict[str, dict[str, float]] = {}
-    everyone = SAC_ROW | DEFAULT_ROWS
+    everyone = SAC_ROW | DEFAULT_ROWS | FAST_ROWS
     with contest(args, {name: everyone[name] for name in names}, "state") as contestants:
         for name, contestant in contestants.items():
             shares[name] = contestant("profile", 5 * args.updates)
         limits = contestants[names[-1]]("products", args.updates)
     stages = ["replay buffer", "forward", "backward", "Adam", "target networks", "shaping term", "losses and Python"]
-    print(f"\nWhere an update's time goes, ms\n{'':42}" + "".join(f"{stage:>18}" for stage in stages))
+    print(f"\nWhere an update's time goes, ms\n{'':46}" + "".join(f"{stage:>18}" for stage in stages))
     for name, by_stage in shares.items():
-        print(f"{name:42}" + "".join(f"{1e3 * by_stage.get(stage, 0):18.2f}" for stage in stages))
+        print(f"{name:46}" + "".join(f"{1e3 * by_stage.get(stage, 0):18.2f}" for stage in stages))
         for stage in stages:
             report.add("profile", name, stage, [1e3 * by_stage.get(stage, 0)])
     for name, seconds in limits.items():
