@@ -44,15 +44,15 @@ class BlockRecord(NamedTuple):
     rstd: th.Tensor | None
     y: th.Tensor
 
-    def rows(self, first: int) -> "BlockRecord":
+    def rows(self, rows: slice | th.Tensor) -> "BlockRecord":
         """
-        Leave out the first rows.
+        Take some of the rows.
 
-        :param first: How many
-        :return: The record of the others
+        :param rows: Which
+        :return: Their record
         """
-        h, mean, rstd = (None if tensor is None else tensor[first:] for tensor in (self.h, self.mean, self.rstd))
-        return BlockRecord(self.x[first:], h, mean, rstd, self.y[first:])
+        h, mean, rstd = (None if tensor is None else tensor[rows] for tensor in (self.h, self.mean, self.rstd))
+        return BlockRecord(self.x[rows], h, mean, rstd, self.y[rows])
 
 
 class Mlp:
@@ -60,23 +60,30 @@ class Mlp:
     The layers of a network that is a sequence of linear layers, layer normalisations and ReLUs.
 
     :param blocks: The layers, by linear layer
+    :param product: Multiplies matrices as ``torch.nn.functional.linear`` does
     """
 
-    def __init__(self, blocks: list[Block]) -> None:
+    def __init__(self, blocks: list[Block], product: Callable[..., th.Tensor]) -> None:
         self.blocks = blocks
+        self.product = product
 
     @classmethod
-    def of(cls, network: nn.Module) -> "Mlp | None":
+    def of(cls, *networks: nn.Module, product: Callable[..., th.Tensor]) -> "Mlp | None":
         """
-        Take a network apart.
+        Take networks apart.
 
-        :param network: Any network; it keeps its parameters
-        :return: Its layers, or None if it is something else, somebody watches it with hooks, or parts of it are frozen
+        :param networks: Any networks, the later ones fed by those before; they keep their parameters
+        :param product: :func:`product` or ``torch.nn.functional.linear``
+        :return: Their layers, or None if they are something else, somebody watches them with hooks,
+            or parts of them are frozen
         """
-        if type(network) is not nn.Sequential or not all(map(_is_plain, (network, *network))):
+        layers: list[nn.Module] = []
+        for network in networks:
+            layers.extend(network if type(network) is nn.Sequential and _is_plain(network) else [network])
+        if not all(map(_is_plain, layers)):
             return None
         blocks: list[Block] = []
-        for layer in network:
+        for layer in layers:
             last = blocks[-1] if blocks else None
             if type(layer) is nn.Linear:
                 blocks.append(Block(layer, None, False))
@@ -86,7 +93,7 @@ class Mlp:
                 blocks[-1] = Block(last.linear, last.norm, True)
             else:
                 return None
-        return cls(blocks)
+        return cls(blocks, product)
 
     def forward(self, x: th.Tensor) -> tuple[th.Tensor, list[BlockRecord]]:
         """
@@ -99,10 +106,12 @@ class Mlp:
         with th.no_grad():
             for linear, norm, relu in ((block.linear, block.norm, block.relu) for block in self.blocks):
                 if norm is None:
-                    y = product(x, linear.weight, linear.bias, relu)
+                    y = self.product(x, linear.weight, linear.bias)
+                    if relu:
+                        y.relu_()
                     records.append(BlockRecord(x, None, None, None, y))
                 else:
-                    h = product(x, linear.weight, linear.bias)
+                    h = self.product(x, linear.weight, linear.bias)
                     y, mean, rstd = th.native_layer_norm(h, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
                     if relu:
                         y.relu_()
@@ -151,11 +160,11 @@ class Mlp:
                 _add_gradient(norm.weight, weight_grad)
                 _add_gradient(norm.bias, bias_grad)
             if parameters:
-                _add_gradient(linear.weight, product(grad.t(), x.t()))
+                _add_gradient(linear.weight, self.product(grad.t(), x.t()))
                 _add_gradient(linear.bias, grad.sum(dim=0))
                 if block is self.blocks[0]:
                     break
-            grad = product(grad, linear.weight.t())
+            grad = self.product(grad, linear.weight.t())
         return grad
 
 
@@ -182,7 +191,7 @@ def _is_plain(module: nn.Module) -> bool:
     )
 
 
-def product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None, relu: bool = False) -> th.Tensor:
+def product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> th.Tensor:
     """
     ``x @ weight.T + bias``, by oneDNN where it is faster: on AMD's processors it has twice the throughput of
     MKL, which PyTorch takes for float32.
@@ -190,14 +199,12 @@ def product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None, relu
     :param x: Inputs, ``(n, in_features)``
     :param weight: Weights, ``(out_features, in_features)``
     :param bias: Bias, ``(out_features,)``, or None for none
-    :param relu: Whether to cut off the negative half of the outputs
     :return: Outputs, ``(n, out_features)``; carries no gradient
     """
     onednn = _onednn_linear()
     if onednn is not None and min(weight.shape) >= _ONEDNN_MIN_FEATURES and _is_cpu_float32(weight):
-        return onednn(x, weight, bias, "relu" if relu else "none", [], "")
-    y = th.nn.functional.linear(x, weight, bias)
-    return y.relu_() if relu else y
+        return onednn(x, weight, bias, "none", [], "")
+    return th.nn.functional.linear(x, weight, bias)
 
 
 def _is_cpu_float32(tensor: th.Tensor) -> bool:
@@ -217,12 +224,12 @@ def _onednn_linear() -> Callable[..., th.Tensor] | None:
     bias, grad = th.linspace(-1, 2, 64), th.linspace(-2, 1, 32 * 64).view(32, 64)
     try:
         results = [
-            operator(x, weight, bias, "relu", [], ""),
+            operator(x, weight, bias, "none", [], ""),
             operator(grad, weight.t(), None, "none", [], ""),
             operator(grad.t(), x.t(), None, "none", [], ""),
         ]
     except (RuntimeError, TypeError):  # other arguments than those of the versions known here
         return None
-    expected = [th.addmm(bias, x, weight.t()).relu(), grad @ weight, grad.t() @ x]
+    expected = [th.addmm(bias, x, weight.t()), grad @ weight, grad.t() @ x]
     same = all(th.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(results, expected, strict=True))
     return operator if same else None

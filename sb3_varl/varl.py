@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.sac.policies import Actor, SACPolicy
 
 from sb3_varl.acceleration import constant_critic, flushed_denormals, fused_adam
-from sb3_varl.fast_sac import FastSAC
+from sb3_varl.fast_sac import FastSAC, add_shaping_gradient
 from sb3_varl.guidance_buffer import GuidanceBuffer, GuidanceBufferSamples
 from sb3_varl.policies import LayerNormMlpPolicy
 from sb3_varl.shaping import (
@@ -326,6 +326,8 @@ class _ShapingTerm:
 
     def add_gradient(self, *_: Any) -> None:
         """Gradients add up: as a hook this runs after SAC's own backward pass and before the optimizer's step."""
+        if add_shaping_gradient(self.model.actor, self):
+            return
         batch = self.sample()
         mean, std = gaussian(self.model.actor, batch.observations)
         gradient = self.gradient(batch, mean, std)

@@ -257,7 +257,7 @@ def profile(model: Any, n: int) -> dict[str, float]:
 
 def products(model: Any, n: int) -> dict[str, float]:
     """Seconds of the matrix products of an update by themselves, by PyTorch's BLAS and as ``fast=True`` has them."""
-    from sb3_varl import mlp
+    from sb3_varl import fast_sac, mlp
 
     factors: list[tuple[th.Tensor, th.Tensor]] = []
     product: Callable[..., th.Tensor] = mlp.product
@@ -266,7 +266,7 @@ def products(model: Any, n: int) -> dict[str, float]:
         factors.append((th.randn_like(x), th.randn_like(weight)))
         return product(x, weight, *args)
 
-    with unittest.mock.patch.object(mlp, "product", recorded):
+    with unittest.mock.patch.object(fast_sac, "product", recorded):
         model.train(1, 256)
     seconds = {}
     for name, multiply in {"PyTorch's": lambda x, w: th.mm(x, w.t()), "oneDNN's": product}.items():
