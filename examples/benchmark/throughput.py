@@ -177,7 +177,11 @@ def learn_with_advice(model: Any, n: int, advised: bool) -> dict[str, float]:
         env.env_method = timed_render
         answer = json.dumps({"advice": [{"state": i, "action": [0.1, 0.2, 0.3, 0.4]} for i in range(n_states)]})
         # Everything is real but the network: the prompt, the pictures, the thread, the log and the parsing.
-        advisor = VLMAdvisor("openai/mock", completion_kwargs={"mock_response": answer, "mock_delay": LATENCY})
+        advisor = VLMAdvisor(
+            "openai/mock",
+            api_base="http://localhost/v1",  # nothing is sent there
+            completion_kwargs={"mock_response": answer, "mock_delay": LATENCY},
+        )
         callbacks.append(
             AdvisorCallback(
                 advisor,
@@ -299,6 +303,7 @@ def work(connection: Connection, cores: set[int], *contestant: Any) -> None:
         name, arguments = command
         result = MEASUREMENTS[name](model, *arguments)
         connection.send((result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    model.get_env().close()
 
 
 class Contestant:
@@ -342,10 +347,17 @@ def contest(args: argparse.Namespace, rows: dict[str, Row], env: str) -> Iterato
 
 
 class Report:
-    """Prints tables and keeps their rows for a file."""
+    """A table in a file, where the rows of a section replace those of an earlier run."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
         self.rows: list[dict[str, Any]] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                self.rows = list(csv.DictReader(file))
+
+    def begin(self, section: str) -> None:
+        self.rows = [row for row in self.rows if row["section"] != section]
 
     def add(self, section: str, name: str, metric: str, values: list[float]) -> None:
         quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
@@ -354,8 +366,8 @@ class Report:
             | dict(zip(("q25", "median", "q75"), (f"{value:.5g}" for value in quartiles), strict=True))
         )
 
-    def write(self, path: pathlib.Path) -> None:
-        with path.open("w", newline="") as file:
+    def write(self) -> None:
+        with self.path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.rows[0])
             writer.writeheader()
             writer.writerows(self.rows)
@@ -501,7 +513,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    report = Report()
+    report = Report(args.out / "throughput.csv")
     run = {
         "updates": run_updates,
         "images": run_images,
@@ -511,8 +523,9 @@ def main() -> None:
         "profile": run_profile,
     }
     for section in args.only:
+        report.begin(section)
         run[section](args, report)
-    report.write(args.out / "throughput.csv")
+        report.write()
 
 
 if __name__ == "__main__":
