@@ -10,7 +10,7 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def constant_critic(critic: ContinuousCritic) -> Iterator[None]:
+def constant_critic(critic: ContinuousCritic, actor_optimizer: th.optim.Optimizer) -> Iterator[None]:
     """
     Treat the critic's parameters as constants where its value is maximised over the actions.
 
@@ -18,8 +18,15 @@ def constant_critic(critic: ContinuousCritic) -> Iterator[None]:
     which SB3 throws away before it updates the critic. Not one bit of what is learnt changes.
 
     :param critic: A critic with its optimizer
+    :param actor_optimizer: If it shares parameters with the critic, they are no constants
     """
-    parameters = [parameter for group in critic.optimizer.param_groups for parameter in group["params"]]
+    actors = {id(parameter) for group in actor_optimizer.param_groups for parameter in group["params"]}
+    parameters = [
+        parameter
+        for group in critic.optimizer.param_groups
+        for parameter in group["params"]
+        if id(parameter) not in actors
+    ]
     frozen: list[nn.Parameter] = []
 
     def freeze(_: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -124,6 +124,7 @@ class AdvisorCallback(BaseCallback):
         self.totals: Counter[str] = Counter()
         self.usage = Usage()
         self._latency = math.nan
+        self._logged: dict[str, float] = {}
         self._log: AdviceLog | None = None
         self._triggers: list[int] = []
         self._plan: dict[int, list[int]] | None = None
@@ -150,6 +151,7 @@ class AdvisorCallback(BaseCallback):
         self._rng = np.random.default_rng(self.model.seed)
         self._can_render = self.frames
         self.n_asked, self.totals, self.usage, self._latency = 0, Counter(), Usage(), math.nan
+        self._logged = {}
         self._log = None if self.log_path is False else AdviceLog(self._log_folder())
         if steps >= self.model.shaping_steps:
             warnings.warn(
@@ -281,7 +283,7 @@ class AdvisorCallback(BaseCallback):
         if self._log is not None:
             query = dataclasses.replace(query, record=functools.partial(self._log.write_answer, query))
         self.n_asked += 1
-        self.totals.update(queries=1, states=len(states))
+        self._count(queries=1, states=len(states))
         self._in_flight.append((query, self._executor.submit(self._consult, query)))
         if self.verbose >= 1:
             print(f"Query {query.index + 1} at step {query.step}: asking about {len(states)} states.")
@@ -319,7 +321,7 @@ class AdvisorCallback(BaseCallback):
                 advice, self._latency = future.result()
             except Exception as error:  # An advisor is somebody else's code; it must not end the training.
                 self._in_flight.pop(0)
-                self.totals["failed_queries"] += 1
+                self._count(failed_queries=1)
                 warnings.warn(
                     f"Query {query.index + 1} at step {query.step} failed and training goes on without its "
                     f"{len(query.states)} answers. {type(error).__name__}: {error}",
@@ -340,14 +342,15 @@ class AdvisorCallback(BaseCallback):
             elif i not in rejected_states:
                 abstained += 1
         self.usage += advice.usage
-        self.totals.update(accepted=accepted, abstained=abstained, failed_requests=len(advice.failures))
-        self.totals.update(f"rejected_{rejection.reason}" for rejection in advice.rejected)
+        rejected = Counter(f"rejected_{rejection.reason}" for rejection in advice.rejected)
+        late = accepted if self.num_timesteps >= self.model.shaping_steps else 0
+        failed = len(advice.failures)
+        self._count(accepted=accepted, abstained=abstained, late=late, failed_requests=failed, **rejected)
         for failure in advice.failures:
             warnings.warn(f"Query {query.index + 1} at step {query.step}: {failure}", stacklevel=2)
-        if accepted and self.num_timesteps >= self.model.shaping_steps:
-            self.totals["late"] += accepted
+        if late:
             warnings.warn(
-                f"{accepted} answers of query {query.index + 1} came at step {self.num_timesteps}, after the cutoff at "
+                f"{late} answers of query {query.index + 1} came at step {self.num_timesteps}, after the cutoff at "
                 f"{self.model.shaping_steps}, and go unused. Ask earlier, raise the model's shaping_steps, or make "
                 "training wait with blocking=True.",
                 stacklevel=2,
@@ -358,15 +361,17 @@ class AdvisorCallback(BaseCallback):
                 f"{len(advice.rejected)} rejected, after {self._latency:.1f} s."
             )
 
-    def _record_totals(self) -> None:
-        if self.n_asked == 0:
-            return
-        for name, value in self.totals.items():
-            self.logger.record(f"advice/{name}", value)
-        for name, value in dataclasses.asdict(self.usage).items():
-            self.logger.record(f"advice/{name}", value)
+    def _count(self, **numbers: int) -> None:
+        self.totals.update(numbers)
+        figures = {**self.totals, **dataclasses.asdict(self.usage)}
         if not math.isnan(self._latency):
-            self.logger.record("advice/latency", self._latency)
+            figures["latency"] = self._latency
+        self._logged = {f"advice/{name}": value for name, value in figures.items()}
+
+    def _record_totals(self) -> None:
+        """At each step, because the logger forgets what it has written."""
+        for name, value in self._logged.items():
+            self.logger.record(name, value)
 
     def _on_training_end(self) -> None:
         self._collect(wait=True)

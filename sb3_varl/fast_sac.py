@@ -4,6 +4,9 @@ SAC's gradient updates for networks that are plain perceptrons, at about twice t
 The same numbers up to rounding, from the same random numbers. What is faster: the states before and after the
 transition and those of the guidance go through the actor together; the backward passes are written out, and compute
 only the gradients that somebody uses; Adam and the target networks' average are single passes over each tensor.
+
+There is one exception. With gSDE, SB3 takes the Gaussian's value back out of the action, and cannot do so where the
+action is within 1e-7 of the box's faces. The density here is right there, too.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +21,7 @@ from torch import nn
 
 from sb3_varl.acceleration import flushed_denormals, fused_adam
 from sb3_varl.guidance_buffer import GuidanceBufferSamples
-from sb3_varl.mlp import BlockRecord, Mlp, product
+from sb3_varl.mlp import BlockRecord, Mlp, is_plain, product
 from sb3_varl.policies import LayerNormCritic
 from sb3_varl.shaping import LOG_SQRT_2PI
 
@@ -136,8 +139,8 @@ class FastSAC:
 
         :param model: Any SAC
         :return: Its updates, or None if SB3 has to do them: other networks than perceptrons of linear layers, ReLUs
-            and layer normalisations, features that are learnt (images), frozen parameters, hooks, other devices
-            than the CPU
+            and layer normalisations, features that are learnt (images), frozen layers, hooks, other devices than
+            the CPU
         """
         actor, critics = FastActor.of(model.actor), []
         for critic in (model.critic, model.critic_target):
@@ -148,19 +151,23 @@ class FastSAC:
             return None
         return cls(model, actor, *critics)  # type: ignore[arg-type]
 
-    def train(self, gradient_steps: int, batch_size: int, shaping: ShapingTerm | None) -> None:
+    def train(
+        self,
+        optimizers: list[th.optim.Optimizer],
+        gradient_steps: int,
+        batch_size: int,
+        shaping: ShapingTerm | None,
+    ) -> None:
         """
         Do what SAC's ``train()`` does, with the shaping term in the actor's loss.
 
+        :param optimizers: All of the model
         :param gradient_steps: Number of gradient updates
         :param batch_size: Minibatch size of SAC's own terms
         :param shaping: The shaping term, or None for none
         """
         model = self.model
         model.policy.set_training_mode(True)
-        optimizers = [model.actor.optimizer, model.critic.optimizer]
-        if model.ent_coef_optimizer is not None:
-            optimizers.append(model.ent_coef_optimizer)
         model._update_learning_rate(optimizers)
         parameters: list[th.Tensor] = list(model.critic.parameters())
         target_parameters: list[th.Tensor] = list(model.critic_target.parameters())
@@ -183,9 +190,10 @@ class FastSAC:
             if ent_coef_loss:
                 model.logger.record("train/ent_coef_loss", ent_coef_loss[0])
 
-    def _update(self, n: int, shaping: ShapingTerm | None) -> th.Tensor:
+    def _update(self, batch_size: int, shaping: ShapingTerm | None) -> th.Tensor:
         model, actor = self.model, self.actor
-        replay = model.replay_buffer.sample(n, env=model._vec_normalize_env)  # type: ignore[union-attr]
+        replay = model.replay_buffer.sample(batch_size, env=model._vec_normalize_env)  # type: ignore[union-attr]
+        n = len(replay.actions)
         guidance = None if shaping is None else shaping.sample()
         if model.use_sde:
             model.actor.reset_noise()
@@ -229,7 +237,7 @@ class FastSAC:
         """The temperature before its update and, if it is learnt, its loss."""
         log_ent_coef, optimizer = self.model.log_ent_coef, self.model.ent_coef_optimizer
         if log_ent_coef is None or optimizer is None:
-            return [self.model.ent_coef_tensor]
+            return [self.model.ent_coef_tensor.squeeze()]
         assert isinstance(self.model.target_entropy, float)
         excess = (log_prob + self.model.target_entropy).mean()
         ent_coef, loss = log_ent_coef.detach().exp().squeeze(), -(log_ent_coef.detach() * excess).squeeze()
@@ -265,8 +273,9 @@ class FastSAC:
         if self.model.use_sde:
             noise = self.model.actor.action_dist.get_noise(latent)
         else:
-            # SB3 draws those of the states first.
-            noise = std * th.randn_like(mean).roll(len(mean) // 2, dims=0)
+            # As SB3 draws it: first that of the states.
+            noise, next_noise = th.randn_like(mean[: len(mean) // 2]), th.randn_like(mean[: len(mean) // 2])
+            noise = std * th.cat([next_noise, noise])
         actions = (mean + noise).tanh()
         log_density = (noise / std).square() / 2 + std.log() + LOG_SQRT_2PI + (1 - actions.square() + _EPSILON).log()
         return actions, -log_density.sum(dim=1)
@@ -289,8 +298,10 @@ def add_shaping_gradient(actor: nn.Module, shaping: ShapingTerm) -> bool:
     if network is None:
         return False
     batch = shaping.sample()
-    mean, records = network.forward(actor.extract_features(batch.observations, actor.features_extractor))
-    gradient = shaping.gradient(batch, mean, _std(actor, records[-1].x))
+    with th.no_grad():
+        mean, records = network.forward(actor.extract_features(batch.observations, actor.features_extractor))
+        std = _std(actor, records[-1].x)
+    gradient = shaping.gradient(batch, mean, std)
     if gradient is not None:
         has_gradient = gradient.any(dim=1)
         if not has_gradient.all():
@@ -312,5 +323,9 @@ def _min(values: list[th.Tensor]) -> th.Tensor:
 def _has_plain_features(network: BaseModel) -> bool:
     """Whether the features are the observations, flattened, and nobody is watching the network."""
     extractor = network.features_extractor
-    flat = isinstance(extractor, FlattenExtractor | CombinedExtractor) and not list(extractor.parameters())
-    return flat and not (network._forward_hooks or network._forward_pre_hooks)
+    return (
+        isinstance(extractor, FlattenExtractor | CombinedExtractor)
+        and type(extractor) in (FlattenExtractor, CombinedExtractor)
+        and all(is_plain(module) and not module._parameters and not module._buffers for module in extractor.modules())
+        and is_plain(network)
+    )

@@ -79,8 +79,8 @@ class Mlp:
         """
         layers: list[nn.Module] = []
         for network in networks:
-            layers.extend(network if type(network) is nn.Sequential and _is_plain(network) else [network])
-        if not all(map(_is_plain, layers)):
+            layers.extend(network if type(network) is nn.Sequential and is_plain(network) else [network])
+        if not all(map(is_plain, layers)):
             return None
         blocks: list[Block] = []
         for layer in layers:
@@ -100,22 +100,19 @@ class Mlp:
         Compute the outputs.
 
         :param x: Inputs, ``(n, in_features)``
-        :return: Outputs, ``(n, out_features)``, without autograd's graph, and what :meth:`backward` needs
+        :return: Outputs, ``(n, out_features)``, without autograd's graph, and what the gradients need
         """
         records = []
         with th.no_grad():
-            for linear, norm, relu in ((block.linear, block.norm, block.relu) for block in self.blocks):
-                if norm is None:
-                    y = self.product(x, linear.weight, linear.bias)
-                    if relu:
-                        y.relu_()
-                    records.append(BlockRecord(x, None, None, None, y))
-                else:
-                    h = self.product(x, linear.weight, linear.bias)
+            for block in self.blocks:
+                y = self.product(x, block.linear.weight, block.linear.bias)
+                h = mean = rstd = None
+                if (norm := block.norm) is not None:
+                    h = y
                     y, mean, rstd = th.native_layer_norm(h, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-                    if relu:
-                        y.relu_()
-                    records.append(BlockRecord(x, h, mean, rstd, y))
+                if block.relu:
+                    y.relu_()
+                records.append(BlockRecord(x, h, mean, rstd, y))
                 x = y
         return x, records
 
@@ -177,15 +174,25 @@ def _add_gradient(parameter: th.Tensor | None, grad: th.Tensor | None) -> None:
         parameter.grad += grad
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Whether a module does what its class says, all of it learns and nobody is watching."""
+def is_plain(module: nn.Module) -> bool:
+    """
+    Look whether a module does what its class says, all of it learns and nobody is watching.
+
+    :param module: Any module; those within it are not looked at
+    :return: Whether it is so
+    """
     return (
         not (module._forward_hooks or module._forward_pre_hooks)
         and not (module._backward_hooks or module._backward_pre_hooks)
         and "forward" not in vars(module)
         and all(
             parameter is None
-            or (parameter.requires_grad and not parameter._backward_hooks and not parameter._post_accumulate_grad_hooks)
+            or (
+                parameter.requires_grad
+                and parameter.is_contiguous()
+                and not parameter._backward_hooks
+                and not parameter._post_accumulate_grad_hooks
+            )
             for parameter in module._parameters.values()
         )
     )

@@ -104,7 +104,7 @@ class VARL(SAC):
     :param guidance_batch_size: Rows in the shaping term of each gradient update
     :param fast: Whether gradient updates may differ from SAC's in the last digits, for more speed.
         On a CPU, networks of linear layers, ReLUs and layer normalisations get updates of their own
-        (:class:`~sb3_varl.fast_sac.FastSAC`); for all others SB3's go on, with fused Adam.
+        (:class:`~sb3_varl.fast_sac.FastSAC`); all others keep SB3's, on a CPU with fused Adam and without denormals.
     :raises ValueError: if one of the last seven is out of its range, or the action space is not continuous
     """
 
@@ -249,15 +249,19 @@ class VARL(SAC):
 
         updates = FastSAC.of(self) if self.fast else None
         if updates is not None:
-            updates.train(gradient_steps, batch_size, shaping)
+            updates.train(self._optimizers(), gradient_steps, batch_size, shaping)
         else:
             with contextlib.ExitStack() as stack:
-                stack.enter_context(constant_critic(self.critic))
+                stack.enter_context(constant_critic(self.critic, self.actor.optimizer))
                 if self.fast:
                     stack.enter_context(fused_adam(self._optimizers()))
                     stack.enter_context(flushed_denormals())
                 if shaping is not None:
-                    stack.callback(self.actor.optimizer.register_step_pre_hook(shaping.add_gradient).remove)
+                    optimizer = self.actor.optimizer
+                    hook = optimizer.register_step_pre_hook(shaping.add_gradient)
+                    stack.callback(hook.remove)
+                    # Before the user's hooks, which may clip the gradient.
+                    optimizer._optimizer_step_pre_hooks.move_to_end(hook.id, last=False)  # type: ignore[attr-defined]
                 super().train(gradient_steps, batch_size)
 
     def _shaping_term(self) -> "_ShapingTerm":

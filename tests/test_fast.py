@@ -1,6 +1,7 @@
 """The faster updates are SB3's: exactly where nobody asked for speed, and up to rounding where somebody did."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
@@ -40,6 +42,13 @@ def gradients(model):
     return grads
 
 
+class HalfABatch(ReplayBuffer):
+    """Returns another number of transitions than it was asked for."""
+
+    def sample(self, batch_size, env=None):
+        return super().sample(batch_size // 2, env)
+
+
 CASES = {
     "default": {},
     "shaped": {"advice": 9},
@@ -54,6 +63,14 @@ CASES = {
     "target_interval": {"target_update_interval": 2, "gradient_steps": 5},
     "dict": {"env": DictEnv, "policy": "MultiInputPolicy", "advice": 9},
     "weight_decay": {"policy_kwargs": {"optimizer_class": th.optim.AdamW}},
+    "one_critic": {"policy_kwargs": {"n_critics": 1}},
+    "shared_extractor": {"policy_kwargs": {"share_features_extractor": True}, "advice": 9},
+    "no_hidden_layer_in_the_actor": {"policy_kwargs": {"net_arch": {"pi": [], "qf": [16]}}, "advice": 9},
+    "expln": {"use_sde": True, "policy_kwargs": {"use_expln": True}},
+    "odd_batch": {"batch_size": 33, "advice": 9},
+    "small_batch": {"batch_size": 5},
+    "smaller_batch_than_asked_for": {"replay_buffer_class": HalfABatch, "advice": 9},
+    "schedule": {"learning_rate": lambda progress: 1e-3 * (1 + progress)},
     **{gate: {"gate": gate, "advice": 9} for gate in GATES},
 }
 
@@ -76,7 +93,7 @@ def test_one_update_has_the_gradients_of_sb3s(kwargs):
             model.actor.optimizer.step = hooked_step(model.actor.optimizer)
         th.manual_seed(0)
         np.random.seed(0)
-        model.train(1, 32)
+        model.train(1, model.batch_size)
     expected, found = gradients(slow), gradients(fast)
     for name in found:
         th.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5, msg=lambda text: f"{name}: {text}")  # noqa: B023
@@ -96,14 +113,14 @@ def trained(updates, **kwargs):
     model = make(learning_starts=200, **kwargs).learn(200)
     before = parameters(model)
     for _ in range(updates // 4):
-        model.train(4, 32)
+        model.train(4, model.batch_size)
     return model, before
 
 
 @pytest.mark.parametrize("kwargs", CASES.values(), ids=CASES)
 def test_hundreds_of_updates_end_where_sb3s_do(kwargs):
     """With plain gradient descent, because Adam makes a whole step of the sign of a rounding error."""
-    kwargs = {**kwargs, "learning_rate": 1e-3, "shaping_coef": 0.2}
+    kwargs = {"learning_rate": 1e-3, "shaping_coef": 0.2, **kwargs}
     kwargs["policy_kwargs"] = {**kwargs.get("policy_kwargs", {}), "optimizer_class": th.optim.SGD}
     (slow, start), (fast, _) = trained(300, **kwargs), trained(300, **kwargs, fast=True)
     moved = max((value - start[name]).abs().max() for name, value in parameters(slow).items())
@@ -157,17 +174,77 @@ def test_what_is_not_covered_is_left_to_sb3(change):
     model.learn(60)
 
 
-def test_other_networks_are_left_to_sb3():
+@pytest.mark.parametrize("advice", [0, 5])
+def test_other_networks_keep_sb3s_updates(advice):
+    kwargs = {"policy_kwargs": {"activation_fn": nn.Tanh}, "advice": advice}
+    (slow, _), (fast, _) = trained(100, **kwargs), trained(100, fast=True, **kwargs)
+    assert FastSAC.of(fast) is None
+    for name, value in parameters(slow).items():
+        th.testing.assert_close(parameters(fast)[name], value, rtol=0, atol=1e-3)
+
+
+def test_images_keep_sb3s_updates():
     image_env = FakeImageEnv(screen_height=40, screen_width=40, discrete=False)
-    models = [
-        VARL("CnnPolicy", image_env, fast=True, learning_starts=20, batch_size=16, buffer_size=100),
-        make(fast=True, policy_kwargs={"activation_fn": nn.Tanh}),
-        make(fast=True, policy_kwargs={"activation_fn": nn.ELU}, advice=5),
-    ]
-    for model in models:
-        assert FastSAC.of(model) is None
-        model.learn(50)
-        assert model.logger.name_to_value["train/n_updates"] > 0
+    model = VARL("CnnPolicy", image_env, fast=True, learning_starts=20, batch_size=16, buffer_size=100)
+    assert FastSAC.of(model) is None
+    model.learn(40)
+
+
+def test_the_fast_updates_take_part_with_normalised_environments():
+    model = make(VecNormalize(DummyVecEnv([DictEnv])), policy="MultiInputPolicy", fast=True)
+    assert FastSAC.of(model) is not None
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_everything_is_undone_when_training_fails(fast, monkeypatch):
+    model = make(fast=fast, advice=5).learn(60)
+    monkeypatch.setattr(model.replay_buffer, "sample", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.train(1)
+    assert not model.actor.optimizer._optimizer_step_pre_hooks
+    assert not model.critic._forward_hooks
+    assert not model.critic._forward_pre_hooks
+    assert model.actor.optimizer.param_groups[0]["fused"] is None
+    assert th.full((), 1e-39) * 1 != 0
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_hook_that_clips_sees_the_shaping_term_as_well(fast):
+    model = make(advice=9, fast=fast, shaping_coef=1e4, gate="always").learn(60)
+    norms = []
+
+    def clip(*_):
+        norms.append(nn.utils.clip_grad_norm_(model.actor.parameters(), 1.0))
+
+    model.actor.optimizer.register_step_pre_hook(clip)
+    model.train(2, 32)
+    assert min(norms) > 100
+    assert all(parameter.grad.norm() <= 1.01 for parameter in model.actor.parameters())
+
+
+def test_parameters_that_both_losses_reach_are_no_constants():
+    model = make()
+    shared = next(model.critic.parameters())
+    optimizer = th.optim.Adam([*model.actor.parameters(), shared])
+    actions = th.zeros(4, 1, requires_grad=True)
+    with constant_critic(model.critic, optimizer):
+        sum(q.sum() for q in model.critic(th.randn(4, 3), actions)).backward()
+    assert shared.grad is not None
+    assert list(model.critic.parameters())[1].grad is None
+
+
+def test_weights_in_another_order_of_memory_are_left_to_sb3():
+    model = make(fast=True)
+    layer = model.critic.q_networks[0][0]
+    layer.weight.data = layer.weight.data.t().contiguous().t()
+    assert FastSAC.of(model) is None
+    model.learn(60)
+
+
+def test_a_temperature_of_any_shape():
+    model = make(fast=True, ent_coef=0.1)
+    model.ent_coef_tensor = th.tensor([0.1])
+    model.learn(60)
 
 
 def test_a_watched_layer_is_still_called():
@@ -237,7 +314,7 @@ def test_the_critics_parameters_are_constants_in_the_actors_loss_only():
     observations, actions = th.randn(4, 3), th.zeros(4, 1, requires_grad=True)
     first = next(model.critic.parameters())
     frozen_by_user = list(model.critic.parameters())[-1].requires_grad_(False)
-    with constant_critic(model.critic):
+    with constant_critic(model.critic, model.actor.optimizer):
         sum(q.sum() for q in model.critic(observations, actions)).backward()
         assert actions.grad.abs().sum() > 0
         assert first.grad is None
@@ -299,13 +376,10 @@ def test_product(onednn, n, k, m, dtype, monkeypatch):
     th.testing.assert_close(product(x.t(), weight.new_ones(m, n)), x.t() @ x.new_ones(n, m), rtol=1e-3, atol=1e-4)
 
 
-def test_an_operator_that_computes_something_else_is_not_used(monkeypatch):
-    mlp._onednn_linear.cache_clear()
-    monkeypatch.setattr(th.ops.mkldnn._linear_pointwise, "default", lambda x, w, b, *_: x @ w.t())
-    assert mlp._onednn_linear() is None
-    monkeypatch.setattr(th.ops.mkldnn._linear_pointwise, "default", lambda x, w: x @ w.t())
+@pytest.mark.parametrize("operator", [lambda x, w, b, *_: x @ w.t(), lambda x, w: x @ w.t()], ids=["other", "arity"])
+def test_an_operator_that_computes_something_else_is_not_used(operator, monkeypatch):
+    monkeypatch.setattr(th.ops.mkldnn, "_linear_pointwise", SimpleNamespace(default=operator), raising=False)
     assert mlp._onednn_linear.__wrapped__() is None
-    mlp._onednn_linear.cache_clear()
 
 
 def test_counter_env_learns_fast_as_well():

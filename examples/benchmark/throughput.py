@@ -101,7 +101,7 @@ def make_model(algorithm: str, kwargs: dict[str, Any], n_advice: int, share_open
     else:
         from sb3_varl import VARL
 
-        model = VARL(policy, make_env(env), shaping_steps=10**9, guidance_buffer_size=max(GUIDANCE_SIZES), **kwargs)
+        model = VARL(policy, make_env(env), shaping_steps=10**9, guidance_buffer_size=max(n_advice, 10_000), **kwargs)
     model.learn(500, log_interval=None)
     model.set_logger(Logger(folder=None, output_formats=[]))
     if n_advice:
@@ -230,9 +230,8 @@ def profile(model: Any, n: int) -> dict[str, float]:
 
     for owner, name, stage in [
         (model.replay_buffer, "sample", "replay buffer"),
-        (model.actor, "action_log_prob", "forward"),
-        (model.critic, "forward", "forward"),
-        (model.critic_target, "forward", "forward"),
+        (type(model.actor), "action_log_prob", "forward"),
+        (type(model.critic), "forward", "forward"),
         (mlp.Mlp, "forward", "forward"),
         (fast_sac.FastActor, "forward", "forward"),
         (fast_sac.FastSAC, "_act", "forward"),
@@ -292,11 +291,11 @@ MEASUREMENTS: dict[str, Callable[..., Any]] = {
 }
 
 
-def work(connection: Connection, cores: set[int], *contestant: Any) -> None:
+def work(connection: Connection, cores: int, *contestant: Any) -> None:
     """A process with one model, which measures what it is told to."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
-    th.set_num_threads(len(cores))
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    th.set_num_threads(cores)
     model = make_model(*contestant)
     connection.send("ready")
     while (command := connection.recv()) is not None:
@@ -312,7 +311,7 @@ class Contestant:
     def __init__(self, args: argparse.Namespace, row: Row, env: str) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=work, args=(other, set(range(args.cores)), *row, env, args.device))
+        self.process = context.Process(target=work, args=(other, args.cores, *row, env, args.device))
         self.process.start()
         other.close()
         self._receive()
