@@ -205,6 +205,7 @@ def test_totals_are_logged(tmp_path):
         "advice/states": 20,
         "advice/accepted": 10,
         "advice/abstained": 2,
+        "advice/late": 0,
         "advice/rejected_out_of_bounds": 2,
         "advice/rejected_not_finite": 2,
         "advice/rejected_not_numbers": 2,
