@@ -37,7 +37,7 @@ from sb3_varl.shaping import (
 )
 
 # Rows of guidance that the logged figures are about.
-_SUMMARY_ROWS = 1000
+_SUMMARY_ROWS = 256
 
 
 class VARL(SAC):
@@ -277,8 +277,8 @@ class VARL(SAC):
         """
         Write the logs.
 
-        Adds, while the guidance counts, what the policy makes of its latest rows: ``varl/gate_open``, the share of them
-        whose gate is open, ``varl/shaping_loss`` without its coefficient, and ``varl/entropy``, the policy's in nats.
+        Adds, while the guidance counts, what the policy makes of its latest 256 rows: ``varl/gate_open``, the share of
+        them whose gate is open, ``varl/shaping_loss`` without its coefficient, and ``varl/entropy``, in nats.
         """
         if self.shaping_active:
             self.policy.set_training_mode(False)
