@@ -8,9 +8,9 @@ import pytest
 import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3 import SAC
+from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
@@ -147,6 +147,17 @@ def test_normalised_and_several_environments():
     (slow, _), (fast, _) = trained(100, env=env(), **kwargs), trained(100, env=env(), fast=True, **kwargs)
     for name, value in parameters(slow).items():
         th.testing.assert_close(parameters(fast)[name], value, rtol=0, atol=1e-4)
+
+
+def test_hindsight_goals():
+    """HER draws its goals while it samples."""
+    kwargs = {"policy": "MultiInputPolicy", "replay_buffer_class": HerReplayBuffer}
+    kwargs["policy_kwargs"] = {"optimizer_class": th.optim.SGD}
+    models = [trained(100, env=BitFlippingEnv(6, continuous=True), fast=fast, **kwargs)[0] for fast in (False, True)]
+    assert FastSAC.of(models[1]) is not None
+    slow, fast = (parameters(model) for model in models)
+    for name, value in slow.items():
+        th.testing.assert_close(fast[name], value, rtol=0, atol=1e-4)
 
 
 def watched(model):
