@@ -81,7 +81,7 @@ def flushed_denormals() -> Iterator[None]:
     Take numbers below 1e-38 for zero, on the CPU and in this thread.
 
     The first moments that Adam keeps for units that have died end up there and stay (a quarter of the actor's, after
-    11 000 steps of the quickstart), and some processors take many times as long to compute with them.
+    11 000 steps of the quickstart), and computing with them takes longer.
     No step that a parameter takes is that small.
     """
     flushed_before = bool(th.full((), 1e-40) == 0)

@@ -209,13 +209,10 @@ def product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> t
     :return: Outputs, ``(n, out_features)``; carries no gradient
     """
     onednn = _onednn_linear()
-    if onednn is not None and min(weight.shape) >= _ONEDNN_MIN_FEATURES and _is_cpu_float32(weight):
+    worthwhile = min(weight.shape) >= _ONEDNN_MIN_FEATURES
+    if onednn is not None and worthwhile and weight.dtype == th.float32 and weight.device.type == "cpu":
         return onednn(x, weight, bias, "none", [], "")
     return th.nn.functional.linear(x, weight, bias)
-
-
-def _is_cpu_float32(tensor: th.Tensor) -> bool:
-    return tensor.dtype == th.float32 and tensor.device.type == "cpu"
 
 
 @functools.cache

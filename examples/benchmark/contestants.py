@@ -1,0 +1,318 @@
+"""The contestants of ``throughput.py``: a model each, in a process of its own, that measures what it is told to."""
+
+import contextlib
+import ctypes.util
+import functools
+import json
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+import unittest.mock
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+if not os.environ.get("DISPLAY") and ctypes.util.find_library("EGL"):
+    os.environ.setdefault("MUJOCO_GL", "egl")  # rendering without a screen
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.logger import Logger
+
+TASK = "button-press-topdown-v3"
+LATENCY = 30.0
+
+
+class Row(NamedTuple):
+    """
+    A line of a table.
+
+    :param algorithm: ``"SAC"``, ``"VARL"`` or ``"sbx"``
+    :param kwargs: Its arguments
+    :param n_advice: Rows of guidance
+    :param share_open: Share of them whose gate is open
+    """
+
+    algorithm: str
+    kwargs: dict[str, Any]
+    n_advice: int = 0
+    share_open: float = 0.0
+
+
+class RandomEnv(gym.Env):
+    """Observations of a size, and nothing else: what an update costs does not depend on what is in them."""
+
+    def __init__(self, image: bool) -> None:
+        self.observation_space = (
+            spaces.Box(0, 255, (3, 64, 64), np.uint8) if image else spaces.Box(-np.inf, np.inf, (39,), np.float64)
+        )
+        self.action_space = spaces.Box(-1, 1, (4,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: np.ndarray) -> Any:
+        return self.observation_space.sample(), float(action[0]), False, False, {}
+
+
+def make_env(kind: str) -> gym.Env:
+    if kind != "metaworld":
+        return RandomEnv(image=kind == "image")
+    return gym.make(f"sb3_varl.metaworld:SparseMetaWorld/{TASK}", render_mode="rgb_array", max_episode_steps=150)
+
+
+def make_model(row: Row, env: str, device: str) -> Any:
+    algorithm, kwargs, n_advice, share_open = row
+    policy = "CnnPolicy" if env == "image" else "MlpPolicy"
+    # Without a learning rate everything is computed as ever, but the share of open gates stays what it is.
+    kwargs = {"learning_rate": 0.0, "learning_starts": 500, "buffer_size": 5000, "seed": 0, "device": device, **kwargs}
+    if algorithm == "sbx":
+        import sbx
+
+        del kwargs["device"]
+        model = sbx.SAC(policy, make_env(env), **kwargs)
+    elif algorithm == "SAC":
+        model = SAC(policy, make_env(env), **kwargs)
+    else:
+        from sb3_varl import VARL
+
+        model = VARL(policy, make_env(env), shaping_steps=10**9, guidance_buffer_size=max(n_advice, 10_000), **kwargs)
+    model.learn(500, log_interval=None)
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    if n_advice:
+        rows = np.arange(n_advice) % min(n_advice, 500)
+        observations = model.replay_buffer.observations[:500, 0]
+        actions, _ = model.predict(observations, deterministic=True)
+        actions[: int(500 * share_open)] = np.where(actions[: int(500 * share_open)] > 0, -0.9, 0.9)
+        order = np.random.default_rng(0).permutation(500)
+        model.guidance_buffer.extend(
+            {
+                "observations/observation": observations[order][rows],
+                "actions": actions[order][rows],
+                "steps": np.zeros(n_advice, dtype=int),
+            }
+        )
+    return model
+
+
+class Timer(BaseCallback):
+    """When each step was."""
+
+    def _on_training_start(self) -> None:
+        self.times: list[float] = []
+
+    def _on_step(self) -> bool:
+        self.times.append(time.perf_counter())
+        return True
+
+
+def wait_for(model: Any) -> None:
+    if hasattr(model, "qf"):  # JAX
+        import jax
+
+        jax.block_until_ready(model.policy.qf_state.params)
+    elif model.device.type == "cuda":
+        th.cuda.synchronize()
+
+
+def update(model: Any, n: int) -> float:
+    """Seconds for an update, called one by one as ``train_freq=1`` does."""
+    wait_for(model)
+    start = time.perf_counter()
+    for _ in range(n):
+        model.train(gradient_steps=1, batch_size=256)
+    wait_for(model)
+    return (time.perf_counter() - start) / n
+
+
+def learn(model: Any, n: int) -> float:
+    """Seconds for an environment step with its update."""
+    start = time.perf_counter()
+    model.learn(n, reset_num_timesteps=False, log_interval=None)
+    wait_for(model)
+    return (time.perf_counter() - start) / n
+
+
+def learn_with_advice(model: Any, n: int, advised: bool) -> dict[str, float]:
+    """Seconds for an environment step while an answer is awaited, or without an advisor; and for a frame."""
+    from sb3_varl import AdvisorCallback, VLMAdvisor
+
+    n_states, timer, rendering = 16, Timer(), []
+    folder = tempfile.TemporaryDirectory()
+    callbacks: list[BaseCallback] = [timer]
+    env = model.get_env()
+    if advised:
+        render = env.env_method
+
+        def timed_render(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            frames = render(*args, **kwargs)
+            rendering.append(time.perf_counter() - start)
+            return frames
+
+        env.env_method = timed_render
+        answer = json.dumps({"advice": [{"state": i, "action": [0.1, 0.2, 0.3, 0.4]} for i in range(n_states)]})
+        # Everything is real but the network: the prompt, the pictures, the thread, the log and the parsing.
+        advisor = VLMAdvisor(
+            "openai/mock",
+            api_base="http://localhost/v1",  # nothing is sent there
+            completion_kwargs={"mock_response": answer, "mock_delay": LATENCY},
+        )
+        callbacks.append(
+            AdvisorCallback(
+                advisor,
+                task="Press the button.",
+                n_queries=1,
+                first_query=model.num_timesteps + 64,
+                states_per_query=n_states,
+                window=64,
+                log_path=folder.name,
+            )
+        )
+    model.learn(n, callback=CallbackList(callbacks), reset_num_timesteps=False, log_interval=None)
+    if advised:
+        env.env_method = render
+    folder.cleanup()
+    model.guidance_buffer.reset()
+    awaited = np.diff(timer.times[80:])
+    return {"step": float(awaited.mean()), "frame": float(np.mean(rendering or [np.nan])), "frames": len(rendering)}
+
+
+def profile(model: Any, n: int) -> dict[str, float]:
+    """Seconds of an update by what is done in them."""
+    from stable_baselines3.sac import sac
+
+    from sb3_varl import fast_sac, mlp, varl
+
+    stages: list[tuple[str, float]] = []
+    spent: dict[str, float] = {}
+
+    def timed(function: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if any(running == "shaping term" for running, _ in stages):
+                return function(*args, **kwargs)
+            stages.append((stage, 0.0))
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                total = time.perf_counter() - start
+                _, inner = stages.pop()
+                spent[stage] = spent.get(stage, 0.0) + total - inner
+                if stages:
+                    stages[-1] = (stages[-1][0], stages[-1][1] + total)
+
+        return wrapper
+
+    for owner, name, stage in [
+        (model.replay_buffer, "sample", "replay buffer"),
+        (type(model.actor), "action_log_prob", "forward"),
+        (type(model.critic), "forward", "forward"),
+        (mlp.Mlp, "forward", "forward"),
+        (fast_sac.FastActor, "forward", "forward"),
+        (fast_sac.FastSAC, "_act", "forward"),
+        (mlp.Mlp, "add_gradients", "backward"),
+        (mlp.Mlp, "input_gradient", "backward"),
+        (th.Tensor, "backward", "backward"),
+        (th.autograd, "backward", "backward"),
+        (sac, "polyak_update", "target networks"),
+        (th, "_foreach_lerp_", "target networks"),
+        (varl._ShapingTerm, "add_gradient", "shaping term"),
+        (varl._ShapingTerm, "sample", "shaping term"),
+        (varl._ShapingTerm, "gradient", "shaping term"),
+        *(
+            (optimizer, name, "Adam")
+            for optimizer in (model.actor.optimizer, model.critic.optimizer, model.ent_coef_optimizer)
+            for name in ("step", "zero_grad")
+        ),
+    ]:
+        setattr(owner, name, timed(getattr(owner, name), stage))
+    update(model, n)
+    spent.clear()
+    total = update(model, n)
+    by_stage = {stage: seconds / n for stage, seconds in spent.items()}
+    return {**by_stage, "losses and Python": total - sum(by_stage.values())}
+
+
+def products(model: Any, n: int) -> dict[str, float]:
+    """Seconds of the matrix products of an update by themselves, by PyTorch's BLAS and as ``fast=True`` has them."""
+    from sb3_varl import fast_sac, mlp
+
+    factors: list[tuple[th.Tensor, th.Tensor]] = []
+    product: Callable[..., th.Tensor] = mlp.product
+
+    def recorded(x: th.Tensor, weight: th.Tensor, *args: Any) -> th.Tensor:
+        factors.append((th.randn_like(x), th.randn_like(weight)))
+        return product(x, weight, *args)
+
+    with unittest.mock.patch.object(fast_sac, "product", recorded):
+        model.train(1, 256)
+    seconds = {}
+    for name, multiply in {"PyTorch's": lambda x, w: th.mm(x, w.t()), "oneDNN's": product}.items():
+        for _ in range(2):  # the first time is to warm up
+            start = time.perf_counter()
+            for _ in range(n):
+                for pair in factors:
+                    multiply(*pair)
+            seconds[name] = (time.perf_counter() - start) / n
+    return seconds
+
+
+MEASUREMENTS: dict[str, Callable[..., Any]] = {
+    "update": update,
+    "learn": learn,
+    "advice": learn_with_advice,
+    "profile": profile,
+    "products": products,
+}
+
+
+def work(connection: Connection, row: Row, env: str, device: str, cores: int) -> None:
+    """A process with one model, which measures what it is told to."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    th.set_num_threads(cores)
+    model = make_model(row, env, device)
+    connection.send("ready")
+    while (command := connection.recv()) is not None:
+        name, arguments = command
+        result = MEASUREMENTS[name](model, *arguments)
+        connection.send((result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    model.get_env().close()
+
+
+class Contestant:
+    """A model in a process of its own."""
+
+    def __init__(self, row: Row, env: str, device: str, cores: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=work, args=(other, row, env, device, cores))
+        self.process.start()
+        other.close()
+        self._receive()
+
+    def __call__(self, measurement: str, *arguments: Any) -> Any:
+        self.connection.send((measurement, arguments))
+        result, self.megabytes = self._receive()
+        return result
+
+    def _receive(self) -> Any:
+        try:
+            return self.connection.recv()
+        except EOFError:
+            raise RuntimeError("A contestant has failed; its own error message is above.") from None
+
+    def close(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self.connection.send(None)
+        self.process.join()
