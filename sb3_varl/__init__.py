@@ -18,13 +18,14 @@ from sb3_varl.advice_log import ReplayAdvisor
 from sb3_varl.callback import AdvisorCallback
 from sb3_varl.guidance_buffer import GuidanceBuffer
 from sb3_varl.policies import LayerNormMlpPolicy
-from sb3_varl.varl import VARL
+from sb3_varl.varl import VARL, VARLTQC, VARLCrossQ
 from sb3_varl.vlm import VLMAdvisor
 
 __version__ = "0.1.0"
 
 __all__ = [
     "VARL",
+    "VARLTQC",
     "ActionComponent",
     "Advice",
     "AdviceQuery",
@@ -40,6 +41,7 @@ __all__ = [
     "ReplayAdvisor",
     "TaskSheet",
     "Usage",
+    "VARLCrossQ",
     "VLMAdvisor",
     "VisitedState",
 ]

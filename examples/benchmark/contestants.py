@@ -190,7 +190,7 @@ def profile(model: Any, n: int) -> dict[str, float]:
     """Seconds of an update by what is done in them."""
     from stable_baselines3.sac import sac
 
-    from sb3_varl import fast_sac, mlp, varl
+    from sb3_varl import fast_sac, guided, mlp
 
     stages: list[tuple[str, float]] = []
     spent: dict[str, float] = {}
@@ -226,9 +226,9 @@ def profile(model: Any, n: int) -> dict[str, float]:
         (th.autograd, "backward", "backward"),
         (sac, "polyak_update", "target networks"),
         (th, "_foreach_lerp_", "target networks"),
-        (varl._ShapingTerm, "add_gradient", "shaping term"),
-        (varl._ShapingTerm, "sample", "shaping term"),
-        (varl._ShapingTerm, "gradient", "shaping term"),
+        (guided._ShapingTerm, "add_gradient", "shaping term"),
+        (guided._ShapingTerm, "sample", "shaping term"),
+        (guided._ShapingTerm, "gradient", "shaping term"),
         *(
             (optimizer, name, "Adam")
             for optimizer in (model.actor.optimizer, model.critic.optimizer, model.ent_coef_optimizer)
