@@ -29,6 +29,7 @@ from sb3_varl.advice import (
     check_action,
 )
 from sb3_varl.advice_log import AdviceLog
+from sb3_varl.advisors import make_advisor
 
 
 class AdvisorCallback(BaseCallback):
@@ -43,9 +44,13 @@ class AdvisorCallback(BaseCallback):
     ``states`` (asked about), ``accepted``, ``abstained``, ``rejected_<reason>``, ``late`` (accepted after the cutoff),
     ``prompt_tokens``, ``completion_tokens`` and ``cost`` (US dollars); ``latency`` is the last query's, in seconds.
 
-    :param advisor: An advisor, or a litellm model string such as ``"openai/gpt-5"`` for a
-        :class:`~sb3_varl.vlm.VLMAdvisor` with its default settings
+    It may stand alone, in a list, or inside an event callback such as ``EveryNTimesteps``: whichever steps its parent
+    passes on, it sees all of them and keeps to its own schedule.
+
+    :param advisor: An advisor, or its name: a litellm model string such as ``"openai/gpt-5"``, or another that
+        :func:`~sb3_varl.advisors.make_advisor` knows
     :param task: The task in words. ``None`` for what the environment's ``task_sheet`` says, if it has one
+    :param advisor_kwargs: Further arguments for an advisor that is given by its name
     :param n_queries: Number of queries in the run
     :param first_query: Environment steps before the first query.
         ``None`` for as early as there are enough states, once the model has started to learn
@@ -53,13 +58,14 @@ class AdvisorCallback(BaseCallback):
         ``None`` spreads them evenly over the first half of the model's ``shaping_steps``
     :param states_per_query: Number of states in each query
     :param window: Number of the most recent transitions that the states are drawn from
-    :param frames: Whether to render the states. Needs ``render_mode="rgb_array"``
+    :param frames: Whether to show pictures of the states. Needs ``render_mode="rgb_array"``; an environment without it
+        whose observations are images is shown by these
     :param blocking: Whether training waits for each answer. Slower, but the run can be repeated exactly,
         and no answer comes after the cutoff
     :param log_path: Folder of the advice log. ``None`` for ``advice`` in the folder of the run's other logs or,
         if it has none, ``advice/<time>`` in the working directory. ``False`` keeps no log
     :param verbose: 1 prints a line for each query
-    :raises TypeError: if ``advisor`` is neither a string nor has a method ``advise``
+    :raises TypeError: if ``advisor`` is neither a string nor has a method ``advise``, or does not take its arguments
     :raises ValueError: if a number is out of its range, or when training starts: if a query would come after the
         model's cutoff or finds too few states, or the advisor has no task or finds another reason not to start
     """
@@ -72,6 +78,7 @@ class AdvisorCallback(BaseCallback):
         advisor: Advisor | str,
         task: str | None = None,
         *,
+        advisor_kwargs: dict[str, Any] | None = None,
         n_queries: int = 3,
         first_query: int | None = None,
         query_freq: int | None = None,
@@ -84,9 +91,12 @@ class AdvisorCallback(BaseCallback):
     ) -> None:
         super().__init__(verbose)
         if isinstance(advisor, str):
-            from sb3_varl.vlm import VLMAdvisor
-
-            advisor = VLMAdvisor(advisor, task)
+            advisor = make_advisor(advisor, task, **(advisor_kwargs or {}))
+        elif advisor_kwargs is not None:
+            raise TypeError(
+                f"advisor_kwargs are {advisor_kwargs!r}, but the advisor is no name, it is {advisor!r}. "
+                "Give the arguments to its constructor."
+            )
         if isinstance(advisor, type) or not isinstance(advisor, Advisor):
             raise TypeError(
                 f"advisor is {advisor!r}, expected an object with a method advise(query), a litellm model string "
@@ -127,6 +137,9 @@ class AdvisorCallback(BaseCallback):
         self._logged: dict[str, float] = {}
         self._log: AdviceLog | None = None
         self._triggers: list[int] = []
+        # How many of the next triggers repeat queries whose answers had not come when the model was saved.
+        self._n_repeated = 0
+        self._training = False
         self._plan: dict[int, list[int]] | None = None
         self._visited: list[VisitedState] = []
         self._awaiting_action: list[tuple[int, VisitedState]] = []
@@ -147,7 +160,10 @@ class AdvisorCallback(BaseCallback):
         if 0 < steps == self.num_timesteps:
             return  # the same run goes on, perhaps in the middle of a window
         self._triggers = [trigger for trigger in self._schedule() if trigger > steps]
-        self._plan, self._visited, self._awaiting_action = None, [], []
+        unanswered = self.model.n_unanswered_queries if steps > 0 else 0
+        self._n_repeated = self.model.n_unanswered_queries = min(unanswered, self.n_queries - len(self._triggers))
+        self._triggers = [steps] * self._n_repeated + self._triggers
+        self._plan, self._visited, self._awaiting_action, self._in_flight = None, [], [], []
         self._rng = np.random.default_rng(self.model.seed)
         self._can_render = self.frames
         self.n_asked, self.totals, self.usage, self._latency = 0, Counter(), Usage(), math.nan
@@ -200,13 +216,28 @@ class AdvisorCallback(BaseCallback):
         n_envs = self.training_env.num_envs
         return n_envs * math.ceil(self.states_per_query / n_envs)
 
-    def _on_step(self) -> bool:
+    def _on_training_start(self) -> None:
+        self._training = True
+
+    def update_locals(self, locals_: dict[str, Any]) -> None:
+        """
+        Do what is due after a step.
+
+        SB3 calls this at each step even where a parent passes on ``on_step()`` at some of them only, and for all
+        callbacks before ``on_step()`` of the first, so that a checkpoint of a trigger step knows of the query.
+
+        :param locals_: Local variables of the rollout
+        """
+        super().update_locals(locals_)
+        self.num_timesteps = self.model.num_timesteps
         self._complete_states(self.locals["actions"])
         if self._plan is not None and self.num_timesteps >= self._triggers[0]:
             self._ask()
         self._visit_states()
         self._collect(wait=self.blocking)
         self._record_totals()
+
+    def _on_step(self) -> bool:
         return True
 
     def _visit_states(self) -> None:
@@ -221,10 +252,11 @@ class AdvisorCallback(BaseCallback):
             trigger = self._triggers[0] = max(trigger, self.num_timesteps + self._steps_to_collect())
             self._plan = self._draw(trigger)
         for env in self._plan.pop(self.num_timesteps, ()):
+            observation = self._observation(env)
             state = VisitedState(
-                observation=self._observation(env),
+                observation=observation,
                 executed_action=np.empty(0),
-                frame=self._render(env) if self._can_render else None,
+                frame=self._frame(env, observation) if self.frames else None,
                 step=self.num_timesteps,
             )
             self._awaiting_action.append((env, state))
@@ -250,6 +282,13 @@ class AdvisorCallback(BaseCallback):
         if isinstance(observations, dict):
             return {key: value[env].copy() for key, value in observations.items()}
         return observations[env].copy()
+
+    def _frame(self, env: int, observation: Observation) -> np.ndarray | None:
+        picture = _picture(observation)
+        if self._can_render and (picture is None or self.training_env.render_mode == "rgb_array"):
+            rendered = self._render(env)
+            return picture if rendered is None else rendered
+        return picture
 
     def _render(self, env: int) -> np.ndarray | None:
         # Unlike get_images(), this does not render the other environments.
@@ -283,6 +322,10 @@ class AdvisorCallback(BaseCallback):
         if self._log is not None:
             query = dataclasses.replace(query, record=functools.partial(self._log.write_answer, query))
         self.n_asked += 1
+        if self._n_repeated:
+            self._n_repeated -= 1
+        else:
+            self.model.n_unanswered_queries += 1
         self._count(queries=1, states=len(states))
         self._in_flight.append((query, self._executor.submit(self._consult, query)))
         if self.verbose >= 1:
@@ -320,7 +363,7 @@ class AdvisorCallback(BaseCallback):
             try:
                 advice, self._latency = future.result()
             except Exception as error:  # An advisor is somebody else's code; it must not end the training.
-                self._in_flight.pop(0)
+                self._answered()
                 self._count(failed_queries=1)
                 warnings.warn(
                     f"Query {query.index + 1} at step {query.step} failed and training goes on without its "
@@ -328,8 +371,12 @@ class AdvisorCallback(BaseCallback):
                     stacklevel=2,
                 )
                 continue
-            self._in_flight.pop(0)
+            self._answered()
             self._accept(query, advice)
+
+    def _answered(self) -> None:
+        self._in_flight.pop(0)
+        self.model.n_unanswered_queries -= 1
 
     def _accept(self, query: AdviceQuery, advice: Advice) -> None:
         rejected_states = {rejection.state for rejection in advice.rejected}
@@ -379,13 +426,28 @@ class AdvisorCallback(BaseCallback):
         if self._executor is not None:
             self._executor.shutdown()
             self._executor = None
-        if self._triggers:
+        # Asked because rl-zoo ends its first callback a second time.
+        if self._triggers and self._training:
             warnings.warn(
                 f"{len(self._triggers)} of {self.n_queries} queries were not asked: they are due at {self._triggers}, "
                 f"and training ended at step {self.num_timesteps}. Train longer, or ask earlier with first_query and "
                 "query_freq.",
                 stacklevel=2,
             )
+        self._training = False
+
+
+def _picture(observation: Observation) -> np.ndarray | None:
+    """
+    The observation as a picture, or its first entry that is one. Of stacked frames it is the latest: the last channel,
+    or the last three if their number is a multiple of three.
+    """
+    for array in observation.values() if isinstance(observation, dict) else (observation,):
+        if array.dtype == np.uint8 and array.ndim == 3:
+            channels_last = np.moveaxis(array, 0, -1) if array.shape[0] < array.shape[2] else array
+            latest = channels_last[..., -3:] if channels_last.shape[2] % 3 == 0 else channels_last[..., -1:]
+            return np.broadcast_to(latest, (*latest.shape[:2], 3)).copy()
+    return None
 
 
 def _checked(advice: Advice, query: AdviceQuery) -> Advice:

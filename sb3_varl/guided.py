@@ -92,6 +92,8 @@ class Guided(OffPolicyAlgorithm):
         self.guidance_buffer_size = guidance_buffer_size
         self.guidance_batch_size = guidance_batch_size
         self.fast = fast
+        # Kept by AdvisorCallback, so that a resumed run repeats queries whose answers it never had.
+        self.n_unanswered_queries = 0
         self._check_shaping_arguments()
         super().__init__(*args, **kwargs)
 
