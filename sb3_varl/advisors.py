@@ -1,5 +1,8 @@
 """Advisors by name, for configuration files and command lines."""
 
+import difflib
+import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from sb3_varl.advice import Advisor
@@ -22,11 +25,44 @@ def make_advisor(name: str, task: str | None = None, **kwargs: Any) -> Advisor:
     if kind == "simulated":
         from sb3_varl.metaworld import ScriptedAdvisor
 
+        check_arguments(ScriptedAdvisor, kwargs)
         return ScriptedAdvisor(rest, **kwargs)
     if kind == "replay":
         from sb3_varl.advice_log import ReplayAdvisor
 
+        check_arguments(ReplayAdvisor, kwargs)
         return ReplayAdvisor(rest, **kwargs)
     from sb3_varl.vlm import VLMAdvisor
 
+    check_arguments(VLMAdvisor, kwargs)
     return VLMAdvisor(name, task, **kwargs)
+
+
+def check_arguments(function: type, names: Iterable[str], also: Iterable[str] = ()) -> None:
+    """
+    Find misspelt keyword arguments before they are passed on.
+
+    :param function: The class that is to be called
+    :param names: Names of the arguments that it is to be called with
+    :param also: Further names that are allowed
+    :raises TypeError: if one of them is not known
+    """
+    known = {*_arguments(function), *also}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{function.__name__} takes no {name!r}.{hint} It takes {', '.join(sorted(known))}.")
+
+
+def _arguments(function: type) -> set[str]:
+    """Names of a constructor's arguments; where it passes keywords on, also those of the next class's."""
+    names: set[str] = set()
+    for base in function.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+            names |= {parameter.name for parameter in parameters if parameter.kind != parameter.VAR_POSITIONAL}
+            if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+                break
+            names.discard("kwargs")
+    return names - {"self"}

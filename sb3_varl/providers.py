@@ -7,7 +7,9 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 # Failures that may pass. What litellm cannot place, lost connections above all, it reports as 500.
 RETRIED_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -21,6 +23,11 @@ _ENVIRONMENT = {
 }
 _SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"\bsk-[\w*.-]{4,}|\bAIza[\w-]{10,}|\bBearer\s+\S+|(?<=key=)[^&\s'\"]+", re.IGNORECASE)
+_SECRET_ARGUMENT = re.compile(
+    r"api[-_]?key|access[-_]key|secret|password|credential|authorization|token$", re.IGNORECASE
+)
+# The same inside a string of Python code, which rl-zoo's YAML files may hold.
+_SECRET_ASSIGNMENT = re.compile(r"(api[-_]?key|access[-_]key|secret|password|authorization)\W{0,3}[=:]", re.IGNORECASE)
 
 
 class RequestFailed(Exception):
@@ -91,11 +98,43 @@ def scrub(text: str) -> str:
     :param text: Any text, for instance that of an error in which a server repeats the key
     :return: One line of at most 300 characters, without anything that may be a key
     """
+    return " ".join(_without_secrets(text).split())[:300]
+
+
+def _without_secrets(text: str) -> str:
     values = {value.strip() for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)}
     for value in sorted(values, key=len, reverse=True):
         if len(value) >= 8:
             text = text.replace(value, "***")
-    return " ".join(_SECRET_TEXT.sub("***", text).split())[:300]
+    return _SECRET_TEXT.sub("***", text)
+
+
+def refuse_secrets(configuration: Any, name: str) -> None:
+    """
+    Make sure that something that will be written to files, or printed, holds no key.
+
+    :param configuration: Any nesting of mappings, sequences and strings
+    :param name: What it is called, for the error
+    :raises ValueError: if something in it is called as secrets are, or looks like one, or is one of the environment's
+    """
+    if isinstance(configuration, Mapping):
+        for key, value in configuration.items():
+            if _SECRET_ARGUMENT.search(str(key)):
+                raise ValueError(
+                    f"{name} contains {key!r}, but a configuration is no place for a secret: "
+                    "set the provider's environment variable instead, for instance OPENAI_API_KEY."
+                )
+            refuse_secrets(value, f"{name}[{key!r}]")
+    elif isinstance(configuration, list | tuple):
+        for i, value in enumerate(configuration):
+            refuse_secrets(value, f"{name}[{i}]")
+    elif isinstance(configuration, str) and (
+        _SECRET_ASSIGNMENT.search(configuration) or _without_secrets(configuration) != configuration
+    ):
+        raise ValueError(
+            f"{name} seems to contain a key, but a configuration is no place for a secret: take it out, and set the "
+            "provider's environment variable instead, for instance OPENAI_API_KEY."
+        )
 
 
 def request_failed(error: Exception) -> RequestFailed:

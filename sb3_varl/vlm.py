@@ -5,7 +5,6 @@ import contextlib
 import logging
 import math
 import numbers
-import re
 import time
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,15 @@ import tenacity
 
 from sb3_varl.advice import Advice, AdviceQuery, Answer, Briefing, Rejection, Usage
 from sb3_varl.prompt import ParsedAnswer, build_messages, parse_answer, system_prompt
-from sb3_varl.providers import RequestFailed, check_model, close_clients, has_prices, import_litellm, request_failed
+from sb3_varl.providers import (
+    RequestFailed,
+    check_model,
+    close_clients,
+    has_prices,
+    import_litellm,
+    refuse_secrets,
+    request_failed,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +36,6 @@ MAX_RETRY_WAIT = 30.0
 
 _OWN_ARGUMENTS = frozenset(
     {"model", "messages", "api_base", "base_url", "timeout", "num_retries", "max_retries", "stream", "n"}
-)
-_SECRET_ARGUMENT = re.compile(
-    r"api[-_]?key|access[-_]key|secret|password|credential|authorization|token$", re.IGNORECASE
 )
 
 
@@ -321,18 +325,16 @@ def _check_api_base(api_base: str | None) -> None:
         raise ValueError(f'api_base must be a URL such as "http://localhost:8000/v1", got {api_base!r}.')
 
 
-def _check_completion_kwargs(arguments: Mapping[str, Any] | None, path: str = "completion_kwargs") -> None:
+def _check_completion_kwargs(arguments: Mapping[str, Any] | None) -> None:
     if arguments is None:
         return
     if not isinstance(arguments, Mapping):
-        raise TypeError(f'{path} must be a dictionary such as {{"temperature": 0.2}}, got {type(arguments).__name__}.')
-    for name, value in arguments.items():
-        if _SECRET_ARGUMENT.search(str(name)):
+        raise TypeError(
+            f'completion_kwargs must be a dictionary such as {{"temperature": 0.2}}, got {type(arguments).__name__}.'
+        )
+    refuse_secrets(arguments, "completion_kwargs")
+    for name in arguments:
+        if name in _OWN_ARGUMENTS:
             raise ValueError(
-                f"{path} contains {name!r}, but a configuration is no place for a secret: "
-                "set the provider's environment variable instead, for instance OPENAI_API_KEY."
+                f"completion_kwargs contains {name!r}, which VLMAdvisor sets itself. Use its own arguments."
             )
-        if path == "completion_kwargs" and name in _OWN_ARGUMENTS:
-            raise ValueError(f"{path} contains {name!r}, which VLMAdvisor sets itself. Use its own arguments.")
-        if isinstance(value, Mapping):
-            _check_completion_kwargs(value, f"{path}[{name!r}]")

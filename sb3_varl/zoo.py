@@ -1,0 +1,248 @@
+"""
+rl-zoo with VARL: train, enjoy, resume, optimise and plot from YAML files, as with ``python -m rl_zoo3``.
+
+    python -m sb3_varl.zoo train --algo varl --env SparseMetaWorld/button-press-topdown-v3
+    python -m sb3_varl.zoo enjoy --algo varl --env SparseMetaWorld/button-press-topdown-v3 -f logs
+
+The algorithms are ``varl``, ``varl_tqc`` and ``varl_crossq``; all of rl-zoo's own go, too. Their hyperparameters are in
+``sb3_varl/hyperparams``. An environment that is not listed there gets what rl-zoo has for SAC, TQC or CrossQ.
+"""
+
+import contextlib
+import importlib.util
+import io
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_varl.advisors import check_arguments
+from sb3_varl.callback import AdvisorCallback
+from sb3_varl.guided import Guided
+from sb3_varl.providers import refuse_secrets
+from sb3_varl.varl import VARL, VARLTQC, VARLCrossQ
+
+try:
+    import optuna
+    import rl_zoo3.train
+    import yaml
+    from rl_zoo3 import ALGOS
+    from rl_zoo3.exp_manager import ExperimentManager
+    from rl_zoo3.hyperparams_opt import (
+        HYPERPARAMS_CONVERTER,
+        HYPERPARAMS_SAMPLER,
+        convert_offpolicy_params,
+        sample_sac_params,
+        sample_tqc_params,
+    )
+    from rl_zoo3.utils import get_class_by_name
+except ImportError as error:
+    raise ImportError('sb3_varl.zoo needs rl-zoo, which is not installed: pip install "sb3_varl[zoo]"') from error
+
+ALGORITHMS: dict[str, type[Guided]] = {"varl": VARL, "varl_tqc": VARLTQC, "varl_crossq": VARLCrossQ}
+HYPERPARAMS = pathlib.Path(__file__).parent / "hyperparams"
+
+SCRIPTS = ("train", "enjoy", "plot_train", "plot_from_file", "all_plots")
+
+# What rl-zoo reads itself and does not pass on to the algorithm.
+ZOO_KEYS = {
+    "callback",
+    "env_kwargs",
+    "env_wrapper",
+    "frame_stack",
+    "monitor_kwargs",
+    "n_envs",
+    "n_timesteps",
+    "noise_std",
+    "noise_type",
+    "normalize",
+    "vec_env_wrapper",
+}
+
+
+class GuidedExperimentManager(ExperimentManager):
+    """
+    rl-zoo's manager of one run, which also knows what advice needs.
+
+    The advice log goes into the run's folder. Environments are made with ``render_mode="rgb_array"`` if the advisor is
+    to see frames. A resumed run goes on counting its steps, so that neither cutoff nor queries start over.
+
+    :param args: The command line, parsed
+    :param algo: Name of the algorithm
+    :param env_id: Name of the environment
+    :param others: Further arguments of :class:`rl_zoo3.exp_manager.ExperimentManager`
+    :param kwargs: Its keyword arguments
+    """
+
+    env_kwargs: dict[str, Any]
+
+    def __init__(self, args: Any, algo: str, env_id: str, *others: Any, **kwargs: Any) -> None:
+        self.guided = algo in ALGORITHMS
+        if self.guided and kwargs.get("config") is None:
+            kwargs["config"] = str(_hyperparams_file(algo, env_id))
+        super().__init__(args, algo, env_id, *others, **kwargs)
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        # rl-zoo prints what it reads, and a key should not be printed.
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            hyperparams, saved = super().read_hyperparameters()
+        refuse_secrets(saved, self.config)
+        print(output.getvalue(), end="")
+        if self.guided:
+            check_arguments(ALGOS[self.algo], hyperparams, also=ZOO_KEYS)
+            for name, arguments in _callbacks(hyperparams.get("callback")):
+                if get_class_by_name(name) is AdvisorCallback:
+                    check_arguments(AdvisorCallback, arguments)
+        return hyperparams, saved
+
+    def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
+        processed = super()._preprocess_hyperparams(hyperparams)
+        self.advice = [callback for callback in processed[2] if isinstance(callback, AdvisorCallback)]
+        for callback in self.advice:
+            if callback.log_path is None:
+                callback.log_path = os.path.join(self.save_path, "advice")
+        # rl-zoo itself evaluates in environments without the file's env_kwargs.
+        if self.guided and self._eval_env_kwargs_args is None:
+            self.eval_env_kwargs = self.env_kwargs
+        if self._shows_frames() and "render_mode" not in self.env_kwargs and _can_render(self.env_name.gym_id):
+            self.env_kwargs = {**self.env_kwargs, "render_mode": "rgb_array"}
+        return processed
+
+    def _shows_frames(self) -> bool:
+        return any(callback.frames for callback in self.advice)
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        env = super().create_envs(n_envs, eval_env, no_log)
+        if not eval_env and self._shows_frames() and env.render_mode != "rgb_array" and not _shows_images(env):
+            env.close()
+            raise ValueError(
+                f"The advisor is to see frames, but {self.env_name.gym_id} was made with render_mode "
+                f"{env.render_mode!r}. Make it render with env_kwargs: {{render_mode: rgb_array}} if it can, "
+                "or write frames: false among the arguments of AdvisorCallback."
+            )
+        return env
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        super().learn(_Resumed(model) if self.guided and self.continue_training else model)
+
+
+class _Resumed:
+    """A model whose ``learn()`` goes on counting its steps."""
+
+    def __init__(self, model: BaseAlgorithm) -> None:
+        self.model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def learn(self, total_timesteps: int, **kwargs: Any) -> BaseAlgorithm:
+        return self.model.learn(total_timesteps, reset_num_timesteps=False, **kwargs)
+
+
+def _hyperparams_file(algo: str, env_id: str) -> pathlib.Path:
+    own = HYPERPARAMS / f"{algo}.yml"
+    if env_id in yaml.safe_load(own.read_text()):
+        return own
+    parent = {"varl": "sac", "varl_tqc": "tqc", "varl_crossq": "crossq"}[algo]
+    return pathlib.Path(rl_zoo3.__file__).parent / "hyperparams" / f"{parent}.yml"
+
+
+def _callbacks(entries: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and arguments of the callbacks in a YAML file."""
+    for entry in entries if isinstance(entries, list) else [entries]:
+        if isinstance(entry, dict):
+            yield from ((name, arguments or {}) for name, arguments in entry.items())
+        elif entry is not None:
+            yield entry, {}
+
+
+def _can_render(env_id: str) -> bool:
+    entry_point = gym.spec(env_id).entry_point
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    return "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ())
+
+
+def _shows_images(env: VecEnv) -> bool:
+    space = env.observation_space
+    return any(is_image_space(part) for part in (space.values() if isinstance(space, spaces.Dict) else [space]))
+
+
+def _sample_shaping(trial: optuna.Trial) -> dict[str, Any]:
+    return {
+        "shaping_coef": trial.suggest_float("shaping_coef", 5, 50, log=True),
+        "guidance_batch_size": trial.suggest_categorical("guidance_batch_size", [32, 64, 128, 256]),
+    }
+
+
+def sample_varl_params(trial: optuna.Trial, *args: Any) -> dict[str, Any]:
+    """
+    Draw hyperparameters of VARL: those of SAC, and those of the shaping that do not cost queries.
+
+    :param trial: Optuna's trial
+    :param args: What rl-zoo passes on to samplers
+    :return: Keyword arguments of VARL
+    """
+    return {**sample_sac_params(trial, *args), **_sample_shaping(trial)}
+
+
+def sample_varl_tqc_params(trial: optuna.Trial, *args: Any) -> dict[str, Any]:
+    """
+    Draw hyperparameters of VARLTQC, as :func:`sample_varl_params`.
+
+    :param trial: Optuna's trial
+    :param args: What rl-zoo passes on to samplers
+    :return: Keyword arguments of VARLTQC
+    """
+    return {**sample_tqc_params(trial, *args), **_sample_shaping(trial)}
+
+
+def sample_varl_crossq_params(trial: optuna.Trial, *args: Any) -> dict[str, Any]:
+    """
+    Draw hyperparameters of VARLCrossQ, for which rl-zoo has no sampler to start from.
+
+    :param trial: Optuna's trial
+    :param args: What rl-zoo passes on to samplers
+    :return: Keyword arguments of VARLCrossQ
+    """
+    params = {
+        "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.0001, 0.03, log=True),
+        "batch_size_pow": trial.suggest_int("batch_size_pow", 6, 10),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
+        "train_freq": trial.suggest_int("train_freq", 1, 10),
+        "policy_delay": trial.suggest_int("policy_delay", 1, 4),
+        "net_arch": trial.suggest_categorical("net_arch", ["small", "medium", "big"]),
+    }
+    return {**convert_offpolicy_params(params), **_sample_shaping(trial)}
+
+
+def register() -> None:
+    """Make the algorithms known to rl-zoo, and the sparse Meta-World tasks, if it is installed, to Gymnasium."""
+    ALGOS.update(ALGORITHMS)
+    samplers: tuple[Any, ...] = (sample_varl_params, sample_varl_tqc_params, sample_varl_crossq_params)
+    HYPERPARAMS_SAMPLER.update(zip(ALGORITHMS, samplers, strict=True))
+    HYPERPARAMS_CONVERTER.update(dict.fromkeys(ALGORITHMS, convert_offpolicy_params))
+    rl_zoo3.train.ExperimentManager = GuidedExperimentManager
+    if importlib.util.find_spec("metaworld") is not None:
+        importlib.import_module("sb3_varl.metaworld")
+
+
+def main() -> None:
+    """Run one of rl-zoo's scripts."""
+    from rl_zoo3 import cli
+
+    if len(sys.argv) < 2 or sys.argv[1] not in SCRIPTS:
+        sys.exit(f"usage: python -m sb3_varl.zoo {{{','.join(SCRIPTS)}}} …")
+    register()
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
