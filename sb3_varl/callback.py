@@ -153,6 +153,11 @@ class AdvisorCallback(BaseCallback):
                 f"AdvisorCallback fills the guidance buffer of VARL, but the model is {type(self.model).__name__}, "
                 "which has none. Use sb3_varl.VARL, a drop-in for SAC."
             )
+        if self.parent is not None and getattr(self.parent, "callback_on_new_best", None) is self:
+            raise TypeError(
+                "AdvisorCallback is given as callback_on_new_best, but then it is not told of the steps that it has to "
+                "see. Put it beside the EvalCallback, in a list; first_query and query_freq say when it asks."
+            )
         self._briefing = self._make_briefing()
         if hasattr(self.advisor, "prepare"):
             self.advisor.prepare(self._briefing)

@@ -115,17 +115,6 @@ def test_guidance_pulls_the_policy(guided, parent):
     np.testing.assert_allclose(actions, np.tile([0.7, -0.7], (7, 1)), atol=0.4)
 
 
-def test_guidance_leaves_the_statistics_of_batch_normalisation_alone():
-    def statistics(shaping_coef):
-        model = advised(VARLCrossQ, shaping_coef=shaping_coef, learning_rate=0.0).learn(60)
-        return dict(model.actor.named_buffers())
-
-    plain, shaped = statistics(0.0), statistics(20.0)
-    assert plain
-    for name in plain:
-        assert th.equal(plain[name], shaped[name])
-
-
 @SISTERS
 def test_fast_is_close(guided, parent):
     first = advised(guided, learning_rate=1e-3).learn(120)
