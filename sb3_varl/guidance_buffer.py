@@ -174,7 +174,26 @@ class GuidanceBuffer(BaseBuffer):
 
         :param path: Where to; ``.npz`` is appended if it is missing
         """
-        np.savez_compressed(path, **self.rows())  # type: ignore[arg-type]
+        np.savez_compressed(path, **self.rows(), **self._bounds())  # type: ignore[arg-type]
+
+    def _bounds(self) -> dict[str, np.ndarray]:
+        """Where -1 and 1 of the normalised actions are, in the environment's units."""
+        return {"action_low": self.action_space.low, "action_high": self.action_space.high}  # type: ignore[attr-defined]
+
+    def _check_bounds(self, bounds: dict[str, np.ndarray]) -> None:
+        """
+        Make sure that normalised actions mean here what they meant elsewhere.
+
+        :param bounds: ``action_low`` and ``action_high`` of the other action space
+        :raises ValueError: if they are not this one's
+        """
+        for name, expected in self._bounds().items():
+            if not np.array_equal(bounds[name], expected):
+                raise ValueError(
+                    f"The guidance was given for actions with {name} = {bounds[name]}, but the environment's is "
+                    f"{expected}: the same advice would mean other actions. Make the environment with the bounds that "
+                    "it had, or ask for new advice."
+                )
 
     def load(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
@@ -188,10 +207,12 @@ class GuidanceBuffer(BaseBuffer):
             path = f"{path}.npz"
         with np.load(path, allow_pickle=False) as file:
             rows = dict(file)
-        if not {"actions", "steps"} <= rows.keys():
+        if not {"actions", "steps", *self._bounds()} <= rows.keys():
             raise ValueError(f"{path} holds {sorted(rows)}, expected a file written by GuidanceBuffer.save().")
+        bounds = {name: rows.pop(name) for name in self._bounds()}
         fresh = GuidanceBuffer(self.buffer_size, self.observation_space, self.action_space, self.device)
         fresh.extend(rows)
+        self._check_bounds(bounds)
         self.__dict__.update(fresh.__dict__)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import pytest
 import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import CheckpointCallback
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from conftest import CounterEnv, assert_same_parameters
+from conftest import CounterEnv, DictEnv, assert_same_parameters
 from sb3_varl import VARL, AdvisorCallback, FunctionAdvisor
 
 SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
@@ -136,3 +136,59 @@ def test_a_zip_is_not_grown_by_the_callback():
     assert not {"callback", "advisor"} & set(vars(model))
     with zipfile.ZipFile(buffer) as archive:
         assert "sb3_varl.callback" not in archive.read("data").decode()
+
+
+def test_guidance_for_other_action_bounds_is_refused(tmp_path):
+    advised().save_guidance_buffer(tmp_path / "guidance.npz")
+    written = (tmp_path / "guidance.npz").read_bytes()
+    other = VARL("MlpPolicy", CounterEnv(low=-1, high=2), **SMALL)
+    with pytest.raises(ValueError, match=r"action_high = \[3. 3.\].*is \[2. 2.\].*ask for new advice"):
+        other.load_guidance_buffer(tmp_path / "guidance.npz")
+    assert other.guidance_buffer.size() == 0
+    assert (tmp_path / "guidance.npz").read_bytes() == written
+
+
+@pytest.mark.parametrize("by", ["load", "set_env"])
+def test_an_environment_that_changed_its_action_bounds_is_refused(by, tmp_path):
+    model = advised()
+    model.save(tmp_path / "model")
+    written = (tmp_path / "model.zip").read_bytes()
+    env = DummyVecEnv([lambda: CounterEnv(low=-1, high=2)])
+    with pytest.raises(ValueError, match=r"Action spaces do not match: Box\(-1.0, 3.0.*Box\(-1.0, 2.0"):
+        VARL.load(tmp_path / "model", env=env) if by == "load" else model.set_env(env)
+    assert (tmp_path / "model.zip").read_bytes() == written
+
+
+def test_guidance_for_other_observations_is_refused(tmp_path):
+    advised().save_guidance_buffer(tmp_path / "guidance.npz")
+    other = VARL("MlpPolicy", "Pendulum-v1", **SMALL)
+    with pytest.raises(ValueError, match="Guidance action has shape"):
+        other.load_guidance_buffer(tmp_path / "guidance.npz")
+    other = VARL("MultiInputPolicy", DictEnv(), **SMALL)
+    with pytest.raises(ValueError, match=r"\['observation'\] given, expected \['count', 'extra'\]"):
+        other.load_guidance_buffer(tmp_path / "guidance.npz")
+
+
+def test_set_env_keeps_the_guidance():
+    model = advised()
+    rows = model.guidance_buffer.rows()
+    model.set_env(DummyVecEnv([lambda: CounterEnv(low=-1, high=3)] * 1), force_reset=True)
+    np.testing.assert_array_equal(model.guidance_buffer.rows()["actions"], rows["actions"])
+
+
+def test_checkpoints_with_everything(tmp_path):
+    """Without the replay buffer's file, and with it, and with the statistics of normalisation."""
+    vec_env = VecNormalize(DummyVecEnv([lambda: CounterEnv(low=-1, high=3)]))
+    model = VARL("MlpPolicy", vec_env, **SMALL)
+    model.guidance_buffer.add(np.full(3, 2, np.float32), np.zeros(2))
+    checkpoint = CheckpointCallback(40, str(tmp_path), save_replay_buffer=True, save_vecnormalize=True)
+    model.learn(40, callback=checkpoint)
+    statistics = VecNormalize.load(
+        tmp_path / "rl_model_vecnormalize_40_steps.pkl", DummyVecEnv([lambda: CounterEnv(low=-1, high=3)])
+    )
+    resumed = VARL.load(tmp_path / "rl_model_40_steps", env=statistics)
+    resumed.load_replay_buffer(tmp_path / "rl_model_replay_buffer_40_steps")
+    assert_same_guidance(model, resumed)
+    assert resumed.replay_buffer.size() == 39, "callbacks come before the step's transition is stored"
+    resumed.learn(20, reset_num_timesteps=False)
+    assert resumed.logger.name_to_value["varl/shaping_active"] == 1
