@@ -21,15 +21,14 @@ from sb3_varl.advice import (
     AdviceQuery,
     Advisor,
     Briefing,
-    Observation,
     Rejection,
     TaskSheet,
     Usage,
-    VisitedState,
     check_action,
 )
 from sb3_varl.advice_log import AdviceLog
 from sb3_varl.advisors import make_advisor
+from sb3_varl.state_collector import StateCollector
 
 
 class AdvisorCallback(BaseCallback):
@@ -140,9 +139,8 @@ class AdvisorCallback(BaseCallback):
         # How many of the next triggers repeat queries whose answers had not come when the model was saved.
         self._n_repeated = 0
         self._training = False
-        self._plan: dict[int, list[int]] | None = None
-        self._visited: list[VisitedState] = []
-        self._awaiting_action: list[tuple[int, VisitedState]] = []
+        self._states: StateCollector
+        self._collecting = False
         self._executor: ThreadPoolExecutor | None = None
         self._in_flight: list[tuple[AdviceQuery, Future[tuple[Advice, float]]]] = []
 
@@ -168,9 +166,9 @@ class AdvisorCallback(BaseCallback):
         unanswered = self.model.n_unanswered_queries if steps > 0 else 0
         self._n_repeated = self.model.n_unanswered_queries = min(unanswered, self.n_queries - len(self._triggers))
         self._triggers = [steps] * self._n_repeated + self._triggers
-        self._plan, self._visited, self._awaiting_action, self._in_flight = None, [], [], []
-        self._rng = np.random.default_rng(self.model.seed)
-        self._can_render = self.frames
+        self._collecting, self._in_flight = False, []
+        # A generator of its own, so that asking draws nothing from the run's random numbers.
+        self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(self.model.seed))
         self.n_asked, self.totals, self.usage, self._latency = 0, Counter(), Usage(), math.nan
         self._logged = {}
         self._log = None if self.log_path is False else AdviceLog(self._log_folder())
@@ -235,8 +233,8 @@ class AdvisorCallback(BaseCallback):
         """
         super().update_locals(locals_)
         self.num_timesteps = self.model.num_timesteps
-        self._complete_states(self.locals["actions"])
-        if self._plan is not None and self.num_timesteps >= self._triggers[0]:
+        self._states.complete(self.locals["actions"])
+        if self._collecting and self.num_timesteps >= self._triggers[0]:
             self._ask()
         self._visit_states()
         self._collect(wait=self.blocking)
@@ -246,84 +244,26 @@ class AdvisorCallback(BaseCallback):
         return True
 
     def _visit_states(self) -> None:
-        """Keep the present state and its frame if it is one of those that the next query is about."""
-        if not self._triggers:
+        """Keep the present states if they are among those that the next query is about."""
+        if not self._triggers or self.num_timesteps < self._triggers[0] - self.window:
             return
-        trigger = self._triggers[0]
-        if self._plan is None:
-            if self.num_timesteps < trigger - self.window:
-                return
+        if not self._collecting:
             # A run that was resumed shortly before a trigger collects its states first.
-            trigger = self._triggers[0] = max(trigger, self.num_timesteps + self._steps_to_collect())
-            self._plan = self._draw(trigger)
-        for env in self._plan.pop(self.num_timesteps, ()):
-            observation = self._observation(env)
-            state = VisitedState(
-                observation=observation,
-                executed_action=np.empty(0),
-                frame=self._frame(env, observation) if self.frames else None,
-                step=self.num_timesteps,
-            )
-            self._awaiting_action.append((env, state))
-
-    def _draw(self, trigger: int) -> dict[int, list[int]]:
-        """Draw (step, environment) pairs out of the window."""
-        n_envs = self.training_env.num_envs
-        steps = range(self.num_timesteps, trigger, n_envs)
-        drawn = self._rng.choice(len(steps) * n_envs, size=self.states_per_query, replace=False)
-        plan: dict[int, list[int]] = {}
-        for step, env in sorted(divmod(int(i), n_envs) for i in drawn):
-            plan.setdefault(steps[step], []).append(env)
-        return plan
-
-    def _complete_states(self, actions: np.ndarray) -> None:
-        for env, state in self._awaiting_action:
-            self._visited.append(dataclasses.replace(state, executed_action=actions[env].copy()))
-        self._awaiting_action.clear()
-
-    def _observation(self, env: int) -> Observation:
+            self._triggers[0] = max(self._triggers[0], self.num_timesteps + self._steps_to_collect())
+            self._states.draw(range(self.num_timesteps, self._triggers[0], self.training_env.num_envs))
+            self._collecting = True
         normalize = self.model.get_vec_normalize_env()
         observations = self.locals["new_obs"] if normalize is None else normalize.get_original_obs()
-        if isinstance(observations, dict):
-            return {key: value[env].copy() for key, value in observations.items()}
-        return observations[env].copy()
-
-    def _frame(self, env: int, observation: Observation) -> np.ndarray | None:
-        picture = _picture(observation)
-        if self._can_render and (picture is None or self.training_env.render_mode == "rgb_array"):
-            rendered = self._render(env)
-            return picture if rendered is None else rendered
-        return picture
-
-    def _render(self, env: int) -> np.ndarray | None:
-        # Unlike get_images(), this does not render the other environments.
-        reason = f"its render_mode is {self.training_env.render_mode!r}"
-        if self.training_env.render_mode == "rgb_array":
-            try:
-                frame = self.training_env.env_method("render", indices=[env])[0]
-            except Exception as error:  # Whatever a renderer raises for want of a display must not end the training.
-                reason = f"rendering failed with {type(error).__name__}: {error}"
-            else:
-                if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,):
-                    return frame.copy()
-                reason = "render() returned something other than an array (height, width, 3) of uint8"
-        self._can_render = False
-        warnings.warn(
-            f"The environment gives no frames: {reason}. The advisor is shown numbers only. "
-            'Make the environment with render_mode="rgb_array", on a machine that can render, '
-            "or pass frames=False if that is what you want.",
-            stacklevel=2,
-        )
-        return None
+        self._states.visit(self.training_env, self.num_timesteps, observations)
 
     def _ask(self) -> None:
         self._triggers.pop(0)
-        states, self._visited, self._plan = self._visited, [], None
+        states, self._collecting = self._states.take(), False
         if self._executor is None:
             self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="advisor")
         # Counted by the schedule, so that a resumed run goes on with the numbers of the run before.
         index = self.n_queries - len(self._triggers) - 1
-        query = AdviceQuery(index, self.num_timesteps, tuple(states), self._briefing)
+        query = AdviceQuery(index, self.num_timesteps, states, self._briefing)
         if self._log is not None:
             query = dataclasses.replace(query, record=functools.partial(self._log.write_answer, query))
         self.n_asked += 1
@@ -440,19 +380,6 @@ class AdvisorCallback(BaseCallback):
                 stacklevel=2,
             )
         self._training = False
-
-
-def _picture(observation: Observation) -> np.ndarray | None:
-    """
-    The observation as a picture, or its first entry that is one. Of stacked frames it is the latest: the last channel,
-    or the last three if their number is a multiple of three.
-    """
-    for array in observation.values() if isinstance(observation, dict) else (observation,):
-        if array.dtype == np.uint8 and array.ndim == 3:
-            channels_last = np.moveaxis(array, 0, -1) if array.shape[0] < array.shape[2] else array
-            latest = channels_last[..., -3:] if channels_last.shape[2] % 3 == 0 else channels_last[..., -1:]
-            return np.broadcast_to(latest, (*latest.shape[:2], 3)).copy()
-    return None
 
 
 def _checked(advice: Advice, query: AdviceQuery) -> Advice:

@@ -1,0 +1,118 @@
+"""Which of the visited states an advisor is shown, with the actions that were executed there and their pictures."""
+
+import dataclasses
+import warnings
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_varl.advice import Observation, VisitedState
+
+
+class StateCollector:
+    """
+    Collects the states of one query after the other. They are drawn before they are reached, so that only their
+    frames are rendered.
+
+    :param n_states: Number of states in a query
+    :param frames: Whether to take pictures of them
+    :param rng: Draws the states
+    """
+
+    def __init__(self, n_states: int, frames: bool, rng: np.random.Generator) -> None:
+        self.n_states = n_states
+        self.frames = frames
+        self._rng = rng
+        self._can_render = frames
+        self._plan: dict[int, list[int]] = {}
+        self._states: list[VisitedState] = []
+        self._awaiting_action: list[tuple[int, VisitedState]] = []
+
+    def draw(self, steps: range) -> None:
+        """
+        Draw which states to collect, as pairs of a step and an environment.
+
+        :param steps: The run's environment steps at which there will be states, as many apart as there are environments
+        """
+        n_envs = steps.step
+        drawn = self._rng.choice(len(steps) * n_envs, size=self.n_states, replace=False)
+        for step, env in sorted(divmod(int(i), n_envs) for i in drawn):
+            self._plan.setdefault(steps[step], []).append(env)
+
+    def visit(self, env: VecEnv, step: int, observations: Observation) -> None:
+        """
+        Keep the present states that were drawn.
+
+        :param env: The environments, all in their present states
+        :param step: The run's environment steps
+        :param observations: The original observations, one for each environment
+        """
+        for index in self._plan.pop(step, ()):
+            observation: Observation = (
+                {key: value[index].copy() for key, value in observations.items()}
+                if isinstance(observations, dict)
+                else observations[index].copy()
+            )
+            frame = self._frame(env, index, observation) if self.frames else None
+            self._awaiting_action.append((index, VisitedState(observation, np.empty(0), frame, step)))
+
+    def complete(self, actions: np.ndarray) -> None:
+        """
+        Add to the states of the last visit what was executed there.
+
+        :param actions: The actions, one for each environment, in its units
+        """
+        for index, state in self._awaiting_action:
+            self._states.append(dataclasses.replace(state, executed_action=actions[index].copy()))
+        self._awaiting_action.clear()
+
+    def take(self) -> tuple[VisitedState, ...]:
+        """
+        Hand over what was collected, and begin anew.
+
+        :return: The states, in the order in which they were visited
+        """
+        states, self._states = tuple(self._states), []
+        self._plan.clear()
+        return states
+
+    def _frame(self, env: VecEnv, index: int, observation: Observation) -> np.ndarray | None:
+        picture = _picture(observation)
+        if self._can_render and (picture is None or env.render_mode == "rgb_array"):
+            rendered = self._render(env, index)
+            return picture if rendered is None else rendered
+        return picture
+
+    def _render(self, env: VecEnv, index: int) -> np.ndarray | None:
+        # Unlike get_images(), this does not render the other environments.
+        reason = f"its render_mode is {env.render_mode!r}"
+        if env.render_mode == "rgb_array":
+            try:
+                frame = env.env_method("render", indices=[index])[0]
+            except Exception as error:  # Whatever a renderer raises for want of a display must not end the training.
+                reason = f"rendering failed with {type(error).__name__}: {error}"
+            else:
+                if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,):
+                    return frame.copy()
+                reason = "render() returned something other than an array (height, width, 3) of uint8"
+        self._can_render = False
+        warnings.warn(
+            f"The environment gives no frames: {reason}. The advisor is shown numbers only. "
+            'Make the environment with render_mode="rgb_array", on a machine that can render, '
+            "or pass frames=False if that is what you want.",
+            stacklevel=2,
+        )
+        return None
+
+
+def _picture(observation: Observation) -> np.ndarray | None:
+    """
+    The observation as a picture, or its first entry that is one. Of stacked frames it is the latest: the last channel,
+    or the last three if their number is a multiple of three.
+    """
+    for array in observation.values() if isinstance(observation, dict) else (observation,):
+        if array.dtype == np.uint8 and array.ndim == 3:
+            channels_last = np.moveaxis(array, 0, -1) if array.shape[0] < array.shape[2] else array
+            latest = channels_last[..., -3:] if channels_last.shape[2] % 3 == 0 else channels_last[..., -1:]
+            return np.broadcast_to(latest, (*latest.shape[:2], 3)).copy()
+    return None
