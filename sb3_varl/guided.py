@@ -65,7 +65,8 @@ class Guided(OffPolicyAlgorithm):
     :param guidance_batch_size: Rows in the shaping term of each gradient update
     :param fast: Whether gradient updates may differ from the parent's in the last digits
     :param kwargs: Keyword arguments of the parent
-    :raises ValueError: if one of the seven is out of its range, or the action space is not continuous
+    :raises ValueError: if one of the seven is out of its range, or the policy is one of another algorithm
+    :raises AssertionError: if the action space is not continuous
     """
 
     actor: Any
@@ -114,7 +115,8 @@ class Guided(OffPolicyAlgorithm):
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         vec_env = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         if not isinstance(vec_env.action_space, spaces.Box):
-            raise ValueError(
+            # SB3's own class of error for this.
+            raise AssertionError(
                 f"VARL needs a continuous action space (Box), but the environment's is {vec_env.action_space}. "
                 "For discrete actions use an algorithm made for them, for instance DQN or PPO, without advice."
             )

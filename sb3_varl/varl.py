@@ -83,7 +83,8 @@ class VARL(Guided, SAC):
     :param fast: Whether gradient updates may differ from SAC's in the last digits, for more speed.
         On a CPU, networks of linear layers, ReLUs and layer normalisations get updates of their own
         (:class:`~sb3_varl.fast_sac.FastSAC`); all others keep SB3's, on a CPU with fused Adam and without denormals.
-    :raises ValueError: if one of the last seven is out of its range, or the action space is not continuous
+    :raises ValueError: if one of the last seven is out of its range, or the policy is one of another algorithm
+    :raises AssertionError: if the action space is not continuous
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {

@@ -226,5 +226,5 @@ def test_bad_arguments(kwargs, message):
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "MountainCar-v0"])
 def test_discrete_actions_are_refused(env):
-    with pytest.raises(ValueError, match=r"continuous action space .* Discrete.*DQN or PPO"):
+    with pytest.raises(AssertionError, match=r"continuous action space .* Discrete.*DQN or PPO"):
         VARL("MlpPolicy", env)
