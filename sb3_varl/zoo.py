@@ -91,7 +91,8 @@ class GuidedExperimentManager(ExperimentManager):
         super().__init__(args, algo, env_id, *others, **kwargs)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        # rl-zoo prints what it reads, and a key should not be printed.
+        # rl-zoo writes the command line to a file, and prints what it reads.
+        refuse_secrets(vars(self.args), "the command line")
         with contextlib.redirect_stdout(io.StringIO()) as output:
             hyperparams, saved = super().read_hyperparameters()
         refuse_secrets(saved, self.config)
@@ -241,6 +242,9 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in SCRIPTS:
         sys.exit(f"usage: python -m sb3_varl.zoo {{{','.join(SCRIPTS)}}} …")
     register()
+    if "plot" in sys.argv[1]:
+        # The plots look for environments by the names of their folders.
+        sys.argv = [argument.replace("SparseMetaWorld/", "SparseMetaWorld-") for argument in sys.argv]
     cli.main()
 
 

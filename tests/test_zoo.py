@@ -191,14 +191,15 @@ def test_bad_files(tmp_path):
     for name, (entry, _) in BAD_FILES.items():
         (tmp_path / f"{name}.yml").write_text(f"Pendulum-v1: {{n_timesteps: 50, {entry}}}")
         commands.append(f"train --algo varl --env Pendulum-v1 --conf-file {name}.yml --num-threads 1 --eval-freq -1")
-    outcomes = zoo(
-        *commands, "trian", folder=tmp_path, PLANTED_API_KEY="planted-in-environment", SDL_VIDEODRIVER="dummy"
-    )
+    commands += ["train --algo varl --env Pendulum-v1 --env-kwargs api_key:'x'", "trian"]
+    planted = "planted-in-environment"
+    outcomes = zoo(*commands, folder=tmp_path, PLANTED_API_KEY=planted, SDL_VIDEODRIVER="dummy")
     for (output, error), (name, (_, message)) in zip(outcomes, BAD_FILES.items(), strict=False):
         assert error is not None, name
         assert re.match(message, error, re.DOTALL), error
         assert "sk-0123456789abcdef" not in output + error
-        assert "planted-in-environment" not in output + error
+        assert planted not in output + error
+    assert "the command line['env_kwargs'] contains 'api_key'" in outcomes[-2][1]
     assert outcomes[-1][1].startswith("SystemExit: usage: python -m sb3_varl.zoo {train,enjoy,")
     assert not list((tmp_path / "logs").rglob("config.yml"))
 
