@@ -143,12 +143,14 @@ def test_all_three_with_advice_in_yaml_and_optimisation(tmp_path):
     outcomes = zoo(
         *(f"train --algo {algo} {common} {advised}" for algo in algorithms),
         *(f"train --algo {algo} {common} {optimise}" for algo in algorithms),
+        f"train --algo varl_tqc {common} --env MountainCarContinuous-v0 -n 40",
         folder=tmp_path,
         PYTHONPATH=str(pathlib.Path(__file__).parent),
     )
     for output, error in outcomes:
         assert error is None, output + error
-    assert all("shaping_coef: " in output for output, _ in outcomes[3:])
+    assert all("shaping_coef: " in output for output, _ in outcomes[3:6])
+    assert "hyperparams/tqc.yml" in outcomes[6][0], "rl-zoo's, for want of an own entry"
     for algo in algorithms:
         run = tmp_path / "logs" / algo / "Counter-v0_1"
         # Frames were rendered although nobody had asked for a render_mode.
