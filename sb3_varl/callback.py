@@ -30,6 +30,11 @@ from sb3_varl.advice_log import AdviceLog
 from sb3_varl.advisors import make_advisor
 from sb3_varl.state_collector import StateCollector
 
+_NOT_TOLD = (
+    "AdvisorCallback is inside a callback_on_new_best, where it is not told of the steps that it has to see. "
+    "Put it beside the EvalCallback, in a list; first_query and query_freq say when it asks."
+)
+
 
 class AdvisorCallback(BaseCallback):
     """
@@ -136,9 +141,9 @@ class AdvisorCallback(BaseCallback):
         self._logged: dict[str, float] = {}
         self._log: AdviceLog | None = None
         self._triggers: list[int] = []
-        # How many of the next triggers repeat queries whose answers had not come when the model was saved.
-        self._n_repeated = 0
-        self._training = False
+        # Among the callbacks of its kind.
+        self._place = 0
+        self._saw_steps = self._announced = False
         self._states: StateCollector
         self._collecting = False
         self._executor: ThreadPoolExecutor | None = None
@@ -152,20 +157,21 @@ class AdvisorCallback(BaseCallback):
                 "which has none. Use sb3_varl.VARL, a drop-in for SAC."
             )
         if self.parent is not None and getattr(self.parent, "callback_on_new_best", None) is self:
-            raise TypeError(
-                "AdvisorCallback is given as callback_on_new_best, but then it is not told of the steps that it has to "
-                "see. Put it beside the EvalCallback, in a list; first_query and query_freq say when it asks."
-            )
+            raise TypeError(_NOT_TOLD)
+        self._place = len(self.model.after_learning)
+        self.model.after_learning.append(self.on_training_end)
+        self._saw_steps = self._announced = False
         self._briefing = self._make_briefing()
         if hasattr(self.advisor, "prepare"):
             self.advisor.prepare(self._briefing)
         steps = self.model.num_timesteps
         if 0 < steps == self.num_timesteps:
             return  # the same run goes on, perhaps in the middle of a window
-        self._triggers = [trigger for trigger in self._schedule() if trigger > steps]
-        unanswered = self.model.n_unanswered_queries if steps > 0 else 0
-        self._n_repeated = self.model.n_unanswered_queries = min(unanswered, self.n_queries - len(self._triggers))
-        self._triggers = [steps] * self._n_repeated + self._triggers
+        answered: list[int] = self.model.n_answered_queries
+        answered += [0] * (self._place + 1 - len(answered))
+        if steps == 0:
+            answered[self._place] = 0
+        self._triggers = self._schedule()[answered[self._place] :]
         self._collecting, self._in_flight = False, []
         # A generator of its own, so that asking draws nothing from the run's random numbers.
         self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(self.model.seed))
@@ -173,6 +179,7 @@ class AdvisorCallback(BaseCallback):
         self._logged = {}
         self._log = None if self.log_path is False else AdviceLog(self._log_folder())
         if steps >= self.model.shaping_steps:
+            self._triggers = []
             warnings.warn(
                 f"The model has {steps} steps behind it and ignores guidance from step {self.model.shaping_steps} on: "
                 "the advisor will not be asked. Load it with a higher shaping_steps if it should be.",
@@ -219,9 +226,6 @@ class AdvisorCallback(BaseCallback):
         n_envs = self.training_env.num_envs
         return n_envs * math.ceil(self.states_per_query / n_envs)
 
-    def _on_training_start(self) -> None:
-        self._training = True
-
     def update_locals(self, locals_: dict[str, Any]) -> None:
         """
         Do what is due after a step.
@@ -232,6 +236,7 @@ class AdvisorCallback(BaseCallback):
         :param locals_: Local variables of the rollout
         """
         super().update_locals(locals_)
+        self._saw_steps = True
         self.num_timesteps = self.model.num_timesteps
         self._states.complete(self.locals["actions"])
         if self._collecting and self.num_timesteps >= self._triggers[0]:
@@ -248,8 +253,16 @@ class AdvisorCallback(BaseCallback):
         if not self._triggers or self.num_timesteps < self._triggers[0] - self.window:
             return
         if not self._collecting:
-            # A run that was resumed shortly before a trigger collects its states first.
+            # A run that was resumed shortly before a trigger, or after it, collects its states first.
             self._triggers[0] = max(self._triggers[0], self.num_timesteps + self._steps_to_collect())
+            if self._triggers[0] >= self.model.shaping_steps:
+                warnings.warn(
+                    f"{len(self._triggers)} of {self.n_queries} queries are not asked: the model ignores guidance from "
+                    f"step {self.model.shaping_steps} on, and training is at step {self.num_timesteps}.",
+                    stacklevel=2,
+                )
+                self._triggers = []
+                return
             self._states.draw(range(self.num_timesteps, self._triggers[0], self.training_env.num_envs))
             self._collecting = True
         normalize = self.model.get_vec_normalize_env()
@@ -267,10 +280,6 @@ class AdvisorCallback(BaseCallback):
         if self._log is not None:
             query = dataclasses.replace(query, record=functools.partial(self._log.write_answer, query))
         self.n_asked += 1
-        if self._n_repeated:
-            self._n_repeated -= 1
-        else:
-            self.model.n_unanswered_queries += 1
         self._count(queries=1, states=len(states))
         self._in_flight.append((query, self._executor.submit(self._consult, query)))
         if self.verbose >= 1:
@@ -321,7 +330,7 @@ class AdvisorCallback(BaseCallback):
 
     def _answered(self) -> None:
         self._in_flight.pop(0)
-        self.model.n_unanswered_queries -= 1
+        self.model.n_answered_queries[self._place] += 1
 
     def _accept(self, query: AdviceQuery, advice: Advice) -> None:
         rejected_states = {rejection.state for rejection in advice.rejected}
@@ -371,15 +380,16 @@ class AdvisorCallback(BaseCallback):
         if self._executor is not None:
             self._executor.shutdown()
             self._executor = None
-        # Asked because rl-zoo ends its first callback a second time.
-        if self._triggers and self._training:
+        if not self._saw_steps and self.model.num_timesteps > self.num_timesteps:
+            warnings.warn(_NOT_TOLD, stacklevel=2)
+        elif self._triggers and not self._announced:
             warnings.warn(
                 f"{len(self._triggers)} of {self.n_queries} queries were not asked: they are due at {self._triggers}, "
                 f"and training ended at step {self.num_timesteps}. Train longer, or ask earlier with first_query and "
                 "query_freq.",
                 stacklevel=2,
             )
-        self._training = False
+            self._announced = True
 
 
 def _checked(advice: Advice, query: AdviceQuery) -> Advice:

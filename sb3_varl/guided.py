@@ -9,7 +9,7 @@ import contextlib
 import io
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
@@ -93,8 +93,10 @@ class Guided(OffPolicyAlgorithm):
         self.guidance_buffer_size = guidance_buffer_size
         self.guidance_batch_size = guidance_batch_size
         self.fast = fast
-        # Kept by AdvisorCallback, so that a resumed run repeats queries whose answers it never had.
-        self.n_unanswered_queries = 0
+        # For each AdvisorCallback, in the order in which learn() has them: a resumed run goes on with the next query.
+        self.n_answered_queries: list[int] = []
+        # What callbacks want to be done at the end of learn(): event callbacks do not tell their children of it.
+        self.after_learning: list[Callable[[], None]] = []
         self._check_shaping_arguments()
         super().__init__(*args, **kwargs)
 
@@ -127,7 +129,10 @@ class Guided(OffPolicyAlgorithm):
         expected = self.policy_aliases["MlpPolicy"]
         if not issubclass(self.policy_class, expected):
             for base in self.policy_class.__mro__:
-                if base.__module__.startswith(("stable_baselines3.", "sb3_contrib.")) and base is not BasePolicy:
+                if base.__module__.startswith(("stable_baselines3.", "sb3_contrib.")) and base not in (
+                    BaseModel,
+                    BasePolicy,
+                ):
                     raise ValueError(
                         f"{type(self).__name__} needs a policy that is a {expected.__name__}, but {base.__name__} is "
                         "one of another algorithm. If this is a saved model, load it with the algorithm that it was "
@@ -221,7 +226,8 @@ class Guided(OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfGuided:
-        return super().learn(
+        self.after_learning = []
+        super().learn(
             total_timesteps,
             callback,
             log_interval,  # type: ignore[arg-type]
@@ -229,6 +235,12 @@ class Guided(OffPolicyAlgorithm):
             reset_num_timesteps,
             progress_bar,
         )
+        for finish in self.after_learning:
+            finish()
+        return self
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "after_learning"]
 
     def save_guidance_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """

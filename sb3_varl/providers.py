@@ -22,12 +22,15 @@ _ENVIRONMENT = {
     "LITELLM_MODE": "PRODUCTION",
 }
 _SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_SECRET_TEXT = re.compile(r"\bsk-[\w*.-]{4,}|\bAIza[\w-]{10,}|\bBearer\s+\S+|(?<=key=)[^&\s'\"]+", re.IGNORECASE)
-_SECRET_ARGUMENT = re.compile(
-    r"api[-_]?key|access[-_]key|secret|password|credential|authorization|token$", re.IGNORECASE
+_SECRET_TEXT = re.compile(
+    r"\bsk-[\w*.-]{4,}|\bAIza[\w-]{10,}|\bBearer\s+\S+|(?<=key=)[^&\s'\"]+|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)",
+    re.IGNORECASE,
 )
-# The same inside a string of Python code, which rl-zoo's YAML files may hold.
-_SECRET_ASSIGNMENT = re.compile(r"(api[-_]?key|access[-_]key|secret|password|authorization)\W{0,3}[=:]", re.IGNORECASE)
+_SECRET_WORDS = "api[-_]?key|access[-_]key|secret|password|credential|authorization"
+_TOKEN = "(?<!per[-_])token"
+_SECRET_ARGUMENT = re.compile(rf"{_SECRET_WORDS}|{_TOKEN}$", re.IGNORECASE)
+# The same inside a string of Python code, which rl-zoo's YAML files and arguments may hold.
+_SECRET_ASSIGNMENT = re.compile(rf"({_SECRET_WORDS}|{_TOKEN})\W{{0,3}}[=:]", re.IGNORECASE)
 
 
 class RequestFailed(Exception):

@@ -9,8 +9,10 @@ The algorithms are ``varl``, ``varl_tqc`` and ``varl_crossq``; all of rl-zoo's o
 """
 
 import contextlib
+import copy
 import importlib.util
 import io
+import itertools
 import os
 import pathlib
 import sys
@@ -43,7 +45,7 @@ try:
         sample_sac_params,
         sample_tqc_params,
     )
-    from rl_zoo3.utils import get_class_by_name
+    from rl_zoo3.utils import SimpleLinearSchedule, get_class_by_name
 except ImportError as error:
     raise ImportError('sb3_varl.zoo needs rl-zoo, which is not installed: pip install "sb3_varl[zoo]"') from error
 
@@ -91,8 +93,7 @@ class GuidedExperimentManager(ExperimentManager):
         super().__init__(args, algo, env_id, *others, **kwargs)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        # rl-zoo writes the command line to a file, and prints what it reads.
-        refuse_secrets(vars(self.args), "the command line")
+        # rl-zoo prints what it reads.
         with contextlib.redirect_stdout(io.StringIO()) as output:
             hyperparams, saved = super().read_hyperparameters()
         refuse_secrets(saved, self.config)
@@ -104,18 +105,31 @@ class GuidedExperimentManager(ExperimentManager):
                     check_arguments(AdvisorCallback, arguments)
         return hyperparams, saved
 
+    @staticmethod
+    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        coef = hyperparams.get("shaping_coef")
+        if isinstance(coef, str):
+            hyperparams["shaping_coef"] = SimpleLinearSchedule(coef.removeprefix("lin_"))
+        return ExperimentManager._preprocess_schedules(hyperparams)
+
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
+        self._callback_entries = hyperparams.get("callback")
+        log_path = os.path.join(self.save_path, "advice")
+        hyperparams = {**hyperparams, "callback": _with_log_path(self._callback_entries, log_path)}
         processed = super()._preprocess_hyperparams(hyperparams)
         self.advice = [callback for callback in processed[2] if isinstance(callback, AdvisorCallback)]
-        for callback in self.advice:
-            if callback.log_path is None:
-                callback.log_path = os.path.join(self.save_path, "advice")
         # rl-zoo itself evaluates in environments without the file's env_kwargs.
         if self.guided and self._eval_env_kwargs_args is None:
             self.eval_env_kwargs = self.env_kwargs
         if self._shows_frames() and "render_mode" not in self.env_kwargs and _can_render(self.env_name.gym_id):
             self.env_kwargs = {**self.env_kwargs, "render_mode": "rgb_array"}
         return processed
+
+    def objective(self, trial: optuna.Trial) -> float:
+        manager = copy.copy(self)  # trials may run side by side
+        log_path = os.path.join(self.save_path, f"advice_{trial.number}")
+        manager.specified_callbacks = _with_log_path(self._callback_entries, log_path)
+        return ExperimentManager.objective(manager, trial)
 
     def _shows_frames(self) -> bool:
         return any(callback.frames for callback in self.advice)
@@ -132,7 +146,12 @@ class GuidedExperimentManager(ExperimentManager):
         return env
 
     def learn(self, model: BaseAlgorithm) -> None:
-        super().learn(_Resumed(model) if self.guided and self.continue_training else model)
+        try:
+            super().learn(_Resumed(model) if self.guided and self.continue_training else model)
+        finally:
+            # After Ctrl-C, rl-zoo saves the model but ends its first callback only.
+            for callback in self.advice:
+                callback.on_training_end()
 
 
 class _Resumed:
@@ -161,8 +180,29 @@ def _callbacks(entries: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     for entry in entries if isinstance(entries, list) else [entries]:
         if isinstance(entry, dict):
             yield from ((name, arguments or {}) for name, arguments in entry.items())
-        elif entry is not None:
+        elif isinstance(entry, str):
             yield entry, {}
+
+
+def _asks_advisor(name: str) -> bool:
+    callback = get_class_by_name(name)
+    return isinstance(callback, type) and issubclass(callback, AdvisorCallback)
+
+
+def _with_log_path(entries: Any, log_path: str) -> list[Any]:
+    """The same callbacks, with a place for the advice log where none is given."""
+    return [
+        next(
+            (
+                {name: {"log_path": log_path, **arguments}}
+                for name, arguments in _callbacks(entry)
+                if _asks_advisor(name)
+            ),
+            entry,
+        )
+        for entry in (entries if isinstance(entries, list) else [entries])
+        if entry is not None
+    ]
 
 
 def _can_render(env_id: str) -> bool:
@@ -241,6 +281,8 @@ def main() -> None:
 
     if len(sys.argv) < 2 or sys.argv[1] not in SCRIPTS:
         sys.exit(f"usage: python -m sb3_varl.zoo {{{','.join(SCRIPTS)}}} …")
+    # rl-zoo writes its command line to files. A storage is a database's address, which may well hold a password.
+    refuse_secrets([a for before, a in itertools.pairwise(sys.argv) if before != "--storage"], "the command line")
     register()
     if "plot" in sys.argv[1]:
         # The plots look for environments by the names of their folders.

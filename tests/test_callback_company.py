@@ -87,6 +87,58 @@ def test_where_it_would_never_hear_of_a_step_it_is_refused():
         make_model().learn(210, callback=callback)
 
 
+def test_where_it_never_heard_of_a_step_it_says_so():
+    callback = evaluation(eval_freq=60, callback_on_new_best=CallbackList([make_callback()]))
+    with pytest.warns(UserWarning, match=r"callback_on_new_best.*Put it beside"):
+        make_model().learn(120, callback=callback)
+
+
+@pytest.mark.parametrize("place", ["under EveryNTimesteps", "under EvalCallback", "in a list under EveryNTimesteps"])
+def test_wherever_it_is_the_last_answers_are_there_when_training_ends(place):
+    model, callback = make_model(), make_callback(Recorder(latency=0.5), blocking=False)
+    model.learn(203, callback=PLACES[place](callback))
+    assert model.guidance_buffer.size() == 20
+    assert model.n_answered_queries == [2]
+
+
+@pytest.mark.filterwarnings("ignore:. of . queries were not asked")
+def test_a_query_that_was_put_off_twice_is_not_forgotten():
+    model, advisor = make_model(), Recorder()
+    model.learn(95, callback=make_callback(advisor))
+    for steps in (8, 150):
+        model.learn(steps, callback=make_callback(advisor), reset_num_timesteps=False)
+    assert [(query.index, query.step) for query in advisor.queries] == [(0, 114), (1, 200)]
+
+
+def test_advice_for_a_model_that_was_trained_without():
+    model, advisor = make_model(), Recorder()
+    model.learn(120)
+    model.learn(150, callback=make_callback(advisor), reset_num_timesteps=False)
+    assert [query.step for query in advisor.queries] == [131, 200]
+
+
+def test_no_query_is_asked_after_the_cutoff():
+    model, advisor = make_model(shaping_steps=230), Recorder()
+    model.learn(222)
+    callback = make_callback(advisor, n_queries=2)
+    with pytest.warns(UserWarning, match="2 of 2 queries are not asked: the model ignores guidance from step 230 on"):
+        model.learn(50, callback=callback, reset_num_timesteps=False)
+    assert not advisor.queries
+
+
+def test_two_advisors_are_counted_apart(tmp_path):
+    first, second = Recorder(), Recorder()
+    model = make_model()
+    with pytest.warns(UserWarning, match="of . queries were not asked"):
+        model.learn(150, callback=[make_callback(first, n_queries=1), make_callback(second)])
+    assert model.n_answered_queries == [1, 1]
+    model.save(tmp_path / "model")
+    resumed = VARL.load(tmp_path / "model", env=CounterEnv())
+    resumed.learn(100, callback=[make_callback(first, n_queries=1), make_callback(second)], reset_num_timesteps=False)
+    assert [query.step for query in first.queries] == [100]
+    assert [query.step for query in second.queries] == [100, 200]
+
+
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_under_every_n_timesteps_with_several_environments(n_envs):
     advisor = Recorder()
@@ -153,7 +205,7 @@ def test_a_query_in_flight_when_the_model_was_saved_is_asked_again(tmp_path):
         resumed.learn(199, callback=make_callback(advisor), reset_num_timesteps=False)
         assert [(query.index, query.step) for query in advisor.queries] == [(0, 112), (1, 200)]
         assert resumed.guidance_buffer.size() == 20
-        assert resumed.n_unanswered_queries == 0
+        assert resumed.n_answered_queries == [2]
 
 
 def test_answers_of_an_interrupted_run_do_not_reach_another():
@@ -264,4 +316,4 @@ def test_an_advisor_nobody_knows():
 def test_an_abstaining_advisor_counts_as_answered():
     model = make_model()
     model.learn(250, callback=make_callback(Recorder(lambda query: Advice([None] * len(query.states)))))
-    assert model.n_unanswered_queries == 0
+    assert model.n_answered_queries == [2]

@@ -7,6 +7,7 @@ import pytest
 import torch as th
 from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.policies import BasePolicy
 
 from conftest import CounterEnv, assert_same_parameters
 from sb3_varl import VARL, VARLTQC, AdvisorCallback, FunctionAdvisor, VARLCrossQ
@@ -167,3 +168,12 @@ def test_a_subclass_with_another_train_keeps_it():
         pass
 
     assert Mine("MlpPolicy", "Pendulum-v1", **SMALL, fast=True).learn(30).trained
+
+
+def test_a_policy_made_from_scratch_is_none_of_another_algorithm():
+    class FromScratch(BasePolicy):
+        pass
+
+    model = VARL("MlpPolicy", "Pendulum-v1", _init_setup_model=False)
+    model.policy_class = FromScratch
+    model._check_policy()
