@@ -129,10 +129,8 @@ class Guided(OffPolicyAlgorithm):
         expected = self.policy_aliases["MlpPolicy"]
         if not issubclass(self.policy_class, expected):
             for base in self.policy_class.__mro__:
-                if base.__module__.startswith(("stable_baselines3.", "sb3_contrib.")) and base not in (
-                    BaseModel,
-                    BasePolicy,
-                ):
+                is_sb3s = base.__module__.startswith(("stable_baselines3.", "sb3_contrib."))
+                if is_sb3s and base not in (BasePolicy, BaseModel):
                     raise ValueError(
                         f"{type(self).__name__} needs a policy that is a {expected.__name__}, but {base.__name__} is "
                         "one of another algorithm. If this is a saved model, load it with the algorithm that it was "
