@@ -93,7 +93,7 @@ class GuidedExperimentManager(ExperimentManager):
         super().__init__(args, algo, env_id, *others, **kwargs)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        # rl-zoo prints what it reads.
+        # rl-zoo prints what it reads before anybody can look for keys in it.
         with contextlib.redirect_stdout(io.StringIO()) as output:
             hyperparams, saved = super().read_hyperparameters()
         refuse_secrets(saved, self.config)
