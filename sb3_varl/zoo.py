@@ -184,25 +184,16 @@ def _callbacks(entries: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield entry, {}
 
 
-def _asks_advisor(name: str) -> bool:
-    callback = get_class_by_name(name)
-    return isinstance(callback, type) and issubclass(callback, AdvisorCallback)
-
-
 def _with_log_path(entries: Any, log_path: str) -> list[Any]:
     """The same callbacks, with a place for the advice log where none is given."""
-    return [
-        next(
-            (
-                {name: {"log_path": log_path, **arguments}}
-                for name, arguments in _callbacks(entry)
-                if _asks_advisor(name)
-            ),
-            entry,
-        )
-        for entry in (entries if isinstance(entries, list) else [entries])
-        if entry is not None
-    ]
+    located = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        for name, arguments in _callbacks(entry):
+            callback = get_class_by_name(name)
+            if isinstance(callback, type) and issubclass(callback, AdvisorCallback):
+                entry = {name: {"log_path": log_path, **arguments}}
+        located.append(entry)
+    return [entry for entry in located if entry is not None]
 
 
 def _can_render(env_id: str) -> bool:
@@ -225,7 +216,7 @@ def _sample_shaping(trial: optuna.Trial) -> dict[str, Any]:
 
 def sample_varl_params(trial: optuna.Trial, *args: Any) -> dict[str, Any]:
     """
-    Draw hyperparameters of VARL: those of SAC, and those of the shaping that do not cost queries.
+    Draw hyperparameters of VARL: those of SAC, the shaping's weight and its batch size.
 
     :param trial: Optuna's trial
     :param args: What rl-zoo passes on to samplers
