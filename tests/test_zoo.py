@@ -66,7 +66,7 @@ def journey(tmp_path_factory):
         f"train {common} -n 500 --eval-freq 400 --save-freq 400 --save-replay-buffer",
         f"train {common} -n 200 --eval-freq -1 -i {RUN}1/rl_model_400_steps.zip",
         f"enjoy --algo varl --env {ENV} -f logs --no-render -n 60",
-        f"plot_train -a varl -e {ENV} -f logs",
+        f"plot_train -a varl -e {ENV} -f logs -y success",
         f"all_plots -a varl -e {ENV} -f logs -k successes --no-display",
         folder=folder,
     )
