@@ -265,9 +265,10 @@ class AdvisorCallback(BaseCallback):
                 return
             self._states.draw(range(self.num_timesteps, self._triggers[0], self.training_env.num_envs))
             self._collecting = True
-        normalize = self.model.get_vec_normalize_env()
-        observations = self.locals["new_obs"] if normalize is None else normalize.get_original_obs()
-        self._states.visit(self.training_env, self.num_timesteps, observations)
+        if self._states.is_drawn(self.num_timesteps):
+            normalize = self.model.get_vec_normalize_env()
+            observations = self.locals["new_obs"] if normalize is None else normalize.get_original_obs()
+            self._states.visit(self.training_env, self.num_timesteps, observations)
 
     def _ask(self) -> None:
         self._triggers.pop(0)

@@ -39,15 +39,24 @@ class StateCollector:
         for step, env in sorted(divmod(int(i), n_envs) for i in drawn):
             self._plan.setdefault(steps[step], []).append(env)
 
+    def is_drawn(self, step: int) -> bool:
+        """
+        Tell whether there is anything to collect.
+
+        :param step: The run's environment steps
+        :return: Whether a state of this step was drawn
+        """
+        return step in self._plan
+
     def visit(self, env: VecEnv, step: int, observations: Observation) -> None:
         """
-        Keep the present states that were drawn.
+        Keep the present states that were drawn, of which there must be some.
 
         :param env: The environments, all in their present states
         :param step: The run's environment steps
         :param observations: The original observations, one for each environment
         """
-        for index in self._plan.pop(step, ()):
+        for index in self._plan.pop(step):
             observation: Observation = (
                 {key: value[index].copy() for key, value in observations.items()}
                 if isinstance(observations, dict)
@@ -77,11 +86,11 @@ class StateCollector:
         return states
 
     def _frame(self, env: VecEnv, index: int, observation: Observation) -> np.ndarray | None:
-        picture = _picture(observation)
-        if self._can_render and (picture is None or env.render_mode == "rgb_array"):
-            rendered = self._render(env, index)
-            return picture if rendered is None else rendered
-        return picture
+        if self._can_render and (env.render_mode == "rgb_array" or _picture(observation) is None):
+            frame = self._render(env, index)
+            if frame is not None:
+                return frame
+        return _picture(observation)
 
     def _render(self, env: VecEnv, index: int) -> np.ndarray | None:
         # Unlike get_images(), this does not render the other environments.

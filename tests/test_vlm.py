@@ -1,7 +1,6 @@
 """VLMAdvisor against a real server on the loopback interface."""
 
 import asyncio
-import inspect
 import json
 import logging
 import os
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, providers, vlm
+from sb3_varl import providers, vlm
 from sb3_varl.advice import (
     Advice,
     AdviceQuery,
@@ -30,8 +29,6 @@ from sb3_varl.advice import (
     Usage,
     VisitedState,
 )
-from sb3_varl.metaworld import ScriptedAdvisor
-from sb3_varl.providers import refuse_secrets
 from sb3_varl.vlm import VLMAdvisor
 from vlm_server import Images, Misbehaviour, States, VLMServer, error
 
@@ -541,24 +538,3 @@ assert not calls, calls
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
-
-
-def test_no_argument_of_ours_is_taken_for_a_secret():
-    for function in (VLMAdvisor, AdvisorCallback, VARL, ScriptedAdvisor, ReplayAdvisor):
-        refuse_secrets(dict.fromkeys(inspect.signature(function).parameters, "value"), "arguments")
-
-
-@pytest.mark.parametrize(
-    "configuration",
-    [
-        {"api_key": 1},
-        {"extra_headers": {"Authorization": "x"}},
-        {"hf_token": "x"},
-        "dict(auth_token='hf_x')",
-        ["sk-0123456789"],
-        {"api_base": "http://user:word@host/v1"},
-    ],
-)
-def test_configurations_with_secrets_are_refused(configuration):
-    with pytest.raises(ValueError, match="no place for a secret"):
-        refuse_secrets(configuration, "the file")
