@@ -14,10 +14,10 @@ from sb3_varl.advice import (
     Usage,
     VisitedState,
 )
-from sb3_varl.advice_log import ReplayAdvisor
 from sb3_varl.callback import AdvisorCallback
 from sb3_varl.guidance_buffer import GuidanceBuffer
 from sb3_varl.policies import LayerNormMlpPolicy
+from sb3_varl.replay import ReplayAdvisor
 from sb3_varl.varl import VARL, VARLTQC, VARLCrossQ
 from sb3_varl.vlm import VLMAdvisor
 

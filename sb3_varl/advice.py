@@ -1,7 +1,7 @@
 """What passes between the callback, which knows Stable-Baselines3, and an advisor, which does not."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -70,12 +70,14 @@ class Briefing:
     :param observation_space: The environment's observation space
     :param task: The task in words, or ``None`` if nobody gave one
     :param sheet: The environment's task sheet, if it has one
+    :param frames: Whether states come with pictures, unless the environment turns out to have none
     """
 
     action_space: spaces.Box
     observation_space: spaces.Space
     task: str | None = None
     sheet: TaskSheet | None = None
+    frames: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,39 +107,70 @@ class Usage:
     :param prompt_tokens: Tokens sent
     :param completion_tokens: Tokens received
     :param cost: US dollars as far as the prices are known
+    :param seconds: Time spent on asking, retries and the waiting between them included
     """
 
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
+    seconds: float = 0.0
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.requests + other.requests,
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.cost + other.cost,
-        )
+        return Usage(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens sent and received."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Request:
+    """
+    A request that is about to be sent. Each retry is one, of the same number.
+
+    :param request: Number of the request within its query
+    :param states: Indices of the states that it asks about
+    """
+
+    request: int
+    states: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """
+    A request that brought no answer.
+
+    :param request: Number of the request within its query
+    :param text: Why, in one line that is free of secrets
+    :param usage: What it cost, as far as known
+    """
+
+    request: int
+    text: str
+    usage: Usage
 
 
 @dataclass(frozen=True)
 class Answer:
     """
-    The text that one request brought back, as it came.
+    The text that a request brought back.
 
-    :param request: Index of the request within its query
-    :param states: Indices of the states that the request asked about
+    :param request: Number of the request within its query
+    :param states: Indices of the states that it asked about
     :param text: The model's words
-    :param usage: What this answer cost
-    :param latency: Seconds from sending the request to having the whole answer
+    :param usage: What it cost
     """
 
     request: int
     states: tuple[int, ...]
     text: str
     usage: Usage
-    latency: float
+
+
+Event = Request | Failure | Answer
 
 
 @dataclass(frozen=True)
@@ -149,14 +182,23 @@ class AdviceQuery:
     :param step: The run's environment steps when it was asked
     :param states: The states in question
     :param briefing: What stays the same over all queries
-    :param record: To be called with each paid answer before it is used; writes it to disk
+    :param record: To be called before each request that is paid for and with what becomes of it, before that is used;
+        writes it to disk
+    :param answers: What the query was already answered before the run was interrupted, not to be paid for again
+    :param spent: What the run has spent on advice before, for budgets
     """
 
     index: int
     step: int
     states: tuple[VisitedState, ...]
     briefing: Briefing
-    record: Callable[[Answer], None] = field(default=lambda answer: None, repr=False, compare=False)
+    record: Callable[[Event], None] = field(default=lambda event: None, repr=False, compare=False)
+    answers: tuple[Answer, ...] = ()
+    spent: Usage = Usage()
+
+
+class QueryInterrupted(Exception):
+    """Raised by an advisor that was told to break off: the query stays open until the run goes on."""
 
 
 @dataclass(frozen=True)
@@ -195,8 +237,10 @@ class Advisor(Protocol):
     """
     Whatever can say what it would have done in a state: a vision-language model, a planner, a person.
 
-    It is called from a worker thread, one query at a time. An advisor that can tell before training starts that
-    it will not be able to answer also has a method ``prepare(briefing: Briefing) -> None`` that raises.
+    It is called from a worker thread, one query at a time. Two more methods are optional. With
+    ``prepare(briefing: Briefing) -> None`` an advisor says before training starts, by raising, that it will not be able
+    to answer. ``interrupt() -> None`` is called from another thread when training breaks off, by Ctrl-C for instance:
+    ``advise`` is then to raise :class:`QueryInterrupted` soon.
     """
 
     def advise(self, query: AdviceQuery) -> Advice:

@@ -2,20 +2,32 @@
 The advice log: what was asked and what came back, on disk before it is used, so that nothing is paid for twice.
 
 One folder per run holds ``advice.jsonl`` and the frames that were shown. Each line is a JSON object with ``version``,
-``type`` and ``query`` (the query's number):
+``time`` (seconds since 1970), ``type`` and ``query`` (the query's number):
 
-- ``query``: ``step``, ``task`` and ``states``, each with ``step``, ``observation``, ``executed_action`` and ``frame``
-  (a file name, or null);
-- ``answer``: ``request``, ``states`` (indices), ``text``, ``usage`` and ``latency`` in seconds of one paid answer;
-- ``advice``: ``actions`` (one or null for each state, in the environment's units), ``rejected``, ``usage``,
-  ``failures`` and ``latency`` in seconds of the whole query.
+- ``query``: ``step``, ``task``, ``action_low`` and ``action_high`` (the bounds of actions), ``dtype`` (of observations,
+  an object for those that are dictionaries) and ``states``, each with ``step``, ``observation``, ``executed_action``
+  and ``frame`` (a file name, or null). An array of more than 1024 numbers is an object with ``dtype``, ``shape`` and
+  ``zlib``, its bytes, compressed and in base64;
+- ``request``: ``request`` (its number within the query; retries have the same) and ``states`` (indices), written before
+  anything is sent;
+- ``failure``: ``request``, ``text`` and ``usage`` of a request that brought no answer;
+- ``answer``: ``request``, ``states``, ``text`` and ``usage`` of one that did;
+- ``advice``: ``actions`` (one or null for each state, in the environment's units), ``rejected`` (each with ``reason``
+  and ``state``), ``usage``, ``failures``, ``latency`` (seconds) and ``error`` (of an advisor that failed altogether, or
+  null) of the whole query, which is then closed.
+
+``usage`` has ``requests``, ``prompt_tokens``, ``completion_tokens``, ``cost`` (US dollars) and ``seconds``.
+What a crash left of a last line is moved to ``advice.torn``.
 """
 
 import base64
 import dataclasses
+import io
 import json
+import logging
 import os
 import pathlib
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -23,27 +35,170 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sb3_varl.advice import Advice, AdviceQuery, Answer, Observation, Rejection
-from sb3_varl.prompt import parse_answer
+from sb3_varl.advice import (
+    Advice,
+    AdviceQuery,
+    Answer,
+    Briefing,
+    Event,
+    Failure,
+    Observation,
+    Rejection,
+    Request,
+    Usage,
+    VisitedState,
+)
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1
 FILE_NAME = "advice.jsonl"
+TORN_FILE_NAME = "advice.torn"
 
 # Longer arrays, images that is, are packed: as numbers they would be several times their size.
 _MAX_PLAIN_SIZE = 1024
 
 
+class QueryHistory:
+    """
+    What has happened to a query so far.
+
+    :param index: Number of the query within the run
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.n_sent = 0
+        self.answers: list[Answer] = []
+        self.failures: list[Failure] = []
+        self.advice: Advice | None = None
+        self.latency = 0.0
+        self.error: str | None = None
+
+    def add(self, event: Event) -> None:
+        """
+        Take note of something.
+
+        :param event: A request, or what became of it
+        """
+        if isinstance(event, Request):
+            self.n_sent += 1
+        elif isinstance(event, Answer):
+            self.answers.append(event)
+        else:
+            self.failures.append(event)
+
+    @property
+    def usage(self) -> Usage:
+        """What it cost. Of an advisor that does not record its requests, what its advice says."""
+        outcomes: list[Answer | Failure] = [*self.answers, *self.failures]
+        if not self.n_sent and not outcomes:
+            usage = Usage() if self.advice is None else self.advice.usage
+            return dataclasses.replace(usage, seconds=usage.seconds or self.latency)
+        total = sum((outcome.usage for outcome in outcomes), Usage())
+        # A crash leaves requests behind of which nobody knows what became.
+        return dataclasses.replace(total, requests=max(self.n_sent, total.requests))
+
+
+class LoggedQuery(QueryHistory):
+    """
+    A query as the log has it.
+
+    :param record: The log's record of the query
+    :param folder: Where the frames are
+    """
+
+    def __init__(self, record: dict[str, Any], folder: pathlib.Path) -> None:
+        super().__init__(record["query"])
+        self.folder = folder
+        self.step: int = record["step"]
+        self.task: str | None = record["task"]
+        self.action_low = np.array(record["action_low"], np.float32)
+        self.action_high = np.array(record["action_high"], np.float32)
+        self.dtype: str | dict[str, str] = record["dtype"]
+        self._states: list[dict[str, Any]] = record["states"]
+
+    @property
+    def n_states(self) -> int:
+        """Number of states that it is about."""
+        return len(self._states)
+
+    @property
+    def executed_actions(self) -> list[np.ndarray]:
+        """What was executed in each state, in the environment's units."""
+        return [np.array(state["executed_action"], np.float32) for state in self._states]
+
+    @property
+    def encoded_observations(self) -> list[Any]:
+        """The observations as the log has them."""
+        return [state["observation"] for state in self._states]
+
+    @property
+    def observations(self) -> list[Observation]:
+        """The original observation of each state."""
+        return [decode_observation(observation, self.dtype) for observation in self.encoded_observations]
+
+    def to_query(self, briefing: Briefing) -> AdviceQuery:
+        """
+        Put the query as it was put.
+
+        :param briefing: What stays the same over all queries
+        :return: The query, with the answers that it already has
+        """
+        states = zip(self.observations, self.executed_actions, self._states, strict=True)
+        visited = tuple(
+            VisitedState(observation, action, self._frame(state["frame"]), state["step"])
+            for observation, action, state in states
+        )
+        return AdviceQuery(self.index, self.step, visited, briefing, answers=tuple(self.answers))
+
+    def _frame(self, name: str | None) -> np.ndarray | None:
+        if name is None:
+            return None
+        try:
+            with Image.open(self.folder / name) as image:
+                return np.array(image.convert("RGB"))
+        except OSError as error:
+            logger.warning("The frame %s cannot be read, and its state is asked about without: %s", name, error)
+            return None
+
+
 class AdviceLog:
     """
-    Appends to a run's advice log. Every line is on the disk when the method that writes it returns.
+    Appends to a run's advice log. Every line is on the disk when the method that writes it returns, unless the disk
+    refuses it: then it is kept, and written with the next.
 
     :param path: The run's log folder; made if it is missing, readable by its owner only
+    :raises OSError: if nothing can be written there
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(path).absolute()
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file = self.path / FILE_NAME
+        self._unwritten = b""
+        self._complained = False
+        with self._open() as descriptor:
+            self._put_torn_line_aside(descriptor)
+        _sync_folder(self.path)
+
+    def _open(self) -> "_Descriptor":
+        return _Descriptor(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+
+    def _put_torn_line_aside(self, descriptor: int) -> None:
+        content = self._file.read_bytes()
+        complete = content.rfind(b"\n") + 1
+        torn = content[complete:]
+        if not torn:
+            return
+        if _parsed(torn) is not None:
+            os.write(descriptor, b"\n")
+            return
+        with _Descriptor(self.path / TORN_FILE_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as aside:
+            os.write(aside, torn + b"\n")
+            os.fsync(aside)
+        os.ftruncate(descriptor, complete)
+        logger.warning("The last line of %s was cut short by a crash; it is now in %s.", self._file, TORN_FILE_NAME)
 
     def write_query(self, query: AdviceQuery) -> None:
         """
@@ -55,8 +210,7 @@ class AdviceLog:
         for i, state in enumerate(query.states):
             frame = None
             if state.frame is not None:
-                frame = f"query{query.index}-step{query.step}-state{i}.png"
-                Image.fromarray(state.frame).save(self.path / frame)
+                frame = self._write_frame(f"query{query.index}-step{query.step}-state{i}.png", state.frame)
             states.append(
                 {
                     "step": state.step,
@@ -65,24 +219,48 @@ class AdviceLog:
                     "frame": frame,
                 }
             )
-        self._append("query", query.index, step=query.step, task=query.briefing.task, states=states)
+        _sync_folder(self.path)
+        space = query.briefing.action_space
+        self._append(
+            "query",
+            query.index,
+            step=query.step,
+            task=query.briefing.task,
+            action_low=space.low.tolist(),
+            action_high=space.high.tolist(),
+            dtype=_dtype(query.states[0].observation) if query.states else None,
+            states=states,
+        )
 
-    def write_answer(self, query: AdviceQuery, answer: Answer) -> None:
+    def _write_frame(self, name: str, frame: np.ndarray) -> str | None:
+        png = io.BytesIO()
+        Image.fromarray(frame).save(png, format="PNG")
+        try:
+            with _Descriptor(self.path / name, os.O_WRONLY | os.O_TRUNC | os.O_CREAT) as descriptor:
+                _write_all(descriptor, png.getvalue())
+                os.fsync(descriptor)
+        except OSError as error:
+            self._complain(error)
+            return None
+        return name
+
+    def write_event(self, query: AdviceQuery, event: Event) -> None:
         """
-        Record a paid answer as it came.
+        Record a request or what became of it.
 
         :param query: The query that it belongs to
-        :param answer: The answer
+        :param event: The request, answer or failure
         """
-        self._append("answer", query.index, **dataclasses.asdict(answer))
+        self._append(type(event).__name__.lower(), query.index, **dataclasses.asdict(event))
 
-    def write_advice(self, query: AdviceQuery, advice: Advice, latency: float) -> None:
+    def write_advice(self, query: AdviceQuery, advice: Advice, latency: float, error: str | None = None) -> None:
         """
         Record what a query brought in the end.
 
         :param query: The query
         :param advice: Checked advice: arrays or ``None``
         :param latency: Seconds that the query took
+        :param error: Why the advisor failed altogether, if it did
         """
         actions = [None if action is None else np.asarray(action).tolist() for action in advice.actions]
         rejected = [dataclasses.asdict(rejection) for rejection in advice.rejected]
@@ -94,106 +272,150 @@ class AdviceLog:
             usage=dataclasses.asdict(advice.usage),
             failures=list(advice.failures),
             latency=latency,
+            error=error,
         )
 
     def _append(self, kind: str, query: int, **fields: Any) -> None:
-        line = json.dumps({"version": VERSION, "type": kind, "query": query, **fields}, default=_plain) + "\n"
-        descriptor = os.open(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(descriptor, "r+b") as file:
-            # A crash may have left half a line: ours starts on a new one.
-            if file.seek(0, os.SEEK_END) > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    line = "\n" + line
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        record = {"version": VERSION, "time": round(time.time(), 3), "type": kind, "query": query, **fields}
+        self._unwritten += json.dumps(record, default=_plain).encode() + b"\n"
+        try:
+            with self._open() as descriptor:
+                size = os.fstat(descriptor).st_size
+                try:
+                    _write_all(descriptor, self._unwritten)
+                    os.fsync(descriptor)
+                except OSError:
+                    os.ftruncate(descriptor, size)
+                    raise
+        except OSError as error:
+            self._complain(error)
+        else:
+            self._unwritten = b""
+
+    def _complain(self, error: OSError) -> None:
+        if not self._complained:
+            logger.warning(
+                "The advice log %s cannot be written: %s. Training goes on with the advice in memory, and what is "
+                "missing in the log is written as soon as that is possible.",
+                self.path,
+                error,
+            )
+            self._complained = True
+
+
+class _Descriptor:
+    """A file for its owner only, opened without Python's buffers."""
+
+    def __init__(self, path: pathlib.Path, flags: int) -> None:
+        self._arguments = path, flags | getattr(os, "O_BINARY", 0), 0o600
+
+    def __enter__(self) -> int:
+        self._descriptor = os.open(*self._arguments)
+        return self._descriptor
+
+    def __exit__(self, *exc_info: object) -> None:
+        os.close(self._descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _sync_folder(path: pathlib.Path) -> None:
+    """Without this, a new file may be on the disk and its name not."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _parsed(line: str | bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "version" in record else None
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """
-    Read a run's advice log, line by line. A line that a crash cut short is passed over.
+    Read a run's advice log, line by line. A line that cannot be read is passed over, with a warning unless it is the
+    last one, which a crash may have cut short.
 
     :param path: The run's log folder, or its ``advice.jsonl``
     :return: The records in the order in which they were written
     :raises FileNotFoundError: if there is no log
     :raises ValueError: if the log was written by a newer version
     """
+    file = _file(path)
+    lines = file.read_text(errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        record = _parsed(line)
+        if record is None:
+            if number < len(lines):
+                logger.warning("Line %d of %s cannot be read and is passed over.", number, file)
+        elif record["version"] > VERSION:
+            raise ValueError(f"{file} has version {record['version']}, expected at most {VERSION}: update sb3_varl.")
+        else:
+            yield record
+
+
+def _file(path: str | os.PathLike[str]) -> pathlib.Path:
     file = pathlib.Path(path)
     file = file / FILE_NAME if file.is_dir() else file
     if not file.exists():
         raise FileNotFoundError(f"{path} holds no advice log, expected the log folder of a run with {FILE_NAME} in it.")
-    for line in file.read_text(errors="replace").split("\n"):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if record["version"] > VERSION:
-            raise ValueError(f"{file} has version {record['version']}, expected at most {VERSION}: update sb3_varl.")
-        yield record
+    return file
 
 
-class ReplayAdvisor:
+def read_queries(path: str | os.PathLike[str]) -> list[LoggedQuery]:
     """
-    Answers from a recorded run, without a model and without a key. A run with the same seed, environment and
-    settings as the recorded one, both with ``AdvisorCallback(..., blocking=True)``, ends with the same weights.
-    A state that was not recorded is rejected as ``not_recorded``. Of a query that a crash cut short, those answers
-    are repeated that had come.
+    Read a run's advice log, query by query.
 
-    :param path: The log folder of the recorded run
+    :param path: The run's log folder, or its ``advice.jsonl``
+    :return: The queries in the order in which they were asked
     :raises FileNotFoundError: if there is no log
-    :raises ValueError: if the log holds no advice
+    :raises ValueError: if the log was written by a newer version
     """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = pathlib.Path(path)
-        asked: dict[int, list[str]] = {}
-        # The same observation may have been asked about twice, with different answers.
-        self._by_place: dict[tuple[int, int, str], Any] = {}
-        self._by_observation: dict[str, Any] = {}
-        # Answers without the advice that was to be made of them, as a crash leaves them behind.
-        self._unread: list[dict[str, Any]] = []
-        for record in read_records(path):
-            if record["type"] == "query":
-                asked[record["query"]] = [json.dumps(state["observation"]) for state in record["states"]]
-            elif record["type"] == "answer":
-                self._unread.append({**record, "observations": asked[record["query"]]})
-            elif record["type"] == "advice":
-                observations = asked[record["query"]]
-                self._unread = [answer for answer in self._unread if answer["observations"] is not observations]
-                for i, action in enumerate(record["actions"]):
-                    self._remember(record["query"], i, asked[record["query"]][i], action)
-        if not self._by_observation and not self._unread:
-            raise ValueError(f"The advice log {self.path} holds no advice: its run ended before the first answer.")
-
-    def _remember(self, query: int, state: int, observation: str, action: Any) -> None:
-        self._by_place[query, state, observation] = action
-        self._by_observation[observation] = action
-
-    def advise(self, query: AdviceQuery) -> Advice:
-        """
-        Look the states up.
-
-        :param query: The states in question
-        :return: What was answered about them in the recorded run
-        """
-        for answer in self._unread:
-            parsed = parse_answer(answer["text"], answer["states"], query.briefing.action_space)
-            for i, action in parsed.actions.items():
-                self._remember(answer["query"], i, answer["observations"][i], action)
-        self._unread.clear()
-        actions, rejected = [], []
-        for i, state in enumerate(query.states):
-            observation = json.dumps(encode_observation(state.observation))
-            if observation not in self._by_observation:
-                rejected.append(Rejection("not_recorded", i))
-            actions.append(self._by_place.get((query.index, i, observation), self._by_observation.get(observation)))
-        return Advice(actions, rejected)
+    queries: list[LoggedQuery] = []
+    latest: dict[int, LoggedQuery] = {}
+    for record in read_records(path):
+        kind, index = record["type"], record["query"]
+        if kind == "query":
+            latest[index] = LoggedQuery(record, _file(path).parent)
+            queries.append(latest[index])
+        elif index not in latest:
+            logger.warning("%s tells of query %d, but not what it was about: passed over.", path, index)
+        elif kind == "advice":
+            latest[index].advice = Advice(
+                record["actions"],
+                [Rejection(**rejection) for rejection in record["rejected"]],
+                Usage(**record["usage"]),
+                record["failures"],
+            )
+            latest[index].latency, latest[index].error = record["latency"], record["error"]
+        elif kind == "request":
+            latest[index].add(Request(record["request"], tuple(record["states"])))
+        elif kind == "failure":
+            latest[index].add(Failure(record["request"], record["text"], Usage(**record["usage"])))
+        elif kind == "answer":
+            states = tuple(record["states"])
+            latest[index].add(Answer(record["request"], states, record["text"], Usage(**record["usage"])))
+    return queries
 
 
 def _plain(value: Any) -> Any:
     """What JSON does not know: numbers and arrays of NumPy, and whatever an advisor has put into its answer."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
+
+
+def _dtype(observation: Observation) -> str | dict[str, str]:
+    if isinstance(observation, dict):
+        return {key: np.asarray(value).dtype.str for key, value in observation.items()}
+    return np.asarray(observation).dtype.str
 
 
 def encode_observation(observation: Observation) -> Any:
@@ -211,3 +433,19 @@ def encode_observation(observation: Observation) -> Any:
         return array.tolist()
     packed = base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes())).decode()
     return {"dtype": array.dtype.str, "shape": array.shape, "zlib": packed}
+
+
+def decode_observation(encoded: Any, dtype: str | dict[str, str]) -> Observation:
+    """
+    Undo :func:`encode_observation`.
+
+    :param encoded: What it returned
+    :param dtype: Data type of the array, or of each entry of the dictionary
+    :return: The observation
+    """
+    if isinstance(dtype, dict):
+        return {key: np.asarray(decode_observation(value, dtype[key])) for key, value in encoded.items()}
+    if isinstance(encoded, dict):
+        array = np.frombuffer(zlib.decompress(base64.b64decode(encoded["zlib"])), encoded["dtype"])
+        return array.reshape(encoded["shape"]).copy()
+    return np.array(encoded, dtype)

@@ -13,7 +13,7 @@ def make_advisor(name: str, task: str | None = None, **kwargs: Any) -> Advisor:
     Make an advisor from its name.
 
     :param name: ``"simulated/<task>"`` for a :class:`~sb3_varl.metaworld.ScriptedAdvisor` of a Meta-World task,
-        ``"replay/<folder>"`` for a :class:`~sb3_varl.advice_log.ReplayAdvisor` of an advice log, and anything else is
+        ``"replay/<folder>"`` for a :class:`~sb3_varl.replay.ReplayAdvisor` of an advice log, and anything else is
         a litellm model string such as ``"openai/gpt-5"`` for a :class:`~sb3_varl.vlm.VLMAdvisor`
     :param task: The task in words, for a VLM
     :param kwargs: Further arguments of the advisor
@@ -28,7 +28,7 @@ def make_advisor(name: str, task: str | None = None, **kwargs: Any) -> Advisor:
         check_arguments(ScriptedAdvisor, kwargs)
         return ScriptedAdvisor(rest, **kwargs)
     if kind == "replay":
-        from sb3_varl.advice_log import ReplayAdvisor
+        from sb3_varl.replay import ReplayAdvisor
 
         check_arguments(ReplayAdvisor, kwargs)
         return ReplayAdvisor(rest, **kwargs)

@@ -2,33 +2,25 @@
 
 import dataclasses
 import datetime
-import functools
+import logging
 import math
 import os
 import pathlib
-import time
 import warnings
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_varl.advice import (
-    Advice,
-    AdviceQuery,
-    Advisor,
-    Briefing,
-    Rejection,
-    TaskSheet,
-    Usage,
-    check_action,
-)
-from sb3_varl.advice_log import AdviceLog
+from sb3_varl.advice import AdviceQuery, Advisor, Briefing, TaskSheet, Usage
+from sb3_varl.advice_log import FILE_NAME, AdviceLog, LoggedQuery, read_queries
 from sb3_varl.advisors import make_advisor
+from sb3_varl.consultation import Consultation, Outcome, checked
 from sb3_varl.state_collector import StateCollector
+
+logger = logging.getLogger(__name__)
 
 _NOT_TOLD = (
     "AdvisorCallback is inside a callback_on_new_best, where it is not told of the steps that it has to see. "
@@ -44,9 +36,13 @@ class AdvisorCallback(BaseCallback):
     They are drawn before they are reached, so that only their frames are rendered. The advisor works in the background
     while training goes on. Whatever it does, training goes on: a query that fails costs its own answers only.
 
+    The advice log is the run's memory. A run that is resumed, or started anew with the same ``log_path``, takes from it
+    what was answered since the model was saved, completes the query that was interrupted and asks those that are due.
+
     Logs under ``advice/``, as totals of the run: ``queries``, ``failed_queries``, ``requests``, ``failed_requests``,
     ``states`` (asked about), ``accepted``, ``abstained``, ``rejected_<reason>``, ``late`` (accepted after the cutoff),
-    ``prompt_tokens``, ``completion_tokens`` and ``cost`` (US dollars); ``latency`` is the last query's, in seconds.
+    ``prompt_tokens``, ``completion_tokens``, ``cost`` (US dollars) and ``seconds`` (spent on asking);
+    ``latency`` is the last query's, in seconds.
 
     It may stand alone, in a list, or inside an event callback such as ``EveryNTimesteps``: whichever steps its parent
     passes on, it sees all of them and keeps to its own schedule.
@@ -66,8 +62,9 @@ class AdvisorCallback(BaseCallback):
         whose observations are images is shown by these
     :param blocking: Whether training waits for each answer. Slower, but the run can be repeated exactly,
         and no answer comes after the cutoff
-    :param log_path: Folder of the advice log. ``None`` for ``advice`` in the folder of the run's other logs or,
-        if it has none, ``advice/<time>`` in the working directory. ``False`` keeps no log
+    :param log_path: Folder of the advice log, one for each run. ``None`` for the log that a resumed model had, else
+        ``advice`` in the folder of the run's other logs or, if it has none, ``advice/<time>`` in the working directory.
+        ``False`` keeps no log
     :param verbose: 1 prints a line for each query
     :raises TypeError: if ``advisor`` is neither a string nor has a method ``advise``, or does not take its arguments
     :raises ValueError: if a number is out of its range, or when training starts: if a query would come after the
@@ -136,18 +133,21 @@ class AdvisorCallback(BaseCallback):
         self.log_path = log_path
         self.n_asked = 0
         self.totals: Counter[str] = Counter()
-        self.usage = Usage()
         self._latency = math.nan
         self._logged: dict[str, float] = {}
-        self._log: AdviceLog | None = None
+        self._consultation = Consultation(advisor, None, Usage())
         self._triggers: list[int] = []
         # Among the callbacks of its kind.
         self._place = 0
         self._saw_steps = self._announced = False
         self._states: StateCollector
         self._collecting = False
-        self._executor: ThreadPoolExecutor | None = None
-        self._in_flight: list[tuple[AdviceQuery, Future[tuple[Advice, float]]]] = []
+        self._model_of_run: Any = None
+
+    @property
+    def usage(self) -> Usage:
+        """What the run has spent on advice."""
+        return self._consultation.spent
 
     def _init_callback(self) -> None:
         # Asked of the class, because a SAC that was loaded from VARL's zip has VARL's attributes.
@@ -159,25 +159,16 @@ class AdvisorCallback(BaseCallback):
         if self.parent is not None and getattr(self.parent, "callback_on_new_best", None) is self:
             raise TypeError(_NOT_TOLD)
         self._place = len(self.model.after_learning)
-        self.model.after_learning.append(self.on_training_end)
+        self.model.after_learning.append(self._after_learning)
         self._saw_steps = self._announced = False
         self._briefing = self._make_briefing()
         if hasattr(self.advisor, "prepare"):
             self.advisor.prepare(self._briefing)
         steps = self.model.num_timesteps
-        if 0 < steps == self.num_timesteps:
+        if 0 < steps == self.num_timesteps and self._model_of_run is self.model:
+            self._consultation.go_on()
             return  # the same run goes on, perhaps in the middle of a window
-        answered: list[int] = self.model.n_answered_queries
-        answered += [0] * (self._place + 1 - len(answered))
-        if steps == 0:
-            answered[self._place] = 0
-        self._triggers = self._schedule()[answered[self._place] :]
-        self._collecting, self._in_flight = False, []
-        # A generator of its own, so that asking draws nothing from the run's random numbers.
-        self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(self.model.seed))
-        self.n_asked, self.totals, self.usage, self._latency = 0, Counter(), Usage(), math.nan
-        self._logged = {}
-        self._log = None if self.log_path is False else AdviceLog(self._log_folder())
+        self._begin_run()
         if steps >= self.model.shaping_steps:
             self._triggers = []
             warnings.warn(
@@ -185,6 +176,70 @@ class AdvisorCallback(BaseCallback):
                 "the advisor will not be asked. Load it with a higher shaping_steps if it should be.",
                 stacklevel=2,
             )
+
+    def _begin_run(self) -> None:
+        self._model_of_run = self.model
+        schedule = self._schedule()
+        everyone: list[dict[str, Any]] = self.model.advice_progress
+        everyone += [{} for _ in range(self._place + 1 - len(everyone))]
+        if self.model.num_timesteps == 0:
+            everyone[self._place] = {}
+        self._progress = everyone[self._place]
+        self.n_asked, self.totals = 0, Counter(self._progress.get("totals", {}))
+        self._latency, self._logged, self._collecting = math.nan, {}, False
+        # A generator of its own, so that asking draws nothing from the run's random numbers.
+        self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(self.model.seed))
+        log = None if self.log_path is False else AdviceLog(self._log_folder())
+        self._progress["log_path"] = None if log is None else str(log.path)
+        self._consultation = Consultation(self.advisor, log, Usage(**self._progress.get("usage", {})))
+        self._triggers = schedule[self._progress.get("answered", 0) :]
+        if log is not None:
+            self._recover(log.path, schedule)
+
+    def _recover(self, folder: pathlib.Path, schedule: list[int]) -> None:
+        """Take from the log what the model does not have, so that nothing is asked twice."""
+        missing = [query for query in read_queries(folder) if query.index >= self._progress.get("answered", 0)]
+        if not missing:
+            return
+        self._triggers = schedule[1 + max(query.index for query in missing) :]
+        for query in missing:
+            self._check_environment(query, folder)
+        message = (
+            f"The advice log {folder} holds {len(missing)} queries whose answers the model does not have. They are "
+            "taken from there instead of asking again."
+        )
+        if self.model.num_timesteps == 0:
+            warnings.warn(f"{message} For a run with advice of its own, give another log_path.", stacklevel=2)
+        elif self.verbose >= 1:
+            print(message)
+        for query in missing:
+            asked = query.to_query(self._briefing)
+            if query.advice is not None:
+                self._consultation.spent += query.usage
+                self._count(queries=1, states=query.n_states)
+                self._accept(Outcome(asked, checked(query.advice, asked), query.latency, query.error))
+            elif self.model.num_timesteps < self.model.shaping_steps:
+                self._count(queries=1, states=query.n_states)
+                self._consultation.ask(asked, query)
+
+    def _check_environment(self, query: LoggedQuery, folder: pathlib.Path) -> None:
+        action_space, observation_space = self._briefing.action_space, self._briefing.observation_space
+        expected = {
+            "task": self._briefing.task,
+            "action bounds": (action_space.low.tolist(), action_space.high.tolist()),
+            "observation": _shapes(observation_space.sample()),
+        }
+        given = {
+            "task": query.task,
+            "action bounds": (query.action_low.tolist(), query.action_high.tolist()),
+            "observation": _shapes(query.observations[0]),
+        }
+        for name, value in expected.items():
+            if given[name] != value:
+                raise ValueError(
+                    f"The advice log {folder} belongs to another run: the {name} of its query {query.index + 1} is "
+                    f"{given[name]!r}, expected {value!r}. Give another log_path."
+                )
 
     def _make_briefing(self) -> Briefing:
         sheet = None
@@ -198,6 +253,7 @@ class AdvisorCallback(BaseCallback):
             observation_space=self.training_env.observation_space,
             task=self.task or (sheet.goal if sheet else None),
             sheet=sheet,
+            frames=self.frames,
         )
 
     def _schedule(self) -> list[int]:
@@ -273,67 +329,41 @@ class AdvisorCallback(BaseCallback):
     def _ask(self) -> None:
         self._triggers.pop(0)
         states, self._collecting = self._states.take(), False
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="advisor")
         # Counted by the schedule, so that a resumed run goes on with the numbers of the run before.
         index = self.n_queries - len(self._triggers) - 1
-        query = AdviceQuery(index, self.num_timesteps, states, self._briefing)
-        if self._log is not None:
-            query = dataclasses.replace(query, record=functools.partial(self._log.write_answer, query))
         self.n_asked += 1
         self._count(queries=1, states=len(states))
-        self._in_flight.append((query, self._executor.submit(self._consult, query)))
+        self._consultation.ask(AdviceQuery(index, self.num_timesteps, states, self._briefing))
         if self.verbose >= 1:
-            print(f"Query {query.index + 1} at step {query.step}: asking about {len(states)} states.")
+            print(f"Query {index + 1} at step {self.num_timesteps}: asking about {len(states)} states.")
 
     def _log_folder(self) -> pathlib.Path:
+        taken = [progress.get("log_path") for progress in self.model.advice_progress[: self._place]]
+        remembered = self._progress.get("log_path")
         if self.log_path is not None and self.log_path is not False:
-            return pathlib.Path(self.log_path)
+            folder = pathlib.Path(self.log_path).absolute()
+            if str(folder) in taken:
+                raise ValueError(
+                    f"Two AdvisorCallbacks have the log_path {str(self.log_path)!r}, but a log belongs to one. "
+                    "Give them different ones."
+                )
+            return folder
+        if remembered is not None and (pathlib.Path(remembered) / FILE_NAME).exists():
+            return pathlib.Path(remembered)
         if self.model.tensorboard_log is not None or self.model._custom_logger:
-            return pathlib.Path(self.logger.get_dir() or ".") / "advice"
+            name = f"advice_{self._place + 1}" if self._place else "advice"
+            return pathlib.Path(self.logger.get_dir() or ".") / name
         # SB3's logger then writes to a temporary folder, where nothing that was paid for should be.
         return pathlib.Path("advice") / f"{datetime.datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
 
-    def _consult(self, query: AdviceQuery) -> tuple[Advice, float]:
-        """Runs in the worker thread."""
-        if self._log is not None:
-            self._log.write_query(query)
-        start = time.monotonic()
-        failed: Exception | None = None
-        try:
-            advice = _checked(self.advisor.advise(query), query)
-        except Exception as error:
-            failed, advice = error, Advice([None] * len(query.states), failures=[f"{type(error).__name__}: {error}"])
-        latency = time.monotonic() - start
-        if self._log is not None:
-            self._log.write_advice(query, advice, latency)
-        if failed is not None:
-            raise failed
-        return advice, latency
-
     def _collect(self, wait: bool) -> None:
         """Put the answers that are there into the guidance buffer."""
-        while self._in_flight and (wait or self._in_flight[0][1].done()):
-            query, future = self._in_flight[0]
-            try:
-                advice, self._latency = future.result()
-            except Exception as error:  # An advisor is somebody else's code; it must not end the training.
-                self._answered()
-                self._count(failed_queries=1)
-                warnings.warn(
-                    f"Query {query.index + 1} at step {query.step} failed and training goes on without its "
-                    f"{len(query.states)} answers. {type(error).__name__}: {error}",
-                    stacklevel=2,
-                )
-                continue
-            self._answered()
-            self._accept(query, advice)
+        for outcome in self._consultation.outcomes(wait):
+            self._accept(outcome)
 
-    def _answered(self) -> None:
-        self._in_flight.pop(0)
-        self.model.n_answered_queries[self._place] += 1
-
-    def _accept(self, query: AdviceQuery, advice: Advice) -> None:
+    def _accept(self, outcome: Outcome) -> None:
+        query, advice = outcome.query, outcome.advice
+        self._latency = outcome.latency
         rejected_states = {rejection.state for rejection in advice.rejected}
         accepted = abstained = 0
         for i, (state, action) in enumerate(zip(query.states, advice.actions, strict=True)):
@@ -341,26 +371,44 @@ class AdvisorCallback(BaseCallback):
                 normalised = np.clip(self.model.policy.scale_action(action), -1, 1)
                 self.model.guidance_buffer.add(state.observation, normalised, self.num_timesteps)
                 accepted += 1
-            elif i not in rejected_states:
+            elif i not in rejected_states and outcome.error is None:
                 abstained += 1
-        self.usage += advice.usage
         rejected = Counter(f"rejected_{rejection.reason}" for rejection in advice.rejected)
         late = accepted if self.num_timesteps >= self.model.shaping_steps else 0
-        failed = len(advice.failures)
-        self._count(accepted=accepted, abstained=abstained, late=late, failed_requests=failed, **rejected)
-        for failure in advice.failures:
-            warnings.warn(f"Query {query.index + 1} at step {query.step}: {failure}", stacklevel=2)
+        failed = {"failed_requests": len(advice.failures)} if outcome.error is None else {"failed_queries": 1}
+        self._count(accepted=accepted, abstained=abstained, late=late, **failed, **rejected)
+        still_open = self._consultation.open_queries
+        asked = Counter(queries=len(still_open), states=sum(len(query.states) for query in still_open))
+        self._progress.update(
+            answered=query.index + 1,
+            totals=dict(self.totals - asked),
+            usage=dataclasses.asdict(self._consultation.spent),
+        )
+        self._report(outcome, accepted, abstained, late)
+
+    def _report(self, outcome: Outcome, accepted: int, abstained: int, late: int) -> None:
+        query, advice = outcome.query, outcome.advice
+        name = f"Query {query.index + 1} at step {query.step}"
+        if outcome.error is not None:
+            logger.warning(
+                "%s failed and training goes on without its %d answers. %s", name, len(query.states), outcome.error
+            )
+        else:
+            for failure in advice.failures:
+                logger.warning("%s: %s", name, failure)
         if late:
-            warnings.warn(
-                f"{late} answers of query {query.index + 1} came at step {self.num_timesteps}, after the cutoff at "
-                f"{self.model.shaping_steps}, and go unused. Ask earlier, raise the model's shaping_steps, or make "
-                "training wait with blocking=True.",
-                stacklevel=2,
+            logger.warning(
+                "%s: %d answers came at step %d, after the cutoff at %d, and go unused. Ask earlier, raise the model's "
+                "shaping_steps, or make training wait with blocking=True.",
+                name,
+                late,
+                self.num_timesteps,
+                self.model.shaping_steps,
             )
         if self.verbose >= 1:
             print(
                 f"Query {query.index + 1}: {accepted} answers accepted, {abstained} abstentions, "
-                f"{len(advice.rejected)} rejected, after {self._latency:.1f} s."
+                f"{len(advice.rejected)} rejected, after {outcome.latency:.1f} s."
             )
 
     def _count(self, **numbers: int) -> None:
@@ -375,12 +423,17 @@ class AdvisorCallback(BaseCallback):
         for name, value in self._logged.items():
             self.logger.record(name, value)
 
+    def _after_learning(self, completed: bool) -> None:
+        """Event callbacks do not tell their children of the end, and SB3 tells nobody of Ctrl-C."""
+        if completed:
+            self.on_training_end()
+        else:
+            self._consultation.break_off()
+            self._collect(wait=False)
+
     def _on_training_end(self) -> None:
         self._collect(wait=True)
         self._record_totals()
-        if self._executor is not None:
-            self._executor.shutdown()
-            self._executor = None
         if not self._saw_steps and self.model.num_timesteps > self.num_timesteps:
             warnings.warn(_NOT_TOLD, stacklevel=2)
         elif self._triggers and not self._announced:
@@ -393,28 +446,7 @@ class AdvisorCallback(BaseCallback):
             self._announced = True
 
 
-def _checked(advice: Advice, query: AdviceQuery) -> Advice:
-    """
-    Hold an advisor to the protocol: what cannot be used is dropped and counted.
-
-    :raises TypeError: if the advisor returned something other than an Advice
-    :raises ValueError: if it returned the wrong number of actions
-    """
-    if not isinstance(advice, Advice):
-        raise TypeError(f"The advisor returned {type(advice).__name__}, expected a sb3_varl.Advice.")
-    if not isinstance(advice.usage, Usage) or not all(isinstance(item, Rejection) for item in advice.rejected):
-        raise TypeError(f"The advisor returned {advice!r}, expected a Usage as usage and Rejections as rejected.")
-    if len(advice.actions) != len(query.states):
-        raise ValueError(
-            f"The advisor returned {len(advice.actions)} actions for {len(query.states)} states, "
-            "expected one for each state, or None where it has no advice."
-        )
-    actions: list[np.ndarray | None] = []
-    rejected = list(advice.rejected)
-    for i, action in enumerate(advice.actions):
-        checked = None if action is None else check_action(action, query.briefing.action_space)
-        if isinstance(checked, str):
-            rejected.append(Rejection(checked, i))
-            checked = None
-        actions.append(checked)
-    return dataclasses.replace(advice, actions=actions, rejected=tuple(rejected))
+def _shapes(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {key: np.shape(value) for key, value in sorted(observation.items())}
+    return np.shape(observation)

@@ -11,6 +11,8 @@ from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_varl.saving import replacing
+
 
 class GuidanceBufferSamples(NamedTuple):
     """
@@ -174,7 +176,13 @@ class GuidanceBuffer(BaseBuffer):
 
         :param path: Where to; ``.npz`` is appended if it is missing
         """
-        np.savez_compressed(path, **self.rows(), **self._bounds())  # type: ignore[arg-type]
+        content: dict[str, Any] = {**self.rows(), **self._bounds()}
+        if not isinstance(path, str | pathlib.Path):
+            np.savez_compressed(path, **content)
+            return
+        name = str(path) if str(path).endswith(".npz") else f"{path}.npz"
+        with replacing(pathlib.Path(name)) as partial, open(partial, "wb") as file:
+            np.savez_compressed(file, **content)
 
     def _bounds(self) -> dict[str, np.ndarray]:
         """Where -1 and 1 of the normalised actions are, in the environment's units."""

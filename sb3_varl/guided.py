@@ -9,7 +9,7 @@ import contextlib
 import io
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_varl.acceleration import constant_critic, flushed_denormals, fused_adam
 from sb3_varl.fast_sac import FastSAC, add_shaping_gradient
 from sb3_varl.guidance_buffer import GuidanceBuffer, GuidanceBufferSamples
+from sb3_varl.saving import replacing
 from sb3_varl.shaping import (
     DEFAULT_THRESHOLDS,
     GATES,
@@ -93,10 +94,11 @@ class Guided(OffPolicyAlgorithm):
         self.guidance_buffer_size = guidance_buffer_size
         self.guidance_batch_size = guidance_batch_size
         self.fast = fast
-        # For each AdvisorCallback, in the order in which learn() has them: a resumed run goes on with the next query.
-        self.n_answered_queries: list[int] = []
-        # What callbacks want to be done at the end of learn(): event callbacks do not tell their children of it.
-        self.after_learning: list[Callable[[], None]] = []
+        # For each AdvisorCallback, in the order in which learn() has them, what it needs to go on with a resumed run:
+        # how many queries were answered, what they cost, and where the advice log is.
+        self.advice_progress: list[dict[str, Any]] = []
+        # What callbacks want to be done at the end of learn(), and whether it came to its end.
+        self.after_learning: list[Callable[[bool], None]] = []
         self._check_shaping_arguments()
         super().__init__(*args, **kwargs)
 
@@ -225,20 +227,50 @@ class Guided(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> SelfGuided:
         self.after_learning = []
-        super().learn(
-            total_timesteps,
-            callback,
-            log_interval,  # type: ignore[arg-type]
-            tb_log_name or type(self).__name__,
-            reset_num_timesteps,
-            progress_bar,
-        )
-        for finish in self.after_learning:
-            finish()
+        try:
+            super().learn(
+                total_timesteps,
+                callback,
+                log_interval,  # type: ignore[arg-type]
+                tb_log_name or type(self).__name__,
+                reset_num_timesteps,
+                progress_bar,
+            )
+            for finish in self.after_learning:
+                finish(True)
+        except BaseException:
+            for finish in self.after_learning:
+                finish(False)
+            raise
         return self
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "after_learning"]
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model to a zip file. A crash meanwhile leaves an older file of that name as it was.
+
+        :param path: Where to; ``.zip`` is appended if there is no suffix
+        :param exclude: Attributes that are left out besides those that always are
+        :param include: Attributes that are not left out
+        """
+        with _replacing(path, "zip") as partial:
+            super().save(partial, exclude, include)
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Save the replay buffer to a pickle file. A crash meanwhile leaves an older file of that name as it was.
+
+        :param path: Where to; ``.pkl`` is appended if there is no suffix
+        """
+        with _replacing(path, "pkl") as partial:
+            super().save_replay_buffer(partial)
 
     def save_guidance_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
@@ -311,6 +343,19 @@ class _ShapingTerm:
             std,
             lambda actions: self.model._q_value(batch.observations, actions),
         )
+
+
+@contextlib.contextmanager
+def _replacing(
+    path: str | pathlib.Path | io.BufferedIOBase, suffix: str
+) -> Iterator[str | pathlib.Path | io.BufferedIOBase]:
+    """What to have SB3 write to in place of a path. What is not the name of a file is left to SB3."""
+    if not isinstance(path, str | pathlib.Path) or pathlib.Path(path).is_dir():
+        yield path
+    else:
+        file = pathlib.Path(path)
+        with replacing(file if file.suffix else file.with_name(f"{file.name}.{suffix}")) as partial:
+            yield partial
 
 
 def _gaussian(actor: Any, observations: th.Tensor | TensorDict) -> tuple[th.Tensor, th.Tensor]:

@@ -7,9 +7,10 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
+
+from sb3_varl.redaction import scrub
 
 # Failures that may pass. What litellm cannot place, lost connections above all, it reports as 500.
 RETRIED_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -21,16 +22,10 @@ _ENVIRONMENT = {
     "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
     "LITELLM_MODE": "PRODUCTION",
 }
-_SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_SECRET_TEXT = re.compile(
-    r"\bsk-[\w*.-]{4,}|\bAIza[\w-]{10,}|\bBearer\s+\S+|(?<=key=)[^&\s'\"]+|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)",
-    re.IGNORECASE,
-)
-_SECRET_WORDS = "api[-_]?key|access[-_]key|secret|password|credential|authorization"
-_TOKEN = "(?<!per[-_])token"
-_SECRET_ARGUMENT = re.compile(rf"{_SECRET_WORDS}|{_TOKEN}$", re.IGNORECASE)
-# The same inside a string of Python code, which rl-zoo's YAML files and arguments may hold.
-_SECRET_ASSIGNMENT = re.compile(rf"({_SECRET_WORDS}|{_TOKEN})\W{{0,3}}[=:]", re.IGNORECASE)
+
+
+# Characters of an error in which litellm looks for keys; the rest is dropped.
+_MAX_REDACTED = 10_000
 
 
 class RequestFailed(Exception):
@@ -71,9 +66,31 @@ def import_litellm() -> ModuleType:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
+        _bound_redaction()
     litellm = importlib.import_module("litellm")
     litellm.suppress_debug_info = True  # type: ignore[attr-defined]
     return litellm
+
+
+def _bound_redaction() -> None:
+    """
+    Keep litellm from looking for keys in all of an error.
+
+    It takes seconds for each megabyte that a server may send, and holds the interpreter all the while: no deadline
+    would be kept, and training would stand still.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        redaction: Any = importlib.import_module("litellm.litellm_core_utils.secret_redaction")
+        if not isinstance(redaction._SECRET_RE, _Bounded):
+            redaction._SECRET_RE = _Bounded(redaction._SECRET_RE)
+
+
+class _Bounded:
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+
+    def sub(self, replacement: str, text: str) -> str:
+        return self._pattern.sub(replacement, text[:_MAX_REDACTED])
 
 
 async def close_clients(litellm: ModuleType) -> None:
@@ -94,59 +111,30 @@ async def close_clients(litellm: ModuleType) -> None:
                 await client.close()
 
 
-def scrub(text: str) -> str:
+async def complete(litellm: ModuleType, arguments: dict[str, Any], deadline: float) -> Any:
     """
-    Make a text fit for a log.
+    Send one request.
 
-    :param text: Any text, for instance that of an error in which a server repeats the key
-    :return: One line of at most 300 characters, without anything that may be a key
+    :param litellm: The module
+    :param arguments: Arguments of ``litellm.acompletion``
+    :param deadline: Seconds until it is given up, whatever the server does
+    :return: litellm's response
+    :raises RequestFailed: if it brought no answer
     """
-    return " ".join(_without_secrets(text).split())[:300]
+    try:
+        # litellm's own retries multiply with those of the client underneath, and its timeout starts anew
+        # with every byte received: neither is of use here.
+        return await asyncio.wait_for(litellm.acompletion(**arguments, num_retries=0, max_retries=0), deadline)
+    except asyncio.TimeoutError:
+        failure = RequestFailed(f"no complete answer within {deadline:g} s", retryable=True)
+    except Exception as error:
+        failure = _request_failed(error)
+    # Raised out here, because an exception raised in the handler would carry the caught one, and that the key.
+    raise failure
 
 
-def _without_secrets(text: str) -> str:
-    values = {value.strip() for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)}
-    for value in sorted(values, key=len, reverse=True):
-        if len(value) >= 8:
-            text = text.replace(value, "***")
-    return _SECRET_TEXT.sub("***", text)
-
-
-def refuse_secrets(configuration: Any, name: str) -> None:
-    """
-    Make sure that something that will be written to files, or printed, holds no key.
-
-    :param configuration: Any nesting of mappings, sequences and strings
-    :param name: What it is called, for the error
-    :raises ValueError: if something in it is called as secrets are, or looks like one, or is one of the environment's
-    """
-    if isinstance(configuration, Mapping):
-        for key, value in configuration.items():
-            if _SECRET_ARGUMENT.search(str(key)):
-                raise ValueError(
-                    f"{name} contains {key!r}, but a configuration is no place for a secret: "
-                    "set the provider's environment variable instead, for instance OPENAI_API_KEY."
-                )
-            refuse_secrets(value, f"{name}[{key!r}]")
-    elif isinstance(configuration, list | tuple):
-        for i, value in enumerate(configuration):
-            refuse_secrets(value, f"{name}[{i}]")
-    elif isinstance(configuration, str) and (
-        _SECRET_ASSIGNMENT.search(configuration) or _without_secrets(configuration) != configuration
-    ):
-        raise ValueError(
-            f"{name} seems to contain a key, but a configuration is no place for a secret: take it out, and set the "
-            "provider's environment variable instead, for instance OPENAI_API_KEY."
-        )
-
-
-def request_failed(error: Exception) -> RequestFailed:
-    """
-    Say in our own words what litellm raised: its exceptions carry the request, and the key in it.
-
-    :param error: What litellm raised
-    :return: The failure, to be raised where the error is not being handled, lest it become the failure's context
-    """
+def _request_failed(error: Exception) -> RequestFailed:
+    """Say in our own words what litellm raised: its exceptions carry the request, and the key in it."""
     # Not all clients pass the error's code on, but those that do not quote the body.
     quota_is_gone = "insufficient_quota" in f"{error} {getattr(error, 'body', '')}"
     headers = getattr(error, "litellm_response_headers", None) or {}
@@ -154,8 +142,10 @@ def request_failed(error: Exception) -> RequestFailed:
         retry_after = float(headers.get("retry-after", 0))
     except (TypeError, ValueError):  # a date
         retry_after = 0.0
+    # litellm quotes its own tracebacks.
+    text = str(error).partition("Traceback (most recent call last)")[0]
     return RequestFailed(
-        scrub(str(error)) or type(error).__name__,
+        scrub(text) or type(error).__name__,
         retryable=getattr(error, "status_code", None) in RETRIED_STATUSES and not quota_is_gone,
         retry_after=retry_after if retry_after > 0 else 0.0,
     )
@@ -167,7 +157,7 @@ def check_model(model: str, api_base: str | None) -> bool:
 
     :param model: litellm's name of the model
     :param api_base: URL of the server, if it is not the provider's own
-    :return: Whether the environment has the key, or none is needed that we know of
+    :return: Whether the environment or litellm's own configuration has the key, or none is needed that we know of
     :raises TypeError: if the name is no string
     :raises ValueError: if the name has no provider or an unknown one, or its key is missing without an ``api_base``
     """
@@ -187,6 +177,8 @@ def check_model(model: str, api_base: str | None) -> bool:
             "https://docs.litellm.ai/docs/providers; for a local server with OpenAI's protocol write "
             f'"openai/{model}" and give api_base.'
         )
+    if getattr(litellm, "api_key", None) or getattr(litellm, f"{provider}_key", None):
+        return True
     # Azure has other ways to log in than by a key; so have AWS and Google's Vertex, whose variables end differently.
     missing = [] if provider == "azure" else litellm.validate_environment(model)["missing_keys"]
     missing = [variable for variable in missing if variable.endswith("_API_KEY")]

@@ -15,6 +15,7 @@ import io
 import itertools
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +30,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_varl.advisors import check_arguments
 from sb3_varl.callback import AdvisorCallback
 from sb3_varl.guided import Guided
-from sb3_varl.providers import refuse_secrets
+from sb3_varl.redaction import refuse_secrets
 from sb3_varl.varl import VARL, VARLTQC, VARLCrossQ
 
 try:
@@ -146,12 +147,15 @@ class GuidedExperimentManager(ExperimentManager):
         return env
 
     def learn(self, model: BaseAlgorithm) -> None:
-        try:
-            super().learn(_Resumed(model) if self.guided and self.continue_training else model)
-        finally:
-            # After Ctrl-C, rl-zoo saves the model but ends its first callback only.
-            for callback in self.advice:
-                callback.on_training_end()
+        if not (self.guided and self.continue_training):
+            super().learn(model)
+            return
+        # The advice goes on in the log of the run that is resumed, unless the file says otherwise.
+        for callback, progress in zip(self.advice, model.advice_progress, strict=False):  # type: ignore[attr-defined]
+            log_path = progress.get("log_path")
+            if str(callback.log_path).startswith(self.save_path) and log_path and os.path.isdir(log_path):
+                callback.log_path = log_path
+        super().learn(_Resumed(model))
 
 
 class _Resumed:
@@ -186,12 +190,15 @@ def _callbacks(entries: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _with_log_path(entries: Any, log_path: str) -> list[Any]:
     """The same callbacks, with a place for the advice log where none is given."""
-    located = []
+    located: list[Any] = []
+    n_advisors = 0
     for entry in entries if isinstance(entries, list) else [entries]:
         for name, arguments in _callbacks(entry):
             callback = get_class_by_name(name)
             if isinstance(callback, type) and issubclass(callback, AdvisorCallback):
-                entry = {name: {"log_path": log_path, **arguments}}
+                n_advisors += 1
+                own = log_path if n_advisors == 1 else f"{log_path}_{n_advisors}"
+                entry = {name: {"log_path": own, **arguments}}
         located.append(entry)
     return [entry for entry in located if entry is not None]
 
@@ -267,7 +274,7 @@ def register() -> None:
 
 
 def main() -> None:
-    """Run one of rl-zoo's scripts."""
+    """Run one of rl-zoo's scripts. SIGTERM ends training as Ctrl-C does: the model is saved."""
     from rl_zoo3 import cli
 
     if len(sys.argv) < 2 or sys.argv[1] not in SCRIPTS:
@@ -275,6 +282,7 @@ def main() -> None:
     # rl-zoo writes its command line to files. A storage is a database's address, which may well hold a password.
     refuse_secrets([a for before, a in itertools.pairwise(sys.argv) if before != "--storage"], "the command line")
     register()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "plot" in sys.argv[1]:
         # The plots look for environments by the names of their folders.
         sys.argv = [argument.replace("SparseMetaWorld/", "SparseMetaWorld-") for argument in sys.argv]

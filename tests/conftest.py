@@ -1,6 +1,7 @@
 """Environments and helpers that several test files use."""
 
 import os
+import pathlib
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
@@ -10,7 +11,12 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
+from sb3_varl import AdviceQuery, Briefing, VisitedState, VLMAdvisor, conversation
+from vlm_server import VLMServer
+
 th.set_num_threads(1)
+
+KEY = "planted-key-0123456789"
 
 
 class CounterEnv(gym.Env):
@@ -75,3 +81,59 @@ def assert_same_parameters(first, second):
     assert first.keys() == second.keys()
     for name in first:
         assert th.equal(first[name], second[name]), name
+
+
+@pytest.fixture(scope="session")
+def _warm_litellm():
+    """The first request imports much of litellm, which would count against a short deadline."""
+    with VLMServer() as server:
+        VLMAdvisor("openai/test", "x", api_base=server.api_base).advise(make_query(1))
+
+
+@pytest.fixture
+def vlm_environment(monkeypatch, _warm_litellm):
+    """One key, planted, and no waiting between retries."""
+    for name in list(os.environ):
+        if name.endswith(("_API_KEY", "_API_BASE")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(conversation, "RETRY_WAIT", 0.001)
+    monkeypatch.setattr(conversation, "MAX_RETRY_WAIT", 0.01)
+
+
+def make_query(n_states, record=lambda event: None, frames=False, **kwargs):
+    """States that are numbered in their observations and in the pixels of their frames."""
+    states = tuple(
+        VisitedState(
+            np.array([float(index)]),
+            np.zeros(2),
+            np.full((300, 400, 3), index * 10, np.uint8) if frames else None,
+            step=index,
+        )
+        for index in range(n_states)
+    )
+    briefing = Briefing(spaces.Box(-1.0, 1.0, (2,)), spaces.Box(-np.inf, np.inf, (1,)))
+    return AdviceQuery(0, n_states, states, briefing, record, **kwargs)
+
+
+def make_vlm(server, **arguments):
+    """An advisor that asks the server and does not retry."""
+    return VLMAdvisor("openai/test", **{"task": "Go.", "api_base": server.api_base, "max_retries": 0, **arguments})
+
+
+def reasons(advice):
+    """Why states have no advice."""
+    return [rejection.reason for rejection in advice.rejected]
+
+
+def counts(usage):
+    """Requests, tokens and cost, without the time."""
+    return usage.requests, usage.prompt_tokens, usage.completion_tokens, usage.cost
+
+
+def page_table(heading):
+    """The rows of the first table below a heading of FAULTS.md: for each first cell the others."""
+    page = (pathlib.Path(__file__).parent / "FAULTS.md").read_text()
+    section = page.split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in section.splitlines() if "|" in line]
+    return {name: cells for name, *cells in rows[2:]}

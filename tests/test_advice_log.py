@@ -69,7 +69,7 @@ def test_everything_is_on_disk(tmp_path):
     log = AdviceLog(tmp_path / "log")
     asked = query()
     log.write_query(asked)
-    log.write_answer(asked, Answer(0, (0, 1), '{"advice": []}', Usage(1, 10, 5, 0.1), 2.5))
+    log.write_event(asked, Answer(0, (0, 1), '{"advice": []}', Usage(1, 10, 5, 0.1, 2.5)))
     log.write_advice(asked, Advice([np.float32([0.1, 0.2]), None], (Rejection("truncated", 1),), Usage(1)), 3.0)
     first, answer, advice = read_records(tmp_path / "log")
     assert (first["type"], first["query"], first["step"], first["task"]) == ("query", 0, 100, "Count.")
@@ -77,7 +77,7 @@ def test_everything_is_on_disk(tmp_path):
     frame = Image.open(tmp_path / "log" / first["states"][1]["frame"])
     assert frame.getpixel((0, 0)) == (1, 1, 1)
     frame.close()
-    assert (answer["text"], answer["usage"]["cost"], answer["latency"]) == ('{"advice": []}', 0.1, 2.5)
+    assert (answer["text"], answer["usage"]["cost"], answer["usage"]["seconds"]) == ('{"advice": []}', 0.1, 2.5)
     assert np.float32(advice["actions"][0]).tolist() == np.float32([0.1, 0.2]).tolist()
     assert advice["rejected"] == [{"reason": "truncated", "state": 1}]
 
@@ -87,7 +87,7 @@ def test_an_answer_is_on_disk_before_it_is_used(tmp_path):
 
     class Paid:
         def advise(self, query):
-            query.record(Answer(0, (0,), "text", Usage(1), 0.0))
+            query.record(Answer(0, (0,), "text", Usage(1)))
             seen.append([record["type"] for record in read_records(tmp_path / "log")])
             return Advice([None] * len(query.states))
 
@@ -101,11 +101,14 @@ def test_only_the_owner_can_read_it(tmp_path):
     assert stat.S_IMODE((tmp_path / "log" / "advice.jsonl").stat().st_mode) == 0o600
 
 
-def test_half_a_line_of_a_crash_costs_nothing_else(tmp_path):
+def test_half_a_line_of_a_crash_is_kept_aside(tmp_path, caplog):
     log = AdviceLog(tmp_path)
     log.write_query(query())
     with open(tmp_path / "advice.jsonl", "ab") as file:
         file.write(b'{"version": 1, "type": "adv')
+    log = AdviceLog(tmp_path)
+    assert (tmp_path / "advice.torn").read_bytes() == b'{"version": 1, "type": "adv\n'
+    assert "cut short by a crash; it is now in advice.torn" in caplog.text
     log.write_advice(query(), Advice([np.zeros(2), None]), 1.0)
     assert [record["type"] for record in read_records(tmp_path)] == ["query", "advice"]
 
@@ -124,17 +127,16 @@ def test_answers_of_a_query_that_a_crash_cut_short_are_not_lost(tmp_path):
     log = AdviceLog(tmp_path)
     log.write_query(query(n=3))
     text = '{"advice": [{"state": 0, "action": [0.5, -0.5]}, {"state": 1, "action": ["left", 0]}]}'
-    log.write_answer(query(n=3), Answer(0, (0, 1), text, Usage(1), 1.0))
+    log.write_event(query(n=3), Answer(0, (0, 1), text, Usage(1)))
     advice = ReplayAdvisor(tmp_path).advise(query(n=3, index=1))
     assert advice.actions[0].tolist() == [0.5, -0.5]
     assert [rejection.state for rejection in advice.rejected] == [1, 2]
 
 
-@pytest.mark.filterwarnings("ignore:Query")
 def test_a_query_that_failed_is_not_taken_for_one_that_a_crash_cut_short(tmp_path):
     class FailsAfterAnAnswer:
         def advise(self, query):
-            query.record(Answer(0, (0,), '{"advice": [{"state": 0, "action": [1, 1]}]}', Usage(1), 0.0))
+            query.record(Answer(0, (0,), '{"advice": [{"state": 0, "action": [1, 1]}]}', Usage(1)))
             raise RuntimeError
 
     recorded, _ = run(FailsAfterAnAnswer(), tmp_path / "log")

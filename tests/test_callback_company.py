@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from test_callback import SMALL, Recorder
 
 from conftest import CounterEnv
-from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, ReplayAdvisor
+from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, ReplayAdvisor, consultation
 
 
 def make_callback(advisor=None, **kwargs):
@@ -32,6 +32,10 @@ def make_model(env=None, **kwargs):
 
 def evaluation(**kwargs):
     return EvalCallback(DummyVecEnv([CounterEnv]), n_eval_episodes=1, verbose=0, warn=False, **kwargs)
+
+
+def answered(model):
+    return [progress["answered"] for progress in model.advice_progress]
 
 
 class Stop(BaseCallback):
@@ -98,7 +102,7 @@ def test_wherever_it_is_the_last_answers_are_there_when_training_ends(place):
     model, callback = make_model(), make_callback(Recorder(latency=0.5), blocking=False)
     model.learn(203, callback=PLACES[place](callback))
     assert model.guidance_buffer.size() == 20
-    assert model.n_answered_queries == [2]
+    assert answered(model) == [2]
 
 
 @pytest.mark.filterwarnings("ignore:. of . queries were not asked")
@@ -131,7 +135,7 @@ def test_two_advisors_are_counted_apart(tmp_path):
     model = make_model()
     with pytest.warns(UserWarning, match="of . queries were not asked"):
         model.learn(150, callback=[make_callback(first, n_queries=1), make_callback(second)])
-    assert model.n_answered_queries == [1, 1]
+    assert answered(model) == [1, 1]
     model.save(tmp_path / "model")
     resumed = VARL.load(tmp_path / "model", env=CounterEnv())
     resumed.learn(100, callback=[make_callback(first, n_queries=1), make_callback(second)], reset_num_timesteps=False)
@@ -189,12 +193,22 @@ def test_control_c_and_going_on(same_callback, step):
     assert model.guidance_buffer.size() == 20
 
 
-def test_a_query_in_flight_when_the_model_was_saved_is_asked_again(tmp_path):
+def test_what_an_advisor_answers_soon_after_control_c_is_not_lost(caplog):
+    model, callback = make_model(), make_callback(Recorder(latency=0.3), blocking=False)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(300, callback=[callback, Stop(101, interrupt=True)])
+    assert model.guidance_buffer.size() == 10
+    assert not caplog.records
+
+
+def test_a_query_in_flight_when_the_model_was_saved_is_asked_again(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(consultation, "PATIENCE", 0.1)
     model = make_model()
     callback = make_callback(Recorder(latency=0.5), blocking=False)
     with pytest.raises(KeyboardInterrupt):
         model.learn(300, callback=[callback, Stop(101, interrupt=True)])
     assert model.guidance_buffer.size() == 0
+    assert "does not break off query 1" in caplog.text
     model.save(tmp_path / "model")
     advisor = Recorder()
     resumed = VARL.load(tmp_path / "model", env=CounterEnv())
@@ -205,7 +219,7 @@ def test_a_query_in_flight_when_the_model_was_saved_is_asked_again(tmp_path):
         resumed.learn(199, callback=make_callback(advisor), reset_num_timesteps=False)
         assert [(query.index, query.step) for query in advisor.queries] == [(0, 112), (1, 200)]
         assert resumed.guidance_buffer.size() == 20
-        assert resumed.n_answered_queries == [2]
+        assert answered(resumed) == [2]
 
 
 def test_answers_of_an_interrupted_run_do_not_reach_another():
@@ -316,4 +330,4 @@ def test_an_advisor_nobody_knows():
 def test_an_abstaining_advisor_counts_as_answered():
     model = make_model()
     model.learn(250, callback=make_callback(Recorder(lambda query: Advice([None] * len(query.states)))))
-    assert model.n_answered_queries == [2]
+    assert answered(model) == [2]

@@ -11,7 +11,7 @@ import pytest
 from scripted_vlm import scripted_answer
 
 from conftest import CounterEnv, assert_same_parameters
-from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, VLMAdvisor, vlm
+from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, VLMAdvisor, conversation
 from sb3_varl.advice_log import read_records
 from vlm_server import VLMServer, error
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")
 @pytest.fixture(autouse=True)
 def _no_key_and_no_long_waits(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr(vlm, "RETRY_WAIT", 0.001)
+    monkeypatch.setattr(conversation, "RETRY_WAIT", 0.001)
 
 
 def learn(advisor, log_path):
@@ -69,14 +69,13 @@ def test_a_vlm_s_answers_become_guidance_and_are_on_disk(tmp_path):
     np.testing.assert_allclose(rows["actions"], expected, atol=1e-6)
     assert callback.totals["accepted"] == 20
     kinds = [record["type"] for record in read_records(tmp_path / "log")]
-    assert kinds == ["query", "answer", "answer", "answer", "advice"] * 2
+    assert kinds == ["query", *["request", "answer"] * 3, "advice"] * 2
     assert len(list((tmp_path / "log").glob("*.png"))) == 20
 
     replayed, _ = learn(ReplayAdvisor(tmp_path / "log"), False)
     assert_same_parameters(model, replayed)
 
 
-@pytest.mark.filterwarnings("ignore:Query")
 def test_a_dead_endpoint_costs_answers_and_not_the_run(tmp_path):
     with VLMServer(by_the_step, script=(error(400, "bad request"),)) as server:
         advisor = VLMAdvisor("openai/some-model", api_base=server.api_base, states_per_request=10)

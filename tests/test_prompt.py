@@ -1,14 +1,11 @@
-"""From a query to a prompt, and from an answer's text to actions."""
+"""From a query to the messages of a chat."""
 
 import json
-import time
 from typing import Any
 
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sb3_varl.advice import (
     ActionComponent,
@@ -16,11 +13,10 @@ from sb3_varl.advice import (
     Briefing,
     Observation,
     ObservationSlice,
-    Rejection,
     TaskSheet,
     VisitedState,
 )
-from sb3_varl.prompt import ParsedAnswer, build_messages, parse_answer, system_prompt
+from sb3_varl.prompt import build_messages, split, system_prompt
 from vlm_server import decode_image
 
 ACTION_SPACE = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 5.0], np.float32))
@@ -44,11 +40,9 @@ def make_state(observation: Observation | None = None, frame: np.ndarray | None 
     return VisitedState(observation, np.zeros(2, np.float32), frame, step=99)
 
 
-def parse(items: Any, indices: tuple[int, ...] = (0, 1, 2), space: spaces.Box = ACTION_SPACE) -> ParsedAnswer:
-    return parse_answer(json.dumps({"advice": items}), indices, space)
-
-
-# ---- The prompt
+def make_messages(query: AdviceQuery, indices: tuple[int, ...] = (0,), image_size: int = 224) -> list[dict]:
+    (portion,) = split(query, indices, image_size=image_size)
+    return build_messages(query.briefing, portion, "x")
 
 
 def test_system_prompt_says_what_the_sheet_knows() -> None:
@@ -61,7 +55,7 @@ def test_system_prompt_says_what_the_sheet_knows() -> None:
         "- entries 0 to 1: hand (metres)",
         "- entries 2 to 2: drawer",
         "Notes: The camera looks along -y.",
-        '{"advice": [{"state": 0, "action": [<dx>, <grip>]}, ...]}',
+        '{"advice": [{"state": 0, "action": [<number>, <number>]}, ...]}',
     ):
         assert line in text.splitlines()
 
@@ -114,7 +108,7 @@ def test_state_lines_are_short_and_frames_follow_their_states() -> None:
         make_state(np.array([np.nan, np.inf, 1e-7]), frame=upside_down[::-1]),
         make_state(),
     )
-    system, user = build_messages(query, (0, 1), "x", image_size=8)
+    system, user = make_messages(query, (0, 1), image_size=8)
     assert system["role"] == "system"
     first, second, picture = user["content"]
     assert first["text"] == '{"state": 0,"observation": [0.1235,-1,123500],"executed_action": [0,0]}'
@@ -126,209 +120,33 @@ def test_state_lines_are_short_and_frames_follow_their_states() -> None:
 
 def test_small_frames_are_not_scaled_up() -> None:
     query = make_query(make_state(frame=np.zeros((6, 4, 3), np.uint8)))
-    picture = build_messages(query, (0,), "x", image_size=224)[1]["content"][1]
+    picture = make_messages(query)[1]["content"][1]
     assert decode_image(picture["image_url"]["url"]).size == (4, 6)
 
 
 def test_without_frames_the_content_is_plain_text() -> None:
-    content = build_messages(make_query(make_state(), make_state()), (0, 1), "x")[1]["content"]
+    content = make_messages(make_query(make_state(), make_state()), (0, 1))[1]["content"]
     assert [json.loads(line)["state"] for line in content.splitlines()] == [0, 1]
 
 
 def test_dict_observations_with_an_image() -> None:
     space = spaces.Dict({"camera": spaces.Box(0, 255, (8, 8, 3), np.uint8), "joints": spaces.Box(-1, 1, (2,))})
     observation = {"camera": np.zeros((8, 8, 3), np.uint8), "joints": np.array([0.5, -0.5])}
-    system, user = build_messages(make_query(make_state(observation), observation_space=space), (0,), "x")
-    assert "- camera: an image, not written out in numbers: see the picture\n" in system["content"]
-    assert "- joints: a list of 2 numbers" in system["content"]
-    assert json.loads(user["content"])["observation"] == {"camera": "see the picture", "joints": [0.5, -0.5]}
+    system, user = make_messages(make_query(make_state(observation), observation_space=space))
+    assert '- "camera": an image, not written out in numbers: see the picture\n' in system["content"]
+    assert '- "joints": a list of 2 numbers' in system["content"]
+    assert json.loads(user["content"])["observation"] == {"camera": "not written out", "joints": [0.5, -0.5]}
 
 
 @pytest.mark.parametrize(
     ("space", "observation", "shown"),
     [
-        (spaces.Box(0, 255, (3, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8), "see the picture"),
+        (spaces.Box(0, 255, (3, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8), "not written out"),
         (spaces.Discrete(4), np.int64(3), 3),
         (spaces.MultiBinary(2), np.array([0, 1], np.int8), [0, 1]),
         (spaces.Box(-1, 1, (2, 2)), np.eye(2), [[1, 0], [0, 1]]),
     ],
 )
 def test_other_observations(space: spaces.Space, observation: Any, shown: Any) -> None:
-    content = build_messages(make_query(make_state(observation), observation_space=space), (0,), "x")[1]["content"]
+    content = make_messages(make_query(make_state(observation), observation_space=space))[1]["content"]
     assert json.loads(content)["observation"] == shown
-
-
-# ---- The answer
-
-
-def test_good_answer() -> None:
-    parsed = parse([{"state": 2, "action": [0.5, 4], "reason": "r"}, {"state": 0, "action": [-1, 5]}])
-    assert parsed.rejected == ()
-    assert sorted(parsed.actions) == [0, 2]
-    np.testing.assert_array_equal(parsed.actions[2], np.array([0.5, 4.0], np.float32))
-    assert parsed.actions[2].dtype == np.float32
-
-
-@pytest.mark.parametrize("item", [{"state": 1, "action": None}, {"state": 1, "reason": "unsure"}])
-def test_abstentions_are_no_rejections(item: dict[str, Any]) -> None:
-    assert parse([item]) == ParsedAnswer({}, ())
-
-
-@pytest.mark.parametrize(
-    "frame",
-    [
-        "```json\n{}\n```",
-        "Let me see. Set {{0, 1}}: $\\frac{{a}}{{b}}$.\n\n{}\n\nThat is {{it}}.",
-        'First {{"advice": [{{"state": 0, "action": [0, 0]}}]}}? No:\n{}',
-        '{{"advice": [{{"state": 0, ... }} wait. {}',
-    ],
-)
-def test_prose_around_the_json(frame: str) -> None:
-    answer = '{"thought": {"a": 1}, "advice": [{"state": 1, "action": [1, 1]}]}'
-    text = frame.replace("{{", "{").replace("}}", "}").replace("{}", answer)
-    assert list(parse_answer(text, (0, 1), ACTION_SPACE).actions) == [1]
-
-
-@pytest.mark.parametrize(
-    ("item", "rejection"),
-    [
-        ({"state": 0, "action": [0]}, Rejection("wrong_shape", 0)),
-        ({"state": 0, "action": [0, 0, 0]}, Rejection("wrong_shape", 0)),
-        ({"state": 0, "action": [[0, 0]]}, Rejection("wrong_shape", 0)),
-        ({"state": 0, "action": [[0], [0]]}, Rejection("not_numbers", 0)),
-        ({"state": 0, "action": [True, 0]}, Rejection("not_numbers", 0)),
-        ({"state": 0, "action": ["0.5", 0]}, Rejection("not_numbers", 0)),
-        ({"state": 0, "action": [None, 0]}, Rejection("not_numbers", 0)),
-        ({"state": 0, "action": "left"}, Rejection("not_numbers", 0)),
-        ({"state": 0, "action": {"dx": 1, "grip": 0}}, Rejection("not_numbers", 0)),
-        ({"state": 0, "action": [float("nan"), 0]}, Rejection("not_finite", 0)),
-        ({"state": 0, "action": [0, float("-inf")]}, Rejection("not_finite", 0)),
-        ({"state": 0, "action": [0, 5.2]}, Rejection("out_of_bounds", 0)),
-        ({"state": 3, "action": [0, 0]}, Rejection("unknown_state")),
-        ({"state": -1, "action": [0, 0]}, Rejection("unknown_state")),
-        ({"state": "0", "action": [0, 0]}, Rejection("malformed_item")),
-        ({"state": True, "action": [0, 0]}, Rejection("malformed_item")),
-        ({"state": 0.0, "action": [0, 0]}, Rejection("malformed_item")),
-        ({"action": [0, 0]}, Rejection("malformed_item")),
-        ([0, 0], Rejection("malformed_item")),
-        (None, Rejection("malformed_item")),
-    ],
-)
-def test_bad_item_costs_only_itself(item: Any, rejection: Rejection) -> None:
-    parsed = parse([item, {"state": 1, "action": [0, 0]}])
-    assert parsed.rejected == (rejection,)
-    assert list(parsed.actions) == [1]
-
-
-@pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5000, "NaN"])
-def test_numbers_that_are_none(number: str) -> None:
-    text = f'{{"advice": [{{"state": 0, "action": [{number}, 0]}}, {{"state": 1, "action": [0, 0]}}]}}'
-    parsed = parse_answer(text, (0, 1), ACTION_SPACE)
-    assert parsed.rejected == (Rejection("not_finite", 0),)
-    assert list(parsed.actions) == [1]
-
-
-def test_a_hair_outside_is_clipped() -> None:
-    np.testing.assert_array_equal(parse([{"state": 0, "action": [1.01, -0.04]}]).actions[0], [1, 0])
-
-
-def test_first_of_two_items_for_a_state_counts() -> None:
-    parsed = parse([{"state": 0, "action": [1, 1]}, {"state": 0, "action": [0, 0]}])
-    assert parsed.rejected == (Rejection("duplicate_state", 0),)
-    np.testing.assert_array_equal(parsed.actions[0], [1, 1])
-
-
-def test_state_that_was_not_asked_in_this_request_is_unknown() -> None:
-    assert parse([{"state": 0, "action": [0, 0]}], indices=(16, 17)).rejected == (Rejection("unknown_state"),)
-
-
-def test_action_space_of_several_dimensions_is_answered_flat() -> None:
-    parsed = parse([{"state": 0, "action": [1, 2, 3, 4]}], space=spaces.Box(0, 5, (2, 2)))
-    np.testing.assert_array_equal(parsed.actions[0], [[1, 2], [3, 4]])
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "not_json"),
-        ("I would rather not.", "not_json"),
-        ('{"advice": [{"state": 0, "action": [0, 0]}', "no_advice"),
-        ('{"state": 0, "action": [0, 0]}', "no_advice"),
-        ('{"advice": {"0": [0, 0]}}', "no_advice"),
-        ("{}", "no_advice"),
-        ("[" * 100_000, "not_json"),
-        ('{"advice":' + "[" * 100_000, "not_json"),
-        ('{"a":' * 1_000_000, "not_json"),
-        ("\ud800\udfff{", "not_json"),
-    ],
-)
-def test_unreadable_answer_is_rejected_for_each_state(text: str, reason: str) -> None:
-    assert parse_answer(text, (4, 7), ACTION_SPACE) == ParsedAnswer({}, (Rejection(reason, 4), Rejection(reason, 7)))
-
-
-@pytest.mark.parametrize(
-    "pattern",
-    ["x", "{", '{"', '{"a":', '{"a":[1,', "{}", '{"advice":[', '{"advice":[[],', '{  \n"', '{"a":"{', "9", "[]"],
-)
-def test_time_for_50_megabytes_is_bounded(pattern: str) -> None:
-    text = pattern * (50_000_000 // len(pattern))
-    started = time.perf_counter()
-    parse_answer(text, range(16), ACTION_SPACE)
-    parse_answer('{"advice":[' + text, range(16), ACTION_SPACE)
-    assert time.perf_counter() - started < 5
-
-
-numbers = st.one_of(
-    st.integers(), st.floats(), st.sampled_from([1.01, -1.02, 10**400, 1e999, float("nan"), True, "1", None])
-)
-values = st.recursive(
-    numbers | st.text(), lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner), max_leaves=8
-)
-items = st.fixed_dictionaries(
-    {},
-    optional={
-        "state": st.integers(-1, 4) | values,
-        "action": st.lists(numbers, min_size=1, max_size=3) | values,
-        "reason": st.text(),
-    },
-)
-answers = st.fixed_dictionaries({}, optional={"advice": st.lists(items | values, max_size=6), "note": values})
-bounds = st.floats(-1e6, 1e6, width=32)
-boxes = st.lists(st.tuples(bounds, bounds).map(sorted), min_size=1, max_size=3).map(
-    lambda pairs: spaces.Box(*np.array(pairs, np.float32).T)
-)
-
-
-def check_sound(parsed: ParsedAnswer, indices: tuple[int, ...], space: spaces.Box) -> None:
-    assert set(parsed.actions) <= set(indices)
-    assert all(space.contains(action) for action in parsed.actions.values())
-    assert all(rejection.state is None or rejection.state in indices for rejection in parsed.rejected)
-
-
-@settings(deadline=None)
-@given(st.text(), boxes)
-def test_any_text_is_survived(text: str, space: spaces.Box) -> None:
-    check_sound(parse_answer(text, (0, 1, 2), space), (0, 1, 2), space)
-
-
-@settings(deadline=None)
-@given(st.text(alphabet='{}[]":,0123456789.eE+-aNn\\ \n\ud800'), boxes)
-def test_any_text_in_the_letters_of_json_is_survived(text: str, space: spaces.Box) -> None:
-    check_sound(parse_answer('{"advice":[{"state":0,"action":[' + text, (0, 1, 2), space), (0, 1, 2), space)
-
-
-@settings(max_examples=300, deadline=None)
-@given(answers, boxes, st.text(max_size=5), st.text(max_size=5))
-def test_any_json_is_survived(answer: dict[str, Any], space: spaces.Box, before: str, after: str) -> None:
-    text = before + json.dumps(answer) + after
-    check_sound(parse_answer(text, (0, 1, 2), space), (0, 1, 2), space)
-
-
-@settings(deadline=None)
-@given(boxes, st.data())
-def test_what_lies_in_the_space_comes_through(space: spaces.Box, data: st.DataObject) -> None:
-    shares = data.draw(st.lists(st.floats(0, 1), min_size=space.shape[0], max_size=space.shape[0]))
-    action = space.low + np.array(shares, np.float64) * (space.high.astype(np.float64) - space.low)
-    parsed = parse([{"state": 1, "action": action.tolist()}], space=space)
-    assert parsed.rejected == ()
-    np.testing.assert_allclose(parsed.actions[1], action, rtol=1e-6, atol=1e-6)

@@ -6,7 +6,7 @@ import pytest
 
 from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, VLMAdvisor
 from sb3_varl.metaworld import ScriptedAdvisor
-from sb3_varl.providers import refuse_secrets
+from sb3_varl.redaction import refuse_secrets
 
 
 def test_no_argument_of_ours_is_taken_for_a_secret():

@@ -36,6 +36,7 @@ class Misbehaviour:
     :param delay: Seconds before the response starts
     :param drip: Seconds between any two bytes of the response's body, 0 to send it at once
     :param reset: Reset the connection without a response
+    :param cut: Close the connection after this many bytes of the body, ``None`` for not at all
     :param message: Entries that replace those of the answer's message
     :param choice: Entries that replace those of the answer's choice
     :param response: Entries that replace those of the whole answer
@@ -47,6 +48,7 @@ class Misbehaviour:
     delay: float = 0.0
     drip: float = 0.0
     reset: bool = False
+    cut: int | None = None
     message: Mapping[str, Any] = field(default_factory=dict)
     choice: Mapping[str, Any] = field(default_factory=dict)
     response: Mapping[str, Any] = field(default_factory=dict)
@@ -77,6 +79,7 @@ class ReceivedRequest:
     :param text: All texts of all messages
     :param states: The JSON lines of the states
     :param images: For each of the states its picture or ``None``
+    :param time: When it was there as a whole, in seconds since 1970
     """
 
     path: str
@@ -85,6 +88,7 @@ class ReceivedRequest:
     text: str
     states: States
     images: Images
+    time: float
 
 
 def centre(states: States, images: Images) -> str:
@@ -107,19 +111,21 @@ class VLMServer:
     :param answer: What to say to the states of a request
     :param script: What to do with the first, second, … request in place of answering;
         ``None`` in it stands for an ordinary answer, and so does its end
-    :param always: What to do with all requests after the script
+    :param always: What to do with all requests after the script, or a function that says it for each
     """
 
     def __init__(
         self,
         answer: AnswerFunction = centre,
         script: tuple[Misbehaviour | None, ...] = (),
-        always: Misbehaviour | None = None,
+        always: Misbehaviour | Callable[[], Misbehaviour] | None = None,
     ) -> None:
         self.answer = answer
         self.script = script
         self.always = always
         self.requests: list[ReceivedRequest] = []
+        # Those whose answers were sent as a whole, and when
+        self.delivered: list[tuple[ReceivedRequest, float]] = []
         # Set once a client has gone in the middle of a response
         self.hung_up = threading.Event()
         self._stopping = threading.Event()
@@ -164,6 +170,8 @@ class VLMServer:
             index = len(self.requests)
             self.requests.append(request)
         behaviour = self.script[index] if index < len(self.script) else self.always
+        if callable(behaviour):
+            behaviour = behaviour()
         return behaviour or Misbehaviour()
 
     def pause(self, seconds: float) -> None:
@@ -217,6 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
             payload = behaviour.body.replace("{authorization}", request.authorization).encode()
         try:
             self._send(behaviour, payload)
+            owner.delivered.append((request, time.time()))
         except OSError:
             owner.hung_up.set()
             self.close_connection = True
@@ -238,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
                         states.append(json.loads(line))
                         images.append(None)
         authorization = self.headers.get("Authorization", "")
-        return ReceivedRequest(self.path, authorization, body, "\n".join(texts), states, images)
+        return ReceivedRequest(self.path, authorization, body, "\n".join(texts), states, images, time.time())
 
     def _completion(self, request: ReceivedRequest, behaviour: Misbehaviour) -> dict[str, Any]:
         text = self.server.owner.answer(request.states, request.images)
@@ -260,6 +269,10 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in behaviour.headers.items():
             self.send_header(name, value)
         self.end_headers()
+        if behaviour.cut is not None:
+            self.wfile.write(payload[: behaviour.cut])
+            self.close_connection = True
+            return
         if not behaviour.drip:
             self.wfile.write(payload)
             return

@@ -1,0 +1,87 @@
+"""What may be a key stays out of logs, files and exceptions."""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+_SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+_SECRET_TEXT = re.compile(
+    r"\bsk-[\w*.-]{4,}|\bAIza[\w-]{10,}|\bBearer\s+\S+|(?<=key=)[^&\s'\"]+|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)",
+    re.IGNORECASE,
+)
+_SECRET_WORDS = "api[-_]?key|access[-_]key|secret|password|credential|authorization"
+_TOKEN = "(?<!per[-_])token"
+_SECRET_ARGUMENT = re.compile(rf"{_SECRET_WORDS}|{_TOKEN}$", re.IGNORECASE)
+# The same inside a string of Python code, which rl-zoo's YAML files and arguments may hold.
+_SECRET_ASSIGNMENT = re.compile(rf"({_SECRET_WORDS}|{_TOKEN})\W{{0,3}}[=:]", re.IGNORECASE)
+# Shorter values would be found in ordinary words.
+_MIN_LENGTH = 8
+# Characters of an error that are looked at.
+_MAX_SCRUBBED = 10_000
+
+
+def without_secrets(text: str) -> str:
+    """
+    Replace whatever may be a key.
+
+    :param text: Any text, for instance an answer in which a server repeats the key
+    :return: The text with ``***`` for the values of the environment's variables and litellm's settings that are called
+        as secrets are, and for what looks like a key
+    """
+    for value in sorted(_known_secrets(), key=len, reverse=True):
+        text = text.replace(value, "***")
+    return _SECRET_TEXT.sub("***", text)
+
+
+def _known_secrets() -> set[str]:
+    named = list(os.environ.items())
+    if "litellm" in sys.modules:
+        named += list(vars(sys.modules["litellm"]).items())
+    return {
+        value.strip()
+        for name, value in named
+        if isinstance(value, str) and len(value.strip()) >= _MIN_LENGTH and _SECRET_VARIABLE.search(name)
+    }
+
+
+def scrub(text: str) -> str:
+    """
+    Make a text fit for a log.
+
+    :param text: Any text, for instance that of an error
+    :return: One line of at most 300 characters, without anything that may be a key
+    """
+    if len(text) > _MAX_SCRUBBED:
+        # Without the last word: it may be half a key.
+        text = text[:_MAX_SCRUBBED].rpartition(" ")[0]
+    return " ".join(without_secrets(text).split())[:300]
+
+
+def refuse_secrets(configuration: Any, name: str) -> None:
+    """
+    Make sure that something that will be written to files, or printed, holds no key.
+
+    :param configuration: Any nesting of mappings, sequences and strings
+    :param name: What it is called, for the error
+    :raises ValueError: if something in it is called as secrets are, or looks like one, or is one of the environment's
+    """
+    if isinstance(configuration, Mapping):
+        for key, value in configuration.items():
+            if _SECRET_ARGUMENT.search(str(key)):
+                raise ValueError(
+                    f"{name} contains {key!r}, but a configuration is no place for a secret: "
+                    "set the provider's environment variable instead, for instance OPENAI_API_KEY."
+                )
+            refuse_secrets(value, f"{name}[{key!r}]")
+    elif isinstance(configuration, list | tuple):
+        for i, value in enumerate(configuration):
+            refuse_secrets(value, f"{name}[{i}]")
+    elif isinstance(configuration, str) and (
+        _SECRET_ASSIGNMENT.search(configuration) or without_secrets(configuration) != configuration
+    ):
+        raise ValueError(
+            f"{name} seems to contain a key, but a configuration is no place for a secret: take it out, and set the "
+            "provider's environment variable instead, for instance OPENAI_API_KEY."
+        )

@@ -1,0 +1,225 @@
+"""
+Kill training at random moments, start it again from the last checkpoint and the advice log, and see what is lost.
+
+    python tests/kill.py --kills 100
+
+The model is a server on the loopback interface. A run is started, killed and started again until it comes to its end;
+then its log, its guidance and what the server saw are compared. Any difference ends the command with an error.
+"""
+
+import argparse
+import collections
+import json
+import logging
+import math
+import multiprocessing
+import os
+import pathlib
+import random
+import signal
+import sys
+import tempfile
+import time
+import warnings
+
+import numpy as np
+from stable_baselines3.common.callbacks import CheckpointCallback
+from tqdm import tqdm
+
+from conftest import CounterEnv
+from sb3_varl import VARL, AdvisorCallback, VLMAdvisor
+from sb3_varl.advice_log import read_queries
+from sb3_varl.providers import import_litellm
+from vlm_server import Misbehaviour, VLMServer
+
+N_QUERIES, N_STATES, STATES_PER_REQUEST = 6, 4, 2
+STEPS = 240
+# Longest time, in seconds, that a process runs before it is killed, and that the server takes for an answer.
+MAX_LIFE, MAX_THINKING = 2.5, 0.15
+# An answer counts as delivered if the process lived this long after the server had sent it.
+MARGIN = 0.25
+
+
+class SlowEnv(CounterEnv):
+    """So slow that a run lasts for some seconds."""
+
+    def step(self, action):
+        time.sleep(0.003)
+        return super().step(action)
+
+
+def action_for(observation):
+    """What the server advises: different for each state of each life."""
+    episode, t, _ = observation
+    return [round(episode % 1000 / 1000, 3), round(t / 10, 3)]
+
+
+def answer(states, images):
+    """The server's answer."""
+    return json.dumps({"advice": [{"state": s["state"], "action": action_for(s["observation"])} for s in states]})
+
+
+def live(folder, api_base, life, started):
+    """Train from the last checkpoint on, or from the beginning, to the end. Runs in the process that is killed."""
+    logging.disable()
+    warnings.simplefilter("ignore")
+    os.environ["OPENAI_API_KEY"] = "not-a-key"
+    # No observation is seen in two lives.
+    env = SlowEnv(offset=1000 * life)
+    advisor = VLMAdvisor("openai/test", f"Run {folder.name}.", api_base=api_base, states_per_request=STATES_PER_REQUEST)
+    callback = AdvisorCallback(
+        advisor,
+        n_queries=N_QUERIES,
+        first_query=30,
+        query_freq=30,
+        states_per_query=N_STATES,
+        window=20,
+        log_path=folder / "advice",
+    )
+    checkpoints = CheckpointCallback(15, str(folder), save_replay_buffer=True)
+    replays = folder.glob("rl_model_replay_buffer_*_steps.pkl")
+    steps = max((int(path.stem.split("_")[-2]) for path in replays), default=0)
+    if steps:
+        model = VARL.load(folder / f"rl_model_{steps}_steps", env=env)
+        model.load_replay_buffer(folder / f"rl_model_replay_buffer_{steps}_steps")
+    else:
+        settings = {"learning_starts": 20, "batch_size": 8, "policy_kwargs": {"net_arch": [16]}}
+        model = VARL("MlpPolicy", env, buffer_size=10_000, shaping_steps=10_000, **settings)
+    started.set()
+    model.learn(STEPS - steps, callback=[checkpoints, callback], reset_num_timesteps=not steps)
+    model.save(folder / "final")
+
+
+class Run:
+    """One run through all its lives."""
+
+    def __init__(self, context, folder, server, rng, bar):
+        self.context, self.folder, self.server, self.rng, self.bar = context, folder, server, rng, bar
+        self.kills = []
+        self.moments = collections.Counter()
+        folder.mkdir()
+
+    def go(self, max_kills):
+        """Start and kill until the end is reached, which it may be once there were so many kills."""
+        for life in range(10_000):
+            started = self.context.Event()
+            process = self.context.Process(target=live, args=(self.folder, self.server.api_base, life, started))
+            process.start()
+            assert started.wait(120)
+            process.join(self.rng.uniform(0, MAX_LIFE) if len(self.kills) < max_kills else 120)
+            if process.exitcode is None:
+                self._kill(process)
+            elif process.exitcode == 0:
+                return
+            else:
+                raise AssertionError(f"a process ended with exit code {process.exitcode}")
+
+    def _kill(self, process):
+        self.kills.append(time.time())
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        self.bar.update()
+        log = self.folder / "advice" / "advice.jsonl"
+        n_requests, n_delivered = len(self._requests()), len(self._delivered())
+        if any(self.folder.glob("*.part")):
+            self.moments["during a save"] += 1
+            for path in self.folder.glob("*.part"):
+                path.unlink()
+        elif n_requests > n_delivered or (self._requests() and self._requests()[-1].time > self.kills[-1] - MARGIN):
+            self.moments["during a query"] += 1
+        elif log.exists() and n_requests:
+            self.moments["between queries"] += 1
+        else:
+            self.moments["before the first query"] += 1
+
+    def _mine(self, request):
+        return f"Run {self.folder.name}." in request.text
+
+    def _requests(self):
+        return [request for request in list(self.server.requests) if self._mine(request)]
+
+    def _delivered(self):
+        return [(request, sent) for request, sent in list(self.server.delivered) if self._mine(request)]
+
+    def check(self):
+        """Compare the log, the guidance and what the server saw; return the number of answers cut off on their way."""
+        queries = read_queries(self.folder / "advice")
+        assert [query.index for query in queries] == list(range(N_QUERIES)), "a query was put twice, or not at all"
+        written = {}
+        for line in (self.folder / "advice" / "advice.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            if record["type"] == "answer":
+                for state in record["states"]:
+                    written[record["query"], state] = record["time"]
+        of_observation = {}
+        for query in queries:
+            assert query.advice is not None, "a query was left open"
+            assert sorted(i for a in query.answers for i in a.states) == list(range(N_STATES)), "not answered once each"
+            for i, observation in enumerate(query.observations):
+                of_observation[tuple(observation)] = (query.index, i)
+
+        for request in self._requests():
+            for state in request.states:
+                place = of_observation.get(tuple(state["observation"]))
+                assert place is None or request.time <= written[place], "asked again for what was in the log"
+        cut_off = 0
+        for request, sent in self._delivered():
+            if any(request.time <= kill <= sent for kill in self.kills):
+                continue  # sent to a process that was no more
+            end = min((kill for kill in self.kills if kill > sent), default=math.inf)
+            places = [of_observation.get(tuple(state["observation"])) for state in request.states]
+            if any(place is None or written[place] > end for place in places):
+                assert end - sent < MARGIN, "an answer that was delivered is not in the log"
+                cut_off += 1
+
+        n_sent = sum(query.n_sent for query in queries)
+        assert len(self._requests()) <= n_sent <= len(self._requests()) + len(self.kills), "requests are not counted"
+        model = VARL.load(self.folder / "final")
+        rows = model.guidance_buffer.rows()
+        expected = {tuple(observation): action_for(observation) for observation in of_observation}
+        assert len(rows["actions"]) == N_QUERIES * N_STATES, "guidance is missing"
+        for observation, action in zip(rows["observations/observation"], rows["actions"], strict=True):
+            np.testing.assert_allclose(action, expected[tuple(observation)], atol=1e-6)
+        assert model.num_timesteps >= STEPS
+        return cut_off
+
+
+def kill(n_kills, seed, progress=True):
+    """
+    Kill so many times, over as many runs as that takes.
+
+    :return: The numbers of runs, of kills at each moment, of answers, and of those that a kill cut off
+    """
+    rng = random.Random(seed)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["kill"])
+    moments, n_runs, n_answers, n_cut_off = collections.Counter(), 0, 0, 0
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        VLMServer(answer, always=lambda: Misbehaviour(delay=rng.uniform(0, MAX_THINKING))) as server,
+        tqdm(total=n_kills, unit="kill", disable=not progress) as bar,
+    ):
+        while sum(moments.values()) < n_kills:
+            run = Run(context, pathlib.Path(folder) / str(n_runs), server, rng, bar)
+            run.go(min(10, n_kills - sum(moments.values())))
+            n_cut_off += run.check()
+            moments += run.moments
+            n_runs += 1
+            n_answers += N_QUERIES * N_STATES // STATES_PER_REQUEST
+    return n_runs, moments, n_answers, n_cut_off
+
+
+if multiprocessing.parent_process() is not None or "forkserver" in sys.argv[0]:
+    import_litellm()  # once, in the process that all others are forked from
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=None)
+    arguments = parser.parse_args()
+    seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
+    n_runs, moments, n_answers, n_cut_off = kill(arguments.kills, seed)
+    described = ", ".join(f"{n} {moment}" for moment, n in moments.items())
+    print(f"{sum(moments.values())} kills in {n_runs} runs, seed {seed}: {described}.")
+    print(f"{n_answers} answers in the logs and in the models, none lost, none asked for twice.")
+    print(f"{n_cut_off} were on their way when a kill came, less than {MARGIN:g} s after the server had sent them.")

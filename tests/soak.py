@@ -1,0 +1,145 @@
+"""
+Thousands of queries against a server that fails at random: what grows, and do both sides agree?
+
+    python tests/soak.py --queries 3000
+
+prints memory, threads, open files and sockets of the training process as it goes, and compares the counts of requests,
+tokens and answers with the server's, a process of its own. A difference, or growth, ends it with an error.
+"""
+
+import argparse
+import logging
+import multiprocessing
+import os
+import pathlib
+import random
+import sys
+import tempfile
+from collections import Counter
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+from conftest import CounterEnv
+from sb3_varl import VARL, AdvisorCallback, VLMAdvisor, conversation
+from sb3_varl.advice_log import read_queries
+from vlm_server import Misbehaviour, VLMServer, centre, error
+
+N_STATES = 2
+# The share of requests that meet with a fault, and which.
+FAULT_RATE = 0.3
+FAULTS = [
+    error(400),
+    error(429),
+    error(500),
+    error(529, "x" * 10_000),
+    Misbehaviour(reset=True),
+    Misbehaviour(cut=50),
+    Misbehaviour(body="<html>Bad gateway</html>"),
+    Misbehaviour(body=""),
+    Misbehaviour(message={"content": None}),
+    Misbehaviour(message={"content": "I see."}),
+    Misbehaviour(choice={"finish_reason": "length"}, message={"content": '{"advice": [{"sta'}),
+    Misbehaviour(delay=0.5),
+]
+DEADLINE = 0.3
+
+
+def serve(seed, connection):
+    """Run the server until told to stop, and tell what it counted. A process of its own."""
+    rng = random.Random(seed)
+    with VLMServer(centre, always=lambda: rng.choice(FAULTS) if rng.random() < FAULT_RATE else None) as server:
+        connection.send(server.api_base)
+        connection.recv()
+        connection.send(len(server.requests))
+
+
+class Meter(BaseCallback):
+    """Notes down what the process has in use, and prints it."""
+
+    def __init__(self, advice, n_rows=20):
+        super().__init__()
+        self.advice, self.n_rows = advice, n_rows
+        self.rows = []
+        print(f"{'queries':>8} {'requests':>9} {'MB':>7} {'threads':>8} {'files':>6} {'sockets':>8}")
+
+    def _on_step(self):
+        n_queries = self.advice.totals["queries"]
+        if n_queries >= self.advice.n_queries * (len(self.rows) + 1) / self.n_rows:
+            targets = [os.readlink(path) for path in _links("/proc/self/fd")]
+            sockets = sum(target.startswith("socket:") for target in targets)
+            memory = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+            row = (n_queries, self.advice.usage.requests, memory, len(os.listdir("/proc/self/task")))
+            self.rows.append((*row, len(targets) - sockets, sockets))
+            print("{:8d} {:9d} {:7.1f} {:8d} {:6d} {:8d}".format(*self.rows[-1]), flush=True)
+        return True
+
+
+def _links(folder):
+    return [path for path in pathlib.Path(folder).iterdir() if path.is_symlink()]
+
+
+def soak(n_queries, seed):
+    """
+    Train with so many queries.
+
+    :return: The meter's rows
+    """
+    os.environ["OPENAI_API_KEY"] = "not-a-key"
+    conversation.RETRY_WAIT = conversation.MAX_RETRY_WAIT = 0.001
+    logging.disable()
+    context = multiprocessing.get_context("spawn")
+    mine, its = context.Pipe()
+    server = context.Process(target=serve, args=(seed, its), daemon=True)
+    server.start()
+    with tempfile.TemporaryDirectory() as folder:
+        advisor = VLMAdvisor("openai/test", "Go.", api_base=mine.recv(), deadline=DEADLINE, max_retries=1)
+        callback = AdvisorCallback(
+            advisor,
+            n_queries=n_queries,
+            first_query=10,
+            query_freq=N_STATES,
+            states_per_query=N_STATES,
+            window=N_STATES,
+            blocking=True,
+            log_path=folder,
+        )
+        meter = Meter(callback)
+        n_steps = 10 + N_STATES * n_queries
+        model = VARL("MlpPolicy", CounterEnv(), shaping_steps=n_steps + 1, train_freq=1000, learning_starts=0)
+        model.learn(n_steps, callback=[callback, meter])
+        queries = read_queries(folder)
+    mine.send("stop")
+    n_received = mine.recv()
+    server.join()
+
+    n_answers = sum(len(query.answers) for query in queries)
+    n_failures = sum(len(query.failures) for query in queries)
+    reasons = Counter(rejection.reason for query in queries for rejection in query.advice.rejected)
+    print(
+        f"requests: {n_received} received by the server, {callback.usage.requests} sent, {n_answers} answered, "
+        f"{n_failures} failed; rejected: {dict(reasons)}"
+    )
+    assert n_received == callback.usage.requests == n_answers + n_failures == sum(query.n_sent for query in queries)
+    assert callback.usage.tokens == 110 * n_answers
+    assert callback.totals["queries"] == len(queries) == n_queries
+    assert callback.totals["accepted"] == model.guidance_buffer.size() or model.guidance_buffer.full
+    assert callback.totals["accepted"] + sum(reasons.values()) == N_STATES * n_queries
+    return meter.rows
+
+
+def growth(rows):
+    """What the second half of a soak has in use beyond the first, without its warming up: megabytes, and the rest."""
+    columns = np.array(rows)[:, 2:]
+    middle = len(columns) // 2
+    return columns[middle:].max(axis=0) - columns[len(columns) // 5 : middle].max(axis=0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--queries", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    grown = growth(soak(arguments.queries, arguments.seed))
+    print("second half beyond the first: {:.1f} MB, {:.0f} threads, {:.0f} files, {:.0f} sockets".format(*grown))
+    sys.exit(bool(grown[0] > 20 or grown[1:].max() > 2))

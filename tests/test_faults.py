@@ -1,0 +1,243 @@
+"""
+Every fault of a server, in a whole training run: it ends normally, with the guidance that did arrive.
+
+What is expected is in the first table of FAULTS.md. ``python tests/test_faults.py`` measures and prints it.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import os
+import tempfile
+import time
+
+import pytest
+
+from conftest import KEY, CounterEnv, counts, make_query, make_vlm, page_table, reasons
+from sb3_varl import VARL, AdvisorCallback, Answer, conversation
+from sb3_varl.advice import Failure, Request
+from sb3_varl.advice_log import read_queries
+from vlm_server import Misbehaviour, VLMServer, error
+
+pytestmark = pytest.mark.usefixtures("vlm_environment")
+
+DEADLINE = 0.5
+RETRIES = 2
+
+SLOW = (Misbehaviour(delay=60), Misbehaviour(drip=0.05))
+REFUSED = Misbehaviour()
+ELSEWHERE = Misbehaviour(307, body="")
+FAULTS = {
+    "refuses the connection": REFUSED,
+    "resets the connection": Misbehaviour(reset=True),
+    "closes it in the middle of the answer": Misbehaviour(cut=100),
+    "400 Bad Request": error(400),
+    "401 Unauthorized": error(401),
+    "403 Forbidden": error(403),
+    "404 Not Found": error(404),
+    "413 Content Too Large": error(413),
+    "422 Unprocessable Content": error(422),
+    "408 Request Timeout": error(408),
+    "409 Conflict": error(409),
+    "425 Too Early": error(425),
+    "429 Too Many Requests": error(429),
+    "429 with `Retry-After: 3600`": error(429, Retry_After="3600"),
+    "429 with `Retry-After: soon`": error(429, Retry_After="soon"),
+    "429, the quota is exhausted": error(429, "Pay!", "insufficient_quota"),
+    "500 Internal Server Error": error(500),
+    "500 and 100 000 bytes of zeros": error(500, "\x00" * 100_000),
+    "501 Not Implemented": error(501),
+    "502 Bad Gateway": error(502),
+    "503 Service Unavailable": error(503),
+    "504 Gateway Timeout": error(504),
+    "529 Overloaded": error(529),
+    "says nothing until the deadline": SLOW[0],
+    "sends a byte now and then, for ever": SLOW[1],
+    "answers with invalid JSON": Misbehaviour(body='{"choices": ['),
+    "answers with JSON of another kind": Misbehaviour(body="[1]"),
+    "answers with HTML": Misbehaviour(body="<html>Bad gateway</html>"),
+    "answers with an empty body": Misbehaviour(body=""),
+    "answers with an error, as 200": Misbehaviour(body='{"error": {"message": "Overloaded"}}'),
+    "answers with `choices` that are none": Misbehaviour(body='{"choices": 1}'),
+    "answers with content that is no text": Misbehaviour(message={"content": [1, 2]}),
+    "answers with token counts that are none": Misbehaviour(response={"usage": {"prompt_tokens": "many"}}),
+    "answers without choices": Misbehaviour(response={"choices": []}),
+    "cuts the answer short": Misbehaviour(choice={"finish_reason": "length"}, message={"content": '{"advice": [{"sta'}),
+    "answers with null": Misbehaviour(message={"content": None}),
+    "refuses": Misbehaviour(message={"content": None, "refusal": "I can't."}),
+    "filters the content": Misbehaviour(choice={"finish_reason": "content_filter"}, message={"content": ""}),
+    "redirects to itself for ever": Misbehaviour(307, {"Location": "/v1/chat/completions"}, ""),
+    "redirects to another server": ELSEWHERE,
+    "redirects with 302": Misbehaviour(302, {"Location": "/v1/elsewhere"}, ""),
+    "answers with 50 MB": Misbehaviour(message={"content": "x" * 50_000_000}),
+}
+
+
+def train(fault, log_path):
+    """
+    Ask about six states in three requests, of which the fault befalls all but the first.
+
+    :return: The model, the callback, the requests as the two servers saw them, and seconds
+    """
+    with VLMServer(script=(None,)) as server, VLMServer() as elsewhere:
+        server.always = fault
+        if fault is ELSEWHERE:
+            server.always = dataclasses.replace(fault, headers={"Location": f"{elsewhere.api_base}/chat/completions"})
+        deadline = DEADLINE if fault in SLOW else 60.0
+        advisor = make_vlm(server, states_per_request=2, deadline=deadline, max_retries=RETRIES, max_failures=9)
+        if fault is REFUSED:
+            advisor.api_base = "http://127.0.0.1:9/v1"
+        callback = AdvisorCallback(
+            advisor,
+            n_queries=1,
+            first_query=20,
+            states_per_query=6,
+            window=15,
+            frames=False,
+            blocking=True,
+            log_path=log_path,
+        )
+        model = VARL("MlpPolicy", CounterEnv(), learning_starts=5, batch_size=8, policy_kwargs={"net_arch": [8]})
+        start = time.monotonic()
+        model.learn(40, callback=callback)
+        return model, callback, server.requests, elsewhere.requests, time.monotonic() - start
+
+
+def said(log_path):
+    """What the log has to say of the states without advice."""
+    (query,) = read_queries(log_path)
+    texts = {failure.text for failure in query.failures} or {rejection.reason for rejection in query.advice.rejected}
+    return texts or {"nothing"}
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault(name, tmp_path, caplog):
+    n_requests, guidance, _, words = page_table("What a server may do")[name]
+    model, callback, requests, elsewhere, seconds = train(FAULTS[name], tmp_path)
+    assert model.num_timesteps == 40
+    assert model.guidance_buffer.size() == int(guidance)
+    assert callback.usage.requests == int(n_requests)
+    if FAULTS[name] is not REFUSED and "for ever" not in name:
+        assert len(requests) == int(n_requests)
+    assert seconds < 20
+    assert all(word in text for text in said(tmp_path) for word in words.strip("`").split(" … "))
+    assert len({record.getMessage() for record in caplog.records}) == callback.totals["failed_requests"]
+    assert all(request.authorization == "" for request in elsewhere)
+
+
+def test_the_page_has_all_faults():
+    assert list(page_table("What a server may do")) == list(FAULTS)
+
+
+def test_a_dead_endpoint_is_given_up_and_tried_again(tmp_path, caplog):
+    with VLMServer(script=(None,), always=error(503)) as server:
+        advisor = make_vlm(server, states_per_request=1, max_retries=1, max_failures=2)
+        advice = advisor.advise(make_query(6))
+        # Two requests with a retry each, and then none.
+        assert len(server.requests) == 1 + 2 * 2
+        assert reasons(advice) == ["request_failed"] * 2 + ["given_up"] * 3
+        assert caplog.text.count("2 requests in a row brought nothing") == 1
+        # One try, without a retry, and then none.
+        advice = advisor.advise(make_query(6))
+        assert len(server.requests) == 6
+        assert reasons(advice) == ["request_failed"] + ["given_up"] * 5
+        assert caplog.text.count("brought nothing") == 1
+        server.always = None
+        assert reasons(advisor.advise(make_query(6))) == []
+        assert len(server.requests) == 12
+
+
+def test_answers_that_are_of_no_use_are_given_up_as_well():
+    with VLMServer(lambda states, images: "I see.") as server:
+        advice = make_vlm(server, states_per_request=1, max_failures=2).advise(make_query(4))
+        assert len(server.requests) == 2
+    assert reasons(advice) == ["not_json", "not_json", "given_up", "given_up"]
+
+
+def test_abstaining_is_of_use():
+    with VLMServer(lambda states, images: '{"advice": []}') as server:
+        make_vlm(server, states_per_request=1, max_failures=2).advise(make_query(4))
+        assert len(server.requests) == 4
+
+
+def test_a_retry_that_succeeds_leaves_no_trace_but_its_cost():
+    events = []
+    with VLMServer(script=(error(429), Misbehaviour(reset=True))) as server:
+        advice = make_vlm(server, max_retries=2).advise(make_query(1, events.append))
+        assert len(server.requests) == 3
+    assert advice.rejected == advice.failures == []
+    assert counts(advice.usage) == (3, 100, 10, 0.0)
+    assert [type(event) for event in events] == [Request, Failure, Request, Failure, Request, Answer]
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "cap", "at_least", "at_most"),
+    [("0.4", 10.0, 0.4, 5.0), ("3600", 0.1, 0.1, 5.0), ("soon", 0.1, 0, 5.0)],
+)
+def test_retry_after_is_obeyed_up_to_a_cap(monkeypatch, retry_after, cap, at_least, at_most):
+    monkeypatch.setattr(conversation, "MAX_RETRY_WAIT", cap)
+    with VLMServer(script=(error(429, Retry_After=retry_after),)) as server:
+        started = time.monotonic()
+        advice = make_vlm(server, max_retries=1).advise(make_query(1))
+    assert at_least <= time.monotonic() - started < at_most
+    assert advice.failures == []
+
+
+@pytest.mark.parametrize("behaviour", [Misbehaviour(drip=0.05), Misbehaviour(delay=60.0)])
+def test_the_deadline_holds_for_the_whole_request(behaviour):
+    with VLMServer(script=(behaviour,)) as server:
+        started = time.monotonic()
+        advice = make_vlm(server, deadline=0.7, states_per_request=1).advise(make_query(2))
+        assert 0.7 <= time.monotonic() - started < 10
+        if behaviour.drip:
+            assert server.hung_up.wait(5)
+    assert advice.failures == ["request 0: no complete answer within 0.7 s"]
+    assert [action is None for action in advice.actions] == [True, False]
+
+
+def test_the_deadline_holds_where_litellm_blocks_a_thread(monkeypatch):
+    """As it does for the providers that it only has a synchronous client of."""
+
+    async def blocking(**kwargs):
+        return await asyncio.get_running_loop().run_in_executor(None, time.sleep, 5)
+
+    monkeypatch.setattr("litellm.acompletion", blocking)
+    with VLMServer() as server:
+        started = time.monotonic()
+        advice = make_vlm(server, deadline=0.3).advise(make_query(1))
+    assert time.monotonic() - started < 3
+    assert reasons(advice) == ["request_failed"]
+
+
+def test_a_large_error_keeps_neither_the_deadline_nor_the_training_waiting():
+    with VLMServer(always=Misbehaviour(500, body="<p>word</p> " * 2_000_000)) as server:
+        started = time.monotonic()
+        advice = make_vlm(server).advise(make_query(1))
+    assert time.monotonic() - started < 10  # litellm by itself takes a minute
+    assert len(advice.failures[0]) < 400
+
+
+def test_the_deadline_counts_for_each_attempt():
+    with VLMServer(script=(Misbehaviour(delay=60.0),)) as server:
+        advice = make_vlm(server, deadline=0.7, max_retries=1).advise(make_query(1))
+    assert advice.failures == []
+    assert advice.usage.requests == 2
+
+
+if __name__ == "__main__":
+    os.environ["OPENAI_API_KEY"] = KEY
+    conversation.RETRY_WAIT, conversation.MAX_RETRY_WAIT = 0.001, 0.01
+    logging.disable()
+    with VLMServer() as server:
+        make_vlm(server).advise(make_query(1))
+    print("| The server … | Requests | Guidance | Seconds | The log says |\n| --- | --- | --- | --- | --- |")
+    for name, fault in FAULTS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            model, callback, _, _, seconds = train(fault, folder)
+            words = min(said(folder), key=len)
+        if words.startswith("litellm."):
+            kind, _, text = words.removeprefix("litellm.").partition(" - ")
+            words = kind.partition(":")[0] + f" … {text}" * (0 < len(text) < 30)
+        size = model.guidance_buffer.size()
+        print(f"| {name} | {callback.usage.requests} | {size} | {seconds:.1f} | `{words}` |", flush=True)
