@@ -227,6 +227,7 @@ class Guided(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> SelfGuided:
         self.after_learning = []
+        gradients = th.is_grad_enabled()
         try:
             super().learn(
                 total_timesteps,
@@ -239,6 +240,8 @@ class Guided(OffPolicyAlgorithm):
             for finish in self.after_learning:
                 finish(True)
         except BaseException:
+            # Ctrl-C in the wrong moment leaves PyTorch without gradients.
+            th.set_grad_enabled(gradients)
             for finish in self.after_learning:
                 finish(False)
             raise

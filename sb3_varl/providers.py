@@ -10,7 +10,7 @@ import warnings
 from types import ModuleType
 from typing import Any
 
-from sb3_varl.redaction import scrub
+from sb3_varl.redaction import scrub, scrub_records
 
 # Failures that may pass. What litellm cannot place, lost connections above all, it reports as 500.
 RETRIED_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -24,6 +24,10 @@ _ENVIRONMENT = {
 }
 
 
+# litellm and what it sends requests with.
+_LOGGERS = frozenset(
+    {"LiteLLM", "LiteLLM Proxy", "LiteLLM Router", "aiohttp", "anthropic", "botocore", "httpcore", "httpx", "openai"}
+)
 # Characters of an error in which litellm looks for keys; the rest is dropped.
 _MAX_REDACTED = 10_000
 
@@ -66,7 +70,8 @@ def import_litellm() -> ModuleType:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
-        _bound_redaction()
+    _bound_redaction()
+    scrub_records(_LOGGERS)
     litellm = importlib.import_module("litellm")
     litellm.suppress_debug_info = True  # type: ignore[attr-defined]
     return litellm

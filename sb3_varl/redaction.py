@@ -1,9 +1,11 @@
 """What may be a key stays out of logs, files and exceptions."""
 
+import contextlib
+import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
@@ -85,3 +87,32 @@ def refuse_secrets(configuration: Any, name: str) -> None:
             f"{name} seems to contain a key, but a configuration is no place for a secret: take it out, and set the "
             "provider's environment variable instead, for instance OPENAI_API_KEY."
         )
+
+
+def scrub_records(loggers: frozenset[str]) -> None:
+    """
+    Keep keys out of what other libraries log. Their debug messages quote what a server says, the key included.
+
+    A filter would have to be on each logger that there is or will be; so this goes where all records are made.
+
+    :param loggers: First parts of the names of their loggers
+    """
+    make = logging.getLogRecordFactory()
+    if isinstance(make, _ScrubbingFactory):
+        return
+    logging.setLogRecordFactory(_ScrubbingFactory(make, loggers))
+
+
+class _ScrubbingFactory:
+    def __init__(self, make: Callable[..., logging.LogRecord], loggers: frozenset[str]) -> None:
+        self._make = make
+        self._loggers = loggers
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = self._make(*args, **kwargs)
+        if record.name.partition(".")[0] in self._loggers:
+            with contextlib.suppress(TypeError, ValueError):  # arguments that do not fit the message
+                record.msg, record.args = without_secrets(record.getMessage()), None
+            if record.exc_info:
+                record.exc_text = without_secrets(logging.Formatter().formatException(record.exc_info))
+        return record

@@ -17,7 +17,6 @@ import os
 import pathlib
 import random
 import signal
-import sys
 import tempfile
 import time
 import warnings
@@ -32,12 +31,14 @@ from sb3_varl.advice_log import read_queries
 from sb3_varl.providers import import_litellm
 from vlm_server import Misbehaviour, VLMServer
 
+import_litellm()  # once, in the process that all others are forked from
+
 N_QUERIES, N_STATES, STATES_PER_REQUEST = 6, 4, 2
 STEPS = 240
 # Longest time, in seconds, that a process runs before it is killed, and that the server takes for an answer.
-MAX_LIFE, MAX_THINKING = 2.5, 0.15
+MAX_LIFE, MAX_THINKING = 1.5, 0.15
 # An answer counts as delivered if the process lived this long after the server had sent it.
-MARGIN = 0.25
+MARGIN = 0.1
 
 
 class SlowEnv(CounterEnv):
@@ -76,7 +77,7 @@ def live(folder, api_base, life, started):
         window=20,
         log_path=folder / "advice",
     )
-    checkpoints = CheckpointCallback(15, str(folder), save_replay_buffer=True)
+    checkpoints = CheckpointCallback(6, str(folder), save_replay_buffer=True)
     replays = folder.glob("rl_model_replay_buffer_*_steps.pkl")
     steps = max((int(path.stem.split("_")[-2]) for path in replays), default=0)
     if steps:
@@ -192,6 +193,7 @@ def kill(n_kills, seed, progress=True):
     """
     rng = random.Random(seed)
     context = multiprocessing.get_context("forkserver")
+    os.environ["PYTHONPATH"] = str(pathlib.Path(__file__).parent)  # the server of forks is told of it in no other way
     context.set_forkserver_preload(["kill"])
     moments, n_runs, n_answers, n_cut_off = collections.Counter(), 0, 0, 0
     with (
@@ -208,9 +210,6 @@ def kill(n_kills, seed, progress=True):
             n_answers += N_QUERIES * N_STATES // STATES_PER_REQUEST
     return n_runs, moments, n_answers, n_cut_off
 
-
-if multiprocessing.parent_process() is not None or "forkserver" in sys.argv[0]:
-    import_litellm()  # once, in the process that all others are forked from
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

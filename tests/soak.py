@@ -20,7 +20,7 @@ from collections import Counter
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from conftest import CounterEnv
+from conftest import CounterEnv, make_query, make_vlm
 from sb3_varl import VARL, AdvisorCallback, VLMAdvisor, conversation
 from sb3_varl.advice_log import read_queries
 from vlm_server import Misbehaviour, VLMServer, centre, error
@@ -52,6 +52,14 @@ def serve(seed, connection):
         connection.send(server.api_base)
         connection.recv()
         connection.send(len(server.requests))
+
+
+class ForgetfulEnv(CounterEnv):
+    """Does not keep its history."""
+
+    def step(self, action):
+        self.history.clear()
+        return super().step(action)
 
 
 class Meter(BaseCallback):
@@ -88,6 +96,8 @@ def soak(n_queries, seed):
     os.environ["OPENAI_API_KEY"] = "not-a-key"
     conversation.RETRY_WAIT = conversation.MAX_RETRY_WAIT = 0.001
     logging.disable()
+    with VLMServer() as warm_up:  # the first request imports much of litellm, for longer than the deadline
+        make_vlm(warm_up).advise(make_query(1))
     context = multiprocessing.get_context("spawn")
     mine, its = context.Pipe()
     server = context.Process(target=serve, args=(seed, its), daemon=True)
@@ -106,7 +116,7 @@ def soak(n_queries, seed):
         )
         meter = Meter(callback)
         n_steps = 10 + N_STATES * n_queries
-        model = VARL("MlpPolicy", CounterEnv(), shaping_steps=n_steps + 1, train_freq=1000, learning_starts=0)
+        model = VARL("MlpPolicy", ForgetfulEnv(), shaping_steps=n_steps + 1, train_freq=1000, learning_starts=0)
         model.learn(n_steps, callback=[callback, meter])
         queries = read_queries(folder)
     mine.send("stop")

@@ -10,6 +10,7 @@ import io
 import json
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -32,7 +33,8 @@ class Misbehaviour:
 
     :param status: Status code of the response
     :param headers: Headers of the response, in addition to the usual ones
-    :param body: Body of the response in place of the usual one; ``{authorization}`` stands for the request's header
+    :param body: Body of the response in place of the usual one; ``{authorization}``, here and in all that
+        follows, stands for the request's header
     :param delay: Seconds before the response starts
     :param drip: Seconds between any two bytes of the response's body, 0 to send it at once
     :param reset: Reset the connection without a response
@@ -192,10 +194,17 @@ class _Server(ThreadingHTTPServer):
     owner: VLMServer
     daemon_threads = True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that are gone."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
+    # An answer's body is not to wait for the acknowledgement of its head.
+    disable_nagle_algorithm = True
 
     def setup(self) -> None:
         super().setup()
@@ -219,10 +228,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
-        if behaviour.body is None:
-            payload = json.dumps(self._completion(request, behaviour)).encode()
-        else:
-            payload = behaviour.body.replace("{authorization}", request.authorization).encode()
+        body = behaviour.body
+        if body is None:
+            body = json.dumps(self._completion(request, behaviour))
+        payload = body.replace("{authorization}", request.authorization).encode()
         try:
             self._send(behaviour, payload)
             owner.delivered.append((request, time.time()))

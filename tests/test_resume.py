@@ -1,0 +1,352 @@
+"""Runs that break off and go on: nothing that was answered is lost, and nothing is asked twice."""
+
+import errno
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import kill
+import numpy as np
+import pytest
+import soak
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+
+from conftest import KEY, CounterEnv, DictEnv, make_vlm
+from sb3_varl import VARL, AdvisorCallback, FunctionAdvisor
+from sb3_varl.advice_log import read_queries, read_records
+from vlm_server import Misbehaviour, VLMServer
+
+pytestmark = pytest.mark.usefixtures("vlm_environment")
+
+SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}
+SETTINGS = {"n_queries": 3, "first_query": 20, "query_freq": 20, "states_per_query": 4, "window": 10}
+# Neither answers nor fails until the end of the test.
+NEVER = Misbehaviour(delay=60)
+
+
+def make_callback(advisor, log_path, **kwargs):
+    return AdvisorCallback(advisor, log_path=log_path, **{**SETTINGS, "frames": False, "blocking": True, **kwargs})
+
+
+def make_model(env=None, policy="MlpPolicy"):
+    return VARL(policy, env or CounterEnv(), **SMALL)
+
+
+class Interrupt(BaseCallback):
+    """Ctrl-C at a step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def _on_step(self):
+        if self.num_timesteps == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return True
+
+
+def interrupt_when(condition):
+    """Ctrl-C from another thread as soon as something is so."""
+
+    def wait():
+        while not condition():
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def asked(server):
+    """Numbers and observations of the states of each request."""
+    return [[(state["state"], tuple(state["observation"])) for state in request.states] for request in server.requests]
+
+
+def assert_asked_once(server):
+    observations = [observation for request in asked(server) for _, observation in request]
+    assert len(observations) == len(set(observations)), "a state was asked about twice"
+
+
+@pytest.mark.filterwarnings("ignore:. of 3 queries were not asked")
+@pytest.mark.parametrize(("env", "policy"), [(CounterEnv, "MlpPolicy"), (DictEnv, "MultiInputPolicy")])
+def test_what_was_answered_after_the_model_was_saved_comes_from_the_log(env, policy, tmp_path):
+    advisor = FunctionAdvisor(lambda observation: np.full(2, 0.5))
+    model = make_model(env(), policy)
+    model.learn(30, callback=make_callback(advisor, tmp_path / "log"))
+    model.save(tmp_path / "model")
+    model.learn(20, callback=make_callback(advisor, tmp_path / "log"), reset_num_timesteps=False)
+    assert model.guidance_buffer.size() == 8
+
+    resumed = VARL.load(tmp_path / "model", env=env(offset=100))
+    assert resumed.guidance_buffer.size() == 4
+    callback = make_callback(advisor, tmp_path / "log")
+    resumed.learn(40, callback=callback, reset_num_timesteps=False)
+    assert callback.n_asked == 1
+    assert resumed.guidance_buffer.size() == 12
+    assert callback.totals["queries"] == 3
+    assert callback.totals["states"] == callback.totals["accepted"] == 12
+    for name, rows in model.guidance_buffer.rows().items():
+        if name != "steps":
+            np.testing.assert_array_equal(resumed.guidance_buffer.rows()[name][:8], rows)
+    assert [query.index for query in read_queries(tmp_path / "log")] == [0, 1, 2]
+
+
+@pytest.mark.filterwarnings("ignore:. of 3 queries were not asked")
+def test_a_run_of_which_only_the_log_is_left(tmp_path):
+    with VLMServer() as server:
+        make_model().learn(30, callback=make_callback(make_vlm(server), tmp_path / "log"))
+        model = make_model(CounterEnv(offset=100))
+        callback = make_callback(make_vlm(server), tmp_path / "log")
+        with pytest.warns(UserWarning, match="holds 1 queries.*give another log_path"):
+            model.learn(60, callback=callback)
+        assert len(server.requests) == 3
+        assert_asked_once(server)
+    assert model.guidance_buffer.size() == 12
+    assert callback.usage.requests == 3
+
+
+@pytest.mark.filterwarnings("ignore:. of 3 queries were not asked")
+@pytest.mark.parametrize("fresh_callback", [True, False])
+@pytest.mark.parametrize("blocking", [True, False])
+def test_control_c_while_a_request_is_in_flight(fresh_callback, blocking, tmp_path):
+    """The first request of the first query is answered, the second is broken off, and is asked when the run goes on."""
+    with VLMServer(script=(None, NEVER)) as server:
+        callback = make_callback(make_vlm(server, states_per_request=2), tmp_path / "log", blocking=blocking)
+        interrupt_when(lambda: len(server.requests) == 2)
+        model = make_model()
+        with pytest.raises(KeyboardInterrupt):
+            model.learn(100_000, callback=callback)
+        interrupted = time.monotonic()
+        while any(thread.name == "advisor" for thread in threading.enumerate()):
+            assert time.monotonic() - interrupted < 1, "the advisor's thread goes on"
+            time.sleep(0.01)
+        kinds = [record["type"] for record in read_records(tmp_path / "log")]
+        assert kinds == ["query", "request", "answer", "request"]
+        assert model.guidance_buffer.size() == 0
+
+        if fresh_callback:
+            callback = make_callback(make_vlm(server, states_per_request=2), tmp_path / "log")
+        model.learn(60, callback=callback, reset_num_timesteps=False)
+        states = [[state for state, _ in request] for request in asked(server)]
+        assert states[:3] == [[0, 1], [2, 3], [2, 3]]
+    assert model.guidance_buffer.size() % 4 == 0 < model.guidance_buffer.size()
+    queries = read_queries(tmp_path / "log")
+    assert [query.index for query in queries] == list(range(len(queries)))
+    assert queries[0].n_sent == queries[0].usage.requests == 3
+    assert [answer.states for answer in queries[0].answers] == [(0, 1), (2, 3)]
+    assert callback.usage.requests == len(server.requests)
+
+
+def test_an_advisor_that_is_interrupted_without_reason_does_not_hang(tmp_path, caplog):
+    from sb3_varl.advice import QueryInterrupted
+
+    class Lazy:
+        def advise(self, query):
+            raise QueryInterrupted
+
+    callback = make_callback(Lazy(), tmp_path, n_queries=1)
+    make_model().learn(40, callback=callback)
+    assert callback.totals["failed_queries"] == 1
+    assert "says that it was interrupted" in caplog.text
+
+
+def test_the_frames_of_an_interrupted_query_are_shown_again(tmp_path):
+    seen = []
+
+    def look(states, images):
+        seen.append([image.getpixel((0, 0)) for image in images])
+        return '{"advice": []}'
+
+    with VLMServer(look, script=(NEVER,)) as server:
+        interrupt_when(lambda: server.requests)
+        model = make_model()
+        with pytest.raises(KeyboardInterrupt):
+            model.learn(30, callback=make_callback(make_vlm(server), tmp_path, n_queries=1, frames=True))
+        model.learn(10, callback=make_callback(make_vlm(server), tmp_path, n_queries=1), reset_num_timesteps=False)
+        states = [state["observation"] for state in server.requests[1].states]
+        assert seen == [[(*state[:2], 0) for state in states]]
+        first, second = asked(server)
+        assert first == second
+
+
+@pytest.mark.parametrize(
+    ("env", "task", "message"),
+    [
+        (DictEnv(), None, "the observation of its query 1 is"),
+        (CounterEnv(high=3.0), None, "the action bounds of its query 1"),
+        (CounterEnv(), "Count down.", "the task of its query 1 is None, expected 'Count down.'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:. of 3 queries were not asked")
+def test_the_log_of_another_run_is_refused(env, task, message, tmp_path):
+    advisor = FunctionAdvisor(lambda observation: np.zeros(2))
+    make_model().learn(30, callback=make_callback(advisor, tmp_path))
+    model = make_model(env, "MultiInputPolicy" if isinstance(env, DictEnv) else "MlpPolicy")
+    with pytest.raises(ValueError, match=message):
+        model.learn(60, callback=make_callback(advisor, tmp_path, task=task))
+
+
+@pytest.mark.filterwarnings("ignore:. of 3 queries were not asked")
+def test_the_model_remembers_its_log(tmp_path):
+    advisor = FunctionAdvisor(lambda observation: np.zeros(2))
+    model = make_model()
+    model.learn(30, callback=make_callback(advisor, None))
+    model.save("model")
+    resumed = VARL.load("model", env=CounterEnv())
+    resumed.learn(40, callback=make_callback(advisor, None), reset_num_timesteps=False)
+    (log,) = pathlib.Path("advice").iterdir()
+    assert [query.index for query in read_queries(log)] == [0, 1, 2]
+
+
+def test_two_advisors_have_two_logs(tmp_path):
+    advisor = FunctionAdvisor(lambda observation: np.zeros(2))
+    with pytest.raises(ValueError, match="Two AdvisorCallbacks have the log_path"):
+        make_model().learn(60, callback=[make_callback(advisor, tmp_path), make_callback(advisor, str(tmp_path))])
+    model = make_model()
+    model.set_logger(configure(str(tmp_path / "run"), ["csv"]))
+    model.learn(60, callback=[make_callback(advisor, None), make_callback(advisor, None)])
+    model.logger.close()
+    assert {path.parent.name for path in tmp_path.glob("*/advice*/advice.jsonl")} == {"advice", "advice_2"}
+
+
+def test_a_full_disk_costs_no_answer(tmp_path, monkeypatch, caplog):
+    """What could not be written is, as soon as there is room."""
+    model, write = make_model(), os.write
+
+    def full(descriptor, data):
+        if 15 < model.num_timesteps < 50:
+            write(descriptor, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", full)
+    with VLMServer() as server:
+        model.learn(60, callback=make_callback(make_vlm(server), tmp_path, frames=True))
+    assert model.guidance_buffer.size() == 12
+    assert caplog.text.count("cannot be written: [Errno 28] No space left on device") == 1
+    assert [query.n_sent for query in read_queries(tmp_path)] == [1, 1, 1]
+    assert not caplog.text.count("cannot be read")
+    frames = [
+        state["frame"] for record in read_records(tmp_path) if record["type"] == "query" for state in record["states"]
+    ]
+    assert [frame is None for frame in frames] == [True] * 8 + [False] * 4
+
+
+def test_a_frame_that_is_gone_costs_the_frame_only(tmp_path, caplog):
+    with VLMServer(script=(NEVER,)) as server:
+        interrupt_when(lambda: server.requests)
+        model = make_model()
+        with pytest.raises(KeyboardInterrupt):
+            model.learn(30, callback=make_callback(make_vlm(server), tmp_path, n_queries=1, frames=True))
+        first, second, *_ = tmp_path.glob("*.png")
+        first.unlink()
+        second.write_bytes(second.read_bytes()[:20])
+        model.learn(10, callback=make_callback(make_vlm(server), tmp_path, n_queries=1), reset_num_timesteps=False)
+        assert [image is None for image in server.requests[1].images].count(True) == 2
+    assert caplog.text.count("cannot be read, and its state is asked about without") == 2
+
+
+@pytest.mark.parametrize("what", ["save", "save_replay_buffer", "save_guidance_buffer"])
+def test_a_crash_while_saving_leaves_the_older_file(what, tmp_path, monkeypatch):
+    model = make_model().learn(10)
+    getattr(model, what)(tmp_path / "it")
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+
+    def crash(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(model.learn(10, reset_num_timesteps=False), what)(tmp_path / "it")
+    assert path.read_bytes() == before
+    assert {other.name for other in tmp_path.iterdir()} == {path.name, f"{path.name}.part"}
+
+
+_SCRIPT = """
+import signal, sys
+from conftest import CounterEnv
+from sb3_varl import VARL, AdvisorCallback, VLMAdvisor
+
+{handler}
+model = VARL("MlpPolicy", CounterEnv(), learning_starts=5, batch_size=8, shaping_steps=10**9)
+advisor = VLMAdvisor("openai/test", "Go.", api_base=sys.argv[1], states_per_request=2)
+callback = AdvisorCallback(
+    advisor, n_queries=1, first_query=20, states_per_query=4, window=10, log_path="log", blocking={blocking}
+)
+try:
+    model.learn(10**9, callback=callback)
+finally:
+    model.save("model")
+"""
+_HANDLER = "signal.signal(signal.SIGTERM, signal.default_int_handler)"
+
+
+@pytest.mark.parametrize(
+    ("sent", "handler", "blocking"),
+    [
+        (signal.SIGINT, "", True),
+        (signal.SIGINT, "", False),
+        (signal.SIGTERM, _HANDLER, False),
+        (signal.SIGTERM, "", False),
+    ],
+    ids=["ctrl-c-blocking", "ctrl-c", "sigterm-as-ctrl-c", "sigterm"],
+)
+def test_a_signal_ends_the_process_soon_and_with_everything_saved(sent, handler, blocking, tmp_path):
+    with VLMServer(script=(None, NEVER)) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SCRIPT.format(handler=handler, blocking=blocking), server.api_base],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parent), "OPENAI_API_KEY": KEY},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 120
+        while len(server.requests) < 2:
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        process.send_signal(sent)
+        signalled = time.monotonic()
+        process.wait(30)
+        assert time.monotonic() - signalled < 5
+        assert process.returncode == (-signal.SIGTERM if sent == signal.SIGTERM and not handler else -signal.SIGINT)
+        assert "Fatal" not in process.stderr.read()
+        process.stderr.close()
+        (query,) = read_queries(tmp_path / "log")
+        assert [answer.states for answer in query.answers] == [(0, 1)]
+
+        # And on from there.
+        if (tmp_path / "model.zip").exists():
+            model, reset = VARL.load(tmp_path / "model", env=CounterEnv(offset=1000)), False
+        else:
+            assert sent == signal.SIGTERM
+            assert not handler
+            model, reset = make_model(CounterEnv(offset=1000)), True
+        callback = make_callback(make_vlm(server, states_per_request=2), tmp_path / "log", n_queries=1)
+        if reset:
+            with pytest.warns(UserWarning, match="The advice log"):
+                model.learn(10, callback=callback)
+        else:
+            model.learn(10, callback=callback, reset_num_timesteps=False)
+        assert [[state for state, _ in request] for request in asked(server)] == [[0, 1], [2, 3], [2, 3]]
+    assert model.guidance_buffer.size() == 4
+
+
+def test_random_kills():
+    """A few of them; ``python tests/kill.py`` has a hundred."""
+    n_runs, moments, n_answers, _ = kill.kill(4, seed=None, progress=False)
+    assert sum(moments.values()) == 4
+    assert n_answers == 12 * n_runs
+
+
+def test_soak():
+    """A short one; ``python tests/soak.py`` has thousands of queries."""
+    rows = soak.soak(300, seed=0)
+    grown = soak.growth(rows)
+    assert grown[0] < 20, f"{grown[0]} MB more"
+    assert grown[1:].max() <= 2, "threads, files or sockets that stay"

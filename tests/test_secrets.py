@@ -1,0 +1,195 @@
+"""A planted key is nowhere but in the request, whatever the server does with it."""
+
+import asyncio
+import base64
+import inspect
+import json
+import logging
+import os
+import pathlib
+import subprocess
+import sys
+import traceback
+import zipfile
+
+import pytest
+
+from conftest import KEY, CounterEnv, make_query, make_vlm
+from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, VLMAdvisor
+from sb3_varl.metaworld import ScriptedAdvisor
+from sb3_varl.providers import RequestFailed, close_clients, complete, import_litellm
+from sb3_varl.redaction import refuse_secrets, scrub
+from vlm_server import Misbehaviour, VLMServer
+
+pytestmark = pytest.mark.usefixtures("vlm_environment")
+
+# A server that repeats the key in every way: what it says, how it fails, and what it says of itself.
+ECHOES = {
+    "in an answer": Misbehaviour(
+        message={"content": '{"advice": [{"state": 0, "action": [0, 0], "reason": "{authorization}"}]}'}
+    ),
+    "in an answer that is none": Misbehaviour(message={"content": "Your key is {authorization}."}),
+    "in a refusal": Misbehaviour(message={"content": None, "refusal": "{authorization}"}),
+    "as the reason of the end": Misbehaviour(choice={"finish_reason": "{authorization}"}),
+    "as the model": Misbehaviour(response={"model": "{authorization}", "id": "{authorization}"}),
+    "in an error": Misbehaviour(
+        401, body='{"error": {"message": "Wrong key: {authorization}", "code": "{authorization}"}}'
+    ),
+    "in an error that is none": Misbehaviour(500, body="<html>{authorization}</html>"),
+    "in a header": Misbehaviour(503, {"x-key": KEY, "Retry-After": KEY}, body="no"),
+    "at the end of a long error": Misbehaviour(400, body="x" * 9_980 + " {authorization}"),
+}
+
+_RUN = """
+import logging, sys
+logging.basicConfig(level=logging.DEBUG, stream=sys.stdout)
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.logger import configure
+from conftest import CounterEnv
+from sb3_varl import VARL, AdvisorCallback, VLMAdvisor, conversation
+conversation.RETRY_WAIT = 0.001
+
+advisor = VLMAdvisor("openai/test", "Go.", api_base=sys.argv[1], states_per_request=1, max_failures=99)
+callback = AdvisorCallback(
+    advisor,
+    n_queries=1,
+    first_query=20,
+    states_per_query=18,
+    window=18,
+    blocking=True,
+    log_path="run/advice",
+    verbose=2,
+)
+model = VARL("MlpPolicy", CounterEnv(), learning_starts=5, batch_size=8, verbose=2)
+model.set_logger(configure("run", ["stdout", "csv", "json", "tensorboard"]))
+model.learn(60, callback=[callback, CheckpointCallback(30, "run/checkpoints", save_replay_buffer=True, verbose=2)])
+model.save("run/model")
+model.save_guidance_buffer("run/guidance")
+print(vars(advisor), vars(callback), vars(model))
+"""
+
+
+def every_text(folder):
+    """All files, for archives all files in them, and what SB3 has pickled there."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            yield path, data
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    for name in archive.namelist():
+                        yield path / name, archive.read(name)
+                    if "data" in archive.namelist():
+                        for name, value in json.loads(archive.read("data")).items():
+                            if isinstance(value, dict) and ":serialized:" in value:
+                                yield path / "data" / name, base64.b64decode(value[":serialized:"])
+
+
+@pytest.mark.parametrize("verbose_litellm", [True, False])
+def test_no_file_and_no_output_has_the_key(verbose_litellm, tmp_path):
+    """At the highest verbosity of everything, litellm's included."""
+    with VLMServer(script=tuple(ECHOES.values()) * 2) as server:
+        process = subprocess.run(
+            [sys.executable, "-c", _RUN, server.api_base],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(pathlib.Path(__file__).parent),
+                "OPENAI_API_KEY": KEY,
+                **({"LITELLM_LOG": "DEBUG"} if verbose_litellm else {}),
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert process.returncode == 0, process.stderr
+        assert len(server.requests) >= 18
+        assert all(request.authorization == f"Bearer {KEY}" for request in server.requests)
+    assert "DEBUG" in process.stdout
+    for where, text in [
+        ("stdout", process.stdout.encode()),
+        ("stderr", process.stderr.encode()),
+        *every_text(tmp_path),
+    ]:
+        assert KEY.encode() not in text, where
+    assert (tmp_path / "run" / "advice" / "advice.jsonl").stat().st_size > 1000
+
+
+async def send(advisor):
+    litellm = import_litellm()
+    try:
+        await complete(litellm, advisor.arguments([{"role": "user", "content": "x"}]), 60.0)
+    finally:
+        await close_clients(litellm)
+
+
+@pytest.mark.parametrize("echo", ECHOES)
+def test_no_exception_and_no_object_has_the_key(echo, caplog):
+    caplog.set_level(logging.DEBUG)
+    events, said = [], []
+    with VLMServer(always=ECHOES[echo]) as server:
+        advisor = make_vlm(server)
+        advice = advisor.advise(make_query(1, events.append))
+        failure = None
+        try:
+            asyncio.run(send(advisor))
+        except RequestFailed as error:
+            failure = error
+        assert server.requests[0].authorization == f"Bearer {KEY}"
+    if failure is not None:
+        assert failure.__cause__ is failure.__context__ is None
+        said += [repr(vars(failure)), *traceback.format_exception(failure)]
+    said += [repr(events), repr(advice), repr(advisor), repr(vars(advisor)), caplog.text]
+    assert KEY not in "".join(said)
+
+
+def test_an_exception_of_somebody_else_s_advisor_has_no_key(tmp_path, caplog):
+    class Careless:
+        def advise(self, query):
+            raise RuntimeError(f"401 for {KEY}")
+
+    callback = AdvisorCallback(
+        Careless(), n_queries=1, first_query=20, states_per_query=4, window=10, log_path=tmp_path
+    )
+    VARL("MlpPolicy", CounterEnv(), learning_starts=5, batch_size=8).learn(30, callback=callback)
+    assert "RuntimeError: 401 for ***" in caplog.text
+    for where, text in every_text(tmp_path):
+        assert KEY.encode() not in text, where
+
+
+def test_a_key_of_litellm_s_own_configuration_is_known(monkeypatch):
+    monkeypatch.setattr("litellm.openai_key", "configured-key-0123")
+    assert scrub("Wrong key: configured-key-0123") == "Wrong key: ***"
+
+
+def test_scrubbing_is_not_put_off_by_short_values(monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "a")
+    monkeypatch.setenv("OTHER_SECRET", "correct-horse\n")
+    assert scrub("a\n correct-horse") == "a ***"
+    assert len(scrub("x" * 10_000)) == 300
+
+
+def test_half_a_key_is_not_left_over():
+    for padding in range(9_970, 10_030):
+        assert "planted" not in scrub(" " * padding + KEY)
+
+
+def test_no_argument_of_ours_is_taken_for_a_secret():
+    for function in (VLMAdvisor, AdvisorCallback, VARL, ScriptedAdvisor, ReplayAdvisor):
+        refuse_secrets(dict.fromkeys(inspect.signature(function).parameters, "value"), "arguments")
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        {"api_key": 1},
+        {"extra_headers": {"Authorization": "x"}},
+        {"hf_token": "x"},
+        "dict(auth_token='hf_x')",
+        ["sk-0123456789"],
+        {"api_base": "http://user:word@host/v1"},
+    ],
+)
+def test_configurations_with_secrets_are_refused(configuration):
+    with pytest.raises(ValueError, match="no place for a secret"):
+        refuse_secrets(configuration, "the file")
