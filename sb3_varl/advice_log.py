@@ -48,6 +48,7 @@ from sb3_varl.advice import (
     Usage,
     VisitedState,
 )
+from sb3_varl.redaction import scrub
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,24 @@ class LoggedQuery(QueryHistory):
         self.action_high = np.array(record["action_high"], np.float32)
         self.dtype: str | dict[str, str] = record["dtype"]
         self._states: list[dict[str, Any]] = record["states"]
+
+    def add_record(self, record: dict[str, Any]) -> None:
+        """
+        Take note of a record that came after that of the query.
+
+        :param record: A record of the log
+        """
+        kind = record["type"]
+        if kind == "request":
+            self.add(Request(record["request"], tuple(record["states"])))
+        elif kind == "failure":
+            self.add(Failure(record["request"], record["text"], Usage(**record["usage"])))
+        elif kind == "answer":
+            self.add(Answer(record["request"], tuple(record["states"]), record["text"], Usage(**record["usage"])))
+        elif kind == "advice":
+            rejected = [Rejection(**rejection) for rejection in record["rejected"]]
+            self.advice = Advice(record["actions"], rejected, Usage(**record["usage"]), record["failures"])
+            self.latency, self.error = record["latency"], record["error"]
 
     @property
     def n_states(self) -> int:
@@ -378,32 +397,24 @@ def read_queries(path: str | os.PathLike[str]) -> list[LoggedQuery]:
     :param path: The run's log folder, or its ``advice.jsonl``
     :return: The queries in the order in which they were asked
     :raises FileNotFoundError: if there is no log
-    :raises ValueError: if the log was written by a newer version
+    :raises ValueError: if the log was written by a newer version, or holds something else
     """
     queries: list[LoggedQuery] = []
     latest: dict[int, LoggedQuery] = {}
     for record in read_records(path):
-        kind, index = record["type"], record["query"]
-        if kind == "query":
-            latest[index] = LoggedQuery(record, _file(path).parent)
-            queries.append(latest[index])
-        elif index not in latest:
-            logger.warning("%s tells of query %d, but not what it was about: passed over.", path, index)
-        elif kind == "advice":
-            latest[index].advice = Advice(
-                record["actions"],
-                [Rejection(**rejection) for rejection in record["rejected"]],
-                Usage(**record["usage"]),
-                record["failures"],
-            )
-            latest[index].latency, latest[index].error = record["latency"], record["error"]
-        elif kind == "request":
-            latest[index].add(Request(record["request"], tuple(record["states"])))
-        elif kind == "failure":
-            latest[index].add(Failure(record["request"], record["text"], Usage(**record["usage"])))
-        elif kind == "answer":
-            states = tuple(record["states"])
-            latest[index].add(Answer(record["request"], states, record["text"], Usage(**record["usage"])))
+        try:
+            if record["type"] == "query":
+                latest[record["query"]] = LoggedQuery(record, _file(path).parent)
+                queries.append(latest[record["query"]])
+            elif record["query"] in latest:
+                latest[record["query"]].add_record(record)
+            else:
+                logger.warning("%s does not say what query %d was about: passed over.", path, record["query"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{_file(path)} holds something that is no record of an advice log ({type(error).__name__}: {error}): "
+                f"{scrub(json.dumps(record))}"
+            ) from None
     return queries
 
 

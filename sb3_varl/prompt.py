@@ -28,7 +28,8 @@ MAX_STATE_CHARACTERS = 20_000
 MAX_REQUEST_CHARACTERS = 100_000
 MAX_REQUEST_IMAGE_CHARACTERS = 10_000_000
 
-_TAG = re.compile(r"<\s*/?\s*environment\b[^>]*>?", re.IGNORECASE)
+# What might be taken for the markers of the environment's part.
+_MARKER = re.compile(r"<(?=\s*/?\s*environment)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def build_messages(briefing: Briefing, portion: Portion, task: str) -> list[dict
 
 def _data(text: str) -> str:
     """One line that cannot end the part of the prompt that it stands in."""
-    return " ".join(_TAG.sub("", text).split())
+    return " ".join(_MARKER.sub("(", text).split())
 
 
 def _action_names(briefing: Briefing) -> list[str]:
@@ -190,7 +191,7 @@ def _observation_section(briefing: Briefing) -> str:
             "written out in numbers. Switch them on, with AdvisorCallback(frames=True), or add numbers."
         )
     if isinstance(space, spaces.Dict):
-        entries = [f"- {json.dumps(key)}: {_layout(part, briefing)}" for key, part in space.spaces.items()]
+        entries = [f"- {_data(json.dumps(key))}: {_layout(part, briefing)}" for key, part in space.spaces.items()]
         return "\n".join(["An observation is an object with these entries:", *entries])
     lines = [f"An observation is {_layout(space, briefing)}."]
     for part in briefing.sheet.observation if briefing.sheet is not None else ():

@@ -1,19 +1,22 @@
 """What was asked and answered is on disk, and a recorded run repeats."""
 
 import json
+import pathlib
 import stat
+import tempfile
 
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from conftest import CounterEnv, DictEnv, assert_same_parameters
 from sb3_varl import VARL, Advice, AdviceQuery, AdvisorCallback, Briefing, ReplayAdvisor, VisitedState
-from sb3_varl.advice import Answer, Rejection, Usage
-from sb3_varl.advice_log import AdviceLog, encode_observation, read_records
+from sb3_varl.advice import Answer, Failure, Rejection, Request, Usage
+from sb3_varl.advice_log import AdviceLog, decode_observation, encode_observation, read_queries, read_records
 
 SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
 SPACE = spaces.Box(-1, 1, (2,), np.float32)
@@ -113,6 +116,58 @@ def test_half_a_line_of_a_crash_is_kept_aside(tmp_path, caplog):
     assert [record["type"] for record in read_records(tmp_path)] == ["query", "advice"]
 
 
+def full_log(path):
+    """Two queries with everything that a log can have, and its bytes."""
+    for index in (0, 1):
+        log, asked = AdviceLog(path), query(index=index)
+        log.write_query(asked)
+        log.write_event(asked, Request(0, (0, 1)))
+        log.write_event(asked, Failure(0, "no", Usage(1)))
+        log.write_event(asked, Request(0, (0, 1)))
+        log.write_event(asked, Answer(0, (0, 1), "\ud83e \n \u2028", Usage(1, 100, 10)))
+        log.write_advice(asked, Advice([np.zeros(2), None]), 1.0)
+    return (path / "advice.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return full_log(tmp_path_factory.mktemp("whole"))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_log_cut_anywhere_loses_the_last_line_at_most(whole, data):
+    cut = data.draw(st.integers(0, len(whole)))
+    complete = [json.loads(line) for line in whole[:cut].split(b"\n")[:-1]]
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "advice.jsonl"
+        file.write_bytes(whole[:cut])
+        read = list(read_records(folder))
+        assert read[: len(complete)] == complete
+        assert len(read) - len(complete) in (0, 1)
+        # The next run finds the same, goes on behind it, and what was cut is aside.
+        AdviceLog(folder).write_event(query(index=1), Request(1, (0,)))
+        assert list(read_records(folder))[:-1] == read
+        torn = pathlib.Path(folder) / "advice.torn"
+        tail = whole[:cut].rpartition(b"\n")[2]
+        expected = tail + b"\n" if tail and len(read) == len(complete) else b""
+        assert (torn.read_bytes() if torn.exists() else b"") == expected
+
+
+def test_a_line_that_cannot_be_read_costs_that_line_only(tmp_path, caplog):
+    lines = full_log(tmp_path).split(b"\n")
+    lines[4] = lines[4][:30] + b"\xff\x00" + lines[4][35:]
+    (tmp_path / "advice.jsonl").write_bytes(b"\n".join(lines))
+    assert [logged.index for logged in read_queries(tmp_path)] == [0, 1]
+    assert "Line 5 of" in caplog.text
+
+
+def test_what_is_no_record_of_ours_is_said_to_be_none(tmp_path):
+    (tmp_path / "advice.jsonl").write_text('{"version": 1, "type": "query", "query": 0}\n')
+    with pytest.raises(ValueError, match=r"no record of an advice log \(KeyError: 'step'\)"):
+        read_queries(tmp_path)
+
+
 def test_states_that_were_not_recorded_are_counted(tmp_path):
     log = AdviceLog(tmp_path)
     log.write_query(query())
@@ -164,6 +219,7 @@ def test_a_newer_log_is_refused(tmp_path):
 @given(hnp.arrays(np.float32, 3) | hnp.arrays(np.float64, (2, 2)) | hnp.arrays(np.uint8, (3, 20, 20)))
 def test_observations_lose_no_bit(array):
     encoded = json.loads(json.dumps(encode_observation(array)))
-    if array.size <= 1024:
-        np.testing.assert_array_equal(np.array(encoded, array.dtype), array)
+    decoded = decode_observation(encoded, array.dtype.str)
+    assert (decoded.dtype, decoded.shape) == (array.dtype, array.shape)
+    np.testing.assert_array_equal(decoded, array)
     assert json.dumps(encode_observation(array.copy())) == json.dumps(encode_observation(array))
