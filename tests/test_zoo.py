@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 import zipfile
 
 import numpy as np
@@ -99,9 +100,29 @@ class TestJourney:
         model = VARL.load(folder / f"{RUN}2/{ENV.replace('/', '-')}.zip")
         assert (model.num_timesteps, model.guidance_buffer.size()) == (600, 64)
         assert "Query" not in outputs[1]
+        assert not (folder / f"{RUN}2/advice").exists(), "the log of the run before goes on"
 
     def test_it_is_enjoyed(self, journey):
         assert "Success rate" in journey[1][2]
+
+
+@pytest.mark.slow
+def test_sigterm_saves_the_model(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sb3_varl.zoo", "train", "--algo", "varl", "--env", ENV, "-f", "logs"]
+        + ["-n", "100000", "--eval-freq", "-1", "--save-freq", "100", "--num-threads", "1"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / f"{RUN}1/rl_model_200_steps.zip").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(20) == 0
+    assert (tmp_path / f"{RUN}1/{ENV.replace('/', '-')}.zip").exists()
 
 
 @pytest.mark.slow
