@@ -21,12 +21,14 @@ What a crash left of a last line is moved to ``advice.torn``.
 """
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
 import logging
 import os
 import pathlib
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -110,12 +112,14 @@ class LoggedQuery(QueryHistory):
     """
 
     def __init__(self, record: dict[str, Any], folder: pathlib.Path) -> None:
+        if not isinstance(record["query"], int):
+            raise TypeError(f"query is {record['query']!r}, expected a number")
         super().__init__(record["query"])
         self.folder = folder
         self.step: int = record["step"]
         self.task: str | None = record["task"]
-        self.action_low = np.array(record["action_low"], np.float32)
-        self.action_high = np.array(record["action_high"], np.float32)
+        self.action_low = np.array(record["action_low"], np.float64)
+        self.action_high = np.array(record["action_high"], np.float64)
         self.dtype: str | dict[str, str] = record["dtype"]
         self._states: list[dict[str, Any]] = record["states"]
 
@@ -157,16 +161,17 @@ class LoggedQuery(QueryHistory):
         """The original observation of each state."""
         return [decode_observation(observation, self.dtype) for observation in self.encoded_observations]
 
-    def to_query(self, briefing: Briefing) -> AdviceQuery:
+    def to_query(self, briefing: Briefing, frames: bool = True) -> AdviceQuery:
         """
         Put the query as it was put.
 
         :param briefing: What stays the same over all queries
+        :param frames: Whether with its frames
         :return: The query, with the answers that it already has
         """
         states = zip(self.observations, self.executed_actions, self._states, strict=True)
         visited = tuple(
-            VisitedState(observation, action, self._frame(state["frame"]), state["step"])
+            VisitedState(observation, action, self._frame(state["frame"]) if frames else None, state["step"])
             for observation, action, state in states
         )
         return AdviceQuery(self.index, self.step, visited, briefing, answers=tuple(self.answers))
@@ -177,7 +182,7 @@ class LoggedQuery(QueryHistory):
         try:
             with Image.open(self.folder / name) as image:
                 return np.array(image.convert("RGB"))
-        except OSError as error:
+        except Exception as error:  # pillow has many for damaged files
             logger.warning("The frame %s cannot be read, and its state is asked about without: %s", name, error)
             return None
 
@@ -196,7 +201,8 @@ class AdviceLog:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file = self.path / FILE_NAME
         self._unwritten = b""
-        self._complained = False
+        self._torn = self._complained = False
+        self._lock = threading.Lock()
         with self._open() as descriptor:
             self._put_torn_line_aside(descriptor)
         _sync_folder(self.path)
@@ -255,6 +261,7 @@ class AdviceLog:
         png = io.BytesIO()
         Image.fromarray(frame).save(png, format="PNG")
         try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _Descriptor(self.path / name, os.O_WRONLY | os.O_TRUNC | os.O_CREAT) as descriptor:
                 _write_all(descriptor, png.getvalue())
                 os.fsync(descriptor)
@@ -296,20 +303,34 @@ class AdviceLog:
 
     def _append(self, kind: str, query: int, **fields: Any) -> None:
         record = {"version": VERSION, "time": round(time.time(), 3), "type": kind, "query": query, **fields}
-        self._unwritten += json.dumps(record, default=_plain).encode() + b"\n"
+        line = json.dumps(record, default=_plain).encode() + b"\n"
+        with self._lock:
+            self._unwritten += line
+            self._write()
+
+    def catch_up(self) -> None:
+        """Try again to write what the disk has refused, if there is any."""
+        if self._unwritten:
+            with self._lock:
+                self._write()
+
+    def _write(self) -> None:
         try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._open() as descriptor:
                 size = os.fstat(descriptor).st_size
                 try:
-                    _write_all(descriptor, self._unwritten)
+                    _write_all(descriptor, b"\n" * self._torn + self._unwritten)
                     os.fsync(descriptor)
                 except OSError:
+                    self._torn = True
                     os.ftruncate(descriptor, size)
+                    self._torn = False
                     raise
         except OSError as error:
             self._complain(error)
         else:
-            self._unwritten = b""
+            self._unwritten, self._torn = b"", False
 
     def _complain(self, error: OSError) -> None:
         if not self._complained:
@@ -343,7 +364,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 def _sync_folder(path: pathlib.Path) -> None:
     """Without this, a new file may be on the disk and its name not."""
-    if os.name == "posix":
+    with contextlib.suppress(OSError):  # not every system can, and Windows need not
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -354,9 +375,9 @@ def _sync_folder(path: pathlib.Path) -> None:
 def _parsed(line: str | bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and "version" in record else None
+    return record if isinstance(record, dict) and isinstance(record.get("version"), int) else None
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:

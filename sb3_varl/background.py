@@ -12,28 +12,33 @@ from sb3_varl.advice import QueryInterrupted
 Result = TypeVar("Result")
 
 
-def in_background(function: Callable[..., Result], *args: Any, **kwargs: Any) -> Future[Result]:
+def in_background(
+    function: Callable[..., Result], *args: Any, future: Future[Result] | None = None, **kwargs: Any
+) -> Future[Result]:
     """
     Call a function in a thread of its own, a daemon.
 
     :param function: What to call
     :param args: Its arguments
+    :param future: What is to have its result, ``None`` for a new one; it can be cancelled until the thread runs
     :param kwargs: Its keyword arguments
     :return: What will have its result, or the exception that it raised
+    :raises RuntimeError: if there can be no more threads
     """
-    future: Future[Result] = Future()
-    future.set_running_or_notify_cancel()  # from here on it cannot be cancelled
+    promise: Future[Result] = Future() if future is None else future
 
     def call() -> None:
+        if not promise.set_running_or_notify_cancel():
+            return
         try:
             result = function(*args, **kwargs)
-        except BaseException as error:  # raised again by future.result()
-            future.set_exception(error)
+        except BaseException as error:  # raised again by the future's result()
+            promise.set_exception(error)
         else:
-            future.set_result(result)
+            promise.set_result(result)
 
     threading.Thread(target=call, name="advisor", daemon=True).start()
-    return future
+    return promise
 
 
 class DaemonExecutor(ThreadPoolExecutor):

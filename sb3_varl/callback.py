@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_varl.advice import AdviceQuery, Advisor, Briefing, TaskSheet, Usage
 from sb3_varl.advice_log import FILE_NAME, AdviceLog, LoggedQuery, read_queries
 from sb3_varl.advisors import make_advisor
-from sb3_varl.consultation import Consultation, Outcome, checked
+from sb3_varl.consultation import Consultation, Outcome
 from sb3_varl.state_collector import StateCollector
 
 logger = logging.getLogger(__name__)
@@ -178,56 +178,62 @@ class AdvisorCallback(BaseCallback):
             )
 
     def _begin_run(self) -> None:
-        self._model_of_run = self.model
+        self._model_of_run = None
+        self.num_timesteps = self.model.num_timesteps
         schedule = self._schedule()
-        everyone: list[dict[str, Any]] = self.model.advice_progress
-        everyone += [{} for _ in range(self._place + 1 - len(everyone))]
-        if self.model.num_timesteps == 0:
-            everyone[self._place] = {}
-        self._progress = everyone[self._place]
+        log = None if self.log_path is False else AdviceLog(self._log_folder())
+        self._progress = self._progress_with(log)
         self.n_asked, self.totals = 0, Counter(self._progress.get("totals", {}))
         self._latency, self._logged, self._collecting = math.nan, {}, False
         # A generator of its own, so that asking draws nothing from the run's random numbers.
         self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(self.model.seed))
-        log = None if self.log_path is False else AdviceLog(self._log_folder())
-        self._progress["log_path"] = None if log is None else str(log.path)
         self._consultation = Consultation(self.advisor, log, Usage(**self._progress.get("usage", {})))
         self._triggers = schedule[self._progress.get("answered", 0) :]
         if log is not None:
             self._recover(log.path, schedule)
+        self._model_of_run = self.model
+
+    def _progress_with(self, log: AdviceLog | None) -> dict[str, Any]:
+        """What the model knows of its advice: a model that is trained anew has it if the log is that of before."""
+        everyone: list[dict[str, Any]] = self.model.advice_progress
+        everyone += [{} for _ in range(self._place + 1 - len(everyone))]
+        path = None if log is None else str(log.path)
+        if self.num_timesteps == 0 and (path is None or everyone[self._place].get("log_path") != path):
+            everyone[self._place] = {}
+        everyone[self._place]["log_path"] = path
+        return everyone[self._place]
 
     def _recover(self, folder: pathlib.Path, schedule: list[int]) -> None:
         """Take from the log what the model does not have, so that nothing is asked twice."""
-        missing = [query for query in read_queries(folder) if query.index >= self._progress.get("answered", 0)]
+        logged = read_queries(folder)
+        for query in logged:
+            self._check_environment(query, folder)
+        if logged and self.num_timesteps == 0:
+            warnings.warn(
+                f"The advice log {folder} holds {len(logged)} queries. Their answers are used, and they are not asked "
+                "again. For a run with advice of its own, give another log_path.",
+                stacklevel=2,
+            )
+        missing = [query for query in logged if query.index >= self._progress.get("answered", 0)]
         if not missing:
             return
         self._triggers = schedule[1 + max(query.index for query in missing) :]
+        if self.verbose >= 1:
+            print(f"{len(missing)} queries are in the advice log {folder} and not in the model: taken from there.")
         for query in missing:
-            self._check_environment(query, folder)
-        message = (
-            f"The advice log {folder} holds {len(missing)} queries whose answers the model does not have. They are "
-            "taken from there instead of asking again."
-        )
-        if self.model.num_timesteps == 0:
-            warnings.warn(f"{message} For a run with advice of its own, give another log_path.", stacklevel=2)
-        elif self.verbose >= 1:
-            print(message)
-        for query in missing:
-            asked = query.to_query(self._briefing)
-            if query.advice is not None:
-                self._consultation.spent += query.usage
-                self._count(queries=1, states=query.n_states)
-                self._accept(Outcome(asked, checked(query.advice, asked), query.latency, query.error))
-            elif self.model.num_timesteps < self.model.shaping_steps:
-                self._count(queries=1, states=query.n_states)
-                self._consultation.ask(asked, query)
+            asked = query.to_query(self._briefing, frames=query.advice is None)
+            if query.advice is None and self.num_timesteps >= self.model.shaping_steps:
+                continue
+            self._count(queries=1, states=query.n_states)
+            self._consultation.ask(asked, query)
+        self._collect(wait=False)
 
     def _check_environment(self, query: LoggedQuery, folder: pathlib.Path) -> None:
         action_space, observation_space = self._briefing.action_space, self._briefing.observation_space
         expected = {
             "task": self._briefing.task,
             "action bounds": (action_space.low.tolist(), action_space.high.tolist()),
-            "observation": _shapes(observation_space.sample()),
+            "observation": _shapes(observation_space),
         }
         given = {
             "task": query.task,
@@ -339,7 +345,7 @@ class AdvisorCallback(BaseCallback):
 
     def _log_folder(self) -> pathlib.Path:
         taken = [progress.get("log_path") for progress in self.model.advice_progress[: self._place]]
-        remembered = self._progress.get("log_path")
+        remembered = dict(*self.model.advice_progress[self._place : self._place + 1]).get("log_path")
         if self.log_path is not None and self.log_path is not False:
             folder = pathlib.Path(self.log_path).absolute()
             if str(folder) in taken:
@@ -348,8 +354,14 @@ class AdvisorCallback(BaseCallback):
                     "Give them different ones."
                 )
             return folder
-        if remembered is not None and (pathlib.Path(remembered) / FILE_NAME).exists():
-            return pathlib.Path(remembered)
+        if remembered is not None and self.num_timesteps > 0:
+            if (pathlib.Path(remembered) / FILE_NAME).exists():
+                return pathlib.Path(remembered)
+            warnings.warn(
+                f"The model's advice log is not in {remembered} any more. What was answered after the model was saved "
+                "is asked again; if the log is somewhere else, give its log_path.",
+                stacklevel=2,
+            )
         if self.model.tensorboard_log is not None or self.model._custom_logger:
             name = f"advice_{self._place + 1}" if self._place else "advice"
             return pathlib.Path(self.logger.get_dir() or ".") / name
@@ -358,40 +370,49 @@ class AdvisorCallback(BaseCallback):
 
     def _collect(self, wait: bool) -> None:
         """Put the answers that are there into the guidance buffer."""
+        if self.num_timesteps >= self.model.shaping_steps:
+            n_dropped = self._consultation.drop_unasked()
+            if n_dropped:
+                logger.warning(
+                    "%d queries were waiting for the one before when the cutoff at %d came, and are not asked. Ask "
+                    "earlier, or make training wait with blocking=True.",
+                    n_dropped,
+                    self.model.shaping_steps,
+                )
         for outcome in self._consultation.outcomes(wait):
             self._accept(outcome)
 
     def _accept(self, outcome: Outcome) -> None:
         query, advice = outcome.query, outcome.advice
-        self._latency = outcome.latency
         rejected_states = {rejection.state for rejection in advice.rejected}
-        accepted = abstained = 0
-        for i, (state, action) in enumerate(zip(query.states, advice.actions, strict=True)):
-            if action is not None:
-                normalised = np.clip(self.model.policy.scale_action(action), -1, 1)
-                self.model.guidance_buffer.add(state.observation, normalised, self.num_timesteps)
-                accepted += 1
-            elif i not in rejected_states and outcome.error is None:
-                abstained += 1
+        accepted = [i for i, action in enumerate(advice.actions) if action is not None]
+        n_accepted = len(accepted)
+        n_abstained = 0 if outcome.error else len(set(range(len(query.states))) - set(accepted) - rejected_states)
+        actions = [np.clip(self.model.policy.scale_action(advice.actions[i]), -1, 1) for i in accepted]
+        observations = [query.states[i].observation for i in accepted]
+        # These three belong together, lest Ctrl-C leave answers in the buffer that the model does not know to have.
+        self.model.guidance_buffer.add_all(observations, actions, self.num_timesteps)
+        self._progress["answered"] = query.index + 1
+        self._consultation.close(outcome)
+
+        self._latency = outcome.latency
         rejected = Counter(f"rejected_{rejection.reason}" for rejection in advice.rejected)
-        late = accepted if self.num_timesteps >= self.model.shaping_steps else 0
+        late = n_accepted if self.num_timesteps >= self.model.shaping_steps else 0
         failed = {"failed_requests": len(advice.failures)} if outcome.error is None else {"failed_queries": 1}
-        self._count(accepted=accepted, abstained=abstained, late=late, **failed, **rejected)
+        self._count(accepted=n_accepted, abstained=n_abstained, late=late, **failed, **rejected)
         still_open = self._consultation.open_queries
         asked = Counter(queries=len(still_open), states=sum(len(query.states) for query in still_open))
-        self._progress.update(
-            answered=query.index + 1,
-            totals=dict(self.totals - asked),
-            usage=dataclasses.asdict(self._consultation.spent),
-        )
-        self._report(outcome, accepted, abstained, late)
+        self._progress["totals"] = dict(self.totals - asked)
+        self._progress["usage"] = dataclasses.asdict(self._consultation.spent)
+        self._report(outcome, n_accepted, n_abstained, late)
 
     def _report(self, outcome: Outcome, accepted: int, abstained: int, late: int) -> None:
         query, advice = outcome.query, outcome.advice
         name = f"Query {query.index + 1} at step {query.step}"
         if outcome.error is not None:
+            n_states = len(query.states)
             logger.warning(
-                "%s failed and training goes on without its %d answers. %s", name, len(query.states), outcome.error
+                "%s failed and training goes on with %d of %d answers. %s", name, accepted, n_states, outcome.error
             )
         else:
             for failure in advice.failures:
@@ -446,7 +467,8 @@ class AdvisorCallback(BaseCallback):
             self._announced = True
 
 
-def _shapes(observation: Any) -> Any:
-    if isinstance(observation, dict):
-        return {key: np.shape(value) for key, value in sorted(observation.items())}
-    return np.shape(observation)
+def _shapes(thing: Any) -> Any:
+    """Of an observation or a space of them."""
+    if isinstance(thing, dict | spaces.Dict):
+        return {key: _shapes(value) for key, value in sorted(thing.items())}
+    return thing.shape

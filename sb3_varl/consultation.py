@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -19,10 +20,12 @@ from sb3_varl.advice import (
     Event,
     QueryInterrupted,
     Rejection,
+    Request,
     Usage,
     check_action,
 )
 from sb3_varl.advice_log import AdviceLog, QueryHistory
+from sb3_varl.answer import parse_answer
 from sb3_varl.background import in_background
 from sb3_varl.redaction import scrub
 
@@ -30,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds that an advisor gets to break off what it is doing.
 PATIENCE = 3.0
+# Times that an advisor may say that it was interrupted before it is not believed any more.
+MAX_INTERRUPTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class _OpenQuery:
     query: AdviceQuery
     history: QueryHistory
     is_logged: bool
+    n_interruptions: int = 0
     future: Future[Outcome] | None = None
 
 
@@ -83,39 +89,70 @@ class Consultation:
         Put a query, behind those that are open.
 
         :param query: The query
-        :param history: What the log has of it, if it was interrupted
+        :param history: What the log has of it, if it has; perhaps even the advice
+        :raises TypeError: if the log's advice is none
+        :raises ValueError: if it has the wrong number of actions
         """
-        self._open.append(_OpenQuery(query, history or QueryHistory(query.index), is_logged=history is not None))
+        asked = _OpenQuery(query, history or QueryHistory(query.index), is_logged=history is not None)
+        if asked.history.advice is not None:
+            advice = dataclasses.replace(checked(asked.history.advice, query), usage=asked.history.usage)
+            asked.future = Future()
+            asked.future.set_result(Outcome(query, advice, asked.history.latency, asked.history.error))
+        self._open.append(asked)
         self._start_next()
 
     def outcomes(self, wait: bool) -> Iterator[Outcome]:
         """
-        Hand over what the advisor is done with.
+        Hand over what the advisor is done with. What is handed over stays open until :meth:`close` is called.
 
         :param wait: Whether to wait for all that is open
         :return: The outcomes, in the order of the queries
         """
+        if self.log is not None:
+            self.log.catch_up()
         while self._open:
             self._start_next()
             first = self._open[0]
             broken_off = self._interrupted.is_set()
             if first.future is None or not (first.future.done() or (wait and not broken_off)):
                 return
-            try:
-                outcome = first.future.result()
-            except QueryInterrupted:
+            if first.future.cancelled():
                 first.future = None
-                if self._interrupted.is_set():
-                    return
                 continue
-            self._open.pop(0)
-            self.spent += outcome.advice.usage
-            yield outcome
+            error = first.future.exception()
+            if error is None:
+                yield first.future.result()
+            elif isinstance(error, QueryInterrupted):
+                first.future = None
+                if broken_off:
+                    return
+            else:
+                yield _failed(first, error)
+
+    def close(self, outcome: Outcome) -> None:
+        """
+        Be done with a query.
+
+        :param outcome: What became of it
+        """
+        self._open.pop(0)
+        self.spent += outcome.advice.usage
+
+    def drop_unasked(self) -> int:
+        """
+        Forget the queries that the advisor has not been told of.
+
+        :return: Their number
+        """
+        asked = [query for query in self._open if query.future is not None or query.is_logged]
+        n_dropped = len(self._open) - len(asked)
+        self._open = asked
+        return n_dropped
 
     def break_off(self) -> None:
         """Have the advisor stop, if it can. Its query stays open."""
         self._interrupted.set()
-        if not self._open or self._open[0].future is None:
+        if not self._open or self._open[0].future is None or self._open[0].future.cancel():
             return
         if hasattr(self.advisor, "interrupt"):
             # The last words of an advisor that is somebody else's code are not worth an exception.
@@ -133,8 +170,15 @@ class Consultation:
 
     def _start_next(self) -> None:
         first = self._open[0]
-        if first.future is None and not self._interrupted.is_set():
-            first.future = in_background(self._consult, first)
+        if first.future is not None or self._interrupted.is_set():
+            return
+        # There before the thread is, so that Ctrl-C in between leaves nothing behind that nobody knows of.
+        first.future = Future()
+        try:
+            in_background(self._consult, first, future=first.future)
+        except RuntimeError as error:
+            first.future = None
+            logger.warning("Query %d cannot be asked at present: %s", first.query.index + 1, error)
 
     def _consult(self, asked: _OpenQuery) -> Outcome:
         query, history = asked.query, asked.history
@@ -145,10 +189,10 @@ class Consultation:
         except QueryInterrupted:
             history.latency += time.monotonic() - start
             raise
-        except (Exception, SystemExit) as exception:
-            # An advisor is somebody else's code; it must not end the training.
+        except BaseException as exception:
+            # An advisor is somebody else's code; it must not end the training, nor lose what was paid for.
             error = scrub(f"{type(exception).__name__}: {exception}")
-            advice = Advice([None] * len(query.states), failures=[error])
+            advice = dataclasses.replace(_salvaged(asked), failures=[error])
         history.advice = advice
         history.latency += time.monotonic() - start
         advice = dataclasses.replace(advice, usage=history.usage)
@@ -160,11 +204,11 @@ class Consultation:
         history, log = asked.history, self.log
         if log is not None and not asked.is_logged:
             log.write_query(asked.query)
-            asked.is_logged = True
-        if self._interrupted.is_set():
-            raise QueryInterrupted("The query was broken off before it was asked.")
+        asked.is_logged = True
 
         def record(event: Event) -> None:
+            if isinstance(event, Request) and self._interrupted.is_set():
+                raise QueryInterrupted("The query was broken off.")
             if log is not None:
                 log.write_event(asked.query, event)
             history.add(event)
@@ -175,9 +219,30 @@ class Consultation:
         try:
             return checked(self.advisor.advise(query), query)
         except QueryInterrupted as interruption:
-            if self._interrupted.is_set():
+            # Another callback with the same advisor may have meant its own query.
+            asked.n_interruptions += 1
+            if self._interrupted.is_set() or asked.n_interruptions < MAX_INTERRUPTIONS:
                 raise
             raise RuntimeError("The advisor says that it was interrupted, but it was not.") from interruption
+
+
+def _salvaged(asked: _OpenQuery) -> Advice:
+    """What can be made of the answers that came before an advisor failed."""
+    actions: list[np.ndarray | None] = [None] * len(asked.query.states)
+    rejected: list[Rejection] = []
+    for answer in asked.history.answers:
+        parsed = parse_answer(answer.text, answer.states, asked.query.briefing.action_space)
+        rejected += parsed.rejected
+        for state, action in parsed.actions.items():
+            actions[state] = action
+    return Advice(actions, tuple(rejected))
+
+
+def _failed(asked: _OpenQuery, error: BaseException) -> Outcome:
+    """Of a query in whose thread something broke that should not."""
+    text = scrub(f"{type(error).__name__}: {error}")
+    advice = Advice([None] * len(asked.query.states), usage=asked.history.usage, failures=[text])
+    return Outcome(asked.query, advice, asked.history.latency, text)
 
 
 def checked(advice: Advice, query: AdviceQuery) -> Advice:
@@ -192,19 +257,31 @@ def checked(advice: Advice, query: AdviceQuery) -> Advice:
     """
     if not isinstance(advice, Advice):
         raise TypeError(f"The advisor returned {type(advice).__name__}, expected a sb3_varl.Advice.")
-    if not isinstance(advice.usage, Usage) or not all(isinstance(item, Rejection) for item in advice.rejected):
-        raise TypeError(f"The advisor returned {advice!r}, expected a Usage as usage and Rejections as rejected.")
+    rejected = list(advice.rejected)
+    amounts = dataclasses.astuple(advice.usage) if isinstance(advice.usage, Usage) else ()
+    if not amounts or not all(isinstance(n, int | float) and math.isfinite(n) and n >= 0 for n in amounts):
+        raise TypeError(f"The advisor returned the usage {advice.usage!r}, expected a Usage of numbers.")
+    if not all(
+        isinstance(item, Rejection) and isinstance(item.reason, str) and isinstance(item.state, int | None)
+        for item in rejected
+    ):
+        raise TypeError(
+            f"The advisor returned {rejected!r} as rejected, expected Rejections with a reason and a state."
+        )
+    if isinstance(advice.failures, str) or not all(isinstance(failure, str) for failure in advice.failures):
+        raise TypeError(f"The advisor returned {advice.failures!r} as failures, expected a line of text for each.")
     if len(advice.actions) != len(query.states):
         raise ValueError(
             f"The advisor returned {len(advice.actions)} actions for {len(query.states)} states, "
             "expected one for each state, or None where it has no advice."
         )
     actions: list[np.ndarray | None] = []
-    rejected = list(advice.rejected)
     for i, action in enumerate(advice.actions):
         usable = None if action is None else check_action(action, query.briefing.action_space)
         if isinstance(usable, str):
             rejected.append(Rejection(usable, i))
             usable = None
         actions.append(usable)
-    return dataclasses.replace(advice, actions=actions, rejected=tuple(rejected))
+    return dataclasses.replace(
+        advice, actions=actions, rejected=tuple(rejected), failures=tuple(scrub(text) for text in advice.failures)
+    )

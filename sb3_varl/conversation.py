@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import math
 import time
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,7 @@ class Conversation:
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, RequestFailed) and error.retryable),
             stop=lambda state: state.attempt_number > max_retries or not self.advisor.budget_left(self._spent()),
-            wait=_retry_wait,
+            wait=lambda state: min(_retry_wait(state), self._seconds_left()),
             reraise=True,
         )
         messages = build_messages(self.query.briefing, portion, self.task)
@@ -132,21 +133,22 @@ class Conversation:
         return ParsedAnswer({}, tuple(Rejection(reason, index) for index in portion.indices))
 
     async def _attempt(self, number: int, indices: tuple[int, ...], messages: list[dict]) -> Any:
+        if not self.advisor.budget_left(self._spent()):
+            raise RequestFailed("no budget is left to try again", retryable=False)
         self.query.record(Request(number, indices))
+        deadline = min(self.advisor.deadline, self._seconds_left())
         try:
-            return await complete(self.litellm, self.advisor.arguments(messages), self._deadline())
+            return await complete(self.litellm, self.advisor.arguments(messages), deadline)
         except RequestFailed as failure:
             self.query.record(Failure(number, str(failure), self._count(Usage(requests=1))))
             raise
         except asyncio.CancelledError:
-            self._count(Usage(requests=1))
+            self.query.record(Failure(number, "broken off", self._count(Usage(requests=1))))
             raise
 
-    def _deadline(self) -> float:
-        advisor = self.advisor
-        if advisor.max_seconds is None:
-            return advisor.deadline
-        return max(0.0, min(advisor.deadline, advisor.max_seconds - self._spent().seconds))
+    def _seconds_left(self) -> float:
+        limit = self.advisor.max_seconds
+        return math.inf if limit is None else max(0.0, limit - self._spent().seconds)
 
     def _count(self, usage: Usage) -> Usage:
         """Add a usage and the time since the last one."""
@@ -160,6 +162,8 @@ class Conversation:
         counts = getattr(response, "usage", None)
         prompt_tokens = max(0, int(getattr(counts, "prompt_tokens", None) or 0))
         completion_tokens = max(0, int(getattr(counts, "completion_tokens", None) or 0))
+        if not prompt_tokens and not completion_tokens:
+            self.advisor.warn_of_missing_counts()
         cost = 0.0
         prices = self.advisor.price_per_token
         if prices is not None:

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,12 +83,27 @@ class GuidanceBuffer(BaseBuffer):
         :param step: Environment steps of the run when the advice was given
         :raises ValueError: if shapes do not fit the spaces, or the action is not finite or outside ``[-1, 1]``
         """
-        row = observation if isinstance(observation, dict) else {self.BOX_KEY: observation}
+        self.add_all([observation], [action], step)
+
+    def add_all(
+        self, observations: Sequence[np.ndarray | dict[str, np.ndarray]], actions: Sequence[np.ndarray], step: int = 0
+    ) -> None:
+        """
+        Add several rows, as :meth:`add` does, all or none.
+
+        :param observations: The original observations
+        :param actions: The advised actions in the policy's space
+        :param step: Environment steps of the run when the advice was given
+        :raises ValueError: as :meth:`add`
+        """
+        if not actions:
+            return
+        named = [row if isinstance(row, dict) else {self.BOX_KEY: row} for row in observations]
         self.extend(
             {
-                **{f"{self._PREFIX}{key}": np.asarray(value)[np.newaxis] for key, value in row.items()},
-                "actions": np.reshape(action, (1, -1)),
-                "steps": np.array([step]),
+                **{f"{self._PREFIX}{key}": np.stack([np.asarray(row[key]) for row in named]) for key in named[0]},
+                "actions": np.stack([np.ravel(action) for action in actions]),
+                "steps": np.full(len(actions), step),
             }
         )
 

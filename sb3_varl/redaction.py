@@ -10,7 +10,8 @@ from typing import Any
 
 _SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _SECRET_TEXT = re.compile(
-    r"\bsk-[\w*.-]{4,}|\bAIza[\w-]{10,}|\bBearer\s+\S+|(?<=key=)[^&\s'\"]+|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)",
+    r"\bsk-[\w*.-]{4,}|\bAIza[\w-]{10,}|\bBearer\s+[\w.~+/=-]{8,}|(?<=key=)[\w.~+/=-]{4,}"
+    r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)",
     re.IGNORECASE,
 )
 _SECRET_WORDS = "api[-_]?key|access[-_]key|secret|password|credential|authorization"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_varl.advice import Observation, Rejection, Usage, check_action
+from sb3_varl.advice import Observation, Usage, check_action
 from sb3_varl.advice_log import LoggedQuery, read_queries
 from sb3_varl.answer import parse_answer
 from sb3_varl.guidance_buffer import GuidanceBuffer
@@ -48,23 +48,27 @@ class Relabelled:
 
     def __init__(self, query: LoggedQuery) -> None:
         self.query = query
-        space = spaces.Box(query.action_low, query.action_high, dtype=np.float32)
+        space = spaces.Box(query.action_low, query.action_high, dtype=np.float64)
         self.actions: list[np.ndarray | None] = [None] * query.n_states
-        self.rejected: Counter[str] = Counter()
+        rejections = [] if query.advice is None else list(query.advice.rejected)
         if query.answers:
-            rejections: list[Rejection] = []
+            answered = _answered(query)
+            rejections = [rejection for rejection in rejections if rejection.state not in {None, *answered}]
             for answer in query.answers:
                 parsed = parse_answer(answer.text, answer.states, space)
                 rejections += parsed.rejected
                 for state, action in parsed.actions.items():
                     self.actions[state] = action
         else:
-            rejections = [] if query.advice is None else list(query.advice.rejected)
             for state, given in enumerate(query.advice.actions if query.advice is not None else ()):
                 checked = None if given is None else check_action(given, space)
                 self.actions[state] = None if isinstance(checked, str) else checked
-        self.rejected.update(rejection.reason for rejection in rejections)
-        self.n_abstained = query.n_states - self.n_advised - len({r.state for r in rejections if r.state is not None})
+        self.rejected = Counter(rejection.reason for rejection in rejections)
+        refused = {rejection.state for rejection in rejections}
+        self.n_abstained = sum(
+            action is None and state not in refused and (query.advice is not None or state in _answered(query))
+            for state, action in enumerate(self.actions)
+        )
 
     @property
     def n_advised(self) -> int:
@@ -96,6 +100,10 @@ class Relabelled:
         return [(observation, self._scaled(action)) for observation, action in pairs if action is not None]
 
 
+def _answered(query: LoggedQuery) -> set[int]:
+    return {state for answer in query.answers for state in answer.states}
+
+
 def merge(queries: Iterable[Relabelled]) -> GuidanceBuffer:
     """
     Put the advice of several queries together.
@@ -111,7 +119,7 @@ def merge(queries: Iterable[Relabelled]) -> GuidanceBuffer:
     buffer = GuidanceBuffer(
         sum(query.n_advised for query in advised),
         _space(first.observations[0]),
-        spaces.Box(first.action_low, first.action_high, dtype=np.float32),
+        spaces.Box(first.action_low, first.action_high, dtype=np.float64),
         device="cpu",
     )
     for relabelled in advised:
@@ -135,9 +143,12 @@ def merge(queries: Iterable[Relabelled]) -> GuidanceBuffer:
 def _space(observation: Any) -> spaces.Space:
     if isinstance(observation, dict):
         return spaces.Dict({key: _space(value) for key, value in observation.items()})
-    if observation.dtype == np.uint8:
-        return spaces.Box(0, 255, observation.shape, np.uint8)
-    return spaces.Box(-np.inf, np.inf, observation.shape, observation.dtype)
+    if observation.dtype.kind == "f":
+        return spaces.Box(-np.inf, np.inf, observation.shape, observation.dtype)
+    if observation.dtype.kind == "b":
+        return spaces.Box(0, 1, observation.shape, np.int8)
+    limits = np.iinfo(observation.dtype)
+    return spaces.Box(limits.min, limits.max, observation.shape, observation.dtype)
 
 
 def _line(name: str, step: str, queries: Sequence[Relabelled]) -> str:

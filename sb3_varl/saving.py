@@ -16,6 +16,6 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     partial = path.with_name(f"{path.name}.part")
     yield partial
-    with open(partial, "rb") as file:
+    with open(partial, "rb+") as file:  # Windows syncs only what is open for writing
         os.fsync(file.fileno())
     os.replace(partial, path)

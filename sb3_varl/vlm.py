@@ -3,13 +3,14 @@
 import logging
 import math
 import numbers
+import threading
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from sb3_varl.advice import Advice, AdviceQuery, Briefing, Usage
+from sb3_varl.advice import Advice, AdviceQuery, Briefing, QueryInterrupted, Usage
 from sb3_varl.background import Interruptible
 from sb3_varl.conversation import Conversation
 from sb3_varl.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, system_prompt
@@ -117,7 +118,9 @@ class VLMAdvisor:
         self.completion_kwargs = dict(completion_kwargs or {})
         self._usage = Usage()
         self._n_failures = 0
-        self._budget_reported = False
+        self._budget_reported = self._missing_counts_reported = False
+        self._lock = threading.Lock()
+        self._n_interruptions = 0
         self._running: Interruptible[Advice] | None = None
         self._has_key = check_model(model, api_base)
         if max_cost is not None and price_per_token is None and not has_prices(model):
@@ -155,16 +158,22 @@ class VLMAdvisor:
         :raises ValueError: if there is no task
         :raises QueryInterrupted: if :meth:`interrupt` was called meanwhile
         """
-        conversation = Conversation(self, query, self._task(query.briefing))
-        self._running = Interruptible(conversation.ask())
-        try:
-            return self._running.result()
-        finally:
-            self._running = None
-            self._usage += conversation.usage
+        task = self._task(query.briefing)
+        n_interruptions = self._n_interruptions
+        with self._lock:  # an advisor may serve several callbacks
+            if self._n_interruptions > n_interruptions:
+                raise QueryInterrupted("The query was broken off before it was asked.")
+            conversation = Conversation(self, query, task)
+            self._running = Interruptible(conversation.ask())
+            try:
+                return self._running.result()
+            finally:
+                self._running = None
+                self._usage += conversation.usage
 
     def interrupt(self) -> None:
-        """Break off the query that is being asked, from any thread. What it was answered so far is recorded."""
+        """Break off what is being asked, from any thread. What was answered so far is recorded."""
+        self._n_interruptions += 1
         running = self._running
         if running is not None:
             running.interrupt()
@@ -213,6 +222,17 @@ class VLMAdvisor:
                     self._budget_reported = True
                 return False
         return True
+
+    def warn_of_missing_counts(self) -> None:
+        """Say once, where it matters, that a server does not report tokens."""
+        limited = self.max_total_tokens is not None or self.max_cost is not None
+        if limited and not self._missing_counts_reported:
+            logger.warning(
+                "%s does not report how many tokens an answer took: max_total_tokens and max_cost cannot be kept. "
+                "Limit max_requests instead.",
+                self.model,
+            )
+            self._missing_counts_reported = True
 
     def count_failure(self, failed: bool) -> None:
         """

@@ -1,7 +1,11 @@
 """What was asked and answered is on disk, and a recorded run repeats."""
 
+import contextlib
+import errno
 import json
+import os
 import pathlib
+import shutil
 import stat
 import tempfile
 
@@ -188,7 +192,7 @@ def test_answers_of_a_query_that_a_crash_cut_short_are_not_lost(tmp_path):
     assert [rejection.state for rejection in advice.rejected] == [1, 2]
 
 
-def test_a_query_that_failed_is_not_taken_for_one_that_a_crash_cut_short(tmp_path):
+def test_what_was_answered_before_an_advisor_failed_is_used(tmp_path, caplog):
     class FailsAfterAnAnswer:
         def advise(self, query):
             query.record(Answer(0, (0,), '{"advice": [{"state": 0, "action": [1, 1]}]}', Usage(1)))
@@ -196,7 +200,8 @@ def test_a_query_that_failed_is_not_taken_for_one_that_a_crash_cut_short(tmp_pat
 
     recorded, _ = run(FailsAfterAnAnswer(), tmp_path / "log")
     replayed, _ = run(ReplayAdvisor(tmp_path / "log"), False)
-    assert recorded.guidance_buffer.size() == replayed.guidance_buffer.size() == 0
+    assert recorded.guidance_buffer.size() == replayed.guidance_buffer.size() == 2
+    assert "failed and training goes on with 1 of 20 answers" in caplog.text
 
 
 def test_a_path_without_a_log_is_refused(tmp_path):
@@ -223,3 +228,49 @@ def test_observations_lose_no_bit(array):
     assert (decoded.dtype, decoded.shape) == (array.dtype, array.shape)
     np.testing.assert_array_equal(decoded, array)
     assert json.dumps(encode_observation(array.copy())) == json.dumps(encode_observation(array))
+
+
+def test_a_folder_that_vanishes_is_made_anew(tmp_path):
+    log = AdviceLog(tmp_path / "log")
+    log.write_query(query())
+    shutil.rmtree(tmp_path / "log")
+    log.write_query(query(index=1))
+    assert [record["query"] for record in read_records(tmp_path / "log")] == [1]
+    assert len(list((tmp_path / "log").glob("*.png"))) == 2
+
+
+def test_a_line_that_could_be_neither_finished_nor_taken_back_spoils_no_other(tmp_path, monkeypatch, caplog):
+    log, write = AdviceLog(tmp_path), os.write
+
+    def half(descriptor, data):
+        write(descriptor, data[: len(data) // 2])
+        raise OSError(errno.EIO, "Input/output error")
+
+    def refuse(descriptor, size):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", half)
+        patch.setattr(os, "ftruncate", refuse)
+        log.write_event(query(), Request(0, (0,)))
+    log.write_event(query(), Request(1, (1,)))
+    assert [record["request"] for record in read_records(tmp_path)] == [0, 1]
+    assert "Line 1 of" in caplog.text
+
+
+def test_what_the_disk_refused_is_written_without_another_line(tmp_path, monkeypatch):
+    log = AdviceLog(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        log.write_event(query(), Request(0, (0,)))
+    assert not list(read_records(tmp_path))
+    log.catch_up()
+    log.catch_up()
+    assert [record["request"] for record in read_records(tmp_path)] == [0]
+
+
+@pytest.mark.parametrize("line", ['{"version": "1"}', "[" * 100_000, '{"version": 1, "type": "query", "query": "0"}'])
+def test_lines_of_something_else(line, tmp_path):
+    (tmp_path / "advice.jsonl").write_text(line + "\n" + line)
+    with contextlib.suppress(ValueError):
+        assert read_queries(tmp_path) == []

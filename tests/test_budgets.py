@@ -1,5 +1,6 @@
 """Budgets: nothing is sent once one is spent, training goes on, and what was spent before a resume counts."""
 
+import time
 from typing import Any
 
 import pytest
@@ -128,3 +129,21 @@ def test_a_server_that_counts_no_tokens(tokens: Any) -> None:
     with VLMServer(always=Misbehaviour(response={"usage": tokens})) as server:
         advice = make_vlm(server).advise(make_query(1))
     assert counts(advice.usage) == (1, 0, 0, 0.0)
+
+
+def test_a_budget_of_time_is_not_spent_on_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_varl.conversation.MAX_RETRY_WAIT", 30.0)
+    with VLMServer(always=error(503, Retry_After="20")) as server:
+        started = time.monotonic()
+        advisor = make_vlm(server, max_retries=3, max_seconds=0.5)
+        advice = advisor.advise(make_query(1))
+        assert time.monotonic() - started < 5
+        assert len(server.requests) == advisor.usage.requests == 1
+    assert reasons(advice) == ["request_failed"]
+
+
+def test_a_budget_that_cannot_be_kept_is_announced(caplog: pytest.LogCaptureFixture) -> None:
+    with VLMServer(always=Misbehaviour(response={"usage": None})) as server:
+        advisor = make_vlm(server, states_per_request=1, max_total_tokens=5)
+        advisor.advise(make_query(2))
+    assert caplog.text.count("does not report how many tokens an answer took") == 1

@@ -1,5 +1,6 @@
 """Which states are asked about, what goes with them, and that nothing an advisor does ends the training."""
 
+import asyncio
 import re
 import sys
 import threading
@@ -218,6 +219,10 @@ def test_totals_are_logged(tmp_path):
     }
 
 
+def cancelled(query):
+    raise asyncio.CancelledError
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -225,7 +230,15 @@ def test_totals_are_logged(tmp_path):
         (lambda query: sys.exit(1), "SystemExit: 1"),
         (lambda query: Advice([np.zeros(2)]), "returned 1 actions for 10 states, expected one for each"),
         (lambda query: [np.zeros(2)] * 10, "returned list, expected a sb3_varl.Advice"),
-        (lambda query: Advice([None] * 10, usage=3), "expected a Usage as usage"),
+        (lambda query: Advice([None] * 10, usage=3), "returned the usage 3, expected a Usage of numbers"),
+        (lambda query: Advice([None] * 10, usage=Usage(1, 2, 3, None)), "expected a Usage of numbers"),
+        (lambda query: Advice([None] * 10, usage=Usage(cost="0.1")), "expected a Usage of numbers"),
+        (lambda query: Advice([None] * 10, usage=Usage(cost=float("nan"))), "expected a Usage of numbers"),
+        (lambda query: Advice([None] * 10, failures=None), "is not iterable"),
+        (lambda query: Advice([None] * 10, failures="boom"), "expected a line of text for each"),
+        (lambda query: Advice([None] * 10, [Rejection("x", [1])]), "expected Rejections with a reason and a state"),
+        (lambda query: Advice([None] * 10, ["x"]), "expected Rejections with a reason and a state"),
+        (cancelled, "CancelledError"),
     ],
 )
 @pytest.mark.parametrize("blocking", [True, False])

@@ -13,11 +13,12 @@ import kill
 import numpy as np
 import pytest
 import soak
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
 from conftest import KEY, CounterEnv, DictEnv, make_vlm
-from sb3_varl import VARL, AdvisorCallback, FunctionAdvisor
+from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, relabel
 from sb3_varl.advice_log import read_queries, read_records
 from vlm_server import Misbehaviour, VLMServer
 
@@ -92,6 +93,7 @@ def test_what_was_answered_after_the_model_was_saved_comes_from_the_log(env, pol
     for name, rows in model.guidance_buffer.rows().items():
         if name != "steps":
             np.testing.assert_array_equal(resumed.guidance_buffer.rows()[name][:8], rows)
+    assert resumed.guidance_buffer.rows()["steps"].tolist() == [20] * 4 + [30] * 4 + [60] * 4
     assert [query.index for query in read_queries(tmp_path / "log")] == [0, 1, 2]
 
 
@@ -125,7 +127,7 @@ def test_control_c_while_a_request_is_in_flight(fresh_callback, blocking, tmp_pa
             assert time.monotonic() - interrupted < 1, "the advisor's thread goes on"
             time.sleep(0.01)
         kinds = [record["type"] for record in read_records(tmp_path / "log")]
-        assert kinds == ["query", "request", "answer", "request"]
+        assert kinds == ["query", "request", "answer", "request", "failure"]
         assert model.guidance_buffer.size() == 0
 
         if fresh_callback:
@@ -152,6 +154,130 @@ def test_an_advisor_that_is_interrupted_without_reason_does_not_hang(tmp_path, c
     make_model().learn(40, callback=callback)
     assert callback.totals["failed_queries"] == 1
     assert "says that it was interrupted" in caplog.text
+
+
+def test_control_c_with_an_advisor_that_serves_two_callbacks(tmp_path):
+    """It is told to break off for each, and neither takes that for a fault."""
+    with VLMServer(script=(NEVER,)) as server:
+        advisor = make_vlm(server)
+        callbacks = [make_callback(advisor, tmp_path / name, blocking=False, n_queries=1) for name in "ab"]
+        interrupt_when(lambda: server.requests)
+        model = make_model()
+        with pytest.raises(KeyboardInterrupt):
+            model.learn(100_000, callback=callbacks)
+        model.learn(10, callback=callbacks, reset_num_timesteps=False)
+    assert model.guidance_buffer.size() == 8
+    assert [callback.totals["failed_queries"] for callback in callbacks] == [0, 0]
+
+
+def test_a_budget_holds_for_two_callbacks_with_one_advisor(tmp_path):
+    with VLMServer() as server:
+        advisor = make_vlm(server, states_per_request=1, max_requests=5)
+        make_model().learn(60, callback=[make_callback(advisor, tmp_path / name, blocking=False) for name in "ab"])
+        assert len(server.requests) == 5
+
+
+def test_seconds_of_a_request_that_was_broken_off_count(tmp_path):
+    with VLMServer(always=NEVER) as server:
+        started = []
+
+        def late():
+            started.extend([time.monotonic()] * (bool(server.requests) and not started))
+            return started and time.monotonic() - started[0] > 0.6
+
+        interrupt_when(late)
+        with pytest.raises(KeyboardInterrupt):
+            make_model().learn(100_000, callback=make_callback(make_vlm(server), tmp_path, n_queries=1))
+    assert 0.5 < read_queries(tmp_path)[0].usage.seconds < 5
+
+
+def test_control_c_while_answers_are_put_into_the_buffer(tmp_path, monkeypatch):
+    """They are there once, whether the run goes on in this process or in another."""
+    advisor = FunctionAdvisor(lambda observation: np.zeros(2))
+    for crash_after in (False, True):
+        model, callback = make_model(), make_callback(advisor, tmp_path / str(crash_after), n_queries=1)
+        add_all = model.guidance_buffer.add_all
+
+        def interrupted(*args, add_all=add_all, crash_after=crash_after, model=model):
+            model.guidance_buffer.add_all = add_all
+            if crash_after:
+                add_all(*args)
+            raise KeyboardInterrupt
+
+        model.guidance_buffer.add_all = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            model.learn(30, callback=callback)
+        model.guidance_buffer.__dict__.pop("add_all", None)
+        model.learn(10, callback=callback, reset_num_timesteps=False)
+        # Only Ctrl-C between two lines of code, adding and taking note of it, leaves answers there twice.
+        assert model.guidance_buffer.size() == (8 if crash_after else 4)
+
+
+def test_threads_that_cannot_be_started_put_a_query_off(tmp_path, monkeypatch, caplog):
+    model, start = make_model(), threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "advisor" and model.num_timesteps < 30:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    advisor = FunctionAdvisor(lambda observation: np.zeros(2))
+    model.learn(60, callback=make_callback(advisor, tmp_path, blocking=False))
+    assert model.guidance_buffer.size() == 12
+    assert "Query 1 cannot be asked at present: can't start new thread" in caplog.text
+
+
+def test_actions_of_64_bits(tmp_path):
+    class Env(CounterEnv):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.action_space = spaces.Box(-0.4, 0.4, (2,), np.float64)
+
+    advisor = FunctionAdvisor(lambda observation: np.full(2, 0.1))
+    model = make_model(Env())
+    model.learn(60, callback=make_callback(advisor, tmp_path / "log"))
+    fresh = make_model(Env())
+    with pytest.warns(UserWarning, match="The advice log"):
+        fresh.learn(10, callback=make_callback(advisor, tmp_path / "log"))
+    assert fresh.guidance_buffer.size() == 12
+    relabel.main([str(tmp_path / "log"), "--output", str(tmp_path / "guidance")])
+    fresh.load_guidance_buffer(tmp_path / "guidance")
+
+
+def test_learning_twice_with_one_log_has_the_answers_once(tmp_path):
+    asked_about = []
+    advisor = FunctionAdvisor(lambda observation: asked_about.append(observation) or np.zeros(2))
+    model = make_model()
+    model.learn(60, callback=make_callback(advisor, tmp_path))
+    with pytest.warns(UserWarning, match="The advice log .* holds 3 queries"):
+        model.learn(60, callback=make_callback(advisor, tmp_path))
+    assert len(asked_about) == model.guidance_buffer.size() == 12
+
+
+def test_queries_that_wait_behind_another_are_not_asked_after_the_cutoff(tmp_path, caplog):
+    asked_about = []
+
+    def slow(query):
+        asked_about.append(query.index)
+        time.sleep(0.5)
+        return Advice([None] * len(query.states))
+
+    advisor = type("Slow", (), {"advise": staticmethod(slow)})()
+    model = VARL("MlpPolicy", CounterEnv(), **{**SMALL, "shaping_steps": 61})
+    model.learn(100, callback=make_callback(advisor, tmp_path, blocking=False))
+    assert asked_about == [0]
+    assert "2 queries were waiting for the one before when the cutoff at 61 came" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:. of 3 queries were not asked")
+def test_a_log_that_was_moved_is_missed(tmp_path):
+    advisor = FunctionAdvisor(lambda observation: np.zeros(2))
+    model = make_model()
+    model.learn(30, callback=make_callback(advisor, None))
+    pathlib.Path("advice").rename("elsewhere")
+    with pytest.warns(UserWarning, match="advice log is not in .* any more"):
+        model.learn(10, callback=make_callback(advisor, None), reset_num_timesteps=False)
 
 
 def test_the_frames_of_an_interrupted_query_are_shown_again(tmp_path):

@@ -18,7 +18,7 @@ from conftest import KEY, CounterEnv, make_query, make_vlm
 from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, VLMAdvisor
 from sb3_varl.metaworld import ScriptedAdvisor
 from sb3_varl.providers import RequestFailed, close_clients, complete, import_litellm
-from sb3_varl.redaction import refuse_secrets, scrub
+from sb3_varl.redaction import refuse_secrets, scrub, without_secrets
 from vlm_server import Misbehaviour, VLMServer
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
@@ -167,6 +167,11 @@ def test_scrubbing_is_not_put_off_by_short_values(monkeypatch):
     monkeypatch.setenv("OTHER_SECRET", "correct-horse\n")
     assert scrub("a\n correct-horse") == "a ***"
     assert len(scrub("x" * 10_000)) == 300
+
+
+@pytest.mark.parametrize("text", ['"reason":"turn bearer left"},{"state":1}', '"key=left"},{"state":1}'])
+def test_no_json_is_lost_to_words_that_look_like_keys(text):
+    assert without_secrets(text).endswith('"},{"state":1}')
 
 
 def test_half_a_key_is_not_left_over():

@@ -108,9 +108,9 @@ class TestJourney:
 
 @pytest.mark.slow
 def test_sigterm_saves_the_model(tmp_path):
+    command = f"train --algo varl --env {ENV} -f logs -n 100000 --eval-freq -1 --save-freq 100 --num-threads 1"
     process = subprocess.Popen(
-        [sys.executable, "-m", "sb3_varl.zoo", "train", "--algo", "varl", "--env", ENV, "-f", "logs"]
-        + ["-n", "100000", "--eval-freq", "-1", "--save-freq", "100", "--num-threads", "1"],
+        [sys.executable, "-m", "sb3_varl.zoo", *command.split()],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
