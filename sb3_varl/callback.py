@@ -166,7 +166,7 @@ class AdvisorCallback(BaseCallback):
             self.advisor.prepare(self._briefing)
         steps = self.model.num_timesteps
         if 0 < steps == self.num_timesteps and self._model_of_run is self.model:
-            self._consultation.go_on()
+            self._consultation.go_on(self.model.broken_off)
             return  # the same run goes on, perhaps in the middle of a window
         self._begin_run()
         if steps >= self.model.shaping_steps:
@@ -188,6 +188,7 @@ class AdvisorCallback(BaseCallback):
         # A generator of its own, so that asking draws nothing from the run's random numbers.
         self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(self.model.seed))
         self._consultation = Consultation(self.advisor, log, Usage(**self._progress.get("usage", {})))
+        self._consultation.go_on(self.model.broken_off)
         self._triggers = schedule[self._progress.get("answered", 0) :]
         if log is not None:
             self._recover(log.path, schedule)

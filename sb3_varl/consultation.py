@@ -79,6 +79,14 @@ class Consultation:
         self._open: list[_OpenQuery] = []
         self._interrupted = threading.Event()
 
+    def go_on(self, interrupted: threading.Event) -> None:
+        """
+        Ask, from now on, also what was broken off.
+
+        :param interrupted: Is set when nothing more is to be asked, before :meth:`break_off` is called
+        """
+        self._interrupted = interrupted
+
     @property
     def open_queries(self) -> list[AdviceQuery]:
         """What the advisor has not answered yet."""
@@ -151,7 +159,6 @@ class Consultation:
 
     def break_off(self) -> None:
         """Have the advisor stop, if it can. Its query stays open."""
-        self._interrupted.set()
         if not self._open or self._open[0].future is None or self._open[0].future.cancel():
             return
         if hasattr(self.advisor, "interrupt"):
@@ -163,10 +170,6 @@ class Consultation:
             logger.warning(
                 "The advisor does not break off query %d; it is left to itself.", self._open[0].query.index + 1
             )
-
-    def go_on(self) -> None:
-        """Ask again what was broken off."""
-        self._interrupted.clear()
 
     def _start_next(self) -> None:
         first = self._open[0]

@@ -9,6 +9,7 @@ import contextlib
 import io
 import math
 import pathlib
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -74,6 +75,8 @@ class Guided(OffPolicyAlgorithm):
     critic: Any
     ent_coef_optimizer: th.optim.Adam | None
     guidance_buffer: GuidanceBuffer
+    # Set when learn() breaks off, before callbacks are told.
+    broken_off: threading.Event
 
     def __init__(
         self,
@@ -226,7 +229,7 @@ class Guided(OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfGuided:
-        self.after_learning = []
+        self.after_learning, self.broken_off = [], threading.Event()
         gradients = th.is_grad_enabled()
         try:
             super().learn(
@@ -240,6 +243,7 @@ class Guided(OffPolicyAlgorithm):
             for finish in self.after_learning:
                 finish(True)
         except BaseException:
+            self.broken_off.set()
             # Ctrl-C in the wrong moment leaves PyTorch without gradients.
             th.set_grad_enabled(gradients)
             for finish in self.after_learning:
@@ -248,7 +252,7 @@ class Guided(OffPolicyAlgorithm):
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "after_learning"]
+        return [*super()._excluded_save_params(), "after_learning", "broken_off"]
 
     def save(
         self,
