@@ -1,7 +1,6 @@
 """When to ask the advisor, about which states, and where its answers go."""
 
 import dataclasses
-import datetime
 import logging
 import math
 import os
@@ -15,9 +14,11 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_varl.advice import AdviceQuery, Advisor, Briefing, TaskSheet, Usage
-from sb3_varl.advice_log import FILE_NAME, AdviceLog, LoggedQuery, read_queries
+from sb3_varl.advice_log import AdviceLog
 from sb3_varl.advisors import make_advisor
 from sb3_varl.consultation import Consultation, Outcome
+from sb3_varl.history import read_queries
+from sb3_varl.resuming import check_environment, log_folder, progress_of
 from sb3_varl.state_collector import StateCollector
 
 logger = logging.getLogger(__name__)
@@ -181,8 +182,8 @@ class AdvisorCallback(BaseCallback):
         self._model_of_run = None
         self.num_timesteps = self.model.num_timesteps
         schedule = self._schedule()
-        log = None if self.log_path is False else AdviceLog(self._log_folder())
-        self._progress = self._progress_with(log)
+        log = None if self.log_path is False else AdviceLog(log_folder(self.model, self._place, self.log_path))
+        self._progress = progress_of(self.model, self._place, log)
         self.n_asked, self.totals = 0, Counter(self._progress.get("totals", {}))
         self._latency, self._logged, self._collecting = math.nan, {}, False
         # A generator of its own, so that asking draws nothing from the run's random numbers.
@@ -194,28 +195,18 @@ class AdvisorCallback(BaseCallback):
             self._recover(log.path, schedule)
         self._model_of_run = self.model
 
-    def _progress_with(self, log: AdviceLog | None) -> dict[str, Any]:
-        """What the model knows of its advice: a model that is trained anew has it if the log is that of before."""
-        everyone: list[dict[str, Any]] = self.model.advice_progress
-        everyone += [{} for _ in range(self._place + 1 - len(everyone))]
-        path = None if log is None else str(log.path)
-        if self.num_timesteps == 0 and (path is None or everyone[self._place].get("log_path") != path):
-            everyone[self._place] = {}
-        everyone[self._place]["log_path"] = path
-        return everyone[self._place]
-
     def _recover(self, folder: pathlib.Path, schedule: list[int]) -> None:
         """Take from the log what the model does not have, so that nothing is asked twice."""
         logged = read_queries(folder)
-        for query in logged:
-            self._check_environment(query, folder)
+        missing = [query for query in logged if query.index >= self._progress.get("answered", 0)]
+        for query in missing:
+            check_environment(query, self._briefing)
         if logged and self.num_timesteps == 0:
             warnings.warn(
                 f"The advice log {folder} holds {len(logged)} queries. Their answers are used, and they are not asked "
                 "again. For a run with advice of its own, give another log_path.",
                 stacklevel=2,
             )
-        missing = [query for query in logged if query.index >= self._progress.get("answered", 0)]
         if not missing:
             return
         self._triggers = schedule[1 + max(query.index for query in missing) :]
@@ -228,25 +219,6 @@ class AdvisorCallback(BaseCallback):
             self._count(queries=1, states=query.n_states)
             self._consultation.ask(asked, query)
         self._collect(wait=False)
-
-    def _check_environment(self, query: LoggedQuery, folder: pathlib.Path) -> None:
-        action_space, observation_space = self._briefing.action_space, self._briefing.observation_space
-        expected = {
-            "task": self._briefing.task,
-            "action bounds": (action_space.low.tolist(), action_space.high.tolist()),
-            "observation": _shapes(observation_space),
-        }
-        given = {
-            "task": query.task,
-            "action bounds": (query.action_low.tolist(), query.action_high.tolist()),
-            "observation": _shapes(query.observations[0]),
-        }
-        for name, value in expected.items():
-            if given[name] != value:
-                raise ValueError(
-                    f"The advice log {folder} belongs to another run: the {name} of its query {query.index + 1} is "
-                    f"{given[name]!r}, expected {value!r}. Give another log_path."
-                )
 
     def _make_briefing(self) -> Briefing:
         sheet = None
@@ -343,31 +315,6 @@ class AdvisorCallback(BaseCallback):
         self._consultation.ask(AdviceQuery(index, self.num_timesteps, states, self._briefing))
         if self.verbose >= 1:
             print(f"Query {index + 1} at step {self.num_timesteps}: asking about {len(states)} states.")
-
-    def _log_folder(self) -> pathlib.Path:
-        taken = [progress.get("log_path") for progress in self.model.advice_progress[: self._place]]
-        remembered = dict(*self.model.advice_progress[self._place : self._place + 1]).get("log_path")
-        if self.log_path is not None and self.log_path is not False:
-            folder = pathlib.Path(self.log_path).absolute()
-            if str(folder) in taken:
-                raise ValueError(
-                    f"Two AdvisorCallbacks have the log_path {str(self.log_path)!r}, but a log belongs to one. "
-                    "Give them different ones."
-                )
-            return folder
-        if remembered is not None and self.num_timesteps > 0:
-            if (pathlib.Path(remembered) / FILE_NAME).exists():
-                return pathlib.Path(remembered)
-            warnings.warn(
-                f"The model's advice log is not in {remembered} any more. What was answered after the model was saved "
-                "is asked again; if the log is somewhere else, give its log_path.",
-                stacklevel=2,
-            )
-        if self.model.tensorboard_log is not None or self.model._custom_logger:
-            name = f"advice_{self._place + 1}" if self._place else "advice"
-            return pathlib.Path(self.logger.get_dir() or ".") / name
-        # SB3's logger then writes to a temporary folder, where nothing that was paid for should be.
-        return pathlib.Path("advice") / f"{datetime.datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
 
     def _collect(self, wait: bool) -> None:
         """Put the answers that are there into the guidance buffer."""
@@ -466,10 +413,3 @@ class AdvisorCallback(BaseCallback):
                 stacklevel=2,
             )
             self._announced = True
-
-
-def _shapes(thing: Any) -> Any:
-    """Of an observation or a space of them."""
-    if isinstance(thing, dict | spaces.Dict):
-        return {key: _shapes(value) for key, value in sorted(thing.items())}
-    return thing.shape

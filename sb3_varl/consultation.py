@@ -24,9 +24,10 @@ from sb3_varl.advice import (
     Usage,
     check_action,
 )
-from sb3_varl.advice_log import AdviceLog, QueryHistory
+from sb3_varl.advice_log import AdviceLog
 from sb3_varl.answer import parse_answer
 from sb3_varl.background import in_background
+from sb3_varl.history import QueryHistory
 from sb3_varl.redaction import scrub
 
 logger = logging.getLogger(__name__)

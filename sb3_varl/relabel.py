@@ -17,9 +17,9 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_varl.advice import Observation, Usage, check_action
-from sb3_varl.advice_log import LoggedQuery, read_queries
 from sb3_varl.answer import parse_answer
 from sb3_varl.guidance_buffer import GuidanceBuffer
+from sb3_varl.history import LoggedQuery, read_queries
 from sb3_varl.shaping import DEFAULT_THRESHOLDS
 
 _COLUMNS = (
@@ -49,26 +49,23 @@ class Relabelled:
     def __init__(self, query: LoggedQuery) -> None:
         self.query = query
         space = spaces.Box(query.action_low, query.action_high, dtype=np.float64)
-        self.actions: list[np.ndarray | None] = [None] * query.n_states
-        rejections = [] if query.advice is None else list(query.advice.rejected)
+        answered = {state for answer in query.answers for state in answer.states}
+        given = dict(enumerate(query.advice.actions)) if query.advice is not None else {}
+        rejections = list(query.advice.rejected) if query.advice is not None else []
         if query.answers:
-            answered = _answered(query)
+            given = {}
             rejections = [rejection for rejection in rejections if rejection.state not in {None, *answered}]
-            for answer in query.answers:
-                parsed = parse_answer(answer.text, answer.states, space)
-                rejections += parsed.rejected
-                for state, action in parsed.actions.items():
-                    self.actions[state] = action
-        else:
-            for state, given in enumerate(query.advice.actions if query.advice is not None else ()):
-                checked = None if given is None else check_action(given, space)
-                self.actions[state] = None if isinstance(checked, str) else checked
+        for answer in query.answers:
+            parsed = parse_answer(answer.text, answer.states, space)
+            given.update(parsed.actions)
+            rejections += parsed.rejected
+        usable = {state: check_action(action, space) for state, action in given.items() if action is not None}
+        self.actions = [
+            action if isinstance(action := usable.get(state), np.ndarray) else None for state in range(query.n_states)
+        ]
         self.rejected = Counter(rejection.reason for rejection in rejections)
-        refused = {rejection.state for rejection in rejections}
-        self.n_abstained = sum(
-            action is None and state not in refused and (query.advice is not None or state in _answered(query))
-            for state, action in enumerate(self.actions)
-        )
+        told = set(range(query.n_states)) if query.advice is not None else answered
+        self.n_abstained = len(told - usable.keys() - {rejection.state for rejection in rejections})
 
     @property
     def n_advised(self) -> int:
@@ -98,10 +95,6 @@ class Relabelled:
         """
         pairs = zip(self.query.observations, self.actions, strict=True)
         return [(observation, self._scaled(action)) for observation, action in pairs if action is not None]
-
-
-def _answered(query: LoggedQuery) -> set[int]:
-    return {state for answer in query.answers for state in answer.states}
 
 
 def merge(queries: Iterable[Relabelled]) -> GuidanceBuffer:

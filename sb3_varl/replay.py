@@ -6,8 +6,9 @@ import pathlib
 from typing import Any
 
 from sb3_varl.advice import Advice, AdviceQuery, Rejection
-from sb3_varl.advice_log import LoggedQuery, encode_observation, read_queries
+from sb3_varl.advice_log import encode_observation
 from sb3_varl.answer import parse_answer
+from sb3_varl.history import LoggedQuery, read_queries
 
 
 class ReplayAdvisor:

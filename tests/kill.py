@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from conftest import CounterEnv
 from sb3_varl import VARL, AdvisorCallback, VLMAdvisor
-from sb3_varl.advice_log import read_queries
+from sb3_varl.history import read_queries
 from sb3_varl.providers import import_litellm
 from vlm_server import Misbehaviour, VLMServer
 

@@ -16,7 +16,7 @@ import pytest
 from conftest import KEY, CounterEnv, counts, make_query, make_vlm, page_table, reasons
 from sb3_varl import VARL, AdvisorCallback, Answer, conversation
 from sb3_varl.advice import Failure, Request
-from sb3_varl.advice_log import read_queries
+from sb3_varl.history import read_queries
 from vlm_server import Misbehaviour, VLMServer, error
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")

@@ -19,7 +19,8 @@ from stable_baselines3.common.logger import configure
 
 from conftest import KEY, CounterEnv, DictEnv, make_vlm
 from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, relabel
-from sb3_varl.advice_log import read_queries, read_records
+from sb3_varl.advice_log import read_records
+from sb3_varl.history import read_queries
 from vlm_server import Misbehaviour, VLMServer
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
