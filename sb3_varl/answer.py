@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from pydantic import Field, TypeAdapter, ValidationError
 
-from sb3_varl.advice import Rejection, check_action
+from sb3_varl.advice import Answer, Rejection, check_action
 
 # What is read of an answer, in characters: far beyond any real one, and parsed in well under a second.
 MAX_ANSWER_LENGTH = 200_000
@@ -82,6 +82,19 @@ def parse_answer(text: str, indices: Sequence[int], action_space: spaces.Box) ->
                 actions[state] = action
         seen.add(state)
     return ParsedAnswer(actions, tuple(rejected))
+
+
+def parse_answers(answers: Iterable[Answer], action_space: spaces.Box) -> ParsedAnswer:
+    """
+    Read the advice out of several answers about different states.
+
+    :param answers: The answers
+    :param action_space: The environment's action space
+    :return: The usable actions and the rejections of all
+    """
+    parsed = [parse_answer(answer.text, answer.states, action_space) for answer in answers]
+    actions = {state: action for one in parsed for state, action in one.actions.items()}
+    return ParsedAnswer(actions, tuple(rejection for one in parsed for rejection in one.rejected))
 
 
 def _checked(action: Any, space: spaces.Box) -> np.ndarray | str:

@@ -25,7 +25,7 @@ from sb3_varl.advice import (
     check_action,
 )
 from sb3_varl.advice_log import AdviceLog
-from sb3_varl.answer import parse_answer
+from sb3_varl.answer import parse_answers
 from sb3_varl.background import in_background
 from sb3_varl.history import QueryHistory
 from sb3_varl.redaction import scrub
@@ -232,14 +232,8 @@ class Consultation:
 
 def _salvaged(asked: _OpenQuery) -> Advice:
     """What can be made of the answers that came before an advisor failed."""
-    actions: list[np.ndarray | None] = [None] * len(asked.query.states)
-    rejected: list[Rejection] = []
-    for answer in asked.history.answers:
-        parsed = parse_answer(answer.text, answer.states, asked.query.briefing.action_space)
-        rejected += parsed.rejected
-        for state, action in parsed.actions.items():
-            actions[state] = action
-    return Advice(actions, tuple(rejected))
+    parsed = parse_answers(asked.history.answers, asked.query.briefing.action_space)
+    return Advice([parsed.actions.get(state) for state in range(len(asked.query.states))], parsed.rejected)
 
 
 def _failed(asked: _OpenQuery, error: BaseException) -> Outcome:

@@ -13,7 +13,7 @@ import numpy as np
 import tenacity
 
 from sb3_varl.advice import Advice, AdviceQuery, Answer, Failure, Rejection, Request, Usage
-from sb3_varl.answer import MAX_ANSWER_LENGTH, ParsedAnswer, parse_answer
+from sb3_varl.answer import MAX_ANSWER_LENGTH, ParsedAnswer, parse_answer, parse_answers
 from sb3_varl.prompt import Portion, build_messages, split
 from sb3_varl.providers import RequestFailed, close_clients, complete, import_litellm
 from sb3_varl.redaction import without_secrets
@@ -57,19 +57,10 @@ class Conversation:
         :return: The advice
         """
         query, advisor = self.query, self.advisor
-        actions: list[np.ndarray | None] = [None] * len(query.states)
-        rejected: list[Rejection] = []
+        earlier = parse_answers(query.answers, query.briefing.action_space)
+        actions, rejected = dict(earlier.actions), list(earlier.rejected)
         failures: list[str] = []
-        answered: set[int] = set()
-
-        def use(parsed: ParsedAnswer, indices: tuple[int, ...]) -> None:
-            answered.update(indices)
-            rejected.extend(parsed.rejected)
-            for index, action in parsed.actions.items():
-                actions[index] = action
-
-        for answer in query.answers:
-            use(parse_answer(answer.text, answer.states, query.briefing.action_space), answer.states)
+        answered = {index for answer in query.answers for index in answer.states}
         missing = [index for index in range(len(query.states)) if index not in answered]
         number = max((answer.request + 1 for answer in query.answers), default=0)
         try:
@@ -86,15 +77,16 @@ class Conversation:
                     rejected += [Rejection("request_failed", index) for index in portion.indices]
                     advisor.count_failure(True)
                 else:
-                    use(parsed, portion.indices)
+                    actions.update(parsed.actions)
+                    rejected += parsed.rejected
                     advisor.count_failure(bool(parsed.rejected) and not parsed.actions)
                 self._is_trial = False
                 number += 1
         finally:
             await close_clients(self.litellm)
         rejected += [Rejection("too_large", index) for index in missing if index not in answered]
-        self._warn_of_equal_actions(actions)
-        return Advice(actions, rejected, self.usage, failures)
+        self._warn_of_equal_actions(list(actions.values()))
+        return Advice([actions.get(i) for i in range(len(query.states))], rejected, self.usage, failures)
 
     def _reason_not_to_ask(self) -> str | None:
         if not self.advisor.budget_left(self._spent()):
@@ -173,8 +165,7 @@ class Conversation:
                 cost = float(self.litellm.completion_cost(completion_response=response, model=self.advisor.model))
         return Usage(1, prompt_tokens, completion_tokens, cost)
 
-    def _warn_of_equal_actions(self, actions: list[np.ndarray | None]) -> None:
-        given = [action for action in actions if action is not None]
+    def _warn_of_equal_actions(self, given: list[np.ndarray]) -> None:
         if len(given) >= _MIN_EQUAL_ACTIONS and all(np.array_equal(action, given[0]) for action in given):
             logger.warning(
                 "%s advised the same action, %s, in all %d states of query %d: it does not seem to look at them.",

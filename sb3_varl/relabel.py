@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_varl.advice import Observation, Usage, check_action
-from sb3_varl.answer import parse_answer
+from sb3_varl.answer import parse_answers
 from sb3_varl.guidance_buffer import GuidanceBuffer
 from sb3_varl.history import LoggedQuery, read_queries
 from sb3_varl.shaping import DEFAULT_THRESHOLDS
@@ -53,11 +53,9 @@ class Relabelled:
         given = dict(enumerate(query.advice.actions)) if query.advice is not None else {}
         rejections = list(query.advice.rejected) if query.advice is not None else []
         if query.answers:
-            given = {}
+            parsed = parse_answers(query.answers, space)
+            given = parsed.actions
             rejections = [rejection for rejection in rejections if rejection.state not in {None, *answered}]
-        for answer in query.answers:
-            parsed = parse_answer(answer.text, answer.states, space)
-            given.update(parsed.actions)
             rejections += parsed.rejected
         usable = {state: check_action(action, space) for state, action in given.items() if action is not None}
         self.actions = [

@@ -7,7 +7,7 @@ from typing import Any
 
 from sb3_varl.advice import Advice, AdviceQuery, Rejection
 from sb3_varl.advice_log import encode_observation
-from sb3_varl.answer import parse_answer
+from sb3_varl.answer import parse_answers
 from sb3_varl.history import LoggedQuery, read_queries
 
 
@@ -52,8 +52,7 @@ class ReplayAdvisor:
         :return: What was answered about them in the recorded run
         """
         for logged in self._unread:
-            for answer in logged.answers:
-                self._remember(logged, parse_answer(answer.text, answer.states, query.briefing.action_space).actions)
+            self._remember(logged, parse_answers(logged.answers, query.briefing.action_space).actions)
         self._unread.clear()
         actions, rejected = [], []
         for i, state in enumerate(query.states):

@@ -37,7 +37,7 @@ N_QUERIES, N_STATES, STATES_PER_REQUEST = 6, 4, 2
 STEPS = 240
 # Longest time, in seconds, that a process runs before it is killed, and that the server takes for an answer.
 MAX_LIFE, MAX_THINKING = 1.5, 0.15
-# An answer counts as delivered if the process lived this long after the server had sent it.
+# An answer counts as delivered if the process lived this many seconds after the server had sent it.
 MARGIN = 0.1
 
 
@@ -94,8 +94,9 @@ def live(folder, api_base, life, started):
 class Run:
     """One run through all its lives."""
 
-    def __init__(self, context, folder, server, rng, bar):
+    def __init__(self, context, folder, server, rng, bar, margin):
         self.context, self.folder, self.server, self.rng, self.bar = context, folder, server, rng, bar
+        self.margin = margin
         self.kills = []
         self.moments = collections.Counter()
         folder.mkdir()
@@ -126,7 +127,9 @@ class Run:
             self.moments["during a save"] += 1
             for path in self.folder.glob("*.part"):
                 path.unlink()
-        elif n_requests > n_delivered or (self._requests() and self._requests()[-1].time > self.kills[-1] - MARGIN):
+        elif n_requests > n_delivered or (
+            self._requests() and self._requests()[-1].time > self.kills[-1] - self.margin
+        ):
             self.moments["during a query"] += 1
         elif log.exists() and n_requests:
             self.moments["between queries"] += 1
@@ -143,7 +146,7 @@ class Run:
         return [(request, sent) for request, sent in list(self.server.delivered) if self._mine(request)]
 
     def check(self):
-        """Compare the log, the guidance and what the server saw; return the number of answers cut off on their way."""
+        """Compare the log, the guidance and what the server saw; return how old the answers were that kills cut off."""
         queries = read_queries(self.folder / "advice")
         assert [query.index for query in queries] == list(range(N_QUERIES)), "a query was put twice, or not at all"
         written = {}
@@ -163,15 +166,15 @@ class Run:
             for state in request.states:
                 place = of_observation.get(tuple(state["observation"]))
                 assert place is None or request.time <= written[place], "asked again for what was in the log"
-        cut_off = 0
+        cut_off = []
         for request, sent in self._delivered():
             if any(request.time <= kill <= sent for kill in self.kills):
                 continue  # sent to a process that was no more
             end = min((kill for kill in self.kills if kill > sent), default=math.inf)
             places = [of_observation.get(tuple(state["observation"])) for state in request.states]
             if any(place is None or written[place] > end for place in places):
-                assert end - sent < MARGIN, "an answer that was delivered is not in the log"
-                cut_off += 1
+                assert end - sent < self.margin, "an answer that was delivered is not in the log"
+                cut_off.append(end - sent)
 
         n_sent = sum(query.n_sent for query in queries)
         assert len(self._requests()) <= n_sent <= len(self._requests()) + len(self.kills), "requests are not counted"
@@ -185,30 +188,31 @@ class Run:
         return cut_off
 
 
-def kill(n_kills, seed, progress=True):
+def kill(n_kills, seed, margin=MARGIN, progress=True):
     """
     Kill so many times, over as many runs as that takes.
 
-    :return: The numbers of runs, of kills at each moment, of answers, and of those that a kill cut off
+    :return: The numbers of runs, of kills at each moment and of answers, and of each answer that a kill cut off on its
+        way, how many seconds before the kill it was sent
     """
     rng = random.Random(seed)
     context = multiprocessing.get_context("forkserver")
     os.environ["PYTHONPATH"] = str(pathlib.Path(__file__).parent)  # the server of forks is told of it in no other way
     context.set_forkserver_preload(["kill"])
-    moments, n_runs, n_answers, n_cut_off = collections.Counter(), 0, 0, 0
+    moments, n_runs, n_answers, cut_off = collections.Counter(), 0, 0, []
     with (
         tempfile.TemporaryDirectory() as folder,
         VLMServer(answer, always=lambda: Misbehaviour(delay=rng.uniform(0, MAX_THINKING))) as server,
         tqdm(total=n_kills, unit="kill", disable=not progress) as bar,
     ):
         while sum(moments.values()) < n_kills:
-            run = Run(context, pathlib.Path(folder) / str(n_runs), server, rng, bar)
+            run = Run(context, pathlib.Path(folder) / str(n_runs), server, rng, bar, margin)
             run.go(min(10, n_kills - sum(moments.values())))
-            n_cut_off += run.check()
+            cut_off += run.check()
             moments += run.moments
             n_runs += 1
             n_answers += N_QUERIES * N_STATES // STATES_PER_REQUEST
-    return n_runs, moments, n_answers, n_cut_off
+    return n_runs, moments, n_answers, cut_off
 
 
 if __name__ == "__main__":
@@ -217,8 +221,9 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=None)
     arguments = parser.parse_args()
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
-    n_runs, moments, n_answers, n_cut_off = kill(arguments.kills, seed)
+    n_runs, moments, n_answers, cut_off = kill(arguments.kills, seed)
     described = ", ".join(f"{n} {moment}" for moment, n in moments.items())
     print(f"{sum(moments.values())} kills in {n_runs} runs, seed {seed}: {described}.")
     print(f"{n_answers} answers in the logs and in the models, none lost, none asked for twice.")
-    print(f"{n_cut_off} were on their way when a kill came, less than {MARGIN:g} s after the server had sent them.")
+    if cut_off:
+        print(f"{len(cut_off)} were on their way, sent by the server up to {1e3 * max(cut_off):.0f} ms before a kill.")

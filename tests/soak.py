@@ -40,9 +40,8 @@ FAULTS = [
     Misbehaviour(message={"content": None}),
     Misbehaviour(message={"content": "I see."}),
     Misbehaviour(choice={"finish_reason": "length"}, message={"content": '{"advice": [{"sta'}),
-    Misbehaviour(delay=0.5),
+    Misbehaviour(delay=60),
 ]
-DEADLINE = 0.3
 
 
 def serve(seed, connection):
@@ -87,10 +86,13 @@ def _links(folder):
     return [path for path in pathlib.Path(folder).iterdir() if path.is_symlink()]
 
 
-def soak(n_queries, seed):
+def soak(n_queries, seed, deadline=0.3):
     """
     Train with so many queries.
 
+    :param n_queries: Their number
+    :param seed: Of the faults
+    :param deadline: Seconds for a request
     :return: The meter's rows
     """
     os.environ["OPENAI_API_KEY"] = "not-a-key"
@@ -103,7 +105,7 @@ def soak(n_queries, seed):
     server = context.Process(target=serve, args=(seed, its), daemon=True)
     server.start()
     with tempfile.TemporaryDirectory() as folder:
-        advisor = VLMAdvisor("openai/test", "Go.", api_base=mine.recv(), deadline=DEADLINE, max_retries=1)
+        advisor = VLMAdvisor("openai/test", "Go.", api_base=mine.recv(), deadline=deadline, max_retries=1)
         callback = AdvisorCallback(
             advisor,
             n_queries=n_queries,

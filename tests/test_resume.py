@@ -466,14 +466,14 @@ def test_a_signal_ends_the_process_soon_and_with_everything_saved(sent, handler,
 
 def test_random_kills():
     """A few of them; ``python tests/kill.py`` has a hundred."""
-    n_runs, moments, n_answers, _ = kill.kill(4, seed=None, progress=False)
+    n_runs, moments, n_answers, _ = kill.kill(4, seed=None, margin=1.0, progress=False)
     assert sum(moments.values()) == 4
     assert n_answers == 12 * n_runs
 
 
 def test_soak():
     """A short one; ``python tests/soak.py`` has thousands of queries."""
-    rows = soak.soak(300, seed=0)
+    rows = soak.soak(150, seed=0, deadline=1.0)
     grown = soak.growth(rows)
     assert grown[0] < 20, f"{grown[0]} MB more"
     assert grown[1:].max() <= 2, "threads, files or sockets that stay"
