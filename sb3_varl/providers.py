@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import heapq
 import importlib
 import os
 import re
@@ -112,8 +113,12 @@ async def close_clients(litellm: ModuleType) -> None:
         cache = litellm.in_memory_llm_clients_cache
         for key, client in list(cache.cache_dict.items()):
             if key.endswith(suffix):
-                cache.delete_cache(key)
+                # Not delete_cache(), which would keep a note of each for ten minutes, to close it then.
+                del cache.cache_dict[key]
+                cache.ttl_dict.pop(key, None)
                 await client.close()
+        cache.expiration_heap = [entry for entry in cache.expiration_heap if not entry[1].endswith(suffix)]
+        heapq.heapify(cache.expiration_heap)
 
 
 async def complete(litellm: ModuleType, arguments: dict[str, Any], deadline: float) -> Any:
