@@ -61,6 +61,7 @@ class _OpenQuery:
     history: QueryHistory
     is_logged: bool
     n_interruptions: int = 0
+    was_put_off: bool = False
     future: Future[Outcome] | None = None
 
 
@@ -182,7 +183,9 @@ class Consultation:
             in_background(self._consult, first, future=first.future)
         except RuntimeError as error:
             first.future = None
-            logger.warning("Query %d cannot be asked at present: %s", first.query.index + 1, error)
+            if not first.was_put_off:
+                logger.warning("Query %d cannot be asked at present: %s", first.query.index + 1, error)
+            first.was_put_off = True
 
     def _consult(self, asked: _OpenQuery) -> Outcome:
         query, history = asked.query, asked.history
