@@ -13,8 +13,9 @@ from typing import Any
 
 from sb3_varl.redaction import scrub, scrub_records
 
-# Failures that may pass. What litellm cannot place, lost connections above all, it reports as 500.
-RETRIED_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+# Failures that may pass. What litellm cannot place, lost connections above all, it reports as 500; some clients
+# report as 200 what cannot be read, such as a proxy's page.
+RETRIED_STATUSES = frozenset({200, 408, 409, 425, 429, 500, 502, 503, 504, 529})
 
 # Without these, litellm fetches its prices and its Anthropic headers from the network,
 # and loads a .env file from the working directory or its parents.

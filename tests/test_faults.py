@@ -14,7 +14,7 @@ import time
 import pytest
 
 from conftest import KEY, CounterEnv, counts, make_query, make_vlm, page_table, reasons
-from sb3_varl import VARL, AdvisorCallback, Answer, conversation
+from sb3_varl import VARL, AdvisorCallback, Answer, VLMAdvisor, conversation
 from sb3_varl.advice import Failure, Request
 from sb3_varl.history import read_queries
 from vlm_server import Misbehaviour, VLMServer, error
@@ -73,9 +73,11 @@ FAULTS = {
 }
 
 
-def train(fault, log_path):
+def train(fault, log_path, model="openai/test"):
     """
     Ask about six states in three requests, of which the fault befalls all but the first.
+
+    litellm has a client of its own for most providers, and OpenAI's for the ``openai/`` ones.
 
     :return: The model, the callback, the requests as the two servers saw them, and seconds
     """
@@ -84,7 +86,8 @@ def train(fault, log_path):
         if fault is ELSEWHERE:
             server.always = dataclasses.replace(fault, headers={"Location": f"{elsewhere.api_base}/chat/completions"})
         deadline = DEADLINE if fault in SLOW else 60.0
-        advisor = make_vlm(server, states_per_request=2, deadline=deadline, max_retries=RETRIES, max_failures=9)
+        settings = {"states_per_request": 2, "deadline": deadline, "max_retries": RETRIES, "max_failures": 9}
+        advisor = VLMAdvisor(model, "Go.", api_base=server.api_base, **settings)
         if fault is REFUSED:
             advisor.api_base = "http://127.0.0.1:9/v1"
         callback = AdvisorCallback(
@@ -97,10 +100,10 @@ def train(fault, log_path):
             blocking=True,
             log_path=log_path,
         )
-        model = VARL("MlpPolicy", CounterEnv(), learning_starts=5, batch_size=8, policy_kwargs={"net_arch": [8]})
+        varl = VARL("MlpPolicy", CounterEnv(), learning_starts=5, batch_size=8, policy_kwargs={"net_arch": [8]})
         start = time.monotonic()
-        model.learn(40, callback=callback)
-        return model, callback, server.requests, elsewhere.requests, time.monotonic() - start
+        varl.learn(40, callback=callback)
+        return varl, callback, server.requests, elsewhere.requests, time.monotonic() - start
 
 
 def said(log_path):
@@ -123,6 +126,32 @@ def test_fault(name, tmp_path, caplog):
     assert seconds < 20
     assert all(word in text for text in said(tmp_path) for word in words.strip("`").split(" … "))
     assert len({record.getMessage() for record in caplog.records}) == callback.totals["failed_requests"]
+    assert all(request.authorization == "" for request in elsewhere)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "refuses the connection",
+        "resets the connection",
+        "401 Unauthorized",
+        "429 Too Many Requests",
+        "503 Service Unavailable",
+        "sends a byte now and then, for ever",
+        "answers with invalid JSON",
+        "answers with HTML",
+        "answers with an empty body",
+        "answers with null",
+        "redirects to another server",
+    ],
+)
+def test_fault_with_litellm_s_own_client(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOSTED_VLLM_API_KEY", KEY)
+    n_requests, guidance, *_ = page_table("What a server may do")[name]
+    model, callback, requests, elsewhere, _ = train(FAULTS[name], tmp_path, "hosted_vllm/test")
+    assert model.guidance_buffer.size() == int(guidance)
+    assert callback.usage.requests == int(n_requests)
+    assert all(request.authorization == f"Bearer {KEY}" for request in requests)
     assert all(request.authorization == "" for request in elsewhere)
 
 
