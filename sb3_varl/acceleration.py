@@ -44,6 +44,8 @@ def constant_critic(critic: ContinuousCritic, actor_optimizer: th.optim.Optimize
     try:
         yield
     finally:
+        # always_call does not count for Ctrl-C.
+        unfreeze()
         for hook in hooks:
             hook.remove()
 

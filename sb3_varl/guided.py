@@ -17,6 +17,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
@@ -75,7 +76,7 @@ class Guided(OffPolicyAlgorithm):
     critic: Any
     ent_coef_optimizer: th.optim.Adam | None
     guidance_buffer: GuidanceBuffer
-    # Set when learn() breaks off, before callbacks are told.
+    # Of the present learn(): set if it breaks off, before callbacks are told.
     broken_off: threading.Event
 
     def __init__(
@@ -100,7 +101,7 @@ class Guided(OffPolicyAlgorithm):
         # For each AdvisorCallback, in the order in which learn() has them, what it needs to go on with a resumed run:
         # how many queries were answered, what they cost, and where the advice log is.
         self.advice_progress: list[dict[str, Any]] = []
-        # What callbacks want to be done at the end of learn(), and whether it came to its end.
+        # What callbacks want to be done when learn() ends, told whether it came to its end.
         self.after_learning: list[Callable[[bool], None]] = []
         self._check_shaping_arguments()
         super().__init__(*args, **kwargs)
@@ -220,6 +221,10 @@ class Guided(OffPolicyAlgorithm):
         """What the parent's actor maximises besides the entropy, ``(n,)``."""
         return min_q_value(self.critic, observations, actions)
 
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        self.after_learning, self.broken_off = [], threading.Event()
+        return super()._setup_learn(*args, **kwargs)
+
     def learn(
         self: SelfGuided,
         total_timesteps: int,
@@ -229,8 +234,8 @@ class Guided(OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfGuided:
-        self.after_learning, self.broken_off = [], threading.Event()
         gradients = th.is_grad_enabled()
+        trained = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         try:
             super().learn(
                 total_timesteps,
@@ -243,9 +248,12 @@ class Guided(OffPolicyAlgorithm):
             for finish in self.after_learning:
                 finish(True)
         except BaseException:
-            self.broken_off.set()
-            # Ctrl-C in the wrong moment leaves PyTorch without gradients.
+            if self.after_learning:
+                self.broken_off.set()
+            # Ctrl-C in the wrong moment leaves PyTorch, or parameters, without gradients.
             th.set_grad_enabled(gradients)
+            for parameter in trained:
+                parameter.requires_grad_(True)
             for finish in self.after_learning:
                 finish(False)
             raise

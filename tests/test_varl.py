@@ -228,3 +228,25 @@ def test_bad_arguments(kwargs, message):
 def test_discrete_actions_are_refused(env):
     with pytest.raises(AssertionError, match=r"continuous action space .* Discrete.*DQN or PPO"):
         VARL("MlpPolicy", env)
+
+
+@pytest.mark.parametrize("interrupted_call", [1, 2, 3])
+@pytest.mark.parametrize("module", ["critic", "actor"])
+def test_control_c_in_the_middle_of_an_update_freezes_nothing(module, interrupted_call):
+    model, calls = advised().learn(50), []
+
+    def interrupt(*_):
+        calls.append(0)
+        if len(calls) == interrupted_call:
+            raise KeyboardInterrupt
+
+    hook = list(getattr(model, module).modules())[-1].register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(50, reset_num_timesteps=False)
+    hook.remove()
+    assert th.is_grad_enabled()
+    assert all(parameter.requires_grad for parameter in model.critic.parameters())
+    assert not model.critic._forward_pre_hooks
+    assert not model.critic._forward_hooks
+    assert not model.actor.optimizer._optimizer_step_pre_hooks
+    model.learn(5, reset_num_timesteps=False)
