@@ -159,7 +159,7 @@ def learn_with_advice(model: Any, n: int, advised: bool) -> dict[str, float]:
             return frames
 
         env.env_method = timed_render
-        answer = json.dumps({"advice": [{"state": i, "action": [0.1, 0.2, 0.3, 0.4]} for i in range(n_states)]})
+        answer = json.dumps({"advice": [{"state": i, "action": [0.1, 0.2, 0.3, i / 100]} for i in range(n_states)]})
         # Everything is real but the network: the prompt, the pictures, the thread, the log and the parsing.
         advisor = VLMAdvisor(
             "openai/mock",
@@ -182,6 +182,7 @@ def learn_with_advice(model: Any, n: int, advised: bool) -> dict[str, float]:
         env.env_method = render
     folder.cleanup()
     model.guidance_buffer.reset()
+    model.advice_progress.clear()  # or the next turn would have nothing left to ask
     awaited = np.diff(timer.times[80:])
     return {"step": float(awaited.mean()), "frame": float(np.mean(rendering or [np.nan])), "frames": len(rendering)}
 
