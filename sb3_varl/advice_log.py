@@ -37,12 +37,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sb3_varl.advice import (
-    Advice,
-    AdviceQuery,
-    Event,
-    Observation,
-)
+from sb3_varl.advice import Advice, AdviceQuery, Event, Observation
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +63,7 @@ class AdviceLog:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file = self.path / FILE_NAME
         self._unwritten = b""
-        self._torn = self._complained = False
+        self._is_behind = self._torn = self._complained = False
         self._lock = threading.Lock()
         with self._open() as descriptor:
             self._put_torn_line_aside(descriptor)
@@ -177,7 +172,8 @@ class AdviceLog:
 
     def catch_up(self) -> None:
         """Try again to write what the disk has refused, if there is any."""
-        if self._unwritten:
+        # Not asked of what is unwritten, which something always is while another thread writes.
+        if self._is_behind:
             with self._lock:
                 self._write()
 
@@ -195,9 +191,10 @@ class AdviceLog:
                     self._torn = False
                     raise
         except OSError as error:
+            self._is_behind = True
             self._complain(error)
         else:
-            self._unwritten, self._torn = b"", False
+            self._unwritten, self._is_behind, self._torn = b"", False, False
 
     def _complain(self, error: OSError) -> None:
         if not self._complained:

@@ -9,7 +9,7 @@ from typing import Any
 from gymnasium import spaces
 
 from sb3_varl.advice import Briefing
-from sb3_varl.advice_log import FILE_NAME, AdviceLog
+from sb3_varl.advice_log import FILE_NAME, AdviceLog, decode_observation
 from sb3_varl.history import LoggedQuery
 
 
@@ -83,7 +83,7 @@ def check_environment(query: LoggedQuery, briefing: Briefing) -> None:
     given = {
         "task": query.task,
         "action bounds": (query.action_low.tolist(), query.action_high.tolist()),
-        "observation": _shapes(query.observations[0]),
+        "observation": _shapes(decode_observation(query.encoded_observations[0], query.dtype)),
     }
     for name, value in expected.items():
         if given[name] != value:

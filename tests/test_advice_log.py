@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import stat
 import tempfile
+import threading
 
 import numpy as np
 import pytest
@@ -275,3 +276,24 @@ def test_lines_of_something_else(line, tmp_path):
     (tmp_path / "advice.jsonl").write_text(line + "\n" + line)
     with contextlib.suppress(ValueError):
         assert read_queries(tmp_path) == []
+
+
+def test_training_does_not_wait_while_another_thread_writes(tmp_path, monkeypatch):
+    log, syncing, go_on = AdviceLog(tmp_path), threading.Event(), threading.Event()
+
+    def slow(descriptor):
+        syncing.set()
+        assert go_on.wait(20)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    writer = threading.Thread(target=log.write_event, args=(query(), Request(0, (0,))))
+    writer.start()
+    assert syncing.wait(20)
+    training = threading.Thread(target=log.catch_up)
+    training.start()
+    training.join(5)
+    waited = training.is_alive()
+    go_on.set()
+    writer.join()
+    training.join()
+    assert not waited
