@@ -1,6 +1,7 @@
 """Guidance survives every way that Stable-Baselines3 keeps a run."""
 
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -192,3 +193,20 @@ def test_checkpoints_with_everything(tmp_path):
     assert resumed.replay_buffer.size() == 39, "callbacks come before the step's transition is stored"
     resumed.learn(20, reset_num_timesteps=False)
     assert resumed.logger.name_to_value["varl/shaping_active"] == 1
+
+
+@pytest.mark.parametrize("what", ["save", "save_replay_buffer", "save_guidance_buffer"])
+def test_a_crash_while_saving_leaves_the_older_file(what, tmp_path, monkeypatch):
+    model = advised().learn(10)
+    getattr(model, what)(tmp_path / "it")
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+
+    def crash(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(model.learn(10, reset_num_timesteps=False), what)(tmp_path / "it")
+    assert path.read_bytes() == before
+    assert {other.name for other in tmp_path.iterdir()} == {path.name, f"{path.name}.part"}
