@@ -209,13 +209,22 @@ class Guided(OffPolicyAlgorithm):
         """
         Write the logs.
 
-        Adds, while the guidance counts, what the policy makes of its latest 256 rows: ``varl/gate_open``, the share of
-        them whose gate is open, ``varl/shaping_loss`` without its coefficient, and ``varl/entropy``, in nats.
+        Adds what :meth:`guidance_summary` says, under ``varl/``, while the guidance counts.
         """
         if self.shaping_active:
-            for name, value in self._shaping_term().summary().items():
+            for name, value in self.guidance_summary().items():
                 self.logger.record(f"varl/{name}", value)
         super().dump_logs()
+
+    def guidance_summary(self) -> dict[str, float]:
+        """
+        Compare the latest 256 rows of guidance with the policy as it is.
+
+        :return: ``gate_open``, the share of them whose gate is open; ``shaping_loss`` without its coefficient;
+            ``q_advised`` and ``q_greedy``, what the critic thinks of the advice and of the policy's greedy actions;
+            ``entropy`` of the policy, in nats. Empty without guidance.
+        """
+        return self._shaping_term().summary() if self.guidance_buffer.size() > 0 else {}
 
     def _q_value(self, observations: th.Tensor | TensorDict, actions: th.Tensor) -> th.Tensor:
         """What the parent's actor maximises besides the entropy, ``(n,)``."""
@@ -345,9 +354,12 @@ class _ShapingTerm:
             mean, std = _gaussian(self.model.actor, batch.observations)
             comparison = self._compare(batch, mean, std)
             is_open = self.gate(comparison, self.threshold)
+            q_advised, q_greedy = comparison.q_value(comparison.advice), comparison.q_value(mean.tanh())
         return {
             "gate_open": is_open.float().mean().item(),
             "shaping_loss": shaping_loss(comparison, is_open).item(),
+            "q_advised": q_advised.mean().item(),
+            "q_greedy": q_greedy.mean().item(),
             "entropy": entropy(mean, std).mean().item(),
         }
 

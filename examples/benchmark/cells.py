@@ -1,0 +1,174 @@
+"""What the grid is made of: methods, tasks and seeds, and the settings of each run."""
+
+import copy
+import dataclasses
+import json
+import math
+from typing import Any
+
+Settings = dict[str, Any]
+
+# An action holds for 3 of the simulator's steps, so these are 102 000 and 60 000 of them.
+FRAME_SKIP = 3
+FULL_STEPS, SHORT_STEPS = 34_000, 20_000
+# None of them was looked at while settings were chosen.
+SEEDS = (100, 101, 102)
+
+TASKS = (
+    "reach-v3",
+    "drawer-close-v3",
+    "button-press-topdown-v3",
+    "window-open-v3",
+    "door-open-v3",
+    "drawer-open-v3",
+    "push-v3",
+)
+ABLATION_TASKS = ("button-press-topdown-v3", "window-open-v3", "drawer-open-v3")
+
+# What all methods share. "advice" and "advisor" are the arguments of AdvisorCallback and ScriptedAdvisor.
+BASE: Settings = {
+    "steps": SHORT_STEPS,
+    "eval_freq": 2000,
+    "env": {"frame_skip": FRAME_SKIP, "max_episode_steps": 150 // FRAME_SKIP},
+    "normalize": True,
+    "model": {
+        "policy": "LayerNormMlpPolicy",
+        "learning_rate": 1e-3,
+        "batch_size": 128,
+        "learning_starts": 300,
+        "tau": 0.01,
+        "gamma": 0.97,
+        "train_freq": 8,
+        "gradient_steps": 4,
+        "n_steps": 5,
+        "ent_coef": 0.005,
+        "use_sde": True,
+        "policy_kwargs": {"log_std_init": -2.5},
+        "shaping_coef": 20.0,
+        "shaping_steps": 10_000,
+        "gate": "distance",
+    },
+    "advice": {"n_queries": 3, "first_query": 300, "query_freq": 2000, "states_per_query": 64, "window": 500},
+    "advisor": {"noise": 0.2, "resolution": 0.25, "error_rate": 0.05},
+}
+
+# What each method changes; None leaves a part out.
+NO_ADVICE: Settings = {"advice": None, "advisor": None}
+METHODS: dict[str, Settings] = {
+    "SAC": {**NO_ADVICE, "steps": FULL_STEPS},
+    "VARL": {"steps": FULL_STEPS},
+    # Advice of other qualities
+    "VARL, clean advice": {"advisor": {"noise": 0.0, "resolution": 0.0, "error_rate": 0.0}},
+    "VARL, bad advice": {"advisor": {"noise": 0.4, "resolution": 0.5, "error_rate": 0.6}},
+    # What one would try instead
+    "SAC, scored states": {**NO_ADVICE, "scores": {"n_queries": 5000, "weight": 1.0, "noise": 0.1, "error_rate": 0.05}},
+    "SAC, advice in replay": {"model": {"shaping_coef": 0.0}, "advice_in_replay": True},
+    "SAC, advice cloned": {"model": {"shaping_coef": 0.0}, "cloning": {"n_updates": 2000}},
+    # Gates
+    "gate always": {"model": {"gate": "always"}},
+    "gate likelihood": {"model": {"gate": "likelihood"}},
+    "gate q_filter": {"model": {"gate": "q_filter"}},
+    # The paper's ablations; steps are actions, so 10 000 are 30 000 of the simulator's
+    "coef 10": {"model": {"shaping_coef": 10.0}},
+    "coef 50": {"model": {"shaping_coef": 50.0}},
+    "coef 100": {"model": {"shaping_coef": 100.0}},
+    "cutoff 20k": {"model": {"shaping_steps": 6667}},
+    "cutoff 40k": {"model": {"shaping_steps": 13_333}},
+    "1 query": {"advice": {"n_queries": 1}},
+    "10 queries": {"advice": {"n_queries": 10, "query_freq": 600}},
+    # Beyond it
+    "32 states": {"advice": {"states_per_query": 32}},
+    "128 states": {"advice": {"states_per_query": 128}},
+    "256 states": {"advice": {"states_per_query": 256}},
+    "coef falling": {"model": {"shaping_coef": "falling_20"}},
+    "cutoff at success": {"cutoff_at_success": 0.5},
+    "raw observations": {"normalize": False},
+}
+
+# A figure or table each: which methods it compares, on which tasks.
+EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "main": (("SAC", "VARL"), TASKS),
+    "rivals": (("SAC", "VARL", "SAC, scored states", "SAC, advice in replay", "SAC, advice cloned"), ABLATION_TASKS),
+    "quality": (("VARL, clean advice", "VARL", "VARL, bad advice"), ABLATION_TASKS),
+    "gate": (("VARL", "gate likelihood", "gate q_filter", "gate always"), ABLATION_TASKS),
+    "coefficient": (("coef 10", "VARL", "coef 50", "coef 100", "coef falling"), ABLATION_TASKS),
+    "cutoff": (("cutoff 20k", "VARL", "cutoff 40k", "cutoff at success"), ABLATION_TASKS),
+    "queries": (("1 query", "VARL", "10 queries"), ABLATION_TASKS),
+    "states": (("32 states", "VARL", "128 states", "256 states"), ABLATION_TASKS),
+    "observations": (("VARL", "raw observations"), ABLATION_TASKS),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """
+    One run.
+
+    :param method: One of ``METHODS``
+    :param task: A task of Meta-World
+    :param seed: Seed of everything
+    :param settings: All there is to know besides
+    """
+
+    method: str
+    task: str
+    seed: int
+    settings: Settings = dataclasses.field(hash=False)
+
+    @property
+    def name(self) -> str:
+        """What the run is called in the results, in progress bars and on the command line."""
+        return f"{self.method}/{self.task}/{self.seed}"
+
+    @property
+    def configuration(self) -> str:
+        """The settings as they stand in the results."""
+        return json.dumps(self.settings, sort_keys=True)
+
+
+def make_cell(method: str, task: str, seed: int, steps: int | None = None) -> Cell:
+    """
+    Settle a run.
+
+    :param method: One of ``METHODS``
+    :param task: A task of Meta-World
+    :param seed: Seed of everything
+    :param steps: Environment steps, for a run of another length
+    :return: The run
+    """
+    settings = _merge(BASE, METHODS[method])
+    if steps is not None:
+        settings.update(steps=steps, eval_freq=max(1, steps // 5))
+    return Cell(method, task, seed, settings)
+
+
+def make_grid(experiments: list[str], seeds: tuple[int, ...], steps: int | None = None) -> list[Cell]:
+    """
+    List the runs of some experiments, each once, seed by seed, so that a grid that was stopped is complete in some.
+
+    :param experiments: Names among ``EXPERIMENTS``
+    :param seeds: Seeds of each method and task
+    :param steps: Environment steps, for runs of another length
+    :return: The runs
+    """
+    cells = [
+        make_cell(method, task, seed, steps)
+        for experiment in experiments
+        for seed in seeds
+        for task in EXPERIMENTS[experiment][1]
+        for method in EXPERIMENTS[experiment][0]
+    ]
+    return list({cell.name: cell for cell in cells}.values())
+
+
+def actions_between_scores(settings: Settings) -> int:
+    """How many actions share a score, if a scorer is asked as often in a run as the settings say."""
+    return math.ceil(settings["steps"] / settings["scores"]["n_queries"])
+
+
+def _merge(base: Settings, changes: Settings) -> Settings:
+    merged = copy.deepcopy(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else copy.deepcopy(value)
+    return merged

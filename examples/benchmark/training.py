@@ -1,0 +1,257 @@
+"""One run of the grid: from its settings to rows of results."""
+
+import copy
+import importlib.metadata
+import json
+import pathlib
+import platform
+import shutil
+import subprocess
+import time
+import traceback
+import uuid
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from cells import Cell, Settings, actions_between_scores
+from results import EVALUATION_COLUMNS, FINISHED, Row
+from rivals import AdviceInReplay, Branching, Cloning, CutoffAtSuccess, SimulatedScorer
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+import sb3_varl.metaworld
+from sb3_varl import VARL, AdvisorCallback
+from sb3_varl.shaping import entropy
+
+N_EVAL_EPISODES = 20
+# A run's success is the mean of that many evaluations, its last ones.
+N_LAST = 3
+PROGRESS_FILE = "steps"
+# States that the policy's entropy is averaged over.
+N_RECENT_STATES = 256
+EVAL_SEED = 10_000
+
+
+def run(cell: Cell, folder: pathlib.Path) -> tuple[Row, list[Row]]:
+    """
+    Train a model, evaluate it along the way, and say what came of it, whatever that is.
+
+    :param cell: The run
+    :param folder: For the run's own files; what an earlier attempt left there is deleted
+    :return: Its row, and one for each evaluation
+    """
+    th.set_num_threads(1)  # more hardly help networks this small, and there is a run for each core
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    start = time.time()
+    identity = {"id": uuid.uuid4().hex[:12], "method": cell.method, "task": cell.task, "seed": cell.seed}
+    recorder = Recorder(identity, folder)
+    status = FINISHED
+    try:
+        train(cell, folder, recorder)
+    except Exception as error:
+        traceback.print_exc()
+        status = f"failed: {type(error).__name__}: {error}"
+    last = recorder.rows[-N_LAST:]
+    summary = {
+        **identity,
+        "status": status,
+        "steps": cell.settings["steps"],
+        "success": round(np.mean([float(row["success"]) for row in last]), 4) if last else "",
+        **{name: last[-1][name] if last else "" for name in ("queries", "requests", "states")},
+        "seconds": round(time.time() - start),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
+        "configuration": cell.configuration,
+        "versions": json.dumps(versions()),
+    }
+    return summary, recorder.rows
+
+
+def steps_done(folder: pathlib.Path) -> int:
+    """How far a run is that is under way."""
+    try:
+        return int((folder / PROGRESS_FILE).read_text())
+    except (OSError, ValueError):  # not there yet, or being written
+        return 0
+
+
+def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
+    """
+    Train a model.
+
+    :param cell: The run
+    :param folder: For the evaluations and the advice log
+    :param recorder: Is told of each evaluation
+    :return: The model
+    """
+    settings = cell.settings
+    scores, advice = settings.get("scores"), settings["advice"]
+
+    env: gym.Env = make_env(cell)
+    scorer = None
+    if scores is not None:
+        every = actions_between_scores(settings)
+        quality = {name: value for name, value in scores.items() if name != "n_queries"}
+        env = scorer = SimulatedScorer(env, every=every, seed=cell.seed, **quality)
+    branching = None
+    if settings.get("advice_in_replay"):
+        env = branching = Branching(env, n_remembered=2 * advice["window"])
+    evaluation_env = vectorised(make_env(cell, EVAL_SEED), settings, training=False)
+    evaluation = EvalCallback(
+        evaluation_env,
+        callback_after_eval=recorder,
+        eval_freq=settings["eval_freq"],
+        n_eval_episodes=N_EVAL_EPISODES,
+        log_path=str(folder),
+        verbose=0,
+    )
+    callbacks: list[BaseCallback] = [evaluation]
+    if advice is not None:
+        advisor = sb3_varl.metaworld.ScriptedAdvisor(cell.task, seed=cell.seed, **settings["advisor"])
+        recorder.advice = AdvisorCallback(advisor, frames=False, blocking=True, log_path=folder / "advice", **advice)
+        callbacks.append(recorder.advice)
+    if branching is not None:
+        callbacks.append(AdviceInReplay(branching))
+    if "cloning" in settings:
+        callbacks.append(Cloning(**settings["cloning"]))
+    if "cutoff_at_success" in settings:
+        callbacks.append(CutoffAtSuccess(settings["cutoff_at_success"]))
+
+    recorder.scorer = scorer
+    model = make_model(vectorised(env, settings), cell)
+    model.set_logger(Logger(None, [recorder.log]))
+    model.learn(settings["steps"], callback=callbacks)
+    evaluation_env.close()
+    model.get_env().close()  # type: ignore[union-attr]
+    return model
+
+
+def make_env(cell: Cell, seed_offset: int = 0) -> gym.Env:
+    """Make the environment of a run, or the one that it is evaluated in."""
+    env = gym.make(f"SparseMetaWorld/{cell.task}", **cell.settings["env"])
+    env.reset(seed=cell.seed + seed_offset)
+    env.action_space.seed(cell.seed + seed_offset)
+    return env
+
+
+def vectorised(env: gym.Env, settings: Settings, training: bool = True) -> VecEnv:
+    """Wrap an environment as SB3 would, and normalise its observations if that is among the settings."""
+    vec_env = DummyVecEnv([lambda: Monitor(env)])
+    return VecNormalize(vec_env, training=training, norm_reward=False) if settings["normalize"] else vec_env
+
+
+def make_model(env: VecEnv, cell: Cell) -> VARL:
+    """Make the model. Unadvised it is SAC."""
+    arguments = copy.deepcopy(cell.settings["model"])  # SB3 adds to policy_kwargs
+    if isinstance(arguments["shaping_coef"], str):
+        start = float(arguments["shaping_coef"].removeprefix("falling_"))
+        share = arguments["shaping_steps"] / cell.settings["steps"]
+        arguments["shaping_coef"] = FallingCoefficient(start, share)
+    return VARL(env=env, seed=cell.seed, fast=True, **arguments)
+
+
+class FallingCoefficient:
+    """
+    A coefficient that falls linearly, to 0 at the cutoff.
+
+    :param start: Its first value
+    :param share: The cutoff, as a share of the run
+    """
+
+    def __init__(self, start: float, share: float) -> None:
+        self.start = start
+        self.share = share
+
+    def __call__(self, progress_remaining: float) -> float:
+        return self.start * max(0.0, 1 - (1 - progress_remaining) / self.share)
+
+
+class LatestValues(KVWriter):
+    """What SB3's logger said last."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        self.values.update(key_values)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Recorder(BaseCallback):
+    """
+    Writes down each evaluation. It goes into an ``EvalCallback`` as its ``callback_after_eval``.
+
+    :param identity: Columns that are the same in all rows
+    :param folder: The run's own
+    """
+
+    model: VARL
+
+    def __init__(self, identity: Row, folder: pathlib.Path) -> None:
+        super().__init__()
+        self.identity = identity
+        self.folder = folder
+        self.advice: AdvisorCallback | None = None
+        self.scorer: SimulatedScorer | None = None
+        self.log = LatestValues()
+        self.rows: list[Row] = []
+        self._start = time.time()
+
+    def _on_step(self) -> bool:
+        evaluation = self.parent
+        assert isinstance(evaluation, EvalCallback)
+        logged = self.log.values
+        queries = self.scorer.n_queries if self.scorer else self.advice.totals["queries"] if self.advice else 0
+        row = {
+            "step": self.num_timesteps,
+            "success": np.mean(evaluation.evaluations_successes[-1]),
+            "return": np.mean(evaluation.evaluations_results[-1]),
+            "training_success": np.mean(self.model.ep_success_buffer or [0.0]),  # type: ignore[arg-type]
+            "successes_in_replay": self._successes_in_replay(),
+            "queries": queries,
+            "requests": self.advice.usage.requests if self.advice else queries,
+            "states": self.advice.totals["accepted"] if self.advice else queries,
+            **self.model.guidance_summary(),
+            "entropy": self._entropy(),
+            "ent_coef": logged.get("train/ent_coef"),
+            "critic_loss": logged.get("train/critic_loss"),
+            "seconds": round(time.time() - self._start),
+        }
+        rounded = {name: "" if value is None else format(float(value), ".6g") for name, value in row.items()}
+        self.rows.append({**dict.fromkeys(EVALUATION_COLUMNS, ""), **self.identity, **rounded})
+        (self.folder / PROGRESS_FILE).write_text(str(self.num_timesteps))
+        return True
+
+    def _successes_in_replay(self) -> int:
+        buffer = self.model.replay_buffer
+        assert buffer is not None
+        highest_without = self.scorer.weight if self.scorer else 0.0
+        return int((buffer.rewards[: buffer.size()] > highest_without).sum())
+
+    def _entropy(self) -> float:
+        """The policy's, in nats, in the states that it visited last."""
+        buffer, actor = self.model.replay_buffer, self.model.actor
+        assert buffer is not None
+        latest = (buffer.pos - 1 - np.arange(min(N_RECENT_STATES, buffer.size()))) % buffer.buffer_size
+        observations = buffer.to_torch(
+            buffer._normalize_obs(buffer.observations[latest, 0], self.model.get_vec_normalize_env())
+        )  # type: ignore[arg-type]
+        with th.no_grad():
+            mean, log_std, latent = actor.get_action_dist_params(observations)
+            distribution = actor.action_dist.proba_distribution(mean, log_std, **latent)
+            return entropy(mean, distribution.distribution.stddev).mean().item()
+
+
+def versions() -> dict[str, str]:
+    """What the run was made with."""
+    packages = ("sb3_varl", "stable_baselines3", "torch", "metaworld", "mujoco", "gymnasium", "numpy")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, check=False)
+    return {**found, "commit": commit.stdout.strip(), "python": platform.python_version()}
