@@ -61,7 +61,7 @@ def run(cell: Cell, folder: pathlib.Path) -> tuple[Row, list[Row]]:
         **identity,
         "status": status,
         "steps": cell.settings["steps"],
-        "success": round(np.mean([float(row["success"]) for row in last]), 4) if last else "",
+        "success": round(float(np.mean([float(row["success"]) for row in last])), 4) if last else "",
         **{name: last[-1][name] if last else "" for name in ("queries", "requests", "states")},
         "seconds": round(time.time() - start),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
