@@ -19,12 +19,13 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
-from cells import EXPERIMENTS, SEEDS, Cell, make_cell, make_grid
-from results import FINISHED, Results
 from tqdm import tqdm
+
+from cells import EXPERIMENTS, METHODS, SEEDS, TASKS, Cell, make_cell, make_grid
+from results import FINISHED, Results
 from training import run, steps_done
 
 HERE = pathlib.Path(__file__).parent
@@ -36,6 +37,8 @@ TOLERANCE = 1e-3
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="*", metavar="experiment", help=f"{', '.join(EXPERIMENTS)}, or all")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", help="only these of them")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, metavar="TASK", help="only these of them")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--steps", type=int, help="actions per run, for a quick look; use another --results for it")
     parser.add_argument("--results", type=pathlib.Path, default=HERE / "results", help="folder of the CSV files")
@@ -82,7 +85,7 @@ def missing_cells(cells: list[Cell], results: Results) -> list[Cell]:
     return missing
 
 
-def on_this_machine(cells: list[Cell], args: argparse.Namespace) -> Iterator[Any]:
+def on_this_machine(cells: list[Cell], args: argparse.Namespace) -> Generator[Any]:
     """Do the runs in processes of their own."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.jobs, context, max_tasks_per_child=1) as pool:
@@ -97,7 +100,7 @@ def on_this_machine(cells: list[Cell], args: argparse.Namespace) -> Iterator[Any
             raise
 
 
-def on_ray(cells: list[Cell], args: argparse.Namespace) -> Iterator[Any]:
+def on_ray(cells: list[Cell], args: argparse.Namespace) -> Generator[Any]:
     """Do the runs on a Ray cluster, one on each of its cores."""
     import ray
 
@@ -186,7 +189,11 @@ def main() -> None:
     if args.check is not None:
         check(args.check, results, args)
         return
-    cells = make_grid(args.experiments, tuple(args.seeds), args.steps)
+    cells = [
+        cell
+        for cell in make_grid(args.experiments, tuple(args.seeds), args.steps)
+        if cell.method in (args.methods or METHODS) and cell.task in (args.tasks or TASKS)
+    ]
     missing = missing_cells(cells, results)
     if args.list:
         finished = results.finished()

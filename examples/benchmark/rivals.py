@@ -80,7 +80,7 @@ class Branching(gym.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, *rest = super().step(action)
         self._remembered.append((observation.tobytes(), self._capture()))
-        return observation, *rest  # type: ignore[return-value]
+        return observation, *rest
 
     def what_if(self, observation: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, float]:
         """

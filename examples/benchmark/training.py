@@ -15,15 +15,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
-from cells import Cell, Settings, actions_between_scores
-from results import EVALUATION_COLUMNS, FINISHED, Row
-from rivals import AdviceInReplay, Branching, Cloning, CutoffAtSuccess, SimulatedScorer
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import sb3_varl.metaworld
+from cells import Cell, Settings, actions_between_scores
+from results import EVALUATION_COLUMNS, FINISHED, Row
+from rivals import AdviceInReplay, Branching, Cloning, CutoffAtSuccess, SimulatedScorer
 from sb3_varl import VARL, AdvisorCallback
 from sb3_varl.shaping import entropy
 
@@ -212,7 +212,7 @@ class Recorder(BaseCallback):
             "step": self.num_timesteps,
             "success": np.mean(evaluation.evaluations_successes[-1]),
             "return": np.mean(evaluation.evaluations_results[-1]),
-            "training_success": np.mean(self.model.ep_success_buffer or [0.0]),  # type: ignore[arg-type]
+            "training_success": np.mean(self.model.ep_success_buffer or [0.0]),
             "successes_in_replay": self._successes_in_replay(),
             "queries": queries,
             "requests": self.advice.usage.requests if self.advice else queries,
@@ -239,9 +239,9 @@ class Recorder(BaseCallback):
         buffer, actor = self.model.replay_buffer, self.model.actor
         assert buffer is not None
         latest = (buffer.pos - 1 - np.arange(min(N_RECENT_STATES, buffer.size()))) % buffer.buffer_size
-        observations = buffer.to_torch(
-            buffer._normalize_obs(buffer.observations[latest, 0], self.model.get_vec_normalize_env())
-        )  # type: ignore[arg-type]
+        visited = buffer.observations[latest, 0]
+        normalize = self.model.get_vec_normalize_env()
+        observations, _ = self.model.policy.obs_to_tensor(normalize.normalize_obs(visited) if normalize else visited)
         with th.no_grad():
             mean, log_std, latent = actor.get_action_dist_params(observations)
             distribution = actor.action_dist.proba_distribution(mean, log_std, **latent)

@@ -1,0 +1,315 @@
+"""
+Draws and tabulates what ``grid.py`` has run so far.
+
+    python examples/benchmark/figures.py
+
+Writes, next to the results, ``main.png``, ``rivals.png``, ``ablations.png``, ``health.png`` and ``tables.md``.
+Intervals are of 95%, from a bootstrap over seeds that is stratified by task, by rliable
+(https://arxiv.org/abs/2108.13264).
+"""
+
+import argparse
+import pathlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from rliable import library, metrics
+
+from cells import ABLATION_TASKS, BASE, EXPERIMENTS, FRAME_SKIP, FULL_STEPS, SHORT_STEPS, TASKS
+from results import FINISHED, Results
+
+N_RESAMPLES = 2000
+# A score is the mean of that many evaluations.
+N_LAST = 3
+# Colours that a colour-blind reader can tell apart (Okabe and Ito).
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#595959"
+DASH = "\N{EN DASH}"
+
+Interval = tuple[float, float, float]
+Statistic = Callable[[np.ndarray], float]
+
+
+class Evaluations:
+    """
+    The evaluations of all runs that came to their end, each cell's latest.
+
+    :param results: Where they are
+    """
+
+    def __init__(self, results: Results) -> None:
+        runs = pd.read_csv(results.runs_path, dtype={"id": str})
+        self.n_failed = int((runs["status"] != FINISHED).sum())
+        runs = runs[runs["status"] == FINISHED].drop_duplicates(["method", "task", "seed"], keep="last")
+        self.runs = runs
+        rows = pd.read_csv(results.evaluations_path, dtype={"id": str})
+        self.rows = rows[rows["id"].isin(runs["id"])].assign(simulator_steps=lambda r: FRAME_SKIP * r["step"])
+
+    def seeds(self, method: str, tasks: Sequence[str]) -> list[int]:
+        """
+        List the seeds that a method was run with on all of some tasks.
+
+        :param method: The method
+        :param tasks: The tasks
+        :return: The seeds
+        """
+        runs = self.runs[self.runs["method"] == method]
+        found = [set(runs[runs["task"] == task]["seed"]) for task in tasks]
+        return sorted(set.intersection(*found))
+
+    def table(self, method: str, tasks: Sequence[str], column: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Collect a column of the evaluations up to some step.
+
+        :param method: The method
+        :param tasks: The tasks
+        :param column: Name of the column
+        :param steps: Last step
+        :return: Steps of the evaluations, in the simulator's, and the values, ``(seeds, tasks, evaluations)``
+        """
+        rows = self.rows[(self.rows["method"] == method) & (self.rows["step"] <= steps)]
+        seeds = self.seeds(method, tasks)
+        values = [
+            [
+                rows[(rows["task"] == task) & (rows["seed"] == seed)].sort_values("step")[column].to_numpy()
+                for task in tasks
+            ]
+            for seed in seeds
+        ]
+        at = np.sort(rows["simulator_steps"].unique())
+        return at, np.array(values, dtype=float).reshape(len(seeds), len(tasks), len(at))
+
+    def scores(self, method: str, tasks: Sequence[str], steps: int) -> np.ndarray:
+        """
+        Success at the end.
+
+        :param method: The method
+        :param tasks: The tasks
+        :param steps: Where the end is
+        :return: Mean of the last evaluations, ``(seeds, tasks)``
+        """
+        return self.table(method, tasks, "success", steps)[1][..., -N_LAST:].mean(axis=-1)
+
+
+def intervals(values: np.ndarray, statistic: Statistic) -> list[Interval]:
+    """
+    Estimate a statistic with its uncertainty.
+
+    :param values: ``(seeds, tasks, points)``
+    :param statistic: Of a matrix ``(seeds, tasks)``
+    :return: For each point the estimate, and the ends of its interval
+    """
+    n_points = values.shape[-1]
+
+    def of_all(sample: np.ndarray) -> np.ndarray:
+        return np.array([statistic(sample[..., point]) for point in range(n_points)])
+
+    with warnings.catch_warnings():
+        # The name by which rliable hands the generator on is one that arch is about to drop.
+        warnings.filterwarnings("ignore", message="random_state is deprecated", category=FutureWarning)
+        estimate, interval = library.get_interval_estimates(
+            {"": values}, of_all, reps=N_RESAMPLES, random_state=np.random.RandomState(0)
+        )
+    return list(zip(estimate[""], *interval[""], strict=True))
+
+
+def draw_curve(
+    axes: Any, evaluations: Evaluations, method: str, tasks: Sequence[str], steps: int, color: str, **kwargs: Any
+) -> None:
+    """Draw a learning curve with its interval."""
+    at, values = evaluations.table(method, tasks, "success", steps)
+    if not len(values):
+        return
+    middle, low, high = np.array(intervals(100 * values, metrics.aggregate_mean)).T
+    axes.plot(at / 1000, middle, color=color, label=kwargs.pop("label", method), **kwargs)
+    axes.fill_between(at / 1000, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def finish(axes: Any, steps: int, title: str, cutoff: int | None = BASE["model"]["shaping_steps"]) -> None:
+    """Say what an axis shows."""
+    if cutoff is not None:
+        axes.axvline(FRAME_SKIP * cutoff / 1000, color=GREY, linestyle="--", linewidth=1)
+    axes.set(title=title, xlim=(0, FRAME_SKIP * steps / 1000), ylim=(-3, 103))
+
+
+def draw_tasks(
+    evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str], steps: int, path: pathlib.Path
+) -> None:
+    """A panel for each task, and one for all of them."""
+    n_columns = min(4, len(tasks) + 1)
+    n_rows = -(-(len(tasks) + 1) // n_columns)
+    figure, axes = plt.subplots(
+        n_rows,
+        n_columns,
+        figsize=(3 * n_columns, 2.5 * n_rows + 0.7),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat[len(tasks) + 1 :]:
+        axis.axis("off")
+    for axis, panel in zip(axes.flat, [*[(task,) for task in tasks], tasks], strict=False):
+        for method, color in zip(methods, COLORS, strict=False):
+            draw_curve(axis, evaluations, method, panel, steps, color)
+        finish(axis, steps, panel[0] if len(panel) == 1 else f"mean of the {len(tasks)} tasks")
+    figure.supxlabel("steps of the simulator (thousands)")
+    figure.supylabel("success (%)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    handles.append(plt.Line2D([], [], color=GREY, linestyle="--", linewidth=1))
+    labels.append("cutoff of the advice (simulated)")
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_ablations(evaluations: Evaluations, path: pathlib.Path) -> None:
+    """A panel for each ablation: the mean over its tasks."""
+    experiments = [name for name in EXPERIMENTS if name not in ("main", "rivals")]
+    n_columns = 3
+    n_rows = -(-len(experiments) // n_columns)
+    figure, axes = plt.subplots(
+        n_rows,
+        n_columns,
+        figsize=(3.8 * n_columns, 2.9 * n_rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat[len(experiments) :]:
+        axis.axis("off")
+    for axis, experiment in zip(axes.flat, experiments, strict=False):
+        methods, tasks = EXPERIMENTS[experiment]
+        for method, color in zip(methods, COLORS, strict=False):
+            draw_curve(axis, evaluations, method, tasks, SHORT_STEPS, color, label=describe(method, experiment))
+        finish(axis, SHORT_STEPS, experiment, None if experiment == "cutoff" else BASE["model"]["shaping_steps"])
+        axis.legend(fontsize=8)
+    figure.supxlabel("steps of the simulator (thousands)")
+    figure.supylabel(f"success, mean of {', '.join(ABLATION_TASKS)} (%)")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_health(evaluations: Evaluations, path: pathlib.Path) -> None:
+    """What to watch in a run: gates, entropy, the critic's opinion of the advice, and its loss."""
+    panels = (
+        ("gate_open", "share of open gates"),
+        ("entropy", "entropy (nats)"),
+        ("q_advised", "Q of advised minus greedy actions"),
+        ("critic_loss", "critic loss"),
+    )
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6.5), sharex=True, layout="constrained")
+    for axis, (column, title) in zip(axes.flat, panels, strict=True):
+        for task, color in zip(TASKS, COLORS, strict=True):
+            at, values = evaluations.table("VARL", (task,), column, FULL_STEPS)
+            if not len(values):
+                continue
+            if column == "q_advised":
+                values = values - evaluations.table("VARL", (task,), "q_greedy", FULL_STEPS)[1]
+            axis.plot(at / 1000, values.mean(axis=(0, 1)), color=color, label=task)
+            if column == "entropy":
+                at, values = evaluations.table("SAC", (task,), column, FULL_STEPS)
+                axis.plot(at / 1000, values.mean(axis=(0, 1)), color=color, linestyle=":", linewidth=1)
+        axis.axvline(FRAME_SKIP * BASE["model"]["shaping_steps"] / 1000, color=GREY, linestyle="--", linewidth=1)
+        axis.set_title(title)
+    axes[1, 1].set_yscale("log")
+    figure.supxlabel("steps of the simulator (thousands)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    handles.append(plt.Line2D([], [], color=GREY, linestyle=":"))
+    labels.append("SAC")
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def describe(method: str, experiment: str) -> str:
+    """The name of a method among the others of an ablation."""
+    if method != "VARL":
+        return method
+    model, advice = BASE["model"], BASE["advice"]
+    return "VARL: " + {
+        "quality": "realistic advice",
+        "gate": f"gate {model['gate']}",
+        "coefficient": f"coef {model['shaping_coef']:g}",
+        "cutoff": f"cutoff {FRAME_SKIP * model['shaping_steps'] / 1000:g}k",
+        "queries": f"{advice['n_queries']} queries",
+        "states": f"{advice['states_per_query']} states",
+        "observations": "normalised observations",
+    }.get(experiment, "")
+
+
+def percent(interval: Interval) -> str:
+    """A value and a range."""
+    middle, low, high = (f"{100 * value:.0f}" for value in interval)
+    return f"{middle}% ({low}{DASH}{high})"
+
+
+def tabulate(
+    evaluations: Evaluations,
+    methods: Sequence[str],
+    tasks: Sequence[str],
+    steps: int,
+    names: Sequence[str] | None = None,
+) -> list[str]:
+    """
+    A table with a row for each method and a column for each task.
+
+    :param evaluations: All there are
+    :param methods: The methods
+    :param tasks: The tasks
+    :param steps: Where the runs are judged
+    :param names: What the methods are called here
+    :return: Lines of Markdown
+    """
+    lines = [
+        "| | " + " | ".join(task.removesuffix("-v3") for task in tasks) + " | mean | interquartile mean | seeds |",
+        "| --- " * (len(tasks) + 4) + "|",
+    ]
+    for method, name in zip(methods, names or methods, strict=True):
+        scores = evaluations.scores(method, tasks, steps) if evaluations.seeds(method, tasks) else np.empty((0, 0))
+        if not len(scores):
+            continue
+        by_task = [percent((column.mean(), column.min(), column.max())) for column in scores.T]
+        overall = [percent(intervals(scores[..., None], s)[0]) for s in (metrics.aggregate_mean, metrics.aggregate_iqm)]
+        lines.append(f"| {name} | " + " | ".join([*by_task, *overall, str(len(scores))]) + " |")
+    return lines
+
+
+def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
+    """All tables, as Markdown."""
+    lines = []
+    for steps in (FULL_STEPS, SHORT_STEPS):
+        lines += [f"## main, {FRAME_SKIP * steps} steps", ""]
+        lines += [*tabulate(evaluations, EXPERIMENTS["main"][0], TASKS, steps), ""]
+    for experiment, (methods, tasks) in EXPERIMENTS.items():
+        if experiment != "main":
+            names = [describe(method, experiment) if experiment != "rivals" else method for method in methods]
+            lines += [f"## {experiment}, {FRAME_SKIP * SHORT_STEPS} steps", ""]
+            lines += [*tabulate(evaluations, methods, tasks, SHORT_STEPS, names), ""]
+    lines += [f"{len(evaluations.runs)} runs. {evaluations.n_failed} attempts failed."]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=pathlib.Path, default=pathlib.Path(__file__).parent / "results")
+    args = parser.parse_args()
+    evaluations = Evaluations(Results(args.results))
+    write_tables(evaluations, args.results / "tables.md")
+    draw_tasks(evaluations, EXPERIMENTS["main"][0], TASKS, FULL_STEPS, args.results / "main.png")
+    draw_tasks(evaluations, EXPERIMENTS["rivals"][0], ABLATION_TASKS, SHORT_STEPS, args.results / "rivals.png")
+    draw_ablations(evaluations, args.results / "ablations.png")
+    draw_health(evaluations, args.results / "health.png")
+    print((args.results / "tables.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""The grid of methods, tasks and seeds: what it runs, what it writes down, and what VARL is compared with."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cells
+import figures
+import grid
+import results
+import rivals
+import training
+
+BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmark"
+TASK = "reach-v3"
+STEPS = 400
+SHORT_EPISODES = {"frame_skip": 3, "max_episode_steps": 10}
+
+
+def grid_command(folder, *arguments):
+    command = [sys.executable, BENCHMARK / "grid.py", *arguments, "--steps", str(STEPS), "--jobs", "2"]
+    command += ["--results", folder / "results", "--work", folder / "work"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def read(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def small_grid(tmp_path_factory):
+    """Two runs of one task."""
+    folder = tmp_path_factory.mktemp("grid")
+    outcome = grid_command(folder, "main", "--tasks", TASK, "--seeds", "0")
+    assert outcome.returncode == 0, outcome.stderr
+    return folder
+
+
+def test_the_grid_writes_a_row_for_each_run_and_evaluation(small_grid):
+    runs = read(small_grid / "results" / "runs.csv")
+    assert sorted(run["method"] for run in runs) == ["SAC", "VARL"]
+    assert all(run["status"] == results.FINISHED and run["task"] == TASK for run in runs)
+    assert json.loads(runs[0]["versions"])["metaworld"]
+    evaluations = read(small_grid / "results" / "evaluations.csv")
+    for run in runs:
+        own = [row for row in evaluations if row["id"] == run["id"]]
+        assert [int(row["step"]) for row in own] == [80, 160, 240, 320, 400]
+        advised = run["method"] == "VARL"
+        assert [row["queries"] for row in own] == ["0", "0", "0", "1" if advised else "0", "1" if advised else "0"]
+        assert (own[-1]["gate_open"] != "") == advised
+        assert np.isfinite(float(own[-1]["entropy"]))
+
+
+def test_what_was_run_is_not_run_again(small_grid):
+    before = (small_grid / "results" / "runs.csv").read_bytes()
+    outcome = grid_command(small_grid, "main", "--tasks", TASK, "--seeds", "0")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "2 runs, 0 of them to do" in outcome.stdout
+    assert (small_grid / "results" / "runs.csv").read_bytes() == before
+
+
+def test_a_run_comes_out_the_same_again(small_grid):
+    outcome = grid_command(small_grid, "--check", f"VARL/{TASK}/0")
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert "largest difference 0" in outcome.stdout
+
+
+def test_a_check_notices_a_difference(small_grid, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "runs.csv").write_bytes((small_grid / "results" / "runs.csv").read_bytes())
+    rows = read(small_grid / "results" / "evaluations.csv")
+    with (tmp_path / "results" / "evaluations.csv").open("w") as file:
+        writer = csv.DictWriter(file, results.EVALUATION_COLUMNS)
+        writer.writeheader()
+        writer.writerows({**row, "entropy": float(row["entropy"]) + 1} for row in rows)
+    outcome = grid_command(tmp_path, "--check", f"SAC/{TASK}/0")
+    assert outcome.returncode != 0
+    assert "is not what it was" in outcome.stderr
+
+
+def test_other_settings_are_not_mixed_in(small_grid):
+    cell = cells.make_cell("SAC", TASK, 0, STEPS + 1)
+    with pytest.raises(SystemExit, match="with other settings"):
+        grid.missing_cells([cell], results.Results(small_grid / "results"))
+
+
+def test_a_run_that_fails_is_a_row_and_is_tried_again(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(training, "train", fail)
+    cell = cells.make_cell("SAC", TASK, 0, STEPS)
+    row, evaluations = training.run(cell, tmp_path / "work")
+    assert row["status"] == "failed: RuntimeError: out of luck"
+    kept = results.Results(tmp_path / "results")
+    kept.add(row, evaluations)
+    assert read(kept.runs_path)[0]["status"] == row["status"]
+    assert grid.missing_cells([cell], kept) == [cell]
+
+
+def test_results_of_another_version_are_left_alone(tmp_path):
+    kept = results.Results(tmp_path)
+    kept.runs_path.write_text("id,colour\n1,red\n")
+    with pytest.raises(ValueError, match="another version"):
+        kept.finished()
+    with pytest.raises(ValueError, match="another version"):
+        kept.add(dict.fromkeys(results.RUN_COLUMNS, 0), [])
+    assert kept.runs_path.read_text() == "id,colour\n1,red\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "which experiments"),
+        (["gates"], "there is no experiment gates"),
+        (["main", "--methods", "PPO"], "invalid choice"),
+        (["--check", "VARL"], "has no run 'VARL'"),
+    ],
+)
+def test_bad_arguments_are_explained(tmp_path, arguments, message):
+    outcome = grid_command(tmp_path, *arguments)
+    assert outcome.returncode != 0
+    assert message in outcome.stderr
+
+
+def test_every_experiment_is_made_of_cells_that_can_be_trained():
+    grid_of_all = cells.make_grid(list(cells.EXPERIMENTS), (0,))
+    assert len({cell.name for cell in grid_of_all}) == len(grid_of_all)
+    assert {cell.method for cell in grid_of_all} == set(cells.METHODS)
+    for cell in grid_of_all:
+        assert json.loads(cell.configuration) == cell.settings
+        assert cell.settings["steps"] % cell.settings["eval_freq"] == 0
+
+
+def make_branching(task="drawer-open-v3"):
+    return rivals.Branching(training.make_env(cells.make_cell("SAC", task, 3)), n_remembered=200)
+
+
+@pytest.mark.parametrize("task", cells.TASKS)
+def test_what_if_the_same_had_been_done(task):
+    env = make_branching(task)
+    seen = []
+    for _ in range(2):
+        observation, _ = env.reset()
+        for _ in range(30):
+            action = env.action_space.sample()
+            next_observation, reward, *_ = env.step(action)
+            seen.append((observation, action, next_observation, reward))
+            observation = next_observation
+    for observation, action, next_observation, reward in seen:
+        imagined, imagined_reward = env.what_if(observation, action)
+        np.testing.assert_allclose(imagined, next_observation, atol=1e-6)
+        assert imagined_reward == reward
+    # The present is as it was.
+    action = env.action_space.sample()
+    imagined, _ = env.what_if(seen[-1][2], action)
+    np.testing.assert_array_equal(env.step(action)[0], imagined)
+
+
+def test_what_if_of_something_never_seen():
+    env = make_branching()
+    env.reset()
+    with pytest.raises(LookupError, match="not seen lately"):
+        env.what_if(np.zeros(39, np.float32), np.zeros(4, np.float32))
+
+
+def test_scores_are_asked_for_now_and_then_and_follow_the_progress():
+    cell = cells.make_cell("SAC", "drawer-open-v3", 0)
+    scorer = rivals.SimulatedScorer(training.make_env(cell), every=3, weight=2.0, noise=0.0, error_rate=0.0, seed=0)
+    expert = training.sb3_varl.metaworld.ScriptedAdvisor("drawer-open-v3", noise=0, resolution=0, error_rate=0, seed=0)
+    observation, _ = scorer.reset()
+    rewards, progress = [], []
+    for step in range(30):
+        observation, reward, _, _, info = scorer.step(expert._answer(0, step, observation))
+        rewards.append(reward - info["success"])
+        progress.append(info["unscaled_reward"] / 10)
+    assert scorer.n_queries == 10
+    assert rewards == [2 * round(progress[step - step % 3], 1) for step in range(30)]
+    assert max(rewards) > min(rewards)
+
+
+def trained(tmp_path, method, task="reach-v3", steps=504, **settings):
+    cell = cells.make_cell(method, task, 0, steps)
+    cell.settings.update(settings)
+    cell.settings["advice"]["n_queries"] = 1
+    return training.train(cell, tmp_path, training.Recorder({}, tmp_path))
+
+
+def test_advice_in_the_replay_buffer_stands_by_itself(tmp_path):
+    model = trained(tmp_path, "SAC, advice in replay")
+    buffer = model.replay_buffer
+    assert buffer.size() == 504 + 64
+    advised = np.flatnonzero(
+        (buffer.actions[: buffer.size(), None, 0] == model.guidance_buffer.rows()["actions"]).all(axis=-1).any(axis=1)
+    )
+    assert len(advised) == 64
+    # Each begins after the end of an episode, and is cut off after its only step.
+    assert buffer.dones[advised - 1].all()
+    assert buffer.timeouts[advised].all()
+    assert not np.array_equal(buffer.observations[advised], buffer.next_observations[advised])
+
+
+def test_cloning_fits_the_advice(tmp_path):
+    far = trained(tmp_path / "far", "SAC, advice cloned", steps=302, cloning={"n_updates": 1})
+    near = trained(tmp_path / "near", "SAC, advice cloned", steps=302, cloning={"n_updates": 1500})
+    assert near.guidance_summary()["gate_open"] < 0.5 < far.guidance_summary()["gate_open"]
+
+
+def test_the_shaping_ends_with_success(tmp_path):
+    model = trained(tmp_path, "cutoff at success", steps=400, env=SHORT_EPISODES, cutoff_at_success=0.0)
+    assert not model.shaping_active
+    assert model.shaping_steps < 10_000
+    model = trained(tmp_path / "never", "cutoff at success", steps=400, env=SHORT_EPISODES, cutoff_at_success=2.0)
+    assert model.shaping_active
+
+
+def test_a_falling_coefficient():
+    coefficient = training.FallingCoefficient(20.0, share=0.25)
+    assert [coefficient(p) for p in (1.0, 0.875, 0.75, 0.5, 0.0)] == [20.0, 10.0, 0.0, 0.0, 0.0]
+
+
+def made_up_results(folder):
+    """Of all methods, with 3 seeds; VARL succeeds, and others do not."""
+    kept = results.Results(folder)
+    for i, cell in enumerate(cells.make_grid(list(cells.EXPERIMENTS), (0, 1, 2))):
+        identity = {"id": str(i), "method": cell.method, "task": cell.task, "seed": cell.seed}
+        success = 0.9 if cell.method == "VARL" else 0.1
+        evaluations = [
+            {**dict.fromkeys(results.EVALUATION_COLUMNS, 0.5), **identity, "step": step, "success": success}
+            for step in range(2000, cell.settings["steps"] + 1, 2000)
+        ]
+        run = {**dict.fromkeys(results.RUN_COLUMNS, 0), **identity, "status": results.FINISHED}
+        kept.add(run, evaluations)
+    kept.add({**run, "id": "failed", "status": "failed: RuntimeError: no luck", "success": ""}, [])
+    return kept
+
+
+def test_figures_and_tables(tmp_path, monkeypatch, capsys):
+    made_up_results(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["figures.py", "--results", str(tmp_path)])
+    monkeypatch.setattr(figures, "N_RESAMPLES", 20)
+    figures.main()
+    for name in ("main", "rivals", "ablations", "health"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    text = capsys.readouterr().out
+    assert text.strip() == (tmp_path / "tables.md").read_text().strip()
+    line = next(line for line in text.splitlines() if line.startswith("| VARL |"))
+    assert line == "| VARL " + "| 90% (90\N{EN DASH}90) " * (len(cells.TASKS) + 2) + "| 3 |"
+    assert "1 attempts failed" in text
