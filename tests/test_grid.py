@@ -71,6 +71,15 @@ def test_a_run_comes_out_the_same_again(small_grid):
     assert "largest difference 0" in outcome.stdout
 
 
+def test_ray_does_the_same(small_grid, tmp_path):
+    outcome = grid_command(tmp_path, "main", "--tasks", TASK, "--seeds", "0", "--methods", "VARL", "--ray", "local")
+    assert outcome.returncode == 0, outcome.stderr
+    [here] = read(tmp_path / "results" / "runs.csv")
+    [there] = [run for run in read(small_grid / "results" / "runs.csv") if run["method"] == "VARL"]
+    assert here["success"] == there["success"]
+    assert here["configuration"] == there["configuration"]
+
+
 def test_a_check_notices_a_difference(small_grid, tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "runs.csv").write_bytes((small_grid / "results" / "runs.csv").read_bytes())

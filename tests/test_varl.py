@@ -187,13 +187,29 @@ def test_logger_keys(monkeypatch):
     logged = {}
     model.dump_logs()
     assert {name for name in logged if name.startswith("varl/")} == {
-        f"varl/{name}"
-        for name in ("shaping_active", "shaping_loss", "shaping_coef", "gate_open", "entropy", "guidance_size")
+        "varl/shaping_active",
+        "varl/shaping_coef",
+        "varl/guidance_size",
+        *(f"varl/{name}" for name in model.guidance_summary()),
     }
     assert logged["varl/shaping_loss"] > 0
     assert 0 < logged["varl/gate_open"] <= 1
     model = VARL("MlpPolicy", "Pendulum-v1", **SMALL).learn(30)
     assert model.logger.name_to_value["varl/shaping_active"] == 0
+
+
+def test_guidance_summary():
+    model = advised().learn(30)
+    model.shaping_steps = 0  # it is about the guidance, whether or not that still counts
+    summary = model.guidance_summary()
+    assert set(summary) == {"gate_open", "shaping_loss", "q_advised", "q_greedy", "entropy"}
+    latest = model.guidance_buffer.latest(256)
+    with th.no_grad():
+        greedy = model.actor(latest.observations, deterministic=True)
+        for name, actions in (("q_greedy", greedy), ("q_advised", latest.actions.clamp(-0.9, 0.9))):
+            q = th.cat(model.critic(latest.observations, actions), dim=1).min(dim=1).values.mean()
+            assert summary[name] == pytest.approx(q.item(), rel=1e-4)
+    assert VARL("MlpPolicy", "Pendulum-v1", **SMALL).guidance_summary() == {}
 
 
 def test_writing_the_logs_changes_nothing():

@@ -12,11 +12,13 @@ what is there.
 
 import argparse
 import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import multiprocessing
 import os
 import pathlib
 import re
+import signal
 import sys
 import time
 from collections.abc import Generator
@@ -95,8 +97,14 @@ def on_this_machine(cells: list[Cell], args: argparse.Namespace) -> Generator[An
                 done, pending = concurrent.futures.wait(pending, timeout=1.0)
                 yield from (future.result() for future in done)
                 yield None
-        except BaseException:
+        except BaseException as error:
+            for process in multiprocessing.active_children():
+                process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, concurrent.futures.process.BrokenProcessPool):
+                sys.exit(
+                    "grid.py: a run's process was killed, perhaps for want of memory. Start again, with less --jobs."
+                )
             raise
 
 
@@ -184,6 +192,7 @@ def check(name: str, results: Results, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     args = parse_args()
     results = Results(args.results)
     if args.check is not None:
