@@ -23,7 +23,7 @@ TASKS = (
     "drawer-open-v3",
     "push-v3",
 )
-ABLATION_TASKS = ("button-press-topdown-v3", "window-open-v3", "drawer-open-v3")
+ABLATION_TASKS = ("button-press-topdown-v3", "door-open-v3", "drawer-open-v3")
 
 # What all methods share. "advice" and "advisor" are the arguments of AdvisorCallback and ScriptedAdvisor.
 BASE: Settings = {
@@ -44,16 +44,20 @@ BASE: Settings = {
         "ent_coef": 0.005,
         "use_sde": True,
         "policy_kwargs": {"log_std_init": -2.5},
-        "shaping_coef": 20.0,
-        "shaping_steps": 10_000,
-        "gate": "distance",
     },
-    "advice": {"n_queries": 3, "first_query": 300, "query_freq": 2000, "states_per_query": 64, "window": 500},
+    "shaping": {
+        "shaping_coef": 20.0,
+        "shaping_steps": 6000,
+        "gate": "distance",
+        "gate_threshold": None,
+        "guidance_batch_size": 128,
+    },
+    "advice": {"n_queries": 6, "first_query": 300, "query_freq": 700, "states_per_query": 32, "window": 300},
     "advisor": {"noise": 0.2, "resolution": 0.25, "error_rate": 0.05},
 }
 
 # What each method changes; None leaves a part out.
-NO_ADVICE: Settings = {"advice": None, "advisor": None}
+NO_ADVICE: Settings = {"advice": None, "advisor": None, "shaping": None}
 METHODS: dict[str, Settings] = {
     "SAC": {**NO_ADVICE, "steps": FULL_STEPS},
     "VARL": {"steps": FULL_STEPS},
@@ -62,27 +66,38 @@ METHODS: dict[str, Settings] = {
     "VARL, bad advice": {"advisor": {"noise": 0.4, "resolution": 0.5, "error_rate": 0.6}},
     # What one would try instead
     "SAC, scored states": {**NO_ADVICE, "scores": {"n_queries": 5000, "weight": 1.0, "noise": 0.1, "error_rate": 0.05}},
-    "SAC, advice in replay": {"model": {"shaping_coef": 0.0}, "advice_in_replay": True},
-    "SAC, advice cloned": {"model": {"shaping_coef": 0.0}, "cloning": {"n_updates": 2000}},
+    "SAC, advice in replay": {"shaping": {"shaping_coef": 0.0}, "advice_in_replay": True},
+    "SAC, advice cloned": {"shaping": {"shaping_coef": 0.0}, "cloning": {"n_updates": 2000}},
     # Gates
-    "gate always": {"model": {"gate": "always"}},
-    "gate likelihood": {"model": {"gate": "likelihood"}},
-    "gate q_filter": {"model": {"gate": "q_filter"}},
-    # The paper's ablations; steps are actions, so 10 000 are 30 000 of the simulator's
-    "coef 10": {"model": {"shaping_coef": 10.0}},
-    "coef 50": {"model": {"shaping_coef": 50.0}},
-    "coef 100": {"model": {"shaping_coef": 100.0}},
-    "cutoff 20k": {"model": {"shaping_steps": 6667}},
-    "cutoff 40k": {"model": {"shaping_steps": 13_333}},
-    "1 query": {"advice": {"n_queries": 1}},
-    "10 queries": {"advice": {"n_queries": 10, "query_freq": 600}},
+    "gate always": {"shaping": {"gate": "always"}},
+    "gate likelihood": {"shaping": {"gate": "likelihood"}},
+    "gate q_filter": {"shaping": {"gate": "q_filter"}},
+    "threshold 0.2": {"shaping": {"gate_threshold": 0.2}},
+    "threshold 0.8": {"shaping": {"gate_threshold": 0.8}},
+    # The paper's ablations; steps are actions here, so 10 000 are 30 000 of the simulator's
+    "coef 10": {"shaping": {"shaping_coef": 10.0}},
+    "coef 50": {"shaping": {"shaping_coef": 50.0}},
+    "coef 100": {"shaping": {"shaping_coef": 100.0}},
+    "cutoff 20k": {"shaping": {"shaping_steps": 6667}},
+    "cutoff 30k": {"shaping": {"shaping_steps": 10_000}},
+    "cutoff 40k": {"shaping": {"shaping_steps": 13_333}},
+    "1 query of 192": {"advice": {"n_queries": 1, "states_per_query": 192}},
+    "3 queries of 64": {"advice": {"n_queries": 3, "states_per_query": 64, "query_freq": 1750}},
+    "10 queries of 19": {"advice": {"n_queries": 10, "states_per_query": 19, "query_freq": 400}},
     # Beyond it
-    "32 states": {"advice": {"states_per_query": 32}},
+    "16 states": {"advice": {"states_per_query": 16}},
+    "64 states": {"advice": {"states_per_query": 64}},
     "128 states": {"advice": {"states_per_query": 128}},
-    "256 states": {"advice": {"states_per_query": 256}},
-    "coef falling": {"model": {"shaping_coef": "falling_20"}},
-    "cutoff at success": {"cutoff_at_success": 0.5},
+    "slow schedule": {"advice": {"query_freq": 1400}, "shaping": {"shaping_steps": 10_000}},
+    "batch 32": {"shaping": {"guidance_batch_size": 32}},
+    "batch 512": {"shaping": {"guidance_batch_size": 512}},
+    "coef falling": {"shaping": {"shaping_coef": "falling_20"}},
+    "cutoff at success": {"cutoff_at_success": 0.25, "shaping": {"shaping_steps": 10_000}},
     "raw observations": {"normalize": False},
+    # What SAC brings
+    "plain critics": {"model": {"policy": "MlpPolicy"}},
+    "learnt temperature": {"model": {"ent_coef": "auto_0.005"}},
+    "1-step returns": {"model": {"n_steps": 1}},
 }
 
 # A figure or table each: which methods it compares, on which tasks.
@@ -91,11 +106,13 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rivals": (("SAC", "VARL", "SAC, scored states", "SAC, advice in replay", "SAC, advice cloned"), ABLATION_TASKS),
     "quality": (("VARL, clean advice", "VARL", "VARL, bad advice"), ABLATION_TASKS),
     "gate": (("VARL", "gate likelihood", "gate q_filter", "gate always"), ABLATION_TASKS),
+    "threshold": (("threshold 0.2", "VARL", "threshold 0.8"), ABLATION_TASKS),
     "coefficient": (("coef 10", "VARL", "coef 50", "coef 100", "coef falling"), ABLATION_TASKS),
-    "cutoff": (("cutoff 20k", "VARL", "cutoff 40k", "cutoff at success"), ABLATION_TASKS),
-    "queries": (("1 query", "VARL", "10 queries"), ABLATION_TASKS),
-    "states": (("32 states", "VARL", "128 states", "256 states"), ABLATION_TASKS),
-    "observations": (("VARL", "raw observations"), ABLATION_TASKS),
+    "cutoff": (("VARL", "cutoff 20k", "cutoff 30k", "cutoff 40k", "cutoff at success"), ABLATION_TASKS),
+    "queries": (("1 query of 192", "3 queries of 64", "VARL", "10 queries of 19", "slow schedule"), ABLATION_TASKS),
+    "states": (("16 states", "VARL", "64 states", "128 states"), ABLATION_TASKS),
+    "batch": (("batch 32", "VARL", "batch 512"), ABLATION_TASKS),
+    "SAC": (("VARL", "raw observations", "plain critics", "learnt temperature", "1-step returns"), ABLATION_TASKS),
 }
 
 

@@ -132,7 +132,7 @@ def draw_curve(
     axes.fill_between(at / 1000, low, high, color=color, alpha=0.2, linewidth=0)
 
 
-def finish(axes: Any, steps: int, title: str, cutoff: int | None = BASE["model"]["shaping_steps"]) -> None:
+def finish(axes: Any, steps: int, title: str, cutoff: int | None = BASE["shaping"]["shaping_steps"]) -> None:
     """Say what an axis shows."""
     if cutoff is not None:
         axes.axvline(FRAME_SKIP * cutoff / 1000, color=GREY, linestyle="--", linewidth=1)
@@ -190,7 +190,7 @@ def draw_ablations(evaluations: Evaluations, path: pathlib.Path) -> None:
         methods, tasks = EXPERIMENTS[experiment]
         for method, color in zip(methods, COLORS, strict=False):
             draw_curve(axis, evaluations, method, tasks, SHORT_STEPS, color, label=describe(method, experiment))
-        finish(axis, SHORT_STEPS, experiment, None if experiment == "cutoff" else BASE["model"]["shaping_steps"])
+        finish(axis, SHORT_STEPS, experiment, None if experiment == "cutoff" else BASE["shaping"]["shaping_steps"])
         axis.legend(fontsize=8)
     figure.supxlabel("steps of the simulator (thousands)")
     figure.supylabel(f"success, mean of {', '.join(ABLATION_TASKS)} (%)")
@@ -218,7 +218,7 @@ def draw_health(evaluations: Evaluations, path: pathlib.Path) -> None:
             if column == "entropy":
                 at, values = evaluations.table("SAC", (task,), column, FULL_STEPS)
                 axis.plot(at / 1000, values.mean(axis=(0, 1)), color=color, linestyle=":", linewidth=1)
-        axis.axvline(FRAME_SKIP * BASE["model"]["shaping_steps"] / 1000, color=GREY, linestyle="--", linewidth=1)
+        axis.axvline(FRAME_SKIP * BASE["shaping"]["shaping_steps"] / 1000, color=GREY, linestyle="--", linewidth=1)
         axis.set_title(title)
     axes[1, 1].set_yscale("log")
     figure.supxlabel("steps of the simulator (thousands)")
@@ -234,15 +234,17 @@ def describe(method: str, experiment: str) -> str:
     """The name of a method among the others of an ablation."""
     if method != "VARL":
         return method
-    model, advice = BASE["model"], BASE["advice"]
+    shaping, advice = BASE["shaping"], BASE["advice"]
     return "VARL: " + {
         "quality": "realistic advice",
-        "gate": f"gate {model['gate']}",
-        "coefficient": f"coef {model['shaping_coef']:g}",
-        "cutoff": f"cutoff {FRAME_SKIP * model['shaping_steps'] / 1000:g}k",
-        "queries": f"{advice['n_queries']} queries",
+        "gate": f"gate {shaping['gate']}",
+        "coefficient": f"coef {shaping['shaping_coef']:g}",
+        "cutoff": f"cutoff {FRAME_SKIP * shaping['shaping_steps'] / 1000:g}k",
+        "queries": f"{advice['n_queries']} queries of {advice['states_per_query']}",
         "states": f"{advice['states_per_query']} states",
-        "observations": "normalised observations",
+        "threshold": "threshold 0.4",
+        "batch": f"batch {shaping['guidance_batch_size']}",
+        "SAC": "as it is",
     }.get(experiment, "")
 
 

@@ -146,12 +146,12 @@ def vectorised(env: gym.Env, settings: Settings, training: bool = True) -> VecEn
 
 def make_model(env: VecEnv, cell: Cell) -> VARL:
     """Make the model. Unadvised it is SAC."""
-    arguments = copy.deepcopy(cell.settings["model"])  # SB3 adds to policy_kwargs
-    if isinstance(arguments["shaping_coef"], str):
-        start = float(arguments["shaping_coef"].removeprefix("falling_"))
-        share = arguments["shaping_steps"] / cell.settings["steps"]
-        arguments["shaping_coef"] = FallingCoefficient(start, share)
-    return VARL(env=env, seed=cell.seed, fast=True, **arguments)
+    settings = copy.deepcopy(cell.settings)  # SB3 adds to policy_kwargs
+    shaping = settings["shaping"] or {}
+    if isinstance(shaping.get("shaping_coef"), str):
+        start = float(shaping["shaping_coef"].removeprefix("falling_"))
+        shaping["shaping_coef"] = FallingCoefficient(start, shaping["shaping_steps"] / settings["steps"])
+    return VARL(env=env, seed=cell.seed, fast=True, **settings["model"], **shaping)
 
 
 class FallingCoefficient:
