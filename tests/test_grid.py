@@ -15,6 +15,9 @@ import grid
 import results
 import rivals
 import training
+import variants
+from conftest import make_query
+from sb3_varl import AdviceQuery, FunctionAdvisor, VisitedState
 
 BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmark"
 TASK = "reach-v3"
@@ -229,8 +232,22 @@ def test_the_shaping_ends_with_success(tmp_path):
     assert model.shaping_active
 
 
+@pytest.mark.parametrize("choice", ["late", "novel"])
+def test_a_choosy_advisor_asks_about_some(choice):
+    observations = [np.full(2, 10.0 * (i % 3) + 0.1 * i) for i in range(12)]
+    states = [VisitedState(observation, np.zeros(1), None, 20 + i) for i, observation in enumerate(observations)]
+    query = AdviceQuery(0, 40, tuple(states), make_query(n_states=1).briefing)
+    advisor = variants.Choosy(FunctionAdvisor(lambda _: np.ones(1)), n_states=3, choice=choice, episode_length=25)
+    chosen = [i for i, action in enumerate(advisor.advise(query).actions) if action is not None]
+    assert len(chosen) == 3
+    if choice == "late":
+        assert chosen == [2, 3, 4]  # steps 22 to 24: the 25th begins another episode
+    else:
+        assert {i % 3 for i in chosen} == {0, 1, 2}
+
+
 def test_a_falling_coefficient():
-    coefficient = training.FallingCoefficient(20.0, share=0.25)
+    coefficient = variants.FallingCoefficient(20.0, share=0.25)
     assert [coefficient(p) for p in (1.0, 0.875, 0.75, 0.5, 0.0)] == [20.0, 10.0, 0.0, 0.0, 0.0]
 
 

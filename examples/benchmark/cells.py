@@ -93,11 +93,17 @@ METHODS: dict[str, Settings] = {
     "batch 512": {"shaping": {"guidance_batch_size": 512}},
     "coef falling": {"shaping": {"shaping_coef": "falling_20"}},
     "cutoff at success": {"cutoff_at_success": 0.25, "shaping": {"shaping_steps": 10_000}},
-    "raw observations": {"normalize": False},
+    "late states": {"advice": {"states_per_query": 64}, "choice": {"choice": "late", "n_states": 32}},
+    "novel states": {"advice": {"states_per_query": 64}, "choice": {"choice": "novel", "n_states": 32}},
+    "latest 64 answers": {"shaping": {"guidance_buffer_size": 64}},
     # What SAC brings
+    "raw observations": {"normalize": False},
     "plain critics": {"model": {"policy": "MlpPolicy"}},
     "learnt temperature": {"model": {"ent_coef": "auto_0.005"}},
     "1-step returns": {"model": {"n_steps": 1}},
+    "discount 0.99": {"model": {"gamma": 0.99}},
+    "other noise": {"model": {"use_sde": False, "policy_kwargs": None}},
+    "twice the updates": {"model": {"gradient_steps": 8}},
 }
 
 # A figure or table each: which methods it compares, on which tasks.
@@ -112,7 +118,9 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "queries": (("1 query of 192", "3 queries of 64", "VARL", "10 queries of 19", "slow schedule"), ABLATION_TASKS),
     "states": (("16 states", "VARL", "64 states", "128 states"), ABLATION_TASKS),
     "batch": (("batch 32", "VARL", "batch 512"), ABLATION_TASKS),
-    "SAC": (("VARL", "raw observations", "plain critics", "learnt temperature", "1-step returns"), ABLATION_TASKS),
+    "choice": (("VARL", "late states", "novel states", "latest 64 answers"), ABLATION_TASKS),
+    "critic": (("VARL", "plain critics", "1-step returns", "discount 0.99"), ABLATION_TASKS),
+    "actor": (("VARL", "raw observations", "learnt temperature", "other noise", "twice the updates"), ABLATION_TASKS),
 }
 
 

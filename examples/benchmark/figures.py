@@ -29,7 +29,8 @@ N_RESAMPLES = 2000
 # A score is the mean of that many evaluations.
 N_LAST = 3
 # Colours that a colour-blind reader can tell apart (Okabe and Ito).
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+BLUE, ORANGE = "#0072B2", "#D55E00"
+COLORS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", ORANGE, BLUE)
 GREY = "#595959"
 DASH = "\N{EN DASH}"
 
@@ -120,6 +121,12 @@ def intervals(values: np.ndarray, statistic: Statistic) -> list[Interval]:
     return list(zip(estimate[""], *interval[""], strict=True))
 
 
+def colors_of(methods: Sequence[str]) -> list[str]:
+    """A colour for each method: VARL's and SAC's are the same everywhere."""
+    others = iter(COLORS)
+    return [{"VARL": BLUE, "SAC": ORANGE}.get(method) or next(others) for method in methods]
+
+
 def draw_curve(
     axes: Any, evaluations: Evaluations, method: str, tasks: Sequence[str], steps: int, color: str, **kwargs: Any
 ) -> None:
@@ -157,7 +164,7 @@ def draw_tasks(
     for axis in axes.flat[len(tasks) + 1 :]:
         axis.axis("off")
     for axis, panel in zip(axes.flat, [*[(task,) for task in tasks], tasks], strict=False):
-        for method, color in zip(methods, COLORS, strict=False):
+        for method, color in zip(methods, colors_of(methods), strict=True):
             draw_curve(axis, evaluations, method, panel, steps, color)
         finish(axis, steps, panel[0] if len(panel) == 1 else f"mean of the {len(tasks)} tasks")
     figure.supxlabel("steps of the simulator (thousands)")
@@ -165,7 +172,7 @@ def draw_tasks(
     handles, labels = axes[0, 0].get_legend_handles_labels()
     handles.append(plt.Line2D([], [], color=GREY, linestyle="--", linewidth=1))
     labels.append("cutoff of the advice (simulated)")
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -188,12 +195,13 @@ def draw_ablations(evaluations: Evaluations, path: pathlib.Path) -> None:
         axis.axis("off")
     for axis, experiment in zip(axes.flat, experiments, strict=False):
         methods, tasks = EXPERIMENTS[experiment]
-        for method, color in zip(methods, COLORS, strict=False):
+        for method, color in zip(methods, colors_of(methods), strict=True):
             draw_curve(axis, evaluations, method, tasks, SHORT_STEPS, color, label=describe(method, experiment))
         finish(axis, SHORT_STEPS, experiment, None if experiment == "cutoff" else BASE["shaping"]["shaping_steps"])
         axis.legend(fontsize=8)
     figure.supxlabel("steps of the simulator (thousands)")
-    figure.supylabel(f"success, mean of {', '.join(ABLATION_TASKS)} (%)")
+    figure.supylabel("success (%)")
+    figure.suptitle(f"Mean of {', '.join(ABLATION_TASKS)}, simulated advisor")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -225,7 +233,7 @@ def draw_health(evaluations: Evaluations, path: pathlib.Path) -> None:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     handles.append(plt.Line2D([], [], color=GREY, linestyle=":"))
     labels.append("SAC")
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    figure.legend(handles, labels, loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -244,7 +252,9 @@ def describe(method: str, experiment: str) -> str:
         "states": f"{advice['states_per_query']} states",
         "threshold": "threshold 0.4",
         "batch": f"batch {shaping['guidance_batch_size']}",
-        "SAC": "as it is",
+        "choice": "drawn states",
+        "critic": "as it is",
+        "actor": "as it is",
     }.get(experiment, "")
 
 

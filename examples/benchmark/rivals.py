@@ -1,4 +1,4 @@
-"""What one would try instead of VARL, and a cutoff that VARL does not have."""
+"""What one would try instead of VARL."""
 
 import collections
 import copy
@@ -9,7 +9,6 @@ import mujoco
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.utils import safe_mean
 
 from sb3_varl import VARL
 
@@ -221,23 +220,3 @@ class Cloning(NewAdvice):
             optimizer.zero_grad()
             error.square().mean().backward()
             optimizer.step()
-
-
-class CutoffAtSuccess(BaseCallback):
-    """
-    Ends the shaping as soon as the policy succeeds by itself often enough.
-
-    :param success_rate: Share of the last 20 training episodes
-    """
-
-    model: VARL
-
-    def __init__(self, success_rate: float) -> None:
-        super().__init__()
-        self.success_rate = success_rate
-
-    def _on_step(self) -> bool:
-        recent = list(self.model.ep_success_buffer or ())[-20:]
-        if self.model.shaping_active and len(recent) == 20 and safe_mean(recent) >= self.success_rate:
-            self.model.shaping_steps = self.num_timesteps
-        return True

@@ -23,9 +23,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 import sb3_varl.metaworld
 from cells import Cell, Settings, actions_between_scores
 from results import EVALUATION_COLUMNS, FINISHED, Row
-from rivals import AdviceInReplay, Branching, Cloning, CutoffAtSuccess, SimulatedScorer
-from sb3_varl import VARL, AdvisorCallback
+from rivals import AdviceInReplay, Branching, Cloning, SimulatedScorer
+from sb3_varl import VARL, Advisor, AdvisorCallback
 from sb3_varl.shaping import entropy
+from variants import Choosy, CutoffAtSuccess, FallingCoefficient
 
 N_EVAL_EPISODES = 20
 # A run's success is the mean of that many evaluations, its last ones.
@@ -111,7 +112,9 @@ def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
     )
     callbacks: list[BaseCallback] = [evaluation]
     if advice is not None:
-        advisor = sb3_varl.metaworld.ScriptedAdvisor(cell.task, seed=cell.seed, **settings["advisor"])
+        advisor: Advisor = sb3_varl.metaworld.ScriptedAdvisor(cell.task, seed=cell.seed, **settings["advisor"])
+        if "choice" in settings:
+            advisor = Choosy(advisor, episode_length=settings["env"]["max_episode_steps"], **settings["choice"])
         recorder.advice = AdvisorCallback(advisor, frames=False, blocking=True, log_path=folder / "advice", **advice)
         callbacks.append(recorder.advice)
     if branching is not None:
@@ -152,22 +155,6 @@ def make_model(env: VecEnv, cell: Cell) -> VARL:
         start = float(shaping["shaping_coef"].removeprefix("falling_"))
         shaping["shaping_coef"] = FallingCoefficient(start, shaping["shaping_steps"] / settings["steps"])
     return VARL(env=env, seed=cell.seed, fast=True, **settings["model"], **shaping)
-
-
-class FallingCoefficient:
-    """
-    A coefficient that falls linearly, to 0 at the cutoff.
-
-    :param start: Its first value
-    :param share: The cutoff, as a share of the run
-    """
-
-    def __init__(self, start: float, share: float) -> None:
-        self.start = start
-        self.share = share
-
-    def __call__(self, progress_remaining: float) -> float:
-        return self.start * max(0.0, 1 - (1 - progress_remaining) / self.share)
 
 
 class LatestValues(KVWriter):
