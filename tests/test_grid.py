@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,12 +110,29 @@ def test_a_run_that_fails_is_a_row_and_is_tried_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "train", fail)
     cell = cells.make_cell("SAC", TASK, 0, STEPS)
-    row, evaluations = training.run(cell, tmp_path / "work")
+    row, evaluations = training.run(cell, tmp_path / "work", {})
     assert row["status"] == "failed: RuntimeError: out of luck"
     kept = results.Results(tmp_path / "results")
     kept.add(row, evaluations)
     assert read(kept.runs_path)[0]["status"] == row["status"]
     assert grid.missing_cells([cell], kept) == [cell]
+
+
+def test_a_process_that_dies_is_a_row_and_the_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "send_outcome", die_or_send)
+    cells_ = [cells.make_cell("SAC", TASK, seed, STEPS) for seed in (0, 1)]
+    args = SimpleNamespace(work=tmp_path / "work", jobs=2, ray=None)
+    kept = results.Results(tmp_path / "results")
+    grid.run_all(cells_, kept, args)
+    statuses = {row["seed"]: row["status"] for row in read(kept.runs_path)}
+    assert statuses == {"0": "failed: its process died", "1": results.FINISHED}
+
+
+def die_or_send(sender, job):
+    if job.cell.seed == 0:
+        os._exit(1)
+    evaluation = {"success": "1", "queries": "0", "requests": "0", "states": "0"}
+    sender.send((training.summarize(job.cell, results.FINISHED, [evaluation], 0.0, {}), []))
 
 
 def test_results_of_another_version_are_left_alone(tmp_path):
@@ -195,23 +214,27 @@ def test_scores_are_asked_for_now_and_then_and_follow_the_progress():
     assert scorer.n_queries == 10
     assert rewards == [2 * round(progress[step - step % 3], 1) for step in range(30)]
     assert max(rewards) > min(rewards)
+    scorer.step(scorer.action_space.sample())
+    scorer.reset()
+    scorer.step(scorer.action_space.sample())
+    assert scorer.n_queries == 12
 
 
 def trained(tmp_path, method, task="reach-v3", steps=504, **settings):
     cell = cells.make_cell(method, task, 0, steps)
     cell.settings.update(settings)
     cell.settings["advice"]["n_queries"] = 1
-    return training.train(cell, tmp_path, training.Recorder({}, tmp_path))
+    return training.train(cell, tmp_path, training.Recorder(cell, tmp_path))
 
 
 def test_advice_in_the_replay_buffer_stands_by_itself(tmp_path):
     model = trained(tmp_path, "SAC, advice in replay")
     buffer = model.replay_buffer
-    assert buffer.size() == 504 + 64
+    assert buffer.size() == 504 + 32
     advised = np.flatnonzero(
         (buffer.actions[: buffer.size(), None, 0] == model.guidance_buffer.rows()["actions"]).all(axis=-1).any(axis=1)
     )
-    assert len(advised) == 64
+    assert len(advised) == 32
     # Each begins after the end of an episode, and is cut off after its only step.
     assert buffer.dones[advised - 1].all()
     assert buffer.timeouts[advised].all()
@@ -262,8 +285,10 @@ def made_up_results(folder):
             for step in range(2000, cell.settings["steps"] + 1, 2000)
         ]
         run = {**dict.fromkeys(results.RUN_COLUMNS, 0), **identity, "status": results.FINISHED}
+        run["configuration"] = cell.configuration
+        if cell.method == "coef 100" and cell.seed == 1:
+            run["status"], evaluations = "failed: ValueError: nan", evaluations[:2]
         kept.add(run, evaluations)
-    kept.add({**run, "id": "failed", "status": "failed: RuntimeError: no luck", "success": ""}, [])
     return kept
 
 
@@ -278,4 +303,19 @@ def test_figures_and_tables(tmp_path, monkeypatch, capsys):
     assert text.strip() == (tmp_path / "tables.md").read_text().strip()
     line = next(line for line in text.splitlines() if line.startswith("| VARL |"))
     assert line == "| VARL " + "| 90% (90\N{EN DASH}90) " * (len(cells.TASKS) + 2) + "| 3 |"
-    assert "1 attempts failed" in text
+    # A run that failed has failed from there on.
+    line = next(line for line in text.splitlines() if line.startswith("| coef 100 |"))
+    assert line.startswith("| coef 100 | 7% (0\N{EN DASH}10) ")
+    assert line.endswith("| 3, of 9 runs 3 failed |")
+
+
+def test_the_tables_follow_from_the_data(tmp_path):
+    """Whoever adds runs draws the figures again, and copies the main tables into the README."""
+    kept = BENCHMARK / "results"
+    figures.write_tables(figures.Evaluations(results.Results(kept)), tmp_path / "tables.md")
+    tables = (kept / "tables.md").read_text()
+    assert (tmp_path / "tables.md").read_text() == tables
+    readme = (BENCHMARK.parents[1] / "README.md").read_text()
+    for name in ("main, 102000 steps", "main, 60000 steps", "rivals, 60000 steps"):
+        table = tables.split(f"## {name}\n\n")[1].split("\n\n")[0]
+        assert table in readme

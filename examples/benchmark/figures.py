@@ -4,13 +4,12 @@ Draws and tabulates what ``grid.py`` has run so far.
     python examples/benchmark/figures.py
 
 Writes, next to the results, ``main.png``, ``rivals.png``, ``ablations.png``, ``health.png`` and ``tables.md``.
-Intervals are of 95%, from a bootstrap over seeds that is stratified by task, by rliable
-(https://arxiv.org/abs/2108.13264).
+Ranges are of the seeds where it is about one task, and else intervals of 95% from a bootstrap over seeds that is
+stratified by task, by rliable (https://arxiv.org/abs/2108.13264).
 """
 
 import argparse
 import pathlib
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,11 +22,10 @@ import pandas as pd
 from rliable import library, metrics
 
 from cells import ABLATION_TASKS, BASE, EXPERIMENTS, FRAME_SKIP, FULL_STEPS, SHORT_STEPS, TASKS
-from results import FINISHED, Results
+from results import FINISHED, N_LAST, Results
+from sb3_varl.shaping import DEFAULT_THRESHOLDS
 
 N_RESAMPLES = 2000
-# A score is the mean of that many evaluations.
-N_LAST = 3
 # Colours that a colour-blind reader can tell apart (Okabe and Ito).
 BLUE, ORANGE = "#0072B2", "#D55E00"
 COLORS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", ORANGE, BLUE)
@@ -40,18 +38,17 @@ Statistic = Callable[[np.ndarray], float]
 
 class Evaluations:
     """
-    The evaluations of all runs that came to their end, each cell's latest.
+    The evaluations of all cells. Of a cell that was tried several times, the last one counts. A run that failed has no
+    success from there on.
 
     :param results: Where they are
     """
 
     def __init__(self, results: Results) -> None:
         runs = pd.read_csv(results.runs_path, dtype={"id": str})
-        self.n_failed = int((runs["status"] != FINISHED).sum())
-        runs = runs[runs["status"] == FINISHED].drop_duplicates(["method", "task", "seed"], keep="last")
-        self.runs = runs
+        self.runs = runs.drop_duplicates(["method", "task", "seed"], keep="last")
         rows = pd.read_csv(results.evaluations_path, dtype={"id": str})
-        self.rows = rows[rows["id"].isin(runs["id"])].assign(simulator_steps=lambda r: FRAME_SKIP * r["step"])
+        self._by_run = dict(list(rows.groupby("id")))
 
     def seeds(self, method: str, tasks: Sequence[str]) -> list[int]:
         """
@@ -62,8 +59,18 @@ class Evaluations:
         :return: The seeds
         """
         runs = self.runs[self.runs["method"] == method]
-        found = [set(runs[runs["task"] == task]["seed"]) for task in tasks]
-        return sorted(set.intersection(*found))
+        return sorted(set.intersection(*(set(runs[runs["task"] == task]["seed"]) for task in tasks)))
+
+    def n_failed(self, method: str, tasks: Sequence[str]) -> int:
+        """
+        Count the runs of a method that failed.
+
+        :param method: The method
+        :param tasks: The tasks
+        :return: Their number
+        """
+        runs = self.runs[(self.runs["method"] == method) & self.runs["task"].isin(tasks)]
+        return int((runs["status"] != FINISHED).sum())
 
     def table(self, method: str, tasks: Sequence[str], column: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -75,17 +82,17 @@ class Evaluations:
         :param steps: Last step
         :return: Steps of the evaluations, in the simulator's, and the values, ``(seeds, tasks, evaluations)``
         """
-        rows = self.rows[(self.rows["method"] == method) & (self.rows["step"] <= steps)]
+        at = np.arange(BASE["eval_freq"], steps + 1, BASE["eval_freq"])
         seeds = self.seeds(method, tasks)
-        values = [
-            [
-                rows[(rows["task"] == task) & (rows["seed"] == seed)].sort_values("step")[column].to_numpy()
-                for task in tasks
-            ]
-            for seed in seeds
-        ]
-        at = np.sort(rows["simulator_steps"].unique())
-        return at, np.array(values, dtype=float).reshape(len(seeds), len(tasks), len(at))
+        values = np.full((len(seeds), len(tasks), len(at)), 0.0 if column == "success" else np.nan)
+        for i, seed in enumerate(seeds):
+            for j, task in enumerate(tasks):
+                same = (self.runs["method"] == method) & (self.runs["task"] == task) & (self.runs["seed"] == seed)
+                rows = self._by_run.get(self.runs[same]["id"].item())
+                if rows is not None:
+                    found = rows.sort_values("step")[column].to_numpy(dtype=float)[: len(at)]
+                    values[i, j, : len(found)] = found
+        return FRAME_SKIP * at, values
 
     def scores(self, method: str, tasks: Sequence[str], steps: int) -> np.ndarray:
         """
@@ -112,13 +119,22 @@ def intervals(values: np.ndarray, statistic: Statistic) -> list[Interval]:
     def of_all(sample: np.ndarray) -> np.ndarray:
         return np.array([statistic(sample[..., point]) for point in range(n_points)])
 
-    with warnings.catch_warnings():
-        # The name by which rliable hands the generator on is one that arch is about to drop.
-        warnings.filterwarnings("ignore", message="random_state is deprecated", category=FutureWarning)
-        estimate, interval = library.get_interval_estimates(
-            {"": values}, of_all, reps=N_RESAMPLES, random_state=np.random.RandomState(0)
-        )
+    # rliable draws from NumPy's global generator.
+    state = np.random.get_state()
+    np.random.seed(0)
+    estimate, interval = library.get_interval_estimates({"": values}, of_all, reps=N_RESAMPLES)
+    np.random.set_state(state)
     return list(zip(estimate[""], *interval[""], strict=True))
+
+
+def ranges(values: np.ndarray) -> list[Interval]:
+    """
+    Average over seeds.
+
+    :param values: Of one task, ``(seeds, 1, points)``
+    :return: For each point the mean, the lowest and the highest value
+    """
+    return list(zip(values.mean(axis=(0, 1)), values.min(axis=(0, 1)), values.max(axis=(0, 1)), strict=True))
 
 
 def colors_of(methods: Sequence[str]) -> list[str]:
@@ -128,14 +144,21 @@ def colors_of(methods: Sequence[str]) -> list[str]:
 
 
 def draw_curve(
-    axes: Any, evaluations: Evaluations, method: str, tasks: Sequence[str], steps: int, color: str, **kwargs: Any
+    axes: Any,
+    evaluations: Evaluations,
+    method: str,
+    tasks: Sequence[str],
+    steps: int,
+    color: str,
+    label: str | None = None,
 ) -> None:
-    """Draw a learning curve with its interval."""
+    """Draw a learning curve, with the range of its seeds if it is about one task, or else with an interval."""
     at, values = evaluations.table(method, tasks, "success", steps)
     if not len(values):
         return
-    middle, low, high = np.array(intervals(100 * values, metrics.aggregate_mean)).T
-    axes.plot(at / 1000, middle, color=color, label=kwargs.pop("label", method), **kwargs)
+    bands = ranges(100 * values) if len(tasks) == 1 else intervals(100 * values, metrics.aggregate_mean)
+    middle, low, high = np.array(bands).T
+    axes.plot(at / 1000, middle, color=color, label=label or method)
     axes.fill_between(at / 1000, low, high, color=color, alpha=0.2, linewidth=0)
 
 
@@ -250,7 +273,7 @@ def describe(method: str, experiment: str) -> str:
         "cutoff": f"cutoff {FRAME_SKIP * shaping['shaping_steps'] / 1000:g}k",
         "queries": f"{advice['n_queries']} queries of {advice['states_per_query']}",
         "states": f"{advice['states_per_query']} states",
-        "threshold": "threshold 0.4",
+        "threshold": f"threshold {DEFAULT_THRESHOLDS[shaping['gate']]}",
         "batch": f"batch {shaping['guidance_batch_size']}",
         "choice": "drawn states",
         "critic": "as it is",
@@ -286,12 +309,14 @@ def tabulate(
         "| --- " * (len(tasks) + 4) + "|",
     ]
     for method, name in zip(methods, names or methods, strict=True):
-        scores = evaluations.scores(method, tasks, steps) if evaluations.seeds(method, tasks) else np.empty((0, 0))
+        scores = evaluations.scores(method, tasks, steps)
         if not len(scores):
             continue
-        by_task = [percent((column.mean(), column.min(), column.max())) for column in scores.T]
+        by_task = [percent(of_task) for of_task in ranges(scores[:, None, :])]
         overall = [percent(intervals(scores[..., None], s)[0]) for s in (metrics.aggregate_mean, metrics.aggregate_iqm)]
-        lines.append(f"| {name} | " + " | ".join([*by_task, *overall, str(len(scores))]) + " |")
+        failed = evaluations.n_failed(method, tasks)
+        n_seeds = str(len(scores)) if not failed else f"{len(scores)}, of {scores.size} runs {failed} failed"
+        lines.append(f"| {name} | " + " | ".join([*by_task, *overall, n_seeds]) + " |")
     return lines
 
 
@@ -306,7 +331,6 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
             names = [describe(method, experiment) if experiment != "rivals" else method for method in methods]
             lines += [f"## {experiment}, {FRAME_SKIP * SHORT_STEPS} steps", ""]
             lines += [*tabulate(evaluations, methods, tasks, SHORT_STEPS, names), ""]
-    lines += [f"{len(evaluations.runs)} runs. {evaluations.n_failed} attempts failed."]
     path.write_text("\n".join(lines) + "\n")
 
 

@@ -4,7 +4,7 @@ VARL beside SAC and what else one would try, on sparse Meta-World tasks, with a 
     python examples/benchmark/grid.py main                # the runs of the main table
     python examples/benchmark/grid.py gate cutoff         # those of two ablations
     python examples/benchmark/grid.py all --list          # what there is, and what of it is done
-    python examples/benchmark/grid.py --check "VARL/drawer-open-v3/0"
+    python examples/benchmark/grid.py --check "VARL/drawer-open-v3/101"
 
 A run on each core. What is in the results is not run again; a run that was stopped starts over. ``figures.py`` draws
 what is there.
@@ -12,28 +12,32 @@ what is there.
 
 import argparse
 import concurrent.futures
-import concurrent.futures.process
 import contextlib
+import math
 import multiprocessing
 import os
 import pathlib
 import re
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Generator
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from cells import EXPERIMENTS, METHODS, SEEDS, TASKS, Cell, make_cell, make_grid
-from results import FINISHED, Results
-from training import run, steps_done
+from results import FINISHED, Results, Row
+from training import run, steps_done, summarize, versions
 
 HERE = pathlib.Path(__file__).parent
 # Columns that differ from one run to the next of the same cell.
 NOT_REPEATED = {"id", "seconds"}
 TOLERANCE = 1e-3
+
+Outcome = tuple[Row, list[Row]]
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,11 +64,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def folder_of(cell: Cell, work: pathlib.Path) -> pathlib.Path:
-    """Folder of a run's own files."""
-    return work.resolve() / re.sub(r"[^\w.-]+", "_", cell.name)
-
-
 def missing_cells(cells: list[Cell], results: Results) -> list[Cell]:
     """
     Leave out what was run before.
@@ -87,28 +86,61 @@ def missing_cells(cells: list[Cell], results: Results) -> list[Cell]:
     return missing
 
 
-def on_this_machine(cells: list[Cell], args: argparse.Namespace) -> Generator[Any]:
+class Job(NamedTuple):
+    """
+    A run that is to be done.
+
+    :param cell: The run
+    :param folder: For its own files
+    :param made_with: What it will be made with
+    """
+
+    cell: Cell
+    folder: pathlib.Path
+    made_with: dict[str, str]
+
+    @property
+    def died(self) -> Outcome:
+        """What is left to say if nothing came back."""
+        return summarize(self.cell, "failed: its process died", [], 0.0, self.made_with), []
+
+
+def on_this_machine(jobs: list[Job], args: argparse.Namespace) -> Generator[Outcome | None]:
     """Do the runs in processes of their own."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(args.jobs, context, max_tasks_per_child=1) as pool:
-        pending = {pool.submit(run, cell, folder_of(cell, args.work)) for cell in cells}
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        pending = {pool.submit(in_own_process, job) for job in jobs}
         try:
             while pending:
                 done, pending = concurrent.futures.wait(pending, timeout=1.0)
                 yield from (future.result() for future in done)
                 yield None
-        except BaseException as error:
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(error, concurrent.futures.process.BrokenProcessPool):
-                sys.exit(
-                    "grid.py: a run's process was killed, perhaps for want of memory. Start again, with less --jobs."
-                )
-            raise
 
 
-def on_ray(cells: list[Cell], args: argparse.Namespace) -> Generator[Any]:
+def in_own_process(job: Job) -> Outcome:
+    """Do a run in a process of its own, and outlive it."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=send_outcome, args=(sender, job), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        return job.died
+    finally:
+        process.join()
+
+
+def send_outcome(sender: Connection, job: Job) -> None:
+    """Do a run and send what came of it."""
+    sender.send(run(*job))
+
+
+def on_ray(jobs: list[Job], args: argparse.Namespace) -> Generator[Outcome | None]:
     """Do the runs on a Ray cluster, one on each of its cores."""
     import ray
 
@@ -118,10 +150,17 @@ def on_ray(cells: list[Cell], args: argparse.Namespace) -> Generator[Any]:
         None if here else args.ray, num_cpus=args.jobs if here else None, runtime_env=environment, log_to_driver=False
     )
     remote_run = ray.remote(num_cpus=1, max_retries=0)(run)
-    pending = [remote_run.remote(cell, folder_of(cell, args.work)) for cell in cells]
+    pending = {remote_run.remote(*job): job for job in jobs}
     while pending:
-        done, pending = ray.wait(pending, timeout=1.0)
-        yield from ray.get(done)
+        done, _ = ray.wait(list(pending), timeout=1.0)
+        for reference in done:
+            job = pending.pop(reference)
+            try:
+                outcome = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                tqdm.write(str(error))
+                outcome = job.died
+            yield outcome
         yield None
     ray.shutdown()
 
@@ -134,29 +173,29 @@ def run_all(cells: list[Cell], results: Results, args: argparse.Namespace) -> No
     :param results: Where to
     :param args: Of the command line
     """
-    total = sum(cell.settings["steps"] for cell in cells)
+    made_with, beginning = versions(), f"{time.time():.0f}"
+    folders = [args.work.resolve() / re.sub(r"[^\w.-]+", "_", f"{cell.name}_{beginning}") for cell in cells]
+    jobs = [Job(cell, folder, made_with) for cell, folder in zip(cells, folders, strict=True)]
     engine = on_ray if args.ray else on_this_machine
-    finished: set[tuple[str, str, int]] = set()
-    n_failed = 0
+    outcomes: dict[tuple[str, str, int], str] = {}
     with (
-        tqdm(total=total, unit="step", unit_scale=True, smoothing=0.05) as bar,
-        contextlib.closing(engine(cells, args)) as outcomes,
+        tqdm(total=sum(cell.settings["steps"] for cell in cells), unit="step", unit_scale=True, smoothing=0.05) as bar,
+        contextlib.closing(engine(jobs, args)) as generator,
     ):
-        for outcome in outcomes:
+        for outcome in generator:
             if outcome is not None:
                 row, evaluations = outcome
                 results.add(row, evaluations)
-                finished.add((row["method"], row["task"], row["seed"]))
-                n_failed += row["status"] != FINISHED
+                outcomes[row["method"], row["task"], row["seed"]] = row["status"]
                 success = f"{row['success']:.0%}" if row["status"] == FINISHED else row["status"]
                 tqdm.write(f"{row['method']}/{row['task']}/{row['seed']}: {success} after {row['seconds']} s")
-            is_finished = [(cell.method, cell.task, cell.seed) in finished for cell in cells]
             steps = [
-                cell.settings["steps"] if done else steps_done(folder_of(cell, args.work))
-                for cell, done in zip(cells, is_finished, strict=True)
+                cell.settings["steps"] if (cell.method, cell.task, cell.seed) in outcomes else steps_done(folder)
+                for cell, folder in zip(cells, folders, strict=True)
             ]
             bar.update(sum(steps) - bar.n)
-            bar.set_postfix_str(f"{sum(is_finished)} of {len(cells)} runs, {n_failed} failed")
+            n_failed = sum(status != FINISHED for status in outcomes.values())
+            bar.set_postfix_str(f"{len(outcomes)} of {len(cells)} runs, {n_failed} failed")
 
 
 def check(name: str, results: Results, args: argparse.Namespace) -> None:
@@ -172,21 +211,26 @@ def check(name: str, results: Results, args: argparse.Namespace) -> None:
         before = results.finished()[method, task, int(seed)]
     except (ValueError, KeyError):
         sys.exit(f"grid.py: {results.runs_path} has no run {name!r}. Names are method/task/seed, as --list has them.")
-    start = time.time()
-    row, evaluations = run(
-        make_cell(method, task, int(seed), args.steps), folder_of(make_cell(method, task, int(seed)), args.work)
-    )
-    if row["configuration"] != before["configuration"]:
-        sys.exit(f"grid.py: {name} was run with other settings:\n  {before['configuration']}")
+    cell = make_cell(method, task, int(seed), args.steps)
+    if cell.configuration != before["configuration"]:
+        sys.exit(f"grid.py: {name} was run with other settings:\n  {before['configuration']}\nthan those of now.")
+    with tempfile.TemporaryDirectory() as folder:
+        row, evaluations = run(cell, pathlib.Path(folder) / "run", versions())
+    if row["status"] != FINISHED:
+        sys.exit(f"grid.py: {name} was finished before, and now: {row['status']}")
     worst = 0.0
     for old, new in zip(results.evaluations(before["id"]), evaluations, strict=True):
-        for column, value in new.items():
-            if column in NOT_REPEATED or str(value) == old[column]:
+        for column in new.keys() - NOT_REPEATED:
+            if str(new[column]) == old[column]:
                 continue
-            difference = abs(float(value) - float(old[column])) / max(1.0, abs(float(value)))
-            worst = max(worst, difference)
-            print(f"step {old['step']}, {column}: {old[column]} before, {value} now")
-    print(f"{name}, {len(evaluations)} evaluations, {time.time() - start:.0f} s: largest difference {worst:.2g}")
+            print(f"step {old['step']}, {column}: {old[column]!r} before, {new[column]!r} now")
+            if "" in (new[column], old[column]):
+                worst = math.inf
+            else:
+                value = float(new[column])
+                difference = abs(value - float(old[column])) / max(1.0, abs(value))
+                worst = max(worst, difference) if math.isfinite(difference) else math.inf
+    print(f"{name}, {len(evaluations)} evaluations, {row['seconds']} s: largest difference {worst:.2g}")
     if worst > TOLERANCE:
         sys.exit(f"grid.py: {name} is not what it was.")
 

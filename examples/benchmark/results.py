@@ -48,12 +48,18 @@ EVALUATION_COLUMNS = (
     "seconds",
 )
 FINISHED = "finished"
+# A run's success is the mean of that many evaluations, its last ones.
+N_LAST = 3
 
 
 class Results:
     """
     Two CSV files: ``runs.csv`` with a row for each run, and ``evaluations.csv`` with one for each of its evaluations,
     joined by ``id``. A run that failed is a row, too.
+
+    ``step`` counts actions. ``states`` are those that were advised or scored. ``requests`` are those that were sent to
+    a model: none, as long as advisor and scorer are simulated. ``q_advised``, ``q_greedy``, ``gate_open`` and
+    ``shaping_loss`` are about the guidance, ``entropy`` is about the states that were visited last.
 
     :param folder: Where they are, or will be
     """
@@ -95,15 +101,16 @@ class Results:
 
 
 def _append(path: pathlib.Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    if not path.exists():
-        writer.writeheader()
-    else:
+    header, text = io.StringIO(), io.StringIO()
+    csv.DictWriter(header, columns, lineterminator="\n").writeheader()
+    csv.DictWriter(text, columns, lineterminator="\n").writerows(rows)
+    try:
+        with path.open("x") as file:
+            file.write(header.getvalue())
+    except FileExistsError:
         _read(path, columns)
-    writer.writerows(rows)
     # A single write, so that two grids that run side by side do not write into each other's lines.
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
         os.write(descriptor, text.getvalue().encode())
         os.fsync(descriptor)

@@ -11,6 +11,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_varl import VARL
+from sb3_varl.shaping import clip_advice
 
 _FULL_SCORE = 10.0
 
@@ -20,7 +21,8 @@ class SimulatedScorer(gym.Wrapper):
     Reward shaping by a SIMULATED vision-language model that is asked now and then how far the task is done.
 
     Its answer, between 0 and 1, is Meta-World's own dense reward, made noisy, rounded to tenths and sometimes entirely
-    wrong. It is added to the reward of each step until the next answer comes.
+    wrong. It is added to the reward of each step of the episode until the next answer comes. That is reward shaping at
+    its simplest: no model of the reward is learnt from the answers.
 
     :param env: A task of ``sb3_varl.metaworld``
     :param every: Steps between two questions
@@ -42,7 +44,7 @@ class SimulatedScorer(gym.Wrapper):
         self._score = 0.0
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        self._score = 0.0
+        self._n_steps = 0
         return super().reset(**kwargs)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -158,6 +160,7 @@ class NewAdvice(BaseCallback):
 class AdviceInReplay(NewAdvice):
     """
     Puts advice into the replay buffer, as if it had been followed: with what the simulator says that it leads to.
+    It is sampled like everything else.
 
     :param env: The training environment
     """
@@ -199,6 +202,8 @@ class Cloning(NewAdvice):
     """
     Pretrains the actor on the advice by behaviour cloning, whenever there is more of it, and leaves the rest to SAC.
 
+    The advice is clipped as VARL does, because a squashed policy that chases the box's faces learns nothing any more.
+
     :param n_updates: Gradient steps each time, on batches of 128
     """
 
@@ -216,7 +221,7 @@ class Cloning(NewAdvice):
         optimizer = th.optim.Adam(model.actor.parameters(), lr=model.learning_rate)  # type: ignore[arg-type]
         for _ in range(self.n_updates):
             batch = model.guidance_buffer.sample(128, env=model.get_vec_normalize_env())
-            error = model.actor(batch.observations, deterministic=True) - batch.actions
+            error = model.actor(batch.observations, deterministic=True) - clip_advice(batch.actions)
             optimizer.zero_grad()
             error.square().mean().backward()
             optimizer.step()

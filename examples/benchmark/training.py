@@ -1,11 +1,11 @@
 """One run of the grid: from its settings to rows of results."""
 
+import contextlib
 import copy
 import importlib.metadata
 import json
 import pathlib
 import platform
-import shutil
 import subprocess
 import time
 import traceback
@@ -22,54 +22,70 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import sb3_varl.metaworld
 from cells import Cell, Settings, actions_between_scores
-from results import EVALUATION_COLUMNS, FINISHED, Row
+from results import EVALUATION_COLUMNS, FINISHED, N_LAST, Row
 from rivals import AdviceInReplay, Branching, Cloning, SimulatedScorer
 from sb3_varl import VARL, Advisor, AdvisorCallback
 from sb3_varl.shaping import entropy
 from variants import Choosy, CutoffAtSuccess, FallingCoefficient
 
 N_EVAL_EPISODES = 20
-# A run's success is the mean of that many evaluations, its last ones.
-N_LAST = 3
 PROGRESS_FILE = "steps"
 # States that the policy's entropy is averaged over.
 N_RECENT_STATES = 256
 EVAL_SEED = 10_000
 
 
-def run(cell: Cell, folder: pathlib.Path) -> tuple[Row, list[Row]]:
+def run(cell: Cell, folder: pathlib.Path, made_with: dict[str, str]) -> tuple[Row, list[Row]]:
     """
     Train a model, evaluate it along the way, and say what came of it, whatever that is.
 
     :param cell: The run
-    :param folder: For the run's own files; what an earlier attempt left there is deleted
+    :param folder: For the run's own files; new
+    :param made_with: What :func:`versions` says
     :return: Its row, and one for each evaluation
     """
     th.set_num_threads(1)  # more hardly help networks this small, and there is a run for each core
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     start = time.time()
-    identity = {"id": uuid.uuid4().hex[:12], "method": cell.method, "task": cell.task, "seed": cell.seed}
-    recorder = Recorder(identity, folder)
+    recorder = Recorder(cell, folder)
     status = FINISHED
     try:
         train(cell, folder, recorder)
     except Exception as error:
         traceback.print_exc()
         status = f"failed: {type(error).__name__}: {error}"
-    last = recorder.rows[-N_LAST:]
-    summary = {
-        **identity,
+    return summarize(cell, status, recorder.rows, time.time() - start, made_with, recorder.id), recorder.rows
+
+
+def summarize(
+    cell: Cell, status: str, rows: list[Row], seconds: float, made_with: dict[str, str], run_id: str = ""
+) -> Row:
+    """
+    Make the row of a run.
+
+    :param cell: The run
+    :param status: What came of it
+    :param rows: Those of its evaluations
+    :param seconds: How long it took
+    :param made_with: What :func:`versions` says
+    :param run_id: What it is known by in the rows of its evaluations
+    :return: Its row
+    """
+    last = rows[-N_LAST:]
+    return {
+        "id": run_id,
+        "method": cell.method,
+        "task": cell.task,
+        "seed": cell.seed,
         "status": status,
         "steps": cell.settings["steps"],
         "success": round(float(np.mean([float(row["success"]) for row in last])), 4) if last else "",
         **{name: last[-1][name] if last else "" for name in ("queries", "requests", "states")},
-        "seconds": round(time.time() - start),
+        "seconds": round(seconds),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
         "configuration": cell.configuration,
-        "versions": json.dumps(versions()),
+        "versions": json.dumps(made_with),
     }
-    return summary, recorder.rows
 
 
 def steps_done(folder: pathlib.Path) -> int:
@@ -148,7 +164,7 @@ def vectorised(env: gym.Env, settings: Settings, training: bool = True) -> VecEn
 
 
 def make_model(env: VecEnv, cell: Cell) -> VARL:
-    """Make the model. Unadvised it is SAC."""
+    """Make the model. Unadvised it is SAC, up to rounding."""
     settings = copy.deepcopy(cell.settings)  # SB3 adds to policy_kwargs
     shaping = settings["shaping"] or {}
     if isinstance(shaping.get("shaping_coef"), str):
@@ -174,15 +190,16 @@ class Recorder(BaseCallback):
     """
     Writes down each evaluation. It goes into an ``EvalCallback`` as its ``callback_after_eval``.
 
-    :param identity: Columns that are the same in all rows
-    :param folder: The run's own
+    :param cell: The run
+    :param folder: Its own
     """
 
     model: VARL
 
-    def __init__(self, identity: Row, folder: pathlib.Path) -> None:
+    def __init__(self, cell: Cell, folder: pathlib.Path) -> None:
         super().__init__()
-        self.identity = identity
+        self.id = uuid.uuid4().hex[:12]
+        self.identity = {"id": self.id, "method": cell.method, "task": cell.task, "seed": cell.seed}
         self.folder = folder
         self.advice: AdvisorCallback | None = None
         self.scorer: SimulatedScorer | None = None
@@ -202,9 +219,10 @@ class Recorder(BaseCallback):
             "training_success": np.mean(self.model.ep_success_buffer or [0.0]),
             "successes_in_replay": self._successes_in_replay(),
             "queries": queries,
-            "requests": self.advice.usage.requests if self.advice else queries,
+            "requests": self.advice.usage.requests if self.advice else 0,
             "states": self.advice.totals["accepted"] if self.advice else queries,
             **self.model.guidance_summary(),
+            # In other states than the summary's, and without guidance, too.
             "entropy": self._entropy(),
             "ent_coef": logged.get("train/ent_coef"),
             "critic_loss": logged.get("train/critic_loss"),
@@ -236,9 +254,13 @@ class Recorder(BaseCallback):
 
 
 def versions() -> dict[str, str]:
-    """What the run was made with."""
+    """What a run is made with. Asked before it begins, because the code may change meanwhile."""
     packages = ("sb3_varl", "stable_baselines3", "torch", "metaworld", "mujoco", "gymnasium", "numpy")
     found = {name: importlib.metadata.version(name) for name in packages}
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, check=False)
-    return {**found, "commit": commit.stdout.strip(), "python": platform.python_version()}
+    command = ["git", "describe", "--always", "--dirty"]
+    with contextlib.suppress(OSError):  # no git, no commit
+        described = subprocess.run(
+            command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+        found["commit"] = described.stdout.strip()
+    return {**found, "python": platform.python_version()}
