@@ -61,6 +61,17 @@ class Evaluations:
         runs = self.runs[self.runs["method"] == method]
         return sorted(set.intersection(*(set(runs[runs["task"] == task]["seed"]) for task in tasks)))
 
+    def compared(self, experiment: str) -> list[str]:
+        """
+        List the methods of an experiment that were run, if there are at least two to compare.
+
+        :param experiment: Its name
+        :return: The methods
+        """
+        methods, tasks = EXPERIMENTS[experiment]
+        found = [method for method in methods if self.seeds(method, tasks)]
+        return found if len(found) > 1 else []
+
     def n_failed(self, method: str, tasks: Sequence[str]) -> int:
         """
         Count the runs of a method that failed.
@@ -202,7 +213,9 @@ def draw_tasks(
 
 def draw_ablations(evaluations: Evaluations, path: pathlib.Path) -> None:
     """A panel for each ablation: the mean over its tasks."""
-    experiments = [name for name in EXPERIMENTS if name not in ("main", "rivals")]
+    experiments = [name for name in EXPERIMENTS if name not in ("main", "rivals") and evaluations.compared(name)]
+    if not experiments:
+        return
     n_columns = 3
     n_rows = -(-len(experiments) // n_columns)
     figure, axes = plt.subplots(
@@ -217,7 +230,7 @@ def draw_ablations(evaluations: Evaluations, path: pathlib.Path) -> None:
     for axis in axes.flat[len(experiments) :]:
         axis.axis("off")
     for axis, experiment in zip(axes.flat, experiments, strict=False):
-        methods, tasks = EXPERIMENTS[experiment]
+        methods, tasks = evaluations.compared(experiment), EXPERIMENTS[experiment][1]
         for method, color in zip(methods, colors_of(methods), strict=True):
             draw_curve(axis, evaluations, method, tasks, SHORT_STEPS, color, label=describe(method, experiment))
         finish(axis, SHORT_STEPS, experiment, None if experiment == "cutoff" else BASE["shaping"]["shaping_steps"])
@@ -310,8 +323,6 @@ def tabulate(
     ]
     for method, name in zip(methods, names or methods, strict=True):
         scores = evaluations.scores(method, tasks, steps)
-        if not len(scores):
-            continue
         by_task = [percent(of_task) for of_task in ranges(scores[:, None, :])]
         overall = [percent(intervals(scores[..., None], s)[0]) for s in (metrics.aggregate_mean, metrics.aggregate_iqm)]
         failed = evaluations.n_failed(method, tasks)
@@ -325,9 +336,10 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     lines = []
     for steps in (FULL_STEPS, SHORT_STEPS):
         lines += [f"## main, {FRAME_SKIP * steps} steps", ""]
-        lines += [*tabulate(evaluations, EXPERIMENTS["main"][0], TASKS, steps), ""]
-    for experiment, (methods, tasks) in EXPERIMENTS.items():
-        if experiment != "main":
+        lines += [*tabulate(evaluations, evaluations.compared("main"), TASKS, steps), ""]
+    for experiment, (_, tasks) in EXPERIMENTS.items():
+        methods = evaluations.compared(experiment)
+        if experiment != "main" and methods:
             names = [describe(method, experiment) if experiment != "rivals" else method for method in methods]
             lines += [f"## {experiment}, {FRAME_SKIP * SHORT_STEPS} steps", ""]
             lines += [*tabulate(evaluations, methods, tasks, SHORT_STEPS, names), ""]
@@ -340,8 +352,8 @@ def main() -> None:
     args = parser.parse_args()
     evaluations = Evaluations(Results(args.results))
     write_tables(evaluations, args.results / "tables.md")
-    draw_tasks(evaluations, EXPERIMENTS["main"][0], TASKS, FULL_STEPS, args.results / "main.png")
-    draw_tasks(evaluations, EXPERIMENTS["rivals"][0], ABLATION_TASKS, SHORT_STEPS, args.results / "rivals.png")
+    for name, steps in (("main", FULL_STEPS), ("rivals", SHORT_STEPS)):
+        draw_tasks(evaluations, evaluations.compared(name), EXPERIMENTS[name][1], steps, args.results / f"{name}.png")
     draw_ablations(evaluations, args.results / "ablations.png")
     draw_health(evaluations, args.results / "health.png")
     print((args.results / "tables.md").read_text())
