@@ -1,5 +1,5 @@
 """
-SAC and VARL side by side on a sparse Meta-World task, with three advice queries.
+SAC and VARL side by side on a sparse Meta-World task, with six advice queries.
 
     python examples/quickstart.py                          # the advisor is simulated: no key, no cost
     python examples/quickstart.py --model openai/gpt-5     # a real vision-language model
@@ -30,6 +30,7 @@ import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_varl import VARL, Advisor, AdvisorCallback, LayerNormMlpPolicy, VLMAdvisor
 from sb3_varl.advice_log import read_records
@@ -41,18 +42,19 @@ ENV_KWARGS: dict[str, Any] = {"frame_skip": 3, "max_episode_steps": 50}
 # Both algorithms get these. What they are good for is in the README, under "What helps after the cutoff".
 SETTINGS: dict[str, Any] = {
     "learning_rate": 1e-3,
+    "batch_size": 128,
     "learning_starts": 300,
     "tau": 0.01,
     "gamma": 0.97,
     "train_freq": 8,
-    "gradient_steps": 8,
+    "gradient_steps": 4,
     "n_steps": 5,
     "ent_coef": 0.005,
     "use_sde": True,
     "policy_kwargs": {"log_std_init": -2.5, "optimizer_kwargs": {"fused": True}},
 }
-# VARL asks from step 300 on, all within the next 4500 steps, and is plain SAC again from step 5000 on.
-FIRST_QUERY, QUERY_PERIOD, WINDOW, SHAPING_STEPS = 300, 4500, 250, 5000
+# VARL asks from step 300 on, all within the next 4200 steps, and is plain SAC again from step 6000 on.
+FIRST_QUERY, QUERY_PERIOD, WINDOW, SHAPING_STEPS = 300, 4200, 300, 6000
 
 N_EVALUATIONS, N_EVAL_EPISODES, N_LAST = 20, 20, 5
 N_FRAMES = 6
@@ -67,10 +69,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--task", default="button-press-topdown-v3", choices=TASKS, metavar="TASK")
     parser.add_argument("--model", help="litellm model string, such as openai/gpt-5; default: the simulated advisor")
     parser.add_argument("--api-base", help="URL of an OpenAI-compatible server of your own")
-    parser.add_argument("--steps", type=int, default=11_000, help="environment steps of each of the two runs")
+    parser.add_argument("--steps", type=int, default=14_000, help="environment steps of each of the two runs")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--queries", type=int, default=3)
-    parser.add_argument("--states-per-query", type=int, default=64)
+    parser.add_argument("--queries", type=int, default=6)
+    parser.add_argument("--states-per-query", type=int, default=32)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("quickstart"))
     args = parser.parse_args()
     if args.steps < N_EVALUATIONS:
@@ -83,11 +85,15 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def make_env(task: str, seed: int, render_mode: str | None = None) -> Monitor:
+def make_env(task: str, seed: int, render_mode: str | None = None) -> gym.Env:
     env = gym.make(f"SparseMetaWorld/{task}", render_mode=render_mode, **ENV_KWARGS)
     env.reset(seed=seed)
     env.action_space.seed(seed)
-    return Monitor(env)
+    return env
+
+
+def normalised(env: gym.Env, training: bool = True) -> VecNormalize:
+    return VecNormalize(DummyVecEnv([lambda: Monitor(env)]), training=training, norm_reward=False)
 
 
 def make_advisor(args: argparse.Namespace) -> Advisor:
@@ -105,7 +111,7 @@ def train(model: SAC, args: argparse.Namespace, advice: AdvisorCallback | None =
     """
     name = type(model).__name__
     print(f"\nTraining {name} for {args.steps} steps")
-    env = make_env(args.task, seed=1000 + args.seed)
+    env = normalised(make_env(args.task, seed=1000 + args.seed), training=False)
     evaluation = EvalCallback(
         env,
         eval_freq=args.steps // N_EVALUATIONS,
@@ -211,17 +217,18 @@ def main() -> None:
         sys.exit(f"quickstart.py: {error}")
 
     # A VLM looks at the frames. The simulated advisor does not, but the second picture is made of them.
-    env = make_env(args.task, args.seed, render_mode="rgb_array")
+    env = normalised(make_env(args.task, args.seed, render_mode="rgb_array"))
     varl = VARL(LayerNormMlpPolicy, env, seed=args.seed, shaping_steps=SHAPING_STEPS, fast=True, **SETTINGS)
     curves = {"VARL": train(varl, args, advice)}
     env.close()
     varl.save(args.out / "varl.zip")
+    env.save(str(args.out / "vecnormalize.pkl"))
     print(
         f"{advice.usage.requests} requests, {advice.usage.prompt_tokens} tokens in, "
         f"{advice.usage.completion_tokens} out, {advice.usage.cost:.2f} US dollars"
     )
 
-    env = make_env(args.task, args.seed)
+    env = normalised(make_env(args.task, args.seed))
     curves["SAC"] = train(SAC(LayerNormMlpPolicy, env, seed=args.seed, **SETTINGS), args)
     env.close()
 

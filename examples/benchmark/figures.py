@@ -26,9 +26,11 @@ from results import FINISHED, N_LAST, Results
 from sb3_varl.shaping import DEFAULT_THRESHOLDS
 
 N_RESAMPLES = 2000
-# Colours that a colour-blind reader can tell apart (Okabe and Ito).
+# Colours that a colour-blind reader can tell apart (Okabe and Ito, and Tol's wine).
 BLUE, ORANGE = "#0072B2", "#D55E00"
-COLORS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", ORANGE, BLUE)
+COLORS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", ORANGE, BLUE)
+# Of more methods, ranges in a panel hide each other.
+MAX_RANGES = 3
 GREY = "#595959"
 DASH = "\N{EN DASH}"
 
@@ -162,6 +164,7 @@ def draw_curve(
     steps: int,
     color: str,
     label: str | None = None,
+    with_range: bool = True,
 ) -> None:
     """Draw a learning curve, with the range of its seeds if it is about one task, or else with an interval."""
     at, values = evaluations.table(method, tasks, "success", steps)
@@ -170,7 +173,8 @@ def draw_curve(
     bands = ranges(100 * values) if len(tasks) == 1 else intervals(100 * values, metrics.aggregate_mean)
     middle, low, high = np.array(bands).T
     axes.plot(at / 1000, middle, color=color, label=label or method)
-    axes.fill_between(at / 1000, low, high, color=color, alpha=0.2, linewidth=0)
+    if with_range:
+        axes.fill_between(at / 1000, low, high, color=color, alpha=0.2, linewidth=0)
 
 
 def finish(axes: Any, steps: int, title: str, cutoff: int | None = BASE["shaping"]["shaping_steps"]) -> None:
@@ -199,7 +203,8 @@ def draw_tasks(
         axis.axis("off")
     for axis, panel in zip(axes.flat, [*[(task,) for task in tasks], tasks], strict=False):
         for method, color in zip(methods, colors_of(methods), strict=True):
-            draw_curve(axis, evaluations, method, panel, steps, color)
+            readable = len(panel) > 1 or len(methods) <= MAX_RANGES
+            draw_curve(axis, evaluations, method, panel, steps, color, with_range=readable)
         finish(axis, steps, panel[0] if len(panel) == 1 else f"mean of the {len(tasks)} tasks")
     figure.supxlabel("steps of the simulator (thousands)")
     figure.supylabel("success (%)")
@@ -252,7 +257,7 @@ def draw_health(evaluations: Evaluations, path: pathlib.Path) -> None:
     )
     figure, axes = plt.subplots(2, 2, figsize=(10, 6.5), sharex=True, layout="constrained")
     for axis, (column, title) in zip(axes.flat, panels, strict=True):
-        for task, color in zip(TASKS, COLORS, strict=True):
+        for task, color in zip(TASKS, COLORS, strict=False):
             at, values = evaluations.table("VARL", (task,), column, FULL_STEPS)
             if not len(values):
                 continue
