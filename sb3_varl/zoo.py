@@ -15,6 +15,7 @@ import io
 import itertools
 import os
 import pathlib
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -24,8 +25,9 @@ import gymnasium as gym
 from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_varl.advisors import check_arguments
 from sb3_varl.callback import AdvisorCallback
@@ -76,7 +78,8 @@ class GuidedExperimentManager(ExperimentManager):
     rl-zoo's manager of one run, which also knows what advice needs.
 
     The advice log goes into the run's folder. Environments are made with ``render_mode="rgb_array"`` if the advisor is
-    to see frames. A resumed run goes on counting its steps, so that neither cutoff nor queries start over.
+    to see frames. A resumed run goes on counting its steps, so that neither cutoff nor queries start over, and a
+    checkpoint's statistics of ``VecNormalize`` are saved and resumed with it.
 
     :param args: The command line, parsed
     :param algo: Name of the algorithm
@@ -146,6 +149,21 @@ class GuidedExperimentManager(ExperimentManager):
             )
         return env
 
+    def create_callbacks(self) -> None:
+        super().create_callbacks()
+        for callback in self.callbacks:
+            if isinstance(callback, CheckpointCallback):
+                callback.save_vecnormalize = True
+
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        statistics = _statistics_of_checkpoint(self.trained_agent)
+        if not (self.guided and statistics.endswith(".pkl") and os.path.isfile(statistics)):
+            return super()._maybe_normalize(env, eval_env)
+        normalised = VecNormalize.load(statistics, env)
+        if eval_env:
+            normalised.training = normalised.norm_reward = False
+        return normalised
+
     def learn(self, model: BaseAlgorithm) -> None:
         if not (self.guided and self.continue_training):
             super().learn(model)
@@ -177,6 +195,11 @@ def _hyperparams_file(algo: str, env_id: str) -> pathlib.Path:
         return own
     parent = {"varl": "sac", "varl_tqc": "tqc", "varl_crossq": "crossq"}[algo]
     return pathlib.Path(rl_zoo3.__file__).parent / "hyperparams" / f"{parent}.yml"
+
+
+def _statistics_of_checkpoint(path: str) -> str:
+    """Where ``CheckpointCallback`` puts the statistics of ``VecNormalize`` that belong to a checkpoint."""
+    return re.sub(r"_(\d+_steps)\.zip$", r"_vecnormalize_\1.pkl", path)
 
 
 def _callbacks(entries: Any) -> Iterator[tuple[str, dict[str, Any]]]:

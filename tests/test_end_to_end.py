@@ -109,7 +109,9 @@ def quickstart(monkeypatch, tmp_path):
 @pytest.mark.filterwarnings("ignore:.n_steps=5. is ignored")
 def test_quickstart_with_the_simulated_advisor(quickstart, capsys):
     out = quickstart("--task", "reach-v3")
-    assert {"success.png", "advice.png", "success.csv", "varl.zip"} <= {path.name for path in out.iterdir()}
+    assert {"success.png", "advice.png", "success.csv", "varl.zip", "vecnormalize.pkl"} <= {
+        path.name for path in out.iterdir()
+    }
     printed = capsys.readouterr().out
     assert "SIMULATED" in printed
     assert "reach-v3" in printed
@@ -134,7 +136,7 @@ def test_quickstart_with_a_server(quickstart, capsys):
     [
         (["--model", "gpt-5"], "openai/gpt-5"),
         (["--model", "openai/gpt-5"], "OPENAI_API_KEY"),
-        (["--states-per-query", "251"], "window"),
+        (["--states-per-query", "301"], "window"),
     ],
 )
 def test_quickstart_says_what_is_wrong_before_it_trains(quickstart, arguments, message):
@@ -147,8 +149,8 @@ def test_quickstart_says_what_is_wrong_before_it_trains(quickstart, arguments, m
     [
         (["--task", "raech-v3"], "reach-v3"),
         (["--steps", "1"], "--steps is 1, but there are 2 evaluations"),
-        (["--queries", "0"], "between 1 and 4500 states"),
-        (["--queries", "75", "--states-per-query", "64"], "between 1 and 4500 states"),
+        (["--queries", "0"], "between 1 and 4200 states"),
+        (["--queries", "75", "--states-per-query", "64"], "between 1 and 4200 states"),
     ],
 )
 def test_quickstart_refuses_arguments_that_make_no_sense(quickstart, capsys, arguments, message):

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import pathlib
+import pickle
 import re
 import subprocess
 import sys
@@ -86,8 +87,8 @@ class TestJourney:
         assert np.load(run / "evaluations.npz")["successes"].shape == (1, 1)
         assert np.load(run / "evaluations.npz")["ep_lengths"].max() <= 50, "evaluated with the file's env_kwargs"
         model = VARL.load(run / f"{ENV.replace('/', '-')}.zip")
-        assert (model.num_timesteps, model.guidance_buffer.size(), model.fast) == (504, 64, True)
-        assert "Query 1: 64 answers accepted" in outputs[0]
+        assert (model.num_timesteps, model.guidance_buffer.size(), model.fast) == (504, 32, True)
+        assert "Query 1: 32 answers accepted" in outputs[0]
 
     def test_every_answer_is_in_the_run_s_folder(self, journey):
         folder, _ = journey
@@ -98,9 +99,20 @@ class TestJourney:
     def test_a_resumed_run_goes_on_counting_and_asks_nothing_twice(self, journey):
         folder, outputs = journey
         model = VARL.load(folder / f"{RUN}2/{ENV.replace('/', '-')}.zip")
-        assert (model.num_timesteps, model.guidance_buffer.size()) == (600, 64)
+        assert (model.num_timesteps, model.guidance_buffer.size()) == (600, 32)
         assert "Query" not in outputs[1]
         assert not (folder / f"{RUN}2/advice").exists(), "the log of the run before goes on"
+
+    def test_a_resumed_run_goes_on_with_the_checkpoint_s_statistics(self, journey):
+        folder, _ = journey
+        counts = {}
+        for name in ("1/rl_model_vecnormalize_400_steps", "2/{}/vecnormalize"):
+            path = folder / (RUN + name.format(ENV.replace("/", "-")) + ".pkl")
+            with path.open("rb") as file:
+                counts[name[0]] = pickle.load(file).obs_rms.count
+        # One for each step and each run's first observation.
+        assert counts["1"] == pytest.approx(401, abs=0.01)
+        assert counts["2"] == pytest.approx(401 + 201, abs=0.01)
 
     def test_it_is_enjoyed(self, journey):
         assert "Success rate" in journey[1][2]
