@@ -57,7 +57,7 @@ SETTINGS: dict[str, Any] = {
 FIRST_QUERY, QUERY_PERIOD, WINDOW, SHAPING_STEPS = 300, 4200, 300, 6000
 
 N_EVALUATIONS, N_EVAL_EPISODES, N_LAST = 20, 20, 5
-N_FRAMES = 6
+N_QUERIES_SHOWN, N_FRAMES = 3, 6
 ARROW_LENGTH = 0.15  # metres for an action of 1
 BLUE, SKY, ORANGE, GREY = "#0072B2", "#56B4E9", "#D55E00", "#595959"
 
@@ -161,20 +161,21 @@ def plot_success(curves: dict[str, Curve], log: pathlib.Path, args: argparse.Nam
 
 
 def plot_advice(log: pathlib.Path, args: argparse.Namespace) -> None:
-    """One row of frames for each query, with arrows from the gripper along the two actions."""
+    """A row of frames for some of the queries, with arrows from the gripper along the two actions."""
     records = list(read_records(log))
     queries = {record["query"]: record for record in records if record["type"] == "query"}
     answers = {record["query"]: record["actions"] for record in records if record["type"] == "advice"}
     if not answers or any(state["frame"] is None for query in queries.values() for state in query["states"]):
         print("There are no frames to draw: see the warning above.")
         return
+    shown = sorted({list(answers)[i] for i in np.linspace(0, len(answers) - 1, N_QUERIES_SHOWN, dtype=int)})
     env = make_env(args.task, args.seed)
     project = env.get_wrapper_attr("project")
     figure, axes = plt.subplots(
-        len(answers), N_FRAMES, figsize=(2 * N_FRAMES, 2.4 * len(answers)), squeeze=False, layout="constrained"
+        len(shown), N_FRAMES, figsize=(2 * N_FRAMES, 2.4 * len(shown)), squeeze=False, layout="constrained"
     )
-    for row, (index, actions) in zip(axes, answers.items(), strict=True):
-        states = queries[index]["states"]
+    for row, index in zip(axes, shown, strict=True):
+        states, actions = queries[index]["states"], answers[index]
         for cell, i in zip(row, np.linspace(0, len(states) - 1, N_FRAMES, dtype=int), strict=True):
             gripper = np.array(states[i]["observation"][:3])
             cell.imshow(plt.imread(log / states[i]["frame"]))
