@@ -302,11 +302,22 @@ def test_figures_and_tables(tmp_path, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert text.strip() == (tmp_path / "tables.md").read_text().strip()
     line = next(line for line in text.splitlines() if line.startswith("| VARL |"))
-    assert line == "| VARL " + "| 90% (90\N{EN DASH}90) " * (len(cells.TASKS) + 2) + "| 3 |"
+    assert line == "| VARL " + "| 90% " * (len(cells.TASKS) + 3) + "| 3 |"
     # A run that failed has failed from there on.
     line = next(line for line in text.splitlines() if line.startswith("| coef 100 |"))
     assert line.startswith("| coef 100 | 7% (0\N{EN DASH}10) ")
     assert line.endswith("| 3, of 9 runs 3 failed |")
+
+
+def test_methods_are_compared_on_seeds_that_all_have(tmp_path):
+    kept = results.Results(tmp_path)
+    for cell in cells.make_grid(["batch"], (0, 1)):
+        if (cell.method, cell.seed) != ("batch 512", 1):
+            kept.add({"id": cell.name, "method": cell.method, "task": cell.task, "seed": cell.seed}, [])
+    evaluations = figures.Evaluations(kept)
+    assert evaluations.seeds(["VARL", "batch 32"], cells.ABLATION_TASKS) == [0, 1]
+    assert evaluations.seeds(evaluations.compared("batch"), cells.ABLATION_TASKS) == [0]
+    assert evaluations.compared("states") == []
 
 
 def test_the_tables_follow_from_the_data(tmp_path):

@@ -9,6 +9,7 @@ stratified by task, by rliable (https://arxiv.org/abs/2108.13264).
 """
 
 import argparse
+import itertools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -52,51 +53,56 @@ class Evaluations:
         rows = pd.read_csv(results.evaluations_path, dtype={"id": str})
         self._by_run = dict(list(rows.groupby("id")))
 
-    def seeds(self, method: str, tasks: Sequence[str]) -> list[int]:
+    def seeds(self, methods: Sequence[str], tasks: Sequence[str]) -> list[int]:
         """
-        List the seeds that a method was run with on all of some tasks.
+        List the seeds that each of some methods was run with on each of some tasks.
 
-        :param method: The method
+        :param methods: The methods
         :param tasks: The tasks
         :return: The seeds
         """
-        runs = self.runs[self.runs["method"] == method]
-        return sorted(set.intersection(*(set(runs[runs["task"] == task]["seed"]) for task in tasks)))
+        of_cells = self.runs.groupby(["method", "task"])["seed"].agg(set).to_dict()
+        return sorted(set.intersection(*(of_cells.get(cell, set()) for cell in itertools.product(methods, tasks))))
 
     def compared(self, experiment: str) -> list[str]:
         """
-        List the methods of an experiment that were run, if there are at least two to compare.
+        List the methods of an experiment that were run, if there are at least two to compare, with the same seeds.
 
         :param experiment: Its name
         :return: The methods
         """
         methods, tasks = EXPERIMENTS[experiment]
-        found = [method for method in methods if self.seeds(method, tasks)]
-        return found if len(found) > 1 else []
+        found = [method for method in methods if self.seeds([method], tasks)]
+        return found if len(found) > 1 and self.seeds(found, tasks) else []
 
-    def n_failed(self, method: str, tasks: Sequence[str]) -> int:
+    def n_failed(self, method: str, tasks: Sequence[str], seeds: Sequence[int]) -> int:
         """
         Count the runs of a method that failed.
 
         :param method: The method
         :param tasks: The tasks
+        :param seeds: The seeds
         :return: Their number
         """
-        runs = self.runs[(self.runs["method"] == method) & self.runs["task"].isin(tasks)]
+        runs = self.runs[
+            (self.runs["method"] == method) & self.runs["task"].isin(tasks) & self.runs["seed"].isin(seeds)
+        ]
         return int((runs["status"] != FINISHED).sum())
 
-    def table(self, method: str, tasks: Sequence[str], column: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    def table(
+        self, method: str, tasks: Sequence[str], seeds: Sequence[int], column: str, steps: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """
         Collect a column of the evaluations up to some step.
 
         :param method: The method
         :param tasks: The tasks
+        :param seeds: The seeds
         :param column: Name of the column
         :param steps: Last step
         :return: Steps of the evaluations, in the simulator's, and the values, ``(seeds, tasks, evaluations)``
         """
         at = np.arange(BASE["eval_freq"], steps + 1, BASE["eval_freq"])
-        seeds = self.seeds(method, tasks)
         values = np.full((len(seeds), len(tasks), len(at)), 0.0 if column == "success" else np.nan)
         for i, seed in enumerate(seeds):
             for j, task in enumerate(tasks):
@@ -106,17 +112,6 @@ class Evaluations:
                     found = rows.sort_values("step")[column].to_numpy(dtype=float)[: len(at)]
                     values[i, j, : len(found)] = found
         return FRAME_SKIP * at, values
-
-    def scores(self, method: str, tasks: Sequence[str], steps: int) -> np.ndarray:
-        """
-        Success at the end.
-
-        :param method: The method
-        :param tasks: The tasks
-        :param steps: Where the end is
-        :return: Mean of the last evaluations, ``(seeds, tasks)``
-        """
-        return self.table(method, tasks, "success", steps)[1][..., -N_LAST:].mean(axis=-1)
 
 
 def intervals(values: np.ndarray, statistic: Statistic) -> list[Interval]:
@@ -161,15 +156,14 @@ def draw_curve(
     evaluations: Evaluations,
     method: str,
     tasks: Sequence[str],
+    seeds: Sequence[int],
     steps: int,
     color: str,
     label: str | None = None,
     with_range: bool = True,
 ) -> None:
     """Draw a learning curve, with the range of its seeds if it is about one task, or else with an interval."""
-    at, values = evaluations.table(method, tasks, "success", steps)
-    if not len(values):
-        return
+    at, values = evaluations.table(method, tasks, seeds, "success", steps)
     bands = ranges(100 * values) if len(tasks) == 1 else intervals(100 * values, metrics.aggregate_mean)
     middle, low, high = np.array(bands).T
     axes.plot(at / 1000, middle, color=color, label=label or method)
@@ -188,6 +182,7 @@ def draw_tasks(
     evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str], steps: int, path: pathlib.Path
 ) -> None:
     """A panel for each task, and one for all of them."""
+    seeds = evaluations.seeds(methods, tasks)
     n_columns = min(4, len(tasks) + 1)
     n_rows = -(-(len(tasks) + 1) // n_columns)
     figure, axes = plt.subplots(
@@ -204,7 +199,7 @@ def draw_tasks(
     for axis, panel in zip(axes.flat, [*[(task,) for task in tasks], tasks], strict=False):
         for method, color in zip(methods, colors_of(methods), strict=True):
             readable = len(panel) > 1 or len(methods) <= MAX_RANGES
-            draw_curve(axis, evaluations, method, panel, steps, color, with_range=readable)
+            draw_curve(axis, evaluations, method, panel, seeds, steps, color, with_range=readable)
         finish(axis, steps, panel[0] if len(panel) == 1 else f"mean of the {len(tasks)} tasks")
     figure.supxlabel("steps of the simulator (thousands)")
     figure.supylabel("success (%)")
@@ -236,9 +231,11 @@ def draw_ablations(evaluations: Evaluations, path: pathlib.Path) -> None:
         axis.axis("off")
     for axis, experiment in zip(axes.flat, experiments, strict=False):
         methods, tasks = evaluations.compared(experiment), EXPERIMENTS[experiment][1]
+        seeds = evaluations.seeds(methods, tasks)
         for method, color in zip(methods, colors_of(methods), strict=True):
-            draw_curve(axis, evaluations, method, tasks, SHORT_STEPS, color, label=describe(method, experiment))
-        finish(axis, SHORT_STEPS, experiment, None if experiment == "cutoff" else BASE["shaping"]["shaping_steps"])
+            draw_curve(axis, evaluations, method, tasks, seeds, SHORT_STEPS, color, describe(method, experiment))
+        cutoff = None if experiment == "cutoff" else BASE["shaping"]["shaping_steps"]
+        finish(axis, SHORT_STEPS, f"{experiment} ({len(seeds)} seed{'s' * (len(seeds) > 1)})", cutoff)
         axis.legend(fontsize=8)
     figure.supxlabel("steps of the simulator (thousands)")
     figure.supylabel("success (%)")
@@ -258,14 +255,15 @@ def draw_health(evaluations: Evaluations, path: pathlib.Path) -> None:
     figure, axes = plt.subplots(2, 2, figsize=(10, 6.5), sharex=True, layout="constrained")
     for axis, (column, title) in zip(axes.flat, panels, strict=True):
         for task, color in zip(TASKS, COLORS, strict=False):
-            at, values = evaluations.table("VARL", (task,), column, FULL_STEPS)
-            if not len(values):
+            seeds = evaluations.seeds(["SAC", "VARL"], [task])
+            if not seeds:
                 continue
+            at, values = evaluations.table("VARL", [task], seeds, column, FULL_STEPS)
             if column == "q_advised":
-                values = values - evaluations.table("VARL", (task,), "q_greedy", FULL_STEPS)[1]
+                values = values - evaluations.table("VARL", [task], seeds, "q_greedy", FULL_STEPS)[1]
             axis.plot(at / 1000, values.mean(axis=(0, 1)), color=color, label=task)
             if column == "entropy":
-                at, values = evaluations.table("SAC", (task,), column, FULL_STEPS)
+                at, values = evaluations.table("SAC", [task], seeds, column, FULL_STEPS)
                 axis.plot(at / 1000, values.mean(axis=(0, 1)), color=color, linestyle=":", linewidth=1)
         axis.axvline(FRAME_SKIP * BASE["shaping"]["shaping_steps"] / 1000, color=GREY, linestyle="--", linewidth=1)
         axis.set_title(title)
@@ -300,9 +298,9 @@ def describe(method: str, experiment: str) -> str:
 
 
 def percent(interval: Interval) -> str:
-    """A value and a range."""
+    """A value, and its range where there is one."""
     middle, low, high = (f"{100 * value:.0f}" for value in interval)
-    return f"{middle}% ({low}{DASH}{high})"
+    return f"{middle}%" if low == high else f"{middle}% ({low}{DASH}{high})"
 
 
 def tabulate(
@@ -322,17 +320,25 @@ def tabulate(
     :param names: What the methods are called here
     :return: Lines of Markdown
     """
+    overall = ["mean", "interquartile mean", "mean of the whole run", "seeds"]
     lines = [
-        "| | " + " | ".join(task.removesuffix("-v3") for task in tasks) + " | mean | interquartile mean | seeds |",
-        "| --- " * (len(tasks) + 4) + "|",
+        "| | " + " | ".join([*(task.removesuffix("-v3") for task in tasks), *overall]) + " |",
+        "| --- " * (len(tasks) + len(overall) + 1) + "|",
     ]
+    seeds = evaluations.seeds(methods, tasks)
     for method, name in zip(methods, names or methods, strict=True):
-        scores = evaluations.scores(method, tasks, steps)
-        by_task = [percent(of_task) for of_task in ranges(scores[:, None, :])]
-        overall = [percent(intervals(scores[..., None], s)[0]) for s in (metrics.aggregate_mean, metrics.aggregate_iqm)]
-        failed = evaluations.n_failed(method, tasks)
-        n_seeds = str(len(scores)) if not failed else f"{len(scores)}, of {scores.size} runs {failed} failed"
-        lines.append(f"| {name} | " + " | ".join([*by_task, *overall, n_seeds]) + " |")
+        success = evaluations.table(method, tasks, seeds, "success", steps)[1]
+        at_end, of_run = success[..., -N_LAST:].mean(axis=-1), success.mean(axis=-1)
+        cells = [percent(of_task) for of_task in ranges(at_end[:, None, :])]
+        for values, statistic in (
+            (at_end, metrics.aggregate_mean),
+            (at_end, metrics.aggregate_iqm),
+            (of_run, metrics.aggregate_mean),
+        ):
+            cells.append(percent(intervals(values[..., None], statistic)[0]))
+        failed = evaluations.n_failed(method, tasks, seeds)
+        n_seeds = str(len(seeds)) if not failed else f"{len(seeds)}, of {at_end.size} runs {failed} failed"
+        lines.append(f"| {name} | " + " | ".join([*cells, n_seeds]) + " |")
     return lines
 
 
