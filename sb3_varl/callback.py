@@ -23,6 +23,9 @@ from sb3_varl.state_collector import StateCollector
 
 logger = logging.getLogger(__name__)
 
+# Those that until_success looks at.
+_N_EPISODES = 20
+
 _NOT_TOLD = (
     "AdvisorCallback is inside a callback_on_new_best, where it is not told of the steps that it has to see. "
     "Put it beside the EvalCallback, in a list; first_query and query_freq say when it asks."
@@ -59,6 +62,10 @@ class AdvisorCallback(BaseCallback):
         ``None`` spreads them evenly over the first half of the model's ``shaping_steps``
     :param states_per_query: Number of states in each query
     :param window: Number of the most recent transitions that the states are drawn from
+    :param until_success: Share of the last 20 training episodes. Once that many succeed, the advice ends: no more is
+        asked, and the model's ``shaping_steps`` becomes the present step. So queries may be many and the cutoff late,
+        for the runs that need it. Takes ``info["is_success"]``, and fewer episodes if the model's ``stats_window_size``
+        is smaller. ``None`` goes on to the end
     :param frames: Whether to show pictures of the states. Needs ``render_mode="rgb_array"``; an environment without it
         whose observations are images is shown by these
     :param blocking: Whether training waits for each answer. Slower, but the run can be repeated exactly,
@@ -86,6 +93,7 @@ class AdvisorCallback(BaseCallback):
         query_freq: int | None = None,
         states_per_query: int = 32,
         window: int = 1000,
+        until_success: float | None = None,
         frames: bool = True,
         blocking: bool = False,
         log_path: str | os.PathLike[str] | Literal[False] | None = None,
@@ -122,6 +130,12 @@ class AdvisorCallback(BaseCallback):
                 f"states_per_query is {states_per_query}, but the window holds only {window} transitions to draw from. "
                 "Make the window larger or ask about fewer states."
             )
+        if until_success is not None and (
+            isinstance(until_success, bool) or not isinstance(until_success, float | int) or not 0 < until_success <= 1
+        ):
+            raise ValueError(
+                f"until_success is {until_success!r}, expected a share of episodes such as 0.25, at most 1, or None."
+            )
         self.advisor = advisor
         self.task = task
         self.n_queries = n_queries
@@ -129,6 +143,7 @@ class AdvisorCallback(BaseCallback):
         self.query_freq = query_freq
         self.states_per_query = states_per_query
         self.window = window
+        self.until_success = until_success
         self.frames = frames
         self.blocking = blocking
         self.log_path = log_path
@@ -140,7 +155,7 @@ class AdvisorCallback(BaseCallback):
         self._triggers: list[int] = []
         # Among the callbacks of its kind.
         self._place = 0
-        self._saw_steps = self._announced = False
+        self._saw_steps = self._announced = self._succeeds = False
         self._states: StateCollector
         self._collecting = False
         self._model_of_run: Any = None
@@ -185,7 +200,7 @@ class AdvisorCallback(BaseCallback):
         log = None if self.log_path is False else AdviceLog(log_folder(self.model, self._place, self.log_path))
         self._progress = progress_of(self.model, self._place, log)
         self.n_asked, self.totals = 0, Counter(self._progress.get("totals", {}))
-        self._latency, self._logged, self._collecting = math.nan, {}, False
+        self._latency, self._logged, self._collecting, self._succeeds = math.nan, {}, False, False
         # A generator of its own, so that asking draws nothing from the run's random numbers.
         self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(self.model.seed))
         self._consultation = Consultation(self.advisor, log, Usage(**self._progress.get("usage", {})))
@@ -243,7 +258,7 @@ class AdvisorCallback(BaseCallback):
         first = max(self.model.learning_starts, earliest) if self.first_query is None else self.first_query
         freq = self.query_freq or max(at_least, (cutoff // 2 - first) // max(1, self.n_queries - 1))
         triggers = [first + i * freq for i in range(self.n_queries)]
-        if triggers[-1] >= cutoff:
+        if triggers[-1] >= cutoff > self.model.num_timesteps:
             raise ValueError(
                 f"The queries are due at steps {triggers}, but the model ignores guidance from step {cutoff} on "
                 f"(shaping_steps). Ask earlier with first_query and query_freq, or raise shaping_steps."
@@ -274,6 +289,8 @@ class AdvisorCallback(BaseCallback):
         self._saw_steps = True
         self.num_timesteps = self.model.num_timesteps
         self._states.complete(self.locals["actions"])
+        if self._needs_no_more():
+            self._end_advice()
         if self._collecting and self.num_timesteps >= self._triggers[0]:
             self._ask()
         self._visit_states()
@@ -282,6 +299,20 @@ class AdvisorCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+    def _needs_no_more(self) -> bool:
+        if self.until_success is None or self.num_timesteps >= self.model.shaping_steps:
+            return False
+        successes = self.model.ep_success_buffer
+        n_episodes = min(_N_EPISODES, successes.maxlen)
+        recent = list(successes)[-n_episodes:]
+        return len(recent) == n_episodes and float(np.mean(recent)) >= self.until_success
+
+    def _end_advice(self) -> None:
+        self.model.shaping_steps = self.num_timesteps
+        self._triggers, self._collecting, self._succeeds = [], False, True
+        if self.verbose >= 1:
+            print(f"Step {self.num_timesteps}: the agent succeeds by itself. The advice ends.")
 
     def _visit_states(self) -> None:
         """Keep the present states if they are among those that the next query is about."""
@@ -320,7 +351,7 @@ class AdvisorCallback(BaseCallback):
         """Put the answers that are there into the guidance buffer."""
         if self.num_timesteps >= self.model.shaping_steps:
             n_dropped = self._consultation.drop_unasked()
-            if n_dropped:
+            if n_dropped and not self._succeeds:
                 logger.warning(
                     "%d queries were waiting for the one before when the cutoff at %d came, and are not asked. Ask "
                     "earlier, or make training wait with blocking=True.",
@@ -365,7 +396,7 @@ class AdvisorCallback(BaseCallback):
         else:
             for failure in advice.failures:
                 logger.warning("%s: %s", name, failure)
-        if late:
+        if late and not self._succeeds:
             logger.warning(
                 "%s: %d answers came at step %d, after the cutoff at %d, and go unused. Ask earlier, raise the model's "
                 "shaping_steps, or make training wait with blocking=True.",
@@ -413,3 +444,9 @@ class AdvisorCallback(BaseCallback):
                 stacklevel=2,
             )
             self._announced = True
+        if self.until_success is not None and self.model.ep_info_buffer and not self.model.ep_success_buffer:
+            warnings.warn(
+                f"until_success is {self.until_success}, but no episode said whether it succeeded. The environment has "
+                'to put "is_success" into the info of an episode\'s last step.',
+                stacklevel=2,
+            )

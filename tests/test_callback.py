@@ -379,6 +379,62 @@ def test_the_default_schedule_lies_in_the_first_half_of_the_shaping():
     assert [query.step for query in advisor.queries] == [11, 48, 85, 122, 159, 196]
 
 
+class SuccessEnv(CounterEnv):
+    """Succeeds in every other episode from some episode on."""
+
+    def __init__(self, first_success):
+        super().__init__(horizon=5)
+        self.first_success = first_success
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        succeeds = self.episode >= self.first_success and self.episode % 2 == 0
+        return observation, reward, terminated, truncated, info | {"is_success": succeeds}
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_the_advice_ends_with_success(caplog, blocking, tmp_path):
+    over = threading.Event()
+
+    def answer(query):
+        if not blocking:
+            over.wait(10)
+        return Advice([state.executed_action for state in query.states])
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            if self.num_timesteps >= self.model.shaping_steps:
+                over.set()
+            return self.num_timesteps < 150
+
+    # Of the last 20 episodes of 5 steps, 5 have succeeded when episode 28 ends.
+    advisor = Recorder(answer)
+    schedule = {"n_queries": 5, "first_query": 30, "query_freq": 30, "until_success": 0.25}
+    model, _ = learn(advisor, SuccessEnv(20), callbacks=[Watch()], blocking=blocking, **schedule)
+    assert [query.step for query in advisor.queries] == ([30, 60, 90, 120] if blocking else [30])
+    assert model.shaping_steps == 146
+    assert not model.shaping_active
+    assert not caplog.records
+    # Nor does a run that goes on take it up again.
+    model.save(tmp_path / "model")
+    model = VARL.load(tmp_path / "model", env=SuccessEnv(20))
+    with pytest.warns(UserWarning, match="will not be asked"):
+        learn(Recorder(), model=model, steps=50, reset_num_timesteps=False, **schedule)
+    assert model.shaping_steps == 146
+
+
+def test_without_success_the_advice_goes_on():
+    advisor = Recorder()
+    model, _ = learn(advisor, SuccessEnv(1000), until_success=0.25)
+    assert len(advisor.queries) == 2
+    assert model.shaping_active
+
+
+def test_episodes_that_do_not_say_whether_they_succeeded_are_noticed():
+    with pytest.warns(UserWarning, match=r"until_success is 0\.5, but no episode said"):
+        learn(Recorder(), until_success=0.5)
+
+
 def test_a_model_string_makes_a_vlm_advisor(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
     callback = AdvisorCallback("openai/gpt-4o", task="Count to seven.")
@@ -398,6 +454,8 @@ def test_queries_that_were_not_asked_are_announced():
         ({"first_query": -5}, "first_query is -5, expected a positive integer or None"),
         ({"query_freq": 2.5}, "query_freq is 2.5"),
         ({"states_per_query": "64"}, "states_per_query is '64'"),
+        ({"until_success": 25}, "until_success is 25, expected a share"),
+        ({"until_success": True}, "until_success is True, expected a share"),
         ({"window": None}, "window is None"),
         ({"states_per_query": 60, "window": 50}, "states_per_query is 60, but the window holds only 50"),
         ({"task": " "}, "task is ' ', expected a sentence"),

@@ -247,14 +247,6 @@ def test_cloning_fits_the_advice(tmp_path):
     assert near.guidance_summary()["gate_open"] < 0.5 < far.guidance_summary()["gate_open"]
 
 
-def test_the_shaping_ends_with_success(tmp_path):
-    model = trained(tmp_path, "cutoff at success", steps=400, env=SHORT_EPISODES, cutoff_at_success=0.0)
-    assert not model.shaping_active
-    assert model.shaping_steps < 10_000
-    model = trained(tmp_path / "never", "cutoff at success", steps=400, env=SHORT_EPISODES, cutoff_at_success=2.0)
-    assert model.shaping_active
-
-
 @pytest.mark.parametrize("choice", ["late", "novel"])
 def test_a_choosy_advisor_asks_about_some(choice):
     observations = [np.full(2, 10.0 * (i % 3) + 0.1 * i) for i in range(12)]

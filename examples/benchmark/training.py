@@ -26,7 +26,7 @@ from results import EVALUATION_COLUMNS, FINISHED, N_LAST, Row
 from rivals import AdviceInReplay, Branching, Cloning, SimulatedScorer
 from sb3_varl import VARL, Advisor, AdvisorCallback
 from sb3_varl.shaping import entropy
-from variants import Choosy, CutoffAtSuccess, FallingCoefficient
+from variants import Choosy, FallingCoefficient
 
 N_EVAL_EPISODES = 20
 PROGRESS_FILE = "steps"
@@ -137,8 +137,6 @@ def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
         callbacks.append(AdviceInReplay(branching))
     if "cloning" in settings:
         callbacks.append(Cloning(**settings["cloning"]))
-    if "cutoff_at_success" in settings:
-        callbacks.append(CutoffAtSuccess(settings["cutoff_at_success"]))
 
     recorder.scorer = scorer
     model = make_model(vectorised(env, settings), cell)

@@ -3,9 +3,8 @@
 import dataclasses
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_varl import VARL, Advice, AdviceQuery, Advisor
+from sb3_varl import Advice, AdviceQuery, Advisor
 
 
 class FallingCoefficient:
@@ -22,26 +21,6 @@ class FallingCoefficient:
 
     def __call__(self, progress_remaining: float) -> float:
         return self.start * max(0.0, 1 - (1 - progress_remaining) / self.share)
-
-
-class CutoffAtSuccess(BaseCallback):
-    """
-    Ends the shaping as soon as the policy succeeds by itself often enough.
-
-    :param success_rate: Share of the last 20 training episodes
-    """
-
-    model: VARL
-
-    def __init__(self, success_rate: float) -> None:
-        super().__init__()
-        self.success_rate = success_rate
-
-    def _on_step(self) -> bool:
-        recent = list(self.model.ep_success_buffer or ())[-20:]
-        if self.model.shaping_active and len(recent) == 20 and np.mean(recent) >= self.success_rate:
-            self.model.shaping_steps = self.num_timesteps
-        return True
 
 
 class Choosy:
