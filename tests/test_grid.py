@@ -24,7 +24,6 @@ from sb3_varl import AdviceQuery, FunctionAdvisor, VisitedState
 BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmark"
 TASK = "reach-v3"
 STEPS = 400
-SHORT_EPISODES = {"frame_skip": 3, "max_episode_steps": 10}
 
 
 def grid_command(folder, *arguments):
