@@ -29,18 +29,20 @@ class ActionComponent:
 @dataclass(frozen=True)
 class ObservationSlice:
     """
-    A named run of components of a flat observation.
+    A named run of components of a flat observation, or of an entry of a Dict observation.
 
     :param name: Short name, for instance ``"gripper position"``
     :param start: First index
     :param stop: One past the last index
     :param meaning: Unit and frame of reference in a few words
+    :param key: Which entry of a Dict observation; ``None`` for an observation that is an array
     """
 
     name: str
     start: int
     stop: int
     meaning: str = ""
+    key: str | None = None
 
 
 @dataclass(frozen=True)

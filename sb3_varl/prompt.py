@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import math
 import re
@@ -13,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
-from sb3_varl.advice import AdviceQuery, Briefing, VisitedState
+from sb3_varl.advice import AdviceQuery, Briefing, ObservationSlice, VisitedState
 
 # Length of a picture's longer side, in pixels, and its size as PNG, in bytes.
 MAX_IMAGE_SIZE = 2048
@@ -27,6 +28,8 @@ MAX_SYSTEM_CHARACTERS = 20_000
 MAX_STATE_CHARACTERS = 20_000
 MAX_REQUEST_CHARACTERS = 100_000
 MAX_REQUEST_IMAGE_CHARACTERS = 10_000_000
+
+_HUGE = float(np.finfo(np.float32).max)
 
 # What might be taken for the markers of the environment's part.
 _MARKER = re.compile(r"<(?=\s*/?\s*environment)", re.IGNORECASE)
@@ -173,6 +176,9 @@ def _action_section(briefing: Briefing) -> str:
 
 
 def _bounds(low: float, high: float) -> str:
+    # Some spaces have the largest number that there is in place of infinity.
+    low = -math.inf if low <= -_HUGE else low
+    high = math.inf if high >= _HUGE else high
     if math.isinf(low) and math.isinf(high):
         return "any number"
     if math.isinf(low):
@@ -191,18 +197,55 @@ def _observation_section(briefing: Briefing) -> str:
             "written out in numbers. Switch them on, with AdvisorCallback(frames=True), or add numbers."
         )
     if isinstance(space, spaces.Dict):
-        entries = [f"- {_data(json.dumps(key))}: {_layout(part, briefing)}" for key, part in space.spaces.items()]
-        return "\n".join(["An observation is an object with these entries:", *entries])
-    lines = [f"An observation is {_layout(space, briefing)}."]
-    for part in briefing.sheet.observation if briefing.sheet is not None else ():
+        lines = ["An observation is an object with these entries:"]
+        for key, part in space.spaces.items():
+            lines += [f"- {_data(json.dumps(key))}: {_layout(part, briefing)}", *_slice_lines(briefing, part, key, "  ")]
+    else:
+        lines = [f"An observation is {_layout(space, briefing)}.", *_slice_lines(briefing, space, None)]
+    keys: set[str | None] = set(space.spaces) if isinstance(space, spaces.Dict) else {None}
+    for part in _slices(briefing):
+        if part.key not in keys:
+            raise ValueError(
+                f"The task sheet's slice {part.name!r} has the key {part.key!r}, expected one of the observation's: "
+                f"{', '.join(sorted(repr(key) for key in keys))}."
+            )
+    return "\n".join(lines)
+
+
+def _slices(briefing: Briefing) -> tuple[ObservationSlice, ...]:
+    return briefing.sheet.observation if briefing.sheet is not None else ()
+
+
+def _slice_lines(briefing: Briefing, space: spaces.Space, key: str | None, indent: str = "") -> list[str]:
+    """What the task sheet calls the parts of an array; where it has no names, the bounds that the space has."""
+    named = [part for part in _slices(briefing) if part.key == key]
+    if not named:
+        return [f"{indent}- {line}" for line in _bound_lines(space)]
+    lines = []
+    for part in named:
         if not 0 <= part.start < part.stop <= math.prod(space.shape or ()):
             raise ValueError(
                 f"The task sheet's slice {part.name!r} goes from {part.start} to {part.stop}, "
                 f"which is no part of an observation of shape {space.shape}."
             )
         meaning = f" ({_data(part.meaning)})" if part.meaning else ""
-        lines.append(f"- entries {part.start} to {part.stop - 1}: {_data(part.name)}{meaning}")
-    return "\n".join(lines)
+        place = f"entries {part.start} to {part.stop - 1}" if part.stop > part.start + 1 else f"entry {part.start}"
+        lines.append(f"{indent}- {place}: {_data(part.name)}{meaning}")
+    return lines
+
+
+def _bound_lines(space: spaces.Space) -> list[str]:
+    """The bounds of a list of numbers, those of neighbours that are alike in one line."""
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1 or not _is_written_out(space):
+        return []
+    bounds = [_bounds(float(low), float(high)) for low, high in zip(space.low, space.high, strict=True)]
+    lines, start = [], 0
+    for text, group in itertools.groupby(bounds):
+        stop = start + len(list(group))
+        place = f"entries {start} to {stop - 1}" if stop > start + 1 else f"entry {start}"
+        lines.append(f"{place}: {text}")
+        start = stop
+    return [] if set(bounds) == {_bounds(-math.inf, math.inf)} else lines
 
 
 def _layout(space: spaces.Space, briefing: Briefing) -> str:

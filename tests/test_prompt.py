@@ -56,7 +56,7 @@ def test_system_prompt_says_what_the_sheet_knows() -> None:
         "- dx (metres to the right): from -1 to 1",
         "- grip (newtons, 0 is open): from 0 to 5",
         "- entries 0 to 1: hand (metres)",
-        "- entries 2 to 2: drawer",
+        "- entry 2: drawer",
         "Notes: The camera looks along -y.",
         '{"advice": [{"state": 0, "action": [<number>, <number>]}, ...]}',
     ):
@@ -198,6 +198,33 @@ def test_too_much_text_is_refused() -> None:
     sheet = TaskSheet("x", notes="word " * 5_000)
     with pytest.raises(ValueError, match=r"come to 2\d{4} characters, expected at most 20000. Shorten the task"):
         system_prompt(Briefing(ACTION_SPACE, OBSERVATION_SPACE, sheet=sheet), "x")
+
+
+def test_parts_of_a_dict_observation_have_names() -> None:
+    parts = (ObservationSlice("hand", 0, 2, "metres", key="robot"), ObservationSlice("red dot", 0, 3, key="goal"))
+    space = spaces.Dict({"goal": spaces.Box(-1, 1, (3,)), "robot": spaces.Box(-np.inf, np.inf, (4,))})
+    text = system_prompt(Briefing(ACTION_SPACE, space, sheet=TaskSheet("Reach.", observation=parts)), "x")
+    assert '- "goal": a list of 3 numbers\n  - entries 0 to 2: red dot\n' in text
+    assert '- "robot": a list of 4 numbers\n  - entries 0 to 1: hand (metres)' in text
+
+
+@pytest.mark.parametrize("key", [None, "gaol"])
+def test_a_part_of_no_entry_is_refused(key: str | None) -> None:
+    sheet = TaskSheet("Reach.", observation=(ObservationSlice("red dot", 0, 3, key=key),))
+    space = spaces.Dict({"goal": spaces.Box(-1, 1, (3,))})
+    with pytest.raises(ValueError, match=rf"'red dot' has the key {key!r}, expected one of the observation's: 'goal'"):
+        system_prompt(Briefing(ACTION_SPACE, space, sheet=sheet), "x")
+    with pytest.raises(ValueError, match="has the key 'goal', expected one of the observation's: None"):
+        sheet = TaskSheet("Reach.", observation=(ObservationSlice("red dot", 0, 3, key="goal"),))
+        system_prompt(Briefing(ACTION_SPACE, OBSERVATION_SPACE, sheet=sheet), "x")
+
+
+def test_numbers_without_names_have_the_bounds_of_their_space() -> None:
+    low, high = np.array([-1, -1, 0, -np.inf], np.float32), np.array([1, 1, 5, np.finfo(np.float32).max], np.float32)
+    text = system_prompt(Briefing(ACTION_SPACE, spaces.Box(low, high)), "x")
+    assert "4 numbers.\n- entries 0 to 1: from -1 to 1\n- entry 2: from 0 to 5\n- entry 3: any number\n" in text
+    text = system_prompt(Briefing(ACTION_SPACE, spaces.Box(-np.inf, np.inf, (4,))), "x")
+    assert "An observation is a list of 4 numbers.\n\n" in text
 
 
 def test_large_arrays_are_not_written_out() -> None:
