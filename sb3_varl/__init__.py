@@ -18,6 +18,7 @@ from sb3_varl.callback import AdvisorCallback
 from sb3_varl.guidance_buffer import GuidanceBuffer
 from sb3_varl.policies import LayerNormMlpPolicy
 from sb3_varl.replay import ReplayAdvisor
+from sb3_varl.sheets import load_task_sheet
 from sb3_varl.varl import VARL, VARLTQC, VARLCrossQ
 from sb3_varl.vlm import VLMAdvisor
 
@@ -44,4 +45,5 @@ __all__ = [
     "VARLCrossQ",
     "VLMAdvisor",
     "VisitedState",
+    "load_task_sheet",
 ]

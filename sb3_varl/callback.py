@@ -10,15 +10,15 @@ from collections import Counter
 from typing import Any, Literal
 
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_varl.advice import AdviceQuery, Advisor, Briefing, TaskSheet, Usage
+from sb3_varl.advice import AdviceQuery, Advisor, TaskSheet, Usage
 from sb3_varl.advice_log import AdviceLog
 from sb3_varl.advisors import make_advisor
 from sb3_varl.consultation import Consultation, Outcome
 from sb3_varl.history import read_queries
 from sb3_varl.resuming import check_environment, log_folder, progress_of
+from sb3_varl.sheets import load_task_sheet, make_briefing
 from sb3_varl.state_collector import StateCollector
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ class AdvisorCallback(BaseCallback):
     :param advisor: An advisor, or its name: a litellm model string such as ``"openai/gpt-5"``, or another that
         :func:`~sb3_varl.advisors.make_advisor` knows
     :param task: The task in words. ``None`` for what the environment's ``task_sheet`` says, if it has one
+    :param sheet: What there is to know of the environment, as a :class:`~sb3_varl.TaskSheet` or a YAML file of one
+        (see :mod:`sb3_varl.sheets`). ``None`` for the environment's ``task_sheet``, if it has one
     :param advisor_kwargs: Further arguments for an advisor that is given by its name
     :param n_queries: Number of queries in the run
     :param first_query: Environment steps before the first query.
@@ -74,6 +76,7 @@ class AdvisorCallback(BaseCallback):
         ``advice`` in the folder of the run's other logs or, if it has none, ``advice/<time>`` in the working directory.
         ``False`` keeps no log
     :param verbose: 1 prints a line for each query
+    :raises OSError: if ``sheet`` is a file that cannot be read
     :raises TypeError: if ``advisor`` is neither a string nor has a method ``advise``, or does not take its arguments
     :raises ValueError: if a number is out of its range, or when training starts: if a query would come after the
         model's cutoff or finds too few states, or the advisor has no task or finds another reason not to start
@@ -87,6 +90,7 @@ class AdvisorCallback(BaseCallback):
         advisor: Advisor | str,
         task: str | None = None,
         *,
+        sheet: TaskSheet | str | os.PathLike[str] | None = None,
         advisor_kwargs: dict[str, Any] | None = None,
         n_queries: int = 6,
         first_query: int | None = None,
@@ -112,6 +116,8 @@ class AdvisorCallback(BaseCallback):
                 f"advisor is {advisor!r}, expected an object with a method advise(query), a litellm model string "
                 'such as "openai/gpt-5", or FunctionAdvisor(f) for a function f from observation to action.'
             )
+        if sheet is not None and not isinstance(sheet, TaskSheet | str | os.PathLike):
+            raise TypeError(f"sheet is {sheet!r}, expected a sb3_varl.TaskSheet, a YAML file of one, or None.")
         if task is not None and not (isinstance(task, str) and task.strip()):
             raise ValueError(f"task is {task!r}, expected a sentence such as 'Open the drawer.', or None.")
         for name, value, optional in (
@@ -138,6 +144,7 @@ class AdvisorCallback(BaseCallback):
             )
         self.advisor = advisor
         self.task = task
+        self.sheet = load_task_sheet(sheet) if isinstance(sheet, str | os.PathLike) else sheet
         self.n_queries = n_queries
         self.first_query = first_query
         self.query_freq = query_freq
@@ -177,7 +184,7 @@ class AdvisorCallback(BaseCallback):
         self._place = len(self.model.after_learning)
         self.model.after_learning.append(self._after_learning)
         self._saw_steps = self._announced = False
-        self._briefing = self._make_briefing()
+        self._briefing = make_briefing(self.training_env, self.task, self.sheet, self.frames)
         if hasattr(self.advisor, "prepare"):
             self.advisor.prepare(self._briefing)
         steps = self.model.num_timesteps
@@ -234,21 +241,6 @@ class AdvisorCallback(BaseCallback):
             self._count(queries=1, states=query.n_states)
             self._consultation.ask(asked, query)
         self._collect(wait=False)
-
-    def _make_briefing(self) -> Briefing:
-        sheet = None
-        if self.training_env.has_attr("task_sheet"):
-            sheet = self.training_env.get_attr("task_sheet", indices=[0])[0]
-            if not isinstance(sheet, TaskSheet):
-                raise TypeError(f"The environment's task_sheet is {sheet!r}, expected a sb3_varl.TaskSheet.")
-        assert isinstance(self.training_env.action_space, spaces.Box)
-        return Briefing(
-            action_space=self.training_env.action_space,
-            observation_space=self.training_env.observation_space,
-            task=self.task or (sheet.goal if sheet else None),
-            sheet=sheet,
-            frames=self.frames,
-        )
 
     def _schedule(self) -> list[int]:
         """Trigger steps of the whole run, checked against the model's cutoff."""

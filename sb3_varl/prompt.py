@@ -199,14 +199,17 @@ def _observation_section(briefing: Briefing) -> str:
     if isinstance(space, spaces.Dict):
         lines = ["An observation is an object with these entries:"]
         for key, part in space.spaces.items():
-            lines += [f"- {_data(json.dumps(key))}: {_layout(part, briefing)}", *_slice_lines(briefing, part, key, "  ")]
+            lines += [
+                f"- {_data(json.dumps(key))}: {_layout(part, briefing)}",
+                *_slice_lines(briefing, part, key, "  "),
+            ]
     else:
         lines = [f"An observation is {_layout(space, briefing)}.", *_slice_lines(briefing, space, None)]
     keys: set[str | None] = set(space.spaces) if isinstance(space, spaces.Dict) else {None}
-    for part in _slices(briefing):
-        if part.key not in keys:
+    for named in _slices(briefing):
+        if named.key not in keys:
             raise ValueError(
-                f"The task sheet's slice {part.name!r} has the key {part.key!r}, expected one of the observation's: "
+                f"The task sheet's slice {named.name!r} has the key {named.key!r}, expected one of the observation's: "
                 f"{', '.join(sorted(repr(key) for key in keys))}."
             )
     return "\n".join(lines)

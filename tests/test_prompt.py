@@ -214,8 +214,8 @@ def test_a_part_of_no_entry_is_refused(key: str | None) -> None:
     space = spaces.Dict({"goal": spaces.Box(-1, 1, (3,))})
     with pytest.raises(ValueError, match=rf"'red dot' has the key {key!r}, expected one of the observation's: 'goal'"):
         system_prompt(Briefing(ACTION_SPACE, space, sheet=sheet), "x")
+    sheet = TaskSheet("Reach.", observation=(ObservationSlice("red dot", 0, 3, key="goal"),))
     with pytest.raises(ValueError, match="has the key 'goal', expected one of the observation's: None"):
-        sheet = TaskSheet("Reach.", observation=(ObservationSlice("red dot", 0, 3, key="goal"),))
         system_prompt(Briefing(ACTION_SPACE, OBSERVATION_SPACE, sheet=sheet), "x")
 
 

@@ -1,0 +1,94 @@
+"""What an advisor is told of an environment, from a file or from the environment itself."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import yaml
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_varl import VARL, ActionComponent, AdvisorCallback, FunctionAdvisor, ObservationSlice, TaskSheet
+from sb3_varl.sheets import load_task_sheet, make_briefing
+
+SHEET = TaskSheet(
+    "Push the block onto the red dot.",
+    (ActionComponent("dx", "metres, to the right"), ActionComponent("dy")),
+    (ObservationSlice("gripper", 0, 3, "metres", key="observation"), ObservationSlice("dot", 0, 2, key="goal")),
+    "The camera looks along y.",
+)
+SPIN = TaskSheet("Spin.")
+TEXT = """
+goal: Push the block onto the red dot.
+action:
+  - {name: dx, meaning: "metres, to the right"}
+  - {name: dy}
+observation:
+  - {name: gripper, start: 0, stop: 3, meaning: metres, key: observation}
+  - {name: dot, start: 0, stop: 2, key: goal}
+notes: The camera looks along y.
+"""
+
+
+class Recorder:
+    """An advisor that remembers what it was told."""
+
+    def prepare(self, briefing):
+        self.briefing = briefing
+
+    def advise(self, query):
+        raise AssertionError("not to be asked")
+
+
+def test_a_file_holds_what_a_sheet_holds(tmp_path):
+    (tmp_path / "sheet.yml").write_text(TEXT)
+    assert load_task_sheet(tmp_path / "sheet.yml") == SHEET
+    (tmp_path / "goal.yml").write_text("goal: Stand up.")
+    assert load_task_sheet(str(tmp_path / "goal.yml")) == TaskSheet("Stand up.")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("goal: [", "is no YAML: while parsing"),
+        ("", "is no task sheet: the file is None"),
+        ("notes: x", r"goal is .* \(Field required\)"),
+        ("goal: 3", r"goal is 3 \(Input should be a valid string\)"),
+        ("{goal: x, actions: []}", r"actions is \[\] \(Unexpected keyword argument\)"),
+        ("{goal: x, action: [{meaning: up}]}", r"action.0.name is .* \(Field required\)"),
+        ("{goal: x, observation: [{name: a, start: one, stop: 2}]}", "observation.0.start is 'one'"),
+        ("{goal: x, observation: hand}", "observation is 'hand'"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path, text, message):
+    (tmp_path / "sheet.yml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_task_sheet(tmp_path / "sheet.yml")
+
+
+def test_the_callback_takes_a_file_before_what_the_environment_says(tmp_path):
+    class Env(gym.Wrapper):
+        task_sheet = TaskSheet("Swing up.")
+
+    path = tmp_path / "sheet.yml"
+    path.write_text(yaml.safe_dump({"goal": "Hang still.", "action": [{"name": "torque"}]}))
+    for sheet, goal in ((None, "Swing up."), (path, "Hang still."), (str(path), "Hang still."), (SPIN, "Spin.")):
+        recorder = Recorder()
+        model = VARL("MlpPolicy", Env(gym.make("Pendulum-v1")), learning_starts=1000)
+        callback = AdvisorCallback(recorder, sheet=sheet, log_path=False)
+        with pytest.warns(UserWarning, match="6 of 6 queries were not asked"):
+            model.learn(1, callback=callback)
+        assert recorder.briefing.task == goal
+
+
+def test_a_sheet_that_is_none_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"sheet is 3, expected a sb3_varl.TaskSheet, a YAML file of one, or None"):
+        AdvisorCallback(FunctionAdvisor(np.zeros_like), sheet=3)
+    with pytest.raises(FileNotFoundError):
+        AdvisorCallback(FunctionAdvisor(np.zeros_like), sheet=tmp_path / "none.yml")
+
+
+def test_discrete_actions_are_refused():
+    env = DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    with pytest.raises(TypeError, match=r"for continuous actions, a Box, but the action space is Discrete\(2\)"):
+        make_briefing(env)
+    assert isinstance(env.action_space, spaces.Discrete)
