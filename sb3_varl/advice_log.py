@@ -4,10 +4,10 @@ The advice log: what was asked and what came back, on disk before it is used, so
 One folder per run holds ``advice.jsonl`` and the frames that were shown. Each line is a JSON object with ``version``,
 ``time`` (seconds since 1970), ``type`` and ``query`` (the query's number):
 
-- ``query``: ``step``, ``task``, ``action_low`` and ``action_high`` (the bounds of actions), ``dtype`` (of observations,
-  an object for those that are dictionaries) and ``states``, each with ``step``, ``observation``, ``executed_action``
-  and ``frame`` (a file name, or null). An array of more than 1024 numbers is an object with ``dtype``, ``shape`` and
-  ``zlib``, its bytes, compressed and in base64;
+- ``query``: ``step``, ``task``, ``action_names``, ``action_low`` and ``action_high`` (the bounds of actions), ``dtype``
+  (of observations, an object for those that are dictionaries) and ``states``, each with ``step``, ``observation``,
+  ``executed_action`` and ``frame`` (a file name, or null). An array of more than 1024 numbers is an object with
+  ``dtype``, ``shape`` and ``zlib``, its bytes, compressed and in base64;
 - ``request``: ``request`` (its number within the query; retries have the same) and ``states`` (indices), written before
   anything is sent;
 - ``failure``: ``request``, ``text`` and ``usage`` of a request that brought no answer;
@@ -38,6 +38,7 @@ import numpy as np
 from PIL import Image
 
 from sb3_varl.advice import Advice, AdviceQuery, Event, Observation
+from sb3_varl.prompt import action_names
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,7 @@ class AdviceLog:
             query.index,
             step=query.step,
             task=query.briefing.task,
+            action_names=action_names(query.briefing),
             action_low=space.low.tolist(),
             action_high=space.high.tolist(),
             dtype=_dtype(query.states[0].observation) if query.states else None,

@@ -87,6 +87,9 @@ class LoggedQuery(QueryHistory):
         self.task: str | None = record["task"]
         self.action_low = np.array(record["action_low"], np.float64)
         self.action_high = np.array(record["action_high"], np.float64)
+        self.action_names: list[str] = record.get("action_names") or [
+            f"action[{i}]" for i in range(self.action_low.size)
+        ]
         self.dtype: str | dict[str, str] = record["dtype"]
         self._states: list[dict[str, Any]] = record["states"]
 
@@ -128,6 +131,16 @@ class LoggedQuery(QueryHistory):
         """The original observation of each state."""
         return [decode_observation(observation, self.dtype) for observation in self.encoded_observations]
 
+    @property
+    def steps(self) -> list[int]:
+        """The run's environment steps when each state was reached."""
+        return [state["step"] for state in self._states]
+
+    @property
+    def frames(self) -> list[np.ndarray | None]:
+        """The frame of each state, ``(height, width, 3)`` uint8, or ``None``."""
+        return [self._frame(state["frame"]) for state in self._states]
+
     def to_query(self, briefing: Briefing, frames: bool = True) -> AdviceQuery:
         """
         Put the query as it was put.
@@ -136,10 +149,10 @@ class LoggedQuery(QueryHistory):
         :param frames: Whether with its frames
         :return: The query, with the answers that it already has
         """
-        states = zip(self.observations, self.executed_actions, self._states, strict=True)
+        pictures = self.frames if frames else [None] * self.n_states
         visited = tuple(
-            VisitedState(observation, action, self._frame(state["frame"]) if frames else None, state["step"])
-            for observation, action, state in states
+            VisitedState(*state)
+            for state in zip(self.observations, self.executed_actions, pictures, self.steps, strict=True)
         )
         return AdviceQuery(self.index, self.step, visited, briefing, answers=tuple(self.answers))
 

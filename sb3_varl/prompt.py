@@ -151,7 +151,14 @@ def _data(text: str) -> str:
     return " ".join(_MARKER.sub("(", text).split())
 
 
-def _action_names(briefing: Briefing) -> list[str]:
+def action_names(briefing: Briefing) -> list[str]:
+    """
+    Name the components of an action.
+
+    :param briefing: The action space and the environment's task sheet
+    :return: The sheet's names, or ``action[0]`` and so on
+    :raises ValueError: if the task sheet has another number of them
+    """
     n_components = math.prod(briefing.action_space.shape)
     named = briefing.sheet.action if briefing.sheet is not None else ()
     if not named:
@@ -166,7 +173,7 @@ def _action_names(briefing: Briefing) -> list[str]:
 
 def _action_section(briefing: Briefing) -> str:
     space = briefing.action_space
-    names = _action_names(briefing)
+    names = action_names(briefing)
     named = briefing.sheet.action if briefing.sheet is not None else ()
     meanings = [component.meaning for component in named] or [""] * len(names)
     lines = [f"An action is a list of {len(names)} numbers, in this order:"]

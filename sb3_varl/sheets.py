@@ -24,6 +24,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_varl.advice import Briefing, TaskSheet
+from sb3_varl.prompt import action_names
 
 # Of a list, because a dataclass by itself takes no configuration from outside.
 _ADAPTER = pydantic.TypeAdapter(list[TaskSheet], config=pydantic.ConfigDict(extra="forbid"))
@@ -69,6 +70,7 @@ def make_briefing(
     :param frames: Whether states come with pictures
     :return: The briefing
     :raises TypeError: if the environment's ``task_sheet`` is none, or its actions are not continuous
+    :raises ValueError: if the task sheet names another number of action components than there are
     """
     if sheet is None and env.has_attr("task_sheet"):
         sheet = env.get_attr("task_sheet", indices=[0])[0]
@@ -76,10 +78,12 @@ def make_briefing(
             raise TypeError(f"The environment's task_sheet is {sheet!r}, expected a sb3_varl.TaskSheet.")
     if not isinstance(env.action_space, spaces.Box):
         raise TypeError(f"Advice is for continuous actions, a Box, but the action space is {env.action_space}.")
-    return Briefing(
+    briefing = Briefing(
         action_space=env.action_space,
         observation_space=env.observation_space,
         task=task or (sheet.goal if sheet else None),
         sheet=sheet,
         frames=frames,
     )
+    action_names(briefing)
+    return briefing
