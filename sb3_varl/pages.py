@@ -90,7 +90,8 @@ def write_page(path: str | os.PathLike[str], page: str) -> None:
     :param page: The page
     """
     with replacing(pathlib.Path(path)) as file:
-        file.write_text(page, encoding="utf-8")
+        # A model may answer with halves of characters, which JSON has and UTF-8 has not.
+        file.write_text(page, encoding="utf-8", errors="replace")
 
 
 def picture_url(frame: np.ndarray, size: int = 320) -> str:
@@ -128,6 +129,7 @@ def view_states(
     space: spaces.Box,
     names: Sequence[str],
     sheet: TaskSheet | None = None,
+    frame_size: int = 320,
 ) -> list[StateView]:
     """
     Prepare the states of a query for a page.
@@ -139,6 +141,7 @@ def view_states(
     :param space: The action space, in the environment's units
     :param names: Names of an action's components
     :param sheet: Says what they mean
+    :param frame_size: Length to which a frame's longer side is scaled down, in pixels
     :return: The states
     """
     reasons = {} if advice is None else {rejection.state: rejection.reason for rejection in advice.rejected}
@@ -147,7 +150,7 @@ def view_states(
     for i, (action, frame, step) in enumerate(zip(executed, frames, steps, strict=True)):
         suggested = None if advice is None else advice.actions[i]
         if advice is None:
-            kind = verdict = "open"
+            kind, verdict = "open", "no answer"
         elif suggested is not None:
             kind = verdict = "advised"
         elif i in reasons:
@@ -155,7 +158,8 @@ def view_states(
         else:
             kind = verdict = "abstained"
         components = _view_components(action, suggested, space, names, meanings or [""] * len(names))
-        views.append(StateView(i, step, kind, verdict, picture_url(frame) if frame is not None else "", components))
+        picture = "" if frame is None else picture_url(frame, frame_size)
+        views.append(StateView(i, step, kind, verdict, picture, components))
     return views
 
 

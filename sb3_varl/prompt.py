@@ -146,6 +146,21 @@ def build_messages(briefing: Briefing, portion: Portion, task: str) -> list[dict
     ]
 
 
+def chats_of(query: AdviceQuery, task: str, states_per_request: int, image_size: int) -> list[list[dict]]:
+    """
+    Put all of a query before a model.
+
+    :param query: The query
+    :param task: The task in words
+    :param states_per_request: States in one request at most
+    :param image_size: Length to which a frame's longer side is scaled down, in pixels
+    :return: The messages of each request
+    :raises ValueError: as :func:`system_prompt`
+    """
+    portions = split(query, range(len(query.states)), states_per_request, image_size)
+    return [build_messages(query.briefing, portion, task) for portion in portions]
+
+
 def _data(text: str) -> str:
     """One line that cannot end the part of the prompt that it stands in."""
     return " ".join(_MARKER.sub("(", text).split())

@@ -201,15 +201,30 @@ def check_model(model: str, api_base: str | None) -> bool:
     return not missing
 
 
-def has_prices(model: str) -> bool:
+def count_tokens(model: str, messages: list[dict]) -> int:
     """
-    Look a model up in litellm's price list.
+    Count the tokens of a chat, without sending it.
+
+    :param model: litellm's name of the model; one whose tokenizer is not at hand is counted with OpenAI's
+    :param messages: The chat
+    :return: Tokens, those of pictures as OpenAI counts them
+    """
+    return int(import_litellm().token_counter(model=model, messages=messages))
+
+
+def price_of(model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
+    """
+    Look up what tokens cost.
 
     :param model: litellm's name of the model
-    :return: Whether its prices are known
+    :param prompt_tokens: Tokens sent
+    :param completion_tokens: Tokens received
+    :return: US dollars, or ``None`` if litellm has no prices for the model
     """
     try:
-        import_litellm().cost_per_token(model=model, prompt_tokens=1, completion_tokens=1)
+        prices = import_litellm().cost_per_token(
+            model=model, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens
+        )
     except Exception:  # litellm says so with a bare Exception
-        return False
-    return True
+        return None
+    return float(sum(prices))

@@ -14,7 +14,7 @@ from sb3_varl.advice import Advice, AdviceQuery, Briefing, QueryInterrupted, Usa
 from sb3_varl.background import Interruptible
 from sb3_varl.conversation import Conversation
 from sb3_varl.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, system_prompt
-from sb3_varl.providers import check_model, has_prices
+from sb3_varl.providers import check_model, price_of
 from sb3_varl.redaction import refuse_secrets
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class VLMAdvisor:
         self._n_interruptions = 0
         self._running: Interruptible[Advice] | None = None
         self._has_key = check_model(model, api_base)
-        if max_cost is not None and price_per_token is None and not has_prices(model):
+        if max_cost is not None and price_per_token is None and price_of(model, 1, 1) is None:
             raise ValueError(
                 f"max_cost needs prices, and litellm has none for {model!r}. Give price_per_token=(sent, received) "
                 "in US dollars, or limit max_total_tokens or max_requests instead."

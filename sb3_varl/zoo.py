@@ -21,9 +21,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import gymnasium as gym
 from gymnasium import spaces
-from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.preprocessing import is_image_space
@@ -34,6 +32,7 @@ from sb3_varl.callback import AdvisorCallback
 from sb3_varl.guided import Guided
 from sb3_varl.redaction import refuse_secrets
 from sb3_varl.varl import VARL, VARLTQC, VARLCrossQ
+from sb3_varl.visiting import can_render
 
 try:
     import optuna
@@ -125,7 +124,7 @@ class GuidedExperimentManager(ExperimentManager):
         # rl-zoo itself evaluates in environments without the file's env_kwargs.
         if self.guided and self._eval_env_kwargs_args is None:
             self.eval_env_kwargs = self.env_kwargs
-        if self._shows_frames() and "render_mode" not in self.env_kwargs and _can_render(self.env_name.gym_id):
+        if self._shows_frames() and "render_mode" not in self.env_kwargs and can_render(self.env_name.gym_id):
             self.env_kwargs = {**self.env_kwargs, "render_mode": "rgb_array"}
         return processed
 
@@ -224,12 +223,6 @@ def _with_log_path(entries: Any, log_path: str) -> list[Any]:
                 entry = {name: {"log_path": own, **arguments}}
         located.append(entry)
     return [entry for entry in located if entry is not None]
-
-
-def _can_render(env_id: str) -> bool:
-    entry_point = gym.spec(env_id).entry_point
-    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    return "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ())
 
 
 def _shows_images(env: VecEnv) -> bool:

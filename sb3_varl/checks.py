@@ -1,0 +1,160 @@
+"""Cheap signs of whether an advisor understands what it is shown."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_varl.advice import Advice
+from sb3_varl.following import Followed
+from sb3_varl.shaping import DEFAULT_THRESHOLDS
+
+# Further apart than this, in a component whose bounds are 2 apart, two actions are different ones.
+THRESHOLD = DEFAULT_THRESHOLDS["distance"]
+# Of the states: fewer answers are worth a look.
+_ENOUGH = 0.75
+# Of the distance between answers about different states.
+_CLEARLY = 0.75
+
+FOLLOWING = "Does following it lead to success?"
+
+
+@dataclass(frozen=True)
+class Check:
+    """
+    What was looked at, and what was found.
+
+    :param name: What was looked at
+    :param passed: Whether that is as it should be, or ``None`` if it cannot be told
+    :param text: What was found, in a sentence or two
+    """
+
+    name: str
+    passed: bool | None
+    text: str
+
+
+def distances(first: Advice, second: Advice, space: spaces.Box) -> np.ndarray:
+    """
+    Tell how far apart two answers are, in the component where they differ most, the bounds being 2 apart.
+
+    :param first: Advice
+    :param second: Other advice about the same states
+    :param space: The action space
+    :return: A distance for each state that both have an action for
+    """
+    pairs = [(a, b) for a, b in zip(first.actions, second.actions, strict=True) if a is not None and b is not None]
+    half = (space.high.astype(np.float64) - space.low) / 2
+    return np.array([np.max(np.abs((np.asarray(a, np.float64) - b) / half)) for a, b in pairs])
+
+
+def answered(advice: Advice) -> Check:
+    """
+    Count answers, abstentions and rejections.
+
+    :param advice: The advice
+    :return: Whether most states have an answer
+    """
+    n_states = len(advice.actions)
+    n_answered = sum(action is not None for action in advice.actions)
+    reasons = Counter(rejection.reason.replace("_", " ") for rejection in advice.rejected)
+    n_rejected = len({rejection.state for rejection in advice.rejected if rejection.state is not None})
+    text = f"{n_answered} of {n_states} states have an answer that can be used."
+    if n_states - n_answered - n_rejected > 0:
+        text += f" {n_states - n_answered - n_rejected} abstentions."
+    if reasons:
+        text += " Rejected: " + ", ".join(f"{n} {reason}" for reason, n in reasons.most_common()) + "."
+    return Check("Does it answer?", n_answered >= _ENOUGH * n_states, text)
+
+
+def differs_between_states(advice: Advice, space: spaces.Box) -> Check:
+    """
+    See whether the advice depends on the state.
+
+    :param advice: The advice
+    :param space: The action space
+    :return: Whether not all of it is the same
+    """
+    name = "Do answers differ between states?"
+    actions = [np.asarray(action, np.float64).ravel() for action in advice.actions if action is not None]
+    if len(actions) < 2:
+        return Check(name, None, "Fewer than two answers, so there is nothing to compare.")
+    n_different = len(np.unique(np.round(actions, 3), axis=0))
+    half = ((space.high.astype(np.float64) - space.low) / 2).ravel()
+    spread = float(np.mean(np.ptp(actions, axis=0) / (2 * half)))
+    text = (
+        f"{n_different} different actions for {len(actions)} states; they cover {spread:.0%} of the bounds on average."
+    )
+    if n_different == 1:
+        text += " A model that says the same everywhere does not look."
+    return Check(name, n_different > 1, text)
+
+
+def agrees_with_itself(advice: Advice, again: Advice, space: spaces.Box) -> Check:
+    """
+    Compare two answers to the same question, with answers about different states as the measure.
+
+    :param advice: The advice
+    :param again: The advice when asked a second time
+    :param space: The action space
+    :return: Whether answers about the same state are clearly closer together
+    """
+    name = "Does it say the same when asked twice?"
+    same = distances(advice, again, space)
+    other = distances(advice, dataclasses.replace(again, actions=[*again.actions[1:], *again.actions[:1]]), space)
+    if not len(same) or not len(other):
+        return Check(name, None, "Too few states were answered twice.")
+    share, apart, usually = float(np.mean(same <= THRESHOLD)), float(np.median(same)), float(np.median(other))
+    text = (
+        f"The second answer about a state is {apart:.2f} away from the first (median, bounds are 2 apart), and "
+        f"{usually:.2f} from one about another state. {share:.0%} are within {THRESHOLD:g}, the gate's threshold."
+    )
+    return Check(name, apart == 0 or apart <= _CLEARLY * usually, text)
+
+
+def changes_with_the_picture(advice: Advice, exchanged: Advice, again: Advice, space: spaces.Box) -> Check:
+    """
+    Compare answers about the same numbers, with the right pictures and with those of other states.
+
+    :param advice: The advice
+    :param exchanged: The advice with another state's picture
+    :param again: The advice when asked a second time, with the right ones
+    :param space: The action space
+    :return: Whether it changed more than when asked twice
+    """
+    name = "Do answers change with the picture?"
+    moved, same = distances(advice, exchanged, space), distances(advice, again, space)
+    if not len(moved) or not len(same):
+        return Check(name, None, "No state was answered both times.")
+    text = (
+        f"With the pictures of other states, and the same numbers, answers are {np.median(moved):.2f} away from the "
+        f"first (median); with the right ones {np.median(same):.2f}."
+    )
+    if np.median(moved) <= np.median(same):
+        return Check(name, None, f"{text} It seems to go by the numbers; frames=False would then be cheaper.")
+    return Check(name, True, f"{text} It looks at them.")
+
+
+def leads_to_success(followed: Sequence[Followed], visited: Sequence[Followed]) -> Check:
+    """
+    Compare following the advice with what happened without.
+
+    :param followed: What came of following it, for each state
+    :param visited: What came of the same states when they were visited
+    :return: Whether more succeeded, or else whether it brought more reward
+    """
+    wins, wins_before = (sum(result.success for result in results) for results in (followed, visited))
+    reward, reward_before = (float(np.mean([result.reward for result in results])) for results in (followed, visited))
+    n_steps = np.mean([result.n_steps for result in followed])
+    text = (
+        f"{wins} of {len(followed)} succeeded within {n_steps:.0f} steps on average; the mean return is "
+        f"{reward:.3g}. When the states were visited, without advice, it was {wins_before} and {reward_before:.3g}."
+    )
+    passed = wins > wins_before or (wins == wins_before and reward > reward_before)
+    if not passed and wins == wins_before:
+        text += " Success may be further away than that: see whether the frames go towards it, and follow longer."
+        return Check(FOLLOWING, None, text)
+    return Check(FOLLOWING, passed, text)

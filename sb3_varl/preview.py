@@ -1,0 +1,475 @@
+"""
+See what an advisor is shown, before paying for it.
+
+    python -m sb3_varl.preview --env sb3_varl.metaworld:SparseMetaWorld/drawer-open-v3 --model openai/gpt-5
+
+visits some states of an environment and writes a page with the prompt and the frames of a query about them, its size in
+tokens and its price. Nothing is sent without ``--ask``; with it, the answers are shown beside the frames. ``--check``
+asks twice more, to see whether the answers mean something, and ``--follow`` does what they say in copies of the
+environment.
+"""
+
+import argparse
+import ast
+import contextlib
+import dataclasses
+import datetime
+import html
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+from sb3_varl.advice import Advice, AdviceQuery, Advisor, Briefing, TaskSheet, Usage, VisitedState
+from sb3_varl.advice_log import AdviceLog
+from sb3_varl.advisors import check_arguments, make_advisor
+from sb3_varl.checks import (
+    FOLLOWING,
+    Check,
+    agrees_with_itself,
+    answered,
+    changes_with_the_picture,
+    differs_between_states,
+    leads_to_success,
+)
+from sb3_varl.consultation import Consultation
+from sb3_varl.following import Followed, NotRepeatable, follow, without_advice
+from sb3_varl.history import read_queries
+from sb3_varl.pages import picture_url, render, view_states, write_page
+from sb3_varl.prompt import action_names, chats_of
+from sb3_varl.providers import count_tokens, price_of
+from sb3_varl.sheets import load_task_sheet, make_briefing
+from sb3_varl.visiting import Visit, can_render, make_act, visit
+from sb3_varl.vlm import VLMAdvisor
+
+# What AdvisorCallback asks about in a run, unless it is told otherwise.
+STATES_IN_A_RUN = 6 * 32
+# Copies of the environment in which the advice is followed.
+N_COPIES = 4
+# Counts the tokens for an advisor that is no model of litellm's.
+_USUAL_MODEL = "openai/gpt-4o"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """
+    What asking would take.
+
+    :param requests: Number of requests
+    :param prompt_tokens: Tokens sent
+    :param completion_tokens: Tokens received, without those that a model spends on thinking
+    :param cost: US dollars, or ``None`` if nobody knows the prices
+    """
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+
+    def times(self, factor: float) -> "Estimate":
+        """
+        Estimate more of the same.
+
+        :param factor: How much more
+        :return: The estimate
+        """
+        return Estimate(
+            math.ceil(self.requests * factor),
+            round(self.prompt_tokens * factor),
+            round(self.completion_tokens * factor),
+            None if self.cost is None else self.cost * factor,
+        )
+
+
+@dataclass
+class Preview:
+    """
+    What an advisor is shown, and what it said if it was asked. In a notebook, it shows itself.
+
+    :param env_name: The environment
+    :param advisor_name: The advisor
+    :param task: The task in words, as it is sent
+    :param query: What is asked
+    :param chats: The messages of each request, as they are sent
+    :param estimate: What asking takes
+    :param advice: What came back, or ``None`` if it was not asked
+    :param answers: The model's words
+    :param failures: Requests that brought no answer
+    :param checks: Whether the advice means something
+    :param followed: What came of following it
+    :param usage: What was spent
+    """
+
+    env_name: str
+    advisor_name: str
+    task: str
+    query: AdviceQuery
+    chats: list[list[dict]]
+    estimate: Estimate
+    advice: Advice | None = None
+    answers: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    followed: list[Followed] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+
+    def page(self) -> str:
+        """
+        Put everything on a page that holds all it needs.
+
+        :return: HTML
+        """
+        states, briefing = self.query.states, self.query.briefing
+        views = view_states(
+            [state.executed_action for state in states],
+            [state.frame for state in states],
+            [state.step for state in states],
+            self.advice,
+            briefing.action_space,
+            action_names(briefing),
+            briefing.sheet,
+        )
+        strips = [(result, [picture_url(frame, 200) for frame in result.frames]) for result in self.followed]
+        in_a_run = self.estimate.times(STATES_IN_A_RUN / len(states))
+        return render("preview.html", preview=self, states=views, strips=strips, in_a_run=in_a_run)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write the page.
+
+        :param path: The file; its folder is made if it is missing
+        """
+        path = pathlib.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_page(path, self.page())
+
+    def _repr_html_(self) -> str:
+        return f'<iframe srcdoc="{html.escape(self.page())}" style="width: 100%; height: 45rem; border: 0"></iframe>'
+
+
+def preview(
+    env: gym.Env | Callable[[], gym.Env],
+    advisor: Advisor | str,
+    task: str | None = None,
+    *,
+    sheet: TaskSheet | str | os.PathLike[str] | None = None,
+    advisor_kwargs: dict[str, Any] | None = None,
+    policy: str = "random",
+    n_states: int = 16,
+    n_steps: int = 300,
+    frames: bool = True,
+    ask: bool = False,
+    check: bool = False,
+    follow_rounds: int = 0,
+    hold: int = 5,
+    log_path: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> Preview:
+    """
+    See what an advisor would be shown of an environment, and ask it if told to.
+
+    Whatever it answers is in an advice log before it is used, as in a training run.
+
+    :param env: The environment, or a function that makes it. Copies, for following advice, are made by the function,
+        or else by ``gym.make`` as the environment was
+    :param advisor: An advisor, or its name as :func:`~sb3_varl.advisors.make_advisor` knows it. A model that is not
+        asked needs no key
+    :param task: The task in words. ``None`` for what the advisor or the environment's task sheet says
+    :param sheet: A task sheet or a YAML file of one. ``None`` for the environment's ``task_sheet``, if it has one
+    :param advisor_kwargs: Further arguments for an advisor that is given by its name
+    :param policy: How to come to the states: ``"random"``; a zip of any of Stable-Baselines3's algorithms, with the
+        ``vecnormalize.pkl`` next to it or in a folder there, if there is one; or ``"file.py:function"``
+    :param n_states: Number of states to ask about
+    :param n_steps: Number of steps that they are drawn from
+    :param frames: Whether to show pictures of the states
+    :param ask: Whether to ask, once
+    :param check: Whether to ask twice more: the same again, and with the pictures exchanged
+    :param follow_rounds: How many times to ask on while following the advice from four of the states
+    :param hold: Steps that each piece of advice is followed for
+    :param log_path: Folder of the advice log. ``None`` for ``preview/advice-<time>``
+    :param seed: Of the environment, the actions and the draw of states
+    :return: The preview
+    :raises FileNotFoundError: if a file is missing
+    :raises TypeError: if the environment's actions are not continuous, or the advisor takes no such argument
+    :raises ValueError: if something is out of range, there is no task, or a key is missing that asking needs
+    """
+    if (check or follow_rounds) and not ask:
+        raise ValueError("check and follow_rounds ask the advisor: give ask=True, too.")
+    for name, number, low in (("n_states", n_states, 1), ("follow_rounds", follow_rounds, 0), ("hold", hold, 1)):
+        if number < low:
+            raise ValueError(f"{name} is {number}, expected at least {low}.")
+    sheet = sheet if isinstance(sheet, TaskSheet | None) else load_task_sheet(sheet)
+    adviser = _Adviser(advisor, task, advisor_kwargs, ask)
+    with contextlib.ExitStack() as stack:
+        make = _maker(env)
+        venv: VecEnv = DummyVecEnv([(lambda: env) if isinstance(env, gym.Env) else make])
+        if not isinstance(env, gym.Env):
+            stack.callback(venv.close)
+        env_name = _name(venv)
+        venv = _normalised(venv, policy)
+        briefing = make_briefing(venv, task, sheet, frames)
+        words = adviser.prepare(briefing)
+        visited = visit(venv, make_act(policy, venv, seed), n_states, n_steps, frames, seed)
+    query = AdviceQuery(0, n_steps, visited.states, briefing)
+    result = adviser.preview(query, words, env_name)
+    if ask:
+        _Interview(adviser, result, log_path).hold(check, make, visited, follow_rounds, hold)
+    return result
+
+
+class _Adviser:
+    """Who is asked, or would be."""
+
+    def __init__(self, advisor: Advisor | str, task: str | None, arguments: dict[str, Any] | None, ask: bool) -> None:
+        self.name = advisor if isinstance(advisor, str) else getattr(advisor, "model", type(advisor).__name__)
+        self.arguments = dict(arguments or {})
+        self.advisor: Advisor | None = None
+        if not isinstance(advisor, str):
+            self.advisor = advisor
+        elif ask or advisor.partition("/")[0] in ("simulated", "replay"):
+            self.advisor = make_advisor(advisor, task, **self.arguments)
+        else:
+            check_arguments(VLMAdvisor, self.arguments)
+        self.is_model = self.advisor is None or isinstance(self.advisor, VLMAdvisor)
+
+    def _setting(self, name: str, default: Any) -> Any:
+        return getattr(self.advisor, name, self.arguments.get(name, default))
+
+    def prepare(self, briefing: Briefing) -> str:
+        if self.advisor is not None and hasattr(self.advisor, "prepare"):
+            self.advisor.prepare(briefing)
+        task: str | None = self._setting("task", None) if self.is_model else None
+        task = task or briefing.task
+        if not task:
+            raise ValueError('There is no task. Say it in words, for instance task="Open the drawer.".')
+        return task
+
+    def preview(self, query: AdviceQuery, task: str, env_name: str) -> Preview:
+        chats = chats_of(query, task, self._setting("states_per_request", 16), self._setting("image_size", 224))
+        model = self.name if self.is_model else _USUAL_MODEL
+        sent = sum(count_tokens(model, chat) for chat in chats)
+        received = count_tokens(model, _typical_answer(query))
+        prices: tuple[float, float] | None = self._setting("price_per_token", None)
+        cost: float | None = None
+        if prices is not None:
+            cost = prices[0] * sent + prices[1] * received
+        elif self.is_model:
+            cost = price_of(model, sent, received)
+        return Preview(env_name, self.name, task, query, chats, Estimate(len(chats), sent, received, cost))
+
+
+class _Interview:
+    """Asks, and looks at the answers."""
+
+    def __init__(self, adviser: _Adviser, result: Preview, log_path: str | os.PathLike[str] | None) -> None:
+        assert adviser.advisor is not None
+        self.folder = pathlib.Path(log_path or pathlib.Path("preview") / f"advice-{_now()}")
+        self.result = result
+        self.n_asked = 0
+        self.consultation = Consultation(adviser.advisor, AdviceLog(self.folder), Usage())
+
+    def hold(self, check: bool, make: Callable[[], gym.Env], visited: Visit, rounds: int, hold: int) -> None:
+        result, states = self.result, self.result.query.states
+        space = result.query.briefing.action_space
+        result.advice = advice = self._ask(states)
+        result.answers = [answer.text for query in read_queries(self.folder) for answer in query.answers]
+        result.checks = [answered(advice), differs_between_states(advice, space)]
+        if check:
+            again = self._ask(states)
+            result.checks.append(agrees_with_itself(advice, again, space))
+            if len(states) > 1 and all(state.frame is not None for state in states):
+                exchanged = self._ask(_with_pictures_exchanged(states))
+                result.checks.append(changes_with_the_picture(advice, exchanged, again, space))
+        if rounds:
+            self._follow(make, visited, rounds, hold)
+        result.usage = self.consultation.spent
+
+    def _ask(self, states: tuple[VisitedState, ...]) -> Advice:
+        query = dataclasses.replace(self.result.query, index=self.n_asked, states=states)
+        self.n_asked += 1
+        self.consultation.ask(query)
+        try:
+            (outcome,) = self._outcomes()
+        except KeyboardInterrupt:
+            self.consultation.break_off()
+            raise
+        self.result.failures += outcome.advice.failures
+        return outcome.advice
+
+    def _outcomes(self) -> list[Any]:
+        outcomes = []
+        for outcome in self.consultation.outcomes(wait=True):
+            self.consultation.close(outcome)
+            outcomes.append(outcome)
+        return outcomes
+
+    def _follow(self, make: Callable[[], gym.Env], visited: Visit, rounds: int, hold: int) -> None:
+        starts = _earliest(self.result.query.states, visited)
+        frames = self.result.query.briefing.frames
+        try:
+            followed = follow(make, visited, starts, lambda asked: self._ask(asked).actions, rounds, hold, frames)
+        except NotRepeatable as error:
+            self.result.checks.append(Check(FOLLOWING, None, f"Not tried: {error}."))
+            return
+        before = [without_advice(visited, start, rounds * hold) for start in starts]
+        self.result.checks.append(leads_to_success(followed, before))
+        self.result.followed = followed
+
+
+def _earliest(states: tuple[VisitedState, ...], visited: Visit) -> list[VisitedState]:
+    """Those with the most of their episodes before them."""
+    beginnings = [0, *(i + 1 for i, step in enumerate(visited.steps) if step.done)]
+    order = sorted(states, key=lambda state: min(state.step - start for start in beginnings if start <= state.step))
+    return sorted(order[:N_COPIES], key=lambda state: state.step)
+
+
+def _with_pictures_exchanged(states: tuple[VisitedState, ...]) -> tuple[VisitedState, ...]:
+    # By half of their number, because neighbours look alike.
+    others = np.roll(np.arange(len(states)), max(1, len(states) // 2))
+    return tuple(
+        dataclasses.replace(state, frame=states[other].frame) for state, other in zip(states, others, strict=True)
+    )
+
+
+def _typical_answer(query: AdviceQuery) -> list[dict]:
+    action = ", ".join(["-0.25"] * math.prod(query.briefing.action_space.shape))
+    entries = ", ".join(f'{{"state": {i}, "action": [{action}]}}' for i in range(len(query.states)))
+    return [{"role": "assistant", "content": f'{{"advice": [{entries}]}}'}]
+
+
+def _maker(env: gym.Env | Callable[[], gym.Env]) -> Callable[[], gym.Env]:
+    if not isinstance(env, gym.Env):
+        return env
+    spec = env.spec
+
+    def make() -> gym.Env:
+        if spec is None:
+            raise NotRepeatable("the environment was not made with gym.make; give a function that makes it")
+        return gym.make(spec)
+
+    return make
+
+
+def _name(env: VecEnv) -> str:
+    spec = env.get_attr("spec")[0]
+    return spec.id if spec is not None else type(env.get_attr("unwrapped")[0]).__name__
+
+
+def _normalised(env: VecEnv, policy: str) -> VecEnv:
+    """With the statistics that a saved policy was trained with, if they lie where rl-zoo or the quickstart has them."""
+    if not policy.endswith(".zip"):
+        return env
+    folder = pathlib.Path(policy).parent
+    for path in (folder / "vecnormalize.pkl", *sorted(folder.glob("*/vecnormalize.pkl"))):
+        if path.is_file():
+            normalised = VecNormalize.load(str(path), env)
+            normalised.training = False
+            return normalised
+    return env
+
+
+def _now() -> str:
+    return f"{datetime.datetime.now():%Y-%m-%d-%H-%M-%S}"
+
+
+def _parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
+    """``name:value`` as rl-zoo has them; a value that is no Python literal is a string."""
+    arguments: dict[str, Any] = {}
+    for pair in pairs:
+        name, colon, value = pair.partition(":")
+        if not colon or not name.isidentifier():
+            raise ValueError(f"{pair!r} is not of the form name:value.")
+        try:
+            arguments[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            arguments[name] = value
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sb3_varl.preview",
+        description="See what an advisor is shown, what asking costs and, if told to, what it says.",
+    )
+    parser.add_argument("--env", required=True, metavar="ID", help="environment, as for gym.make: [module:]name")
+    parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="its arguments")
+    parser.add_argument("--model", required=True, help="litellm model string, or simulated/<Meta-World task>")
+    parser.add_argument("--advisor-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="the advisor's arguments")
+    parser.add_argument("--task", help="the task in words; default: that of the environment's task sheet")
+    parser.add_argument("--sheet", metavar="FILE", help="task sheet in YAML; default: that of the environment")
+    parser.add_argument("--policy", default="random", help="random (default), a model's .zip, or file.py:function")
+    parser.add_argument("--states", type=int, default=16, help="states to ask about (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="steps to draw them from (default: %(default)s)")
+    parser.add_argument("--no-frames", action="store_true", help="show numbers only")
+    parser.add_argument("--ask", action="store_true", help="ask about these states, once")
+    parser.add_argument(
+        "--check", action="store_true", help="ask twice more, to see whether the answers mean something"
+    )
+    parser.add_argument(
+        "--follow", type=int, default=0, metavar="ROUNDS", help=f"follow the advice in {N_COPIES} copies of it"
+    )
+    parser.add_argument("--hold", type=int, default=5, help="steps that each advice is followed (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("preview"), help="folder (default: preview)")
+    return parser
+
+
+def _dollars(estimate: Estimate) -> str:
+    return "unknown price" if estimate.cost is None else f"about {estimate.cost:.3f} US dollars"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Run the command.
+
+    :param arguments: Its arguments, ``None`` for those of the command line
+    """
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    try:
+        kwargs = _parse_pairs(args.env_kwargs)
+        if not args.no_frames and can_render(args.env):
+            kwargs.setdefault("render_mode", "rgb_array")
+        result = preview(
+            lambda: gym.make(args.env, **kwargs),
+            args.model,
+            args.task,
+            sheet=args.sheet,
+            advisor_kwargs=_parse_pairs(args.advisor_kwargs),
+            policy=args.policy,
+            n_states=args.states,
+            n_steps=args.steps,
+            frames=not args.no_frames,
+            ask=args.ask,
+            check=args.check,
+            follow_rounds=args.follow,
+            hold=args.hold,
+            log_path=args.out / f"advice-{_now()}",
+            seed=args.seed,
+        )
+    except (ImportError, OSError, TypeError, ValueError, gym.error.Error) as error:
+        sys.exit(f"{parser.prog}: {error}")
+    estimate = result.estimate
+    in_a_run = estimate.times(STATES_IN_A_RUN / args.states)
+    print(f"This query: {estimate.requests} requests, {estimate.prompt_tokens} tokens in, {_dollars(estimate)}")
+    print(f"A run of {STATES_IN_A_RUN} states: {in_a_run.requests} requests, {_dollars(in_a_run)}")
+    for check in result.checks:
+        print(f"{check.name} {_MARKS[check.passed]}: {check.text}")
+    for failure in result.failures:
+        print(failure)
+    result.save(args.out / "preview.html")
+    print(f"See {args.out / 'preview.html'}")
+
+
+_MARKS = {True: "yes", False: "no", None: "cannot be told"}
+
+
+if __name__ == "__main__":
+    main()
