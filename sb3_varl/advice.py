@@ -239,10 +239,11 @@ class Advisor(Protocol):
     """
     Whatever can say what it would have done in a state: a vision-language model, a planner, a person.
 
-    It is called from a worker thread, one query at a time. Two more methods are optional. With
+    It is called from a worker thread, one query at a time. Three more methods are optional. With
     ``prepare(briefing: Briefing) -> None`` an advisor says before training starts, by raising, that it will not be able
     to answer. ``interrupt() -> None`` is called from another thread when training breaks off, by Ctrl-C for instance:
-    ``advise`` is then to raise :class:`QueryInterrupted` soon.
+    ``advise`` is then to raise :class:`QueryInterrupted` soon. ``prompt(query: AdviceQuery) -> str`` is what the
+    advisor is told, for TensorBoard.
     """
 
     def advise(self, query: AdviceQuery) -> Advice:

@@ -5,17 +5,20 @@ import logging
 import math
 import os
 import pathlib
+import textwrap
 import warnings
 from collections import Counter
 from typing import Any, Literal
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Image, TensorBoardOutputFormat
 
 from sb3_varl.advice import AdviceQuery, Advisor, TaskSheet, Usage
 from sb3_varl.advice_log import AdviceLog
 from sb3_varl.advisors import make_advisor
 from sb3_varl.consultation import Consultation, Outcome
+from sb3_varl.drawing import draw_query
 from sb3_varl.history import read_queries
 from sb3_varl.resuming import check_environment, log_folder, progress_of
 from sb3_varl.sheets import load_task_sheet, make_briefing
@@ -46,7 +49,8 @@ class AdvisorCallback(BaseCallback):
     Logs under ``advice/``, as totals of the run: ``queries``, ``failed_queries``, ``requests``, ``failed_requests``,
     ``states`` (asked about), ``accepted``, ``abstained``, ``rejected_<reason>``, ``late`` (accepted after the cutoff),
     ``prompt_tokens``, ``completion_tokens``, ``cost`` (US dollars) and ``seconds`` (spent on asking);
-    ``latency`` is the last query's, in seconds.
+    ``latency`` is the last query's, in seconds. TensorBoard also gets, of each query, ``states``, a picture of the
+    frames with the executed and the suggested actions, and ``prompt``, the text that a model was sent.
 
     It may stand alone, in a list, or inside an event callback such as ``EveryNTimesteps``: whichever steps its parent
     passes on, it sees all of them and keeps to its own schedule.
@@ -376,6 +380,7 @@ class AdvisorCallback(BaseCallback):
         self._progress["totals"] = dict(self.totals - asked)
         self._progress["usage"] = dataclasses.asdict(self._consultation.spent)
         self._report(outcome, n_accepted, n_abstained, late)
+        self._show(outcome)
 
     def _report(self, outcome: Outcome, accepted: int, abstained: int, late: int) -> None:
         query, advice = outcome.query, outcome.advice
@@ -402,6 +407,16 @@ class AdvisorCallback(BaseCallback):
                 f"Query {query.index + 1}: {accepted} answers accepted, {abstained} abstentions, "
                 f"{len(advice.rejected)} rejected, after {outcome.latency:.1f} s."
             )
+
+    def _show(self, outcome: Outcome) -> None:
+        """In TensorBoard, where there is one. At the query's own step, and so not through the logger's next dump."""
+        query, advice = outcome.query, outcome.advice
+        for output in self.logger.output_formats:
+            if isinstance(output, TensorBoardOutputFormat):
+                shown: dict[str, Any] = {"advice/states": Image(draw_query(query, advice), "HWC")}
+                if hasattr(self.advisor, "prompt"):
+                    shown["advice/prompt"] = textwrap.indent(self.advisor.prompt(query), "    ")
+                output.write(shown, dict.fromkeys(shown, ()), query.step)
 
     def _count(self, **numbers: int) -> None:
         self.totals.update(numbers)

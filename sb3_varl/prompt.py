@@ -107,7 +107,9 @@ def split(
     parts: list[dict[str, Any]] = []
     n_characters = n_image_characters = 0
     for index in indices:
-        line, picture = _state_parts(index, query.states[index], image_size)
+        state = query.states[index]
+        line = state_line(index, state)
+        picture = _data_url(state.frame, image_size) if state.frame is not None else ""
         if len(line) > MAX_STATE_CHARACTERS:
             continue
         n_characters += len(line)
@@ -294,8 +296,14 @@ def _is_written_out(thing: Any) -> bool:
     return not _is_image(thing) and math.prod(thing.shape or ()) <= MAX_NUMBERS
 
 
-def _state_parts(index: int, state: VisitedState, image_size: int) -> tuple[str, str]:
-    """A state as a line of JSON, and its picture as a URL or an empty string."""
+def state_line(index: int, state: VisitedState) -> str:
+    """
+    Put a state into words.
+
+    :param index: Its number in the query
+    :param state: The state
+    :return: A line of JSON
+    """
     observation = state.observation
     has_frame = state.frame is not None
     shown = (
@@ -305,8 +313,7 @@ def _state_parts(index: int, state: VisitedState, image_size: int) -> tuple[str,
     )
     line = {"state": index, "observation": shown, "executed_action": _rounded(np.ravel(state.executed_action), False)}
     # A space after each comma would cost a token for each number.
-    text = json.dumps(line, separators=(",", ": "), allow_nan=False)
-    return text, _data_url(state.frame, image_size) if state.frame is not None else ""
+    return json.dumps(line, separators=(",", ": "), allow_nan=False)
 
 
 def _rounded(array: np.ndarray, has_frame: bool) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from sb3_varl.advice import Advice, AdviceQuery, Briefing, QueryInterrupted, Usage
 from sb3_varl.background import Interruptible
 from sb3_varl.conversation import Conversation
-from sb3_varl.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, system_prompt
+from sb3_varl.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, state_line, system_prompt
 from sb3_varl.providers import check_model, price_of
 from sb3_varl.redaction import refuse_secrets
 
@@ -170,6 +170,17 @@ class VLMAdvisor:
             finally:
                 self._running = None
                 self._usage += conversation.usage
+
+    def prompt(self, query: AdviceQuery) -> str:
+        """
+        Say what the model is sent about a query, without the pictures.
+
+        :param query: The query
+        :return: The text of its requests: what they all begin with, and a line for each state
+        """
+        task = self._task(query.briefing)
+        lines = [state_line(i, state) for i, state in enumerate(query.states)]
+        return "\n\n".join([system_prompt(query.briefing, task), *lines])
 
     def interrupt(self) -> None:
         """Break off what is being asked, from any thread. What was answered so far is recorded."""

@@ -228,7 +228,7 @@ def test_states_are_those_of_a_function(tmp_path):
         make_act(f"{tmp_path / 'mine.py'}:run", env, 0)
     with pytest.raises(FileNotFoundError, match="There is no file"):
         make_act("nowhere.py:act", env, 0)
-    with pytest.raises(ValueError, match="The policy is 'best', expected random, a model's .zip"):
+    with pytest.raises(ValueError, match=r"The policy is 'best', expected random, a model's .zip"):
         make_act("best", env, 0)
 
 
@@ -259,7 +259,7 @@ def test_arguments_that_make_no_sense(arguments, message):
 def test_a_task_is_needed():
     with pytest.raises(ValueError, match="There is no task"):
         preview(lambda: gym.make("Pendulum-v1"), "openai/gpt-4o", frames=False)
-    with pytest.raises(TypeError, match="VLMAdvisor takes no 'retries'. Did you mean 'max_retries'?"):
+    with pytest.raises(TypeError, match=r"VLMAdvisor takes no 'retries'. Did you mean 'max_retries'\?"):
         preview(make_env, "openai/gpt-4o", advisor_kwargs={"retries": 3})
 
 

@@ -1,0 +1,84 @@
+"""A picture of a query, for TensorBoard: each state's frame, and below it what was executed and what was suggested."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from sb3_varl.advice import Advice, AdviceQuery
+from sb3_varl.prompt import action_names
+
+# Pixels.
+_WIDTH, _LINE, _MARGIN, _NAME = 200, 16, 8, 64
+_MAX_COLUMNS = 8
+_INK, _GREY, _EXECUTED, _SUGGESTED = "#1a1a1a", "#b0b0b0", "#D55E00", "#0072B2"
+
+
+def draw_query(query: AdviceQuery, advice: Advice) -> np.ndarray:
+    """
+    Draw a query and its answers.
+
+    :param query: The query
+    :param advice: What came back
+    :return: ``(height, width, 3)`` uint8
+    """
+    names = action_names(query.briefing)
+    frames = [_scaled(state.frame) for state in query.states]
+    height = max((frame.height for frame in frames if frame is not None), default=0)
+    cell = (_WIDTH + _MARGIN, height + (len(names) + 1) * _LINE + _MARGIN)
+    n_columns = min(_MAX_COLUMNS, len(frames))
+    n_rows = math.ceil(len(frames) / n_columns)
+    sheet = Image.new("RGB", (n_columns * cell[0] + _MARGIN, n_rows * cell[1] + 2 * _LINE), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(12)
+    draw.text((_MARGIN, 6), f"query {query.index + 1}:", _INK, font)
+    draw.text((_MARGIN + 70, 6), "| executed", _EXECUTED, font)
+    draw.text((_MARGIN + 150, 6), "o suggested", _SUGGESTED, font)
+    for i, (state, frame, suggested) in enumerate(zip(query.states, frames, advice.actions, strict=True)):
+        x, y = _MARGIN + (i % n_columns) * cell[0], 2 * _LINE + (i // n_columns) * cell[1]
+        if frame is not None:
+            sheet.paste(frame, (x, y))
+        y += height
+        draw.text((x, y), f"state {i}, step {state.step}{'' if suggested is not None else ', no advice'}", _INK, font)
+        places = [_places(state.executed_action, query), _places(suggested, query)]
+        for j, name in enumerate(names):
+            _draw_component(draw, font, (x, y + (j + 1) * _LINE), name, *(place[j] for place in places))
+    return np.array(sheet)
+
+
+def _scaled(frame: np.ndarray | None) -> Image.Image | None:
+    if frame is None:
+        return None
+    image = Image.fromarray(frame)
+    return image.resize((_WIDTH, max(1, round(image.height * _WIDTH / image.width))))
+
+
+def _places(action: np.ndarray | None, query: AdviceQuery) -> Sequence[float | None]:
+    """Where its components lie between their bounds, from 0 to 1."""
+    space = query.briefing.action_space
+    if action is None:
+        return [None] * math.prod(space.shape)
+    with np.errstate(invalid="ignore"):
+        places = np.ravel((np.asarray(action, np.float64) - space.low) / (space.high.astype(np.float64) - space.low))
+    return [float(np.clip(place, 0, 1)) if math.isfinite(place) else 0.5 for place in places]
+
+
+def _draw_component(
+    draw: ImageDraw.ImageDraw,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    corner: tuple[int, int],
+    name: str,
+    executed: float | None,
+    suggested: float | None,
+) -> None:
+    x, y = corner
+    left, right, middle = x + _NAME, x + _WIDTH - _MARGIN, y + _LINE // 2
+    draw.text((x, y), name[:10], _INK, font)
+    draw.line((left, middle, right, middle), _GREY)
+    if executed is not None:
+        place = left + executed * (right - left)
+        draw.rectangle((place - 1, middle - 6, place + 1, middle + 6), _EXECUTED)
+    if suggested is not None:
+        place = left + suggested * (right - left)
+        draw.ellipse((place - 4, middle - 4, place + 4, middle + 4), _SUGGESTED)
