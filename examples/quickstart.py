@@ -29,6 +29,7 @@ import numpy as np
 import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -111,6 +112,7 @@ def train(model: SAC, args: argparse.Namespace, advice: AdvisorCallback | None =
     """
     name = type(model).__name__
     print(f"\nTraining {name} for {args.steps} steps")
+    model.set_logger(configure(str(args.out / name), ["csv"]))
     env = normalised(make_env(args.task, seed=1000 + args.seed), training=False)
     evaluation = EvalCallback(
         env,

@@ -2,6 +2,9 @@
 
 import os
 import pathlib
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from playwright.sync_api import sync_playwright
 
 from sb3_varl import AdviceQuery, Briefing, VisitedState, VLMAdvisor, conversation
 from vlm_server import VLMServer
@@ -68,6 +72,74 @@ class DictEnv(CounterEnv):
 @pytest.fixture(autouse=True)
 def _in_temporary_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+@dataclass
+class Look:
+    """What a browser shows of a page, and what it has to say about it."""
+
+    width: int
+    scroll_width: int = 0
+    title: str = ""
+    text: str = ""
+    n_images: int = 0
+    broken_images: list = field(default_factory=list)
+    requests: list = field(default_factory=list)
+    errors: list = field(default_factory=list)
+    dialogs: list = field(default_factory=list)
+
+    def assert_sound(self):
+        """Nothing sticks out, nothing is missing, nothing is loaded from elsewhere, nothing is complained about."""
+        assert self.scroll_width <= self.width
+        assert (self.broken_images, self.requests, self.errors, self.dialogs) == ([], [], [], [])
+
+
+def _look(browser, path, width):
+    look = Look(width)
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.on("console", lambda message: look.errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: look.errors.append(str(error)))
+    page.on("dialog", lambda dialog: (look.dialogs.append(dialog.message), dialog.dismiss()))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith(("file:", "data:")) else look.requests.append(request.url),
+    )
+    page.goto(pathlib.Path(path).absolute().as_uri())
+    look.title, look.text = page.title(), page.inner_text("body")
+    look.scroll_width = page.evaluate("document.scrollingElement.scrollWidth")
+    # Those that are loaded only when they come into view are loaded now.
+    images = page.evaluate(
+        """async () => {
+            const images = [...document.images];
+            for (const image of images) { image.loading = "eager"; }
+            await Promise.all(images.map(image => image.decode().catch(() => null)));
+            return images.map(image => [image.naturalWidth, image.alt || image.src.slice(0, 60)]);
+        }"""
+    )
+    look.n_images, look.broken_images = len(images), [alt for size, alt in images if size == 0]
+    page.close()
+    return look
+
+
+@pytest.fixture(scope="session")
+def look():
+    """A function that opens a page in a browser, as wide as one likes: ``look(path, width) -> Look``."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        pytest.fail(
+            f"This test looks at a page in a browser, and none of {', '.join(names)} is installed: "
+            "apt-get install chromium",
+            pytrace=False,
+        )
+    # Playwright has an event loop running in its thread, where others could not start theirs.
+    with ThreadPoolExecutor(1) as thread:
+        playwright = thread.submit(lambda: sync_playwright().start()).result()
+        options = {"executable_path": executable, "args": ["--no-sandbox", "--disable-gpu"]}
+        browser = thread.submit(lambda: playwright.chromium.launch(**options)).result()
+        yield lambda path, width: thread.submit(_look, browser, path, width).result()
+        thread.submit(browser.close).result()
+        thread.submit(playwright.stop).result()
 
 
 def parameters(model):
