@@ -4,10 +4,10 @@ The advice log: what was asked and what came back, on disk before it is used, so
 One folder per run holds ``advice.jsonl`` and the frames that were shown. Each line is a JSON object with ``version``,
 ``time`` (seconds since 1970), ``type`` and ``query`` (the query's number):
 
-- ``query``: ``step``, ``task``, ``action_names``, ``action_low`` and ``action_high`` (the bounds of actions), ``dtype``
-  (of observations, an object for those that are dictionaries) and ``states``, each with ``step``, ``observation``,
-  ``executed_action`` and ``frame`` (a file name, or null). An array of more than 1024 numbers is an object with
-  ``dtype``, ``shape`` and ``zlib``, its bytes, compressed and in base64;
+- ``query``: ``step``, ``advisor``, ``task``, ``action_names``, ``action_low`` and ``action_high`` (the bounds of
+  actions), ``dtype`` (of observations, an object for those that are dictionaries) and ``states``, each with ``step``,
+  ``observation``, ``executed_action`` and ``frame`` (a file name, or null). An array of more than 1024 numbers is an
+  object with ``dtype``, ``shape`` and ``zlib``, its bytes, compressed and in base64;
 - ``request``: ``request`` (its number within the query; retries have the same) and ``states`` (indices), written before
   anything is sent;
 - ``failure``: ``request``, ``text`` and ``usage`` of a request that brought no answer;
@@ -88,11 +88,12 @@ class AdviceLog:
         os.ftruncate(descriptor, complete)
         logger.warning("The last line of %s was cut short by a crash; it is now in %s.", self._file, TORN_FILE_NAME)
 
-    def write_query(self, query: AdviceQuery) -> None:
+    def write_query(self, query: AdviceQuery, advisor: str | None = None) -> None:
         """
         Record what is about to be asked, the frames included.
 
         :param query: The query
+        :param advisor: Who is asked
         """
         states = []
         for i, state in enumerate(query.states):
@@ -113,6 +114,7 @@ class AdviceLog:
             "query",
             query.index,
             step=query.step,
+            advisor=advisor,
             task=query.briefing.task,
             action_names=action_names(query.briefing),
             action_low=space.low.tolist(),

@@ -38,6 +38,17 @@ def make_advisor(name: str, task: str | None = None, **kwargs: Any) -> Advisor:
     return VLMAdvisor(name, task, **kwargs)
 
 
+def name_of(advisor: Advisor) -> str:
+    """
+    Say who an advisor is, for logs and pages.
+
+    :param advisor: The advisor
+    :return: The model's name, or that of the advisor's class
+    """
+    model = getattr(advisor, "model", None)
+    return model if isinstance(model, str) else type(advisor).__name__
+
+
 def check_arguments(function: type, names: Iterable[str], also: Iterable[str] = ()) -> None:
     """
     Find misspelt keyword arguments before they are passed on.

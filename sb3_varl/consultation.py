@@ -25,6 +25,7 @@ from sb3_varl.advice import (
     check_action,
 )
 from sb3_varl.advice_log import AdviceLog
+from sb3_varl.advisors import name_of
 from sb3_varl.answer import parse_answers
 from sb3_varl.background import in_background
 from sb3_varl.history import QueryHistory
@@ -210,7 +211,7 @@ class Consultation:
     def _advice(self, asked: _OpenQuery) -> Advice:
         history, log = asked.history, self.log
         if log is not None and not asked.is_logged:
-            log.write_query(asked.query)
+            log.write_query(asked.query, name_of(self.advisor))
         asked.is_logged = True
 
         def record(event: Event) -> None:

@@ -84,6 +84,7 @@ class LoggedQuery(QueryHistory):
         super().__init__(record["query"])
         self.folder = folder
         self.step: int = record["step"]
+        self.advisor: str | None = record.get("advisor")
         self.task: str | None = record["task"]
         self.action_low = np.array(record["action_low"], np.float64)
         self.action_high = np.array(record["action_high"], np.float64)

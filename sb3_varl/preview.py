@@ -29,7 +29,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_varl.advice import Advice, AdviceQuery, Advisor, Briefing, TaskSheet, Usage, VisitedState
 from sb3_varl.advice_log import AdviceLog
-from sb3_varl.advisors import check_arguments, make_advisor
+from sb3_varl.advisors import check_arguments, make_advisor, name_of
 from sb3_varl.checks import (
     FOLLOWING,
     Check,
@@ -228,7 +228,7 @@ class _Adviser:
     """Who is asked, or would be."""
 
     def __init__(self, advisor: Advisor | str, task: str | None, arguments: dict[str, Any] | None, ask: bool) -> None:
-        self.name = advisor if isinstance(advisor, str) else getattr(advisor, "model", type(advisor).__name__)
+        self.name = advisor if isinstance(advisor, str) else name_of(advisor)
         self.arguments = dict(arguments or {})
         self.advisor: Advisor | None = None
         if not isinstance(advisor, str):

@@ -34,6 +34,8 @@ from sb3_varl.panels import MAX_NAMES, draw_key, draw_panels, last_step
 from sb3_varl.run_logs import RunLogs, read_runs
 
 FRAME_SIZE = 224
+# What nobody should take for a model's performance.
+SIMULATED = "ScriptedAdvisor"
 # Drawing fewer states takes no longer than a look at the progress bar.
 MIN_STATES_WITH_PROGRESS = 100
 
@@ -136,9 +138,12 @@ def write_report(
         title=f"Report on {', '.join(names) if len(names) <= MAX_NAMES else f'{len(names)} runs'}",
         runs=views,
         tasks=sorted({query.task for run in runs for query in run.all_queries if query.task is not None}),
-        scripted=[
-            view.name for view in views if view.queries and not any(query.usage.requests for query in view.queries)
-        ],
+        advisors={
+            name: sorted({query.advisor for query in run.all_queries if query.advisor is not None})
+            for name, run in zip(names, runs, strict=True)
+            if run.all_queries
+        },
+        simulated=SIMULATED,
         panels=draw_panels(runs, names),
         max_names=MAX_NAMES,
         has_cutoff=any(run.cutoff is not None and run.cutoff <= last_step(runs) for run in runs),

@@ -299,3 +299,22 @@ def test_command(capsys, tmp_path):
 def test_command_says_what_is_wrong(capsys, arguments, message):
     with pytest.raises(SystemExit, match=message):
         main([*arguments, "--model", "openai/gpt-4o"])
+
+
+@pytest.mark.usefixtures("vlm_environment")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser(look, tmp_path, width):
+    with VLMServer(by_numbers) as server:
+        shown = ask(server, check=True, follow_rounds=3)
+    shown.save(tmp_path / "page" / "preview.html")
+    seen = look(tmp_path / "page" / "preview.html", width)
+    seen.assert_sound()
+    assert seen.title == "Preview/Point-v0: what the advisor sees"
+    n_frames = sum(len(result.frames) for result in shown.followed)
+    assert seen.n_images == 16 + 16 + n_frames
+    for text in (
+        "Move the point to the origin.",
+        "Does it say the same when asked twice?",
+        "You advise a reinforcement",
+    ):
+        assert text in seen.text

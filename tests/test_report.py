@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 
-from conftest import KEY, CounterEnv, make_vlm
+from conftest import KEY, CounterEnv, make_query, make_vlm
 from sb3_varl import VARL, Advice, AdvisorCallback, Briefing, FunctionAdvisor, Rejection, Usage, VisitedState, panels
 from sb3_varl.advice import AdviceQuery, Answer, Failure, Request
 from sb3_varl.advice_log import AdviceLog
@@ -155,7 +155,7 @@ def test_a_run_as_users_have_it(run, figures):
         "states asked about 8",
         "requests 0",
         "Faults: none.",
-        "No request to a model was made for the advice of VARL_1",
+        "Advisor: FunctionAdvisor.",
     ):
         assert fact in text
     assert titles_of(page) == [
@@ -370,6 +370,15 @@ def test_a_cutoff_that_is_still_to_come_is_not_drawn(steps, tmp_path, figures):
     assert len(figures["Spent on advice, US dollars"].lines) == 2 + (steps == CUTOFF)
 
 
+def test_a_simulated_advisor_is_called_so(tmp_path):
+    for name in ("ScriptedAdvisor", "openai/gpt-5"):
+        log = AdviceLog(tmp_path / name)
+        log.write_query(make_query(2), name)
+        text = text_of(write_report(tmp_path / name))
+        assert f"Advisor: {name}." in text
+        assert ("It is simulated" in text) == (name == "ScriptedAdvisor")
+
+
 def test_a_run_with_two_advisors(tmp_path, figures):
     write_log(tmp_path / "VARL_1" / "advice", step=100)
     write_log(tmp_path / "VARL_1" / "advice_2", step=200)
@@ -388,7 +397,6 @@ def test_the_table_says_what_each_query_brought(tmp_path):
     text = text_of(page)
     assert "Faults: 2 failed requests, 1 out of bounds." in text
     assert "request 0: overloaded request 0: no complete answer within 60 s" in text
-    assert "No request to a model" not in text
 
 
 def test_tokens_where_the_price_is_not_known(tmp_path):
