@@ -12,7 +12,6 @@ environment.
 import argparse
 import ast
 import contextlib
-import dataclasses
 import datetime
 import html
 import math
@@ -20,39 +19,25 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from sb3_varl.advice import Advice, AdviceQuery, Advisor, Briefing, TaskSheet, Usage, VisitedState
-from sb3_varl.advice_log import AdviceLog
+from sb3_varl.advice import AdviceQuery, Advisor, Briefing, TaskSheet
 from sb3_varl.advisors import check_arguments, make_advisor, name_of
-from sb3_varl.checks import (
-    FOLLOWING,
-    Check,
-    agrees_with_itself,
-    answered,
-    changes_with_the_picture,
-    differs_between_states,
-    leads_to_success,
-)
-from sb3_varl.consultation import Consultation
-from sb3_varl.following import Followed, NotRepeatable, follow, without_advice
-from sb3_varl.history import read_queries
+from sb3_varl.following import NotRepeatable
+from sb3_varl.interview import N_COPIES, Findings, Interview
 from sb3_varl.pages import picture_url, render, view_states, write_page
 from sb3_varl.prompt import action_names, chats_of
 from sb3_varl.providers import count_tokens, price_of
 from sb3_varl.sheets import load_task_sheet, make_briefing
-from sb3_varl.visiting import Visit, can_render, make_act, visit
+from sb3_varl.visiting import can_render, make_act, visit
 from sb3_varl.vlm import VLMAdvisor
 
 # What AdvisorCallback asks about in a run, unless it is told otherwise.
 STATES_IN_A_RUN = 6 * 32
-# Copies of the environment in which the advice is followed.
-N_COPIES = 4
 # Counts the tokens for an advisor that is no model of litellm's.
 _USUAL_MODEL = "openai/gpt-4o"
 
@@ -99,12 +84,7 @@ class Preview:
     :param query: What is asked
     :param chats: The messages of each request, as they are sent
     :param estimate: What asking takes
-    :param advice: What came back, or ``None`` if it was not asked
-    :param answers: The model's words
-    :param failures: Requests that brought no answer
-    :param checks: Whether the advice means something
-    :param followed: What came of following it
-    :param usage: What was spent
+    :param findings: What came back, or ``None`` if it was not asked
     """
 
     env_name: str
@@ -113,12 +93,7 @@ class Preview:
     query: AdviceQuery
     chats: list[list[dict]]
     estimate: Estimate
-    advice: Advice | None = None
-    answers: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
-    followed: list[Followed] = field(default_factory=list)
-    usage: Usage = field(default_factory=Usage)
+    findings: Findings | None = None
 
     def page(self) -> str:
         """
@@ -131,12 +106,13 @@ class Preview:
             [state.executed_action for state in states],
             [state.frame for state in states],
             [state.step for state in states],
-            self.advice,
+            self.findings.advice if self.findings is not None else None,
             briefing.action_space,
             action_names(briefing),
             briefing.sheet,
         )
-        strips = [(result, [picture_url(frame, 200) for frame in result.frames]) for result in self.followed]
+        followed = self.findings.followed if self.findings is not None else []
+        strips = [(result, [picture_url(frame, 200) for frame in result.frames]) for result in followed]
         in_a_run = self.estimate.times(STATES_IN_A_RUN / len(states))
         return render("preview.html", preview=self, states=views, strips=strips, in_a_run=in_a_run)
 
@@ -219,8 +195,14 @@ def preview(
         visited = visit(venv, make_act(policy, venv, seed), n_states, n_steps, frames, seed)
     query = AdviceQuery(0, n_steps, visited.states, briefing)
     result = adviser.preview(query, words, env_name)
-    if ask:
-        _Interview(adviser, result, log_path).hold(check, make, visited, follow_rounds, hold)
+    if adviser.advisor is not None and ask:
+        interview = Interview(adviser.advisor, query, log_path or pathlib.Path("preview") / f"advice-{_now()}")
+        interview.ask()
+        if check:
+            interview.check()
+        if follow_rounds:
+            interview.follow(make, visited, follow_rounds, hold)
+        result.findings = interview.findings
     return result
 
 
@@ -263,79 +245,6 @@ class _Adviser:
         elif self.is_model:
             cost = price_of(model, sent, received)
         return Preview(env_name, self.name, task, query, chats, Estimate(len(chats), sent, received, cost))
-
-
-class _Interview:
-    """Asks, and looks at the answers."""
-
-    def __init__(self, adviser: _Adviser, result: Preview, log_path: str | os.PathLike[str] | None) -> None:
-        assert adviser.advisor is not None
-        self.folder = pathlib.Path(log_path or pathlib.Path("preview") / f"advice-{_now()}")
-        self.result = result
-        self.n_asked = 0
-        self.consultation = Consultation(adviser.advisor, AdviceLog(self.folder), Usage())
-
-    def hold(self, check: bool, make: Callable[[], gym.Env], visited: Visit, rounds: int, hold: int) -> None:
-        result, states = self.result, self.result.query.states
-        space = result.query.briefing.action_space
-        result.advice = advice = self._ask(states)
-        result.answers = [answer.text for query in read_queries(self.folder) for answer in query.answers]
-        result.checks = [answered(advice), differs_between_states(advice, space)]
-        if check:
-            again = self._ask(states)
-            result.checks.append(agrees_with_itself(advice, again, space))
-            if len(states) > 1 and all(state.frame is not None for state in states):
-                exchanged = self._ask(_with_pictures_exchanged(states))
-                result.checks.append(changes_with_the_picture(advice, exchanged, again, space))
-        if rounds:
-            self._follow(make, visited, rounds, hold)
-        result.usage = self.consultation.spent
-
-    def _ask(self, states: tuple[VisitedState, ...]) -> Advice:
-        query = dataclasses.replace(self.result.query, index=self.n_asked, states=states)
-        self.n_asked += 1
-        self.consultation.ask(query)
-        try:
-            (outcome,) = self._outcomes()
-        except KeyboardInterrupt:
-            self.consultation.break_off()
-            raise
-        self.result.failures += outcome.advice.failures
-        return outcome.advice
-
-    def _outcomes(self) -> list[Any]:
-        outcomes = []
-        for outcome in self.consultation.outcomes(wait=True):
-            self.consultation.close(outcome)
-            outcomes.append(outcome)
-        return outcomes
-
-    def _follow(self, make: Callable[[], gym.Env], visited: Visit, rounds: int, hold: int) -> None:
-        starts = _earliest(self.result.query.states, visited)
-        frames = self.result.query.briefing.frames
-        try:
-            followed = follow(make, visited, starts, lambda asked: self._ask(asked).actions, rounds, hold, frames)
-        except NotRepeatable as error:
-            self.result.checks.append(Check(FOLLOWING, None, f"Not tried: {error}."))
-            return
-        before = [without_advice(visited, start, rounds * hold) for start in starts]
-        self.result.checks.append(leads_to_success(followed, before))
-        self.result.followed = followed
-
-
-def _earliest(states: tuple[VisitedState, ...], visited: Visit) -> list[VisitedState]:
-    """Those with the most of their episodes before them."""
-    beginnings = [0, *(i + 1 for i, step in enumerate(visited.steps) if step.done)]
-    order = sorted(states, key=lambda state: min(state.step - start for start in beginnings if start <= state.step))
-    return sorted(order[:N_COPIES], key=lambda state: state.step)
-
-
-def _with_pictures_exchanged(states: tuple[VisitedState, ...]) -> tuple[VisitedState, ...]:
-    # By half of their number, because neighbours look alike.
-    others = np.roll(np.arange(len(states)), max(1, len(states) // 2))
-    return tuple(
-        dataclasses.replace(state, frame=states[other].frame) for state, other in zip(states, others, strict=True)
-    )
 
 
 def _typical_answer(query: AdviceQuery) -> list[dict]:
@@ -460,10 +369,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     in_a_run = estimate.times(STATES_IN_A_RUN / args.states)
     print(f"This query: {estimate.requests} requests, {estimate.prompt_tokens} tokens in, {_dollars(estimate)}")
     print(f"A run of {STATES_IN_A_RUN} states: {in_a_run.requests} requests, {_dollars(in_a_run)}")
-    for check in result.checks:
-        print(f"{check.name} {_MARKS[check.passed]}: {check.text}")
-    for failure in result.failures:
-        print(failure)
+    if result.findings is not None:
+        for check in result.findings.checks:
+            print(f"{check.name} {_MARKS[check.passed]}: {check.text}")
+        for failure in result.findings.failures:
+            print(failure)
     result.save(args.out / "preview.html")
     print(f"See {args.out / 'preview.html'}")
 

@@ -78,13 +78,13 @@ def ask(server, env=make_env, **kwargs):
 
 def results(shown):
     """What the checks found, by the first words of each."""
-    return {check.name.split(" ")[2].strip("?"): check.passed for check in shown.checks}
+    return {check.name.split(" ")[2].strip("?"): check.passed for check in shown.findings.checks}
 
 
 def test_without_asking_nothing_is_sent_and_no_key_is_needed(monkeypatch, tmp_path):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     shown = preview(make_env, "openai/gpt-4o")
-    assert shown.advice is None
+    assert shown.findings is None
     assert list(tmp_path.iterdir()) == []
     assert len(shown.query.states) == 16
     # 16 states of two numbers with a small picture each, and prices from litellm's list.
@@ -123,9 +123,9 @@ def test_answers_are_on_disk_and_beside_the_states(tmp_path):
     assert [record["type"] for record in read_records(log)] == ["query", "request", "answer", "advice"]
     page = shown.page()
     assert page.count("advised</span>") == 5
-    assert shown.usage.requests == 1
+    assert shown.findings.usage.requests == 1
     assert results(shown) == {"answer": True, "differ": True}
-    for action, state in zip(shown.advice.actions, shown.query.states, strict=True):
+    for action, state in zip(shown.findings.advice.actions, shown.query.states, strict=True):
         assert np.allclose(action, np.clip(-5 * state.observation, -1, 1), atol=1e-3)
 
 
@@ -148,9 +148,9 @@ def test_the_checks_tell_who_understands(answer, differ, same, picture, followin
     if answer is not at_random:  # by chance, its second answers may be closer than those with other pictures
         assert found["change"] is picture
     assert found["it"] is following
-    assert len(shown.followed) == 4
+    assert len(shown.findings.followed) == 4
     # A frame before each advice, and one at the end, of the state itself first.
-    for result in shown.followed:
+    for result in shown.findings.followed:
         assert np.array_equal(result.frames[0], result.start.frame)
         assert result.success == (following is True)
 
@@ -176,7 +176,7 @@ def test_what_cannot_be_used_is_shown_with_its_reason():
 def test_a_server_that_is_down_is_told_of(tmp_path):
     with VLMServer(always=error(401, f"Wrong key: {KEY}")) as server:
         shown = ask(server, n_states=4, check=True, follow_rounds=2)
-    assert shown.advice.actions == [None] * 4
+    assert shown.findings.advice.actions == [None] * 4
     assert results(shown)["answer"] is False
     page = shown.page()
     assert "401" in page or "Wrong key" in page
@@ -189,10 +189,10 @@ def test_what_cannot_be_repeated_is_not_followed(make):
     advisor = FunctionAdvisor(lambda place: np.clip(-place, -1, 1))
     env = make()
     shown = preview(env, advisor, ask=True, follow_rounds=3, n_steps=60)
-    (check,) = [check for check in shown.checks if "following" in check.name]
+    (check,) = [check for check in shown.findings.checks if "following" in check.name]
     assert check.passed is None
     assert "Not tried: " in check.text
-    assert shown.followed == []
+    assert shown.findings.followed == []
     env.reset()  # it is the user's, and was not closed
 
 
@@ -310,7 +310,7 @@ def test_in_a_browser(look, tmp_path, width):
     seen = look(tmp_path / "page" / "preview.html", width)
     seen.assert_sound()
     assert seen.title == "Preview/Point-v0: what the advisor sees"
-    n_frames = sum(len(result.frames) for result in shown.followed)
+    n_frames = sum(len(result.frames) for result in shown.findings.followed)
     assert seen.n_images == 16 + 16 + n_frames
     for text in (
         "Move the point to the origin.",

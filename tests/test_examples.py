@@ -1,0 +1,110 @@
+"""The worked examples: they run, ask, and tell an advisor about an environment that it fits."""
+
+import argparse
+import importlib.util
+import pathlib
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from sb3_varl.advice_log import read_records
+from sb3_varl.prompt import system_prompt
+from sb3_varl.sheets import make_briefing
+from vlm_server import VLMServer
+
+EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+NAMES = ("fetch_her", "mountain_car", "image_task")
+
+# Stable-Baselines3's progress bar; SB3 itself ignores this warning, but not before pytest turns it into an error.
+pytestmark = pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")
+
+
+@pytest.fixture
+def load(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+
+    def load_example(name):
+        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(module, "N_EVALUATIONS", 1)
+        monkeypatch.setattr(module, "N_EVAL_EPISODES", 1)
+        monkeypatch.setitem(module.SETTINGS, "learning_starts", 60)  # HER takes an episode
+        monkeypatch.setitem(module.SETTINGS, "batch_size", 16)
+        for key, value in {"n_queries": 2, "states_per_query": 8}.items():
+            monkeypatch.setitem(module.ADVICE, key, value)
+        return module
+
+    return load_example
+
+
+def run(module, monkeypatch, tmp_path, *arguments):
+    monkeypatch.setattr(sys, "argv", [module.__name__, "--steps", "200", "--out", str(tmp_path / "out"), *arguments])
+    module.main()
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("fetch_her", ["--compare"]), ("mountain_car", []), ("image_task", ["--compare"])]
+)
+def test_varl_and_sac_are_trained_and_the_simulated_advisor_answers(
+    name, arguments, load, monkeypatch, tmp_path, capsys
+):
+    out = run(load(name), monkeypatch, tmp_path, *arguments)
+    printed = capsys.readouterr().out
+    assert "SIMULATED" in printed
+    assert re.search(r"Success in the last three evaluations: VARL \d+%, SAC \d+%", printed)
+    records = list(read_records(out / "VARL_1" / "advice"))
+    answers = [action for record in records if record["type"] == "advice" for action in record["actions"]]
+    assert len(answers) == 16
+    assert None not in answers
+    assert np.std(answers) > 0.1
+    assert len(list((out / "VARL_1" / "advice").glob("*.png"))) == 16
+    for algorithm in ("VARL", "SAC"):
+        assert "successes" in np.load(out / algorithm / "evaluations.npz")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_is_shown_the_sheet_and_the_pictures(name, load, monkeypatch, tmp_path, capsys):
+    module = load(name)
+    with VLMServer() as server:
+        run(module, monkeypatch, tmp_path, "--model", "openai/some-model", "--api-base", server.api_base)
+        request = server.requests[0]
+    assert "SIMULATED" not in capsys.readouterr().out
+    env = module.make_env()
+    sheet = env.get_attr("task_sheet")[0]
+    env.close()
+    for text in (sheet.goal, sheet.notes, *(part.name for part in (*sheet.action, *sheet.observation))):
+        assert text in request.text
+    assert len(request.images) == 8
+    assert all(np.std(image) > 5 for image in request.images)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sheet_fits_the_spaces(name, load):
+    env = load(name).make_env()
+    briefing = make_briefing(env)
+    env.close()
+    assert briefing.sheet.goal in system_prompt(briefing, briefing.task)
+    assert len(briefing.sheet.action) == briefing.action_space.shape[0]
+    assert briefing.sheet.notes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_who_follows_the_simulated_advisor_succeeds(name, load, capsys):
+    module = load(name)
+    advise = module.make_advisor(argparse.Namespace(model=None, seed=0)).function
+    env = module.make_env().envs[0]
+    succeeded = []
+    for seed in range(5):
+        observation, _ = env.reset(seed=seed)
+        done = False
+        while not done:
+            action = np.asarray(advise(observation), np.float32)
+            observation, _, terminated, truncated, info = env.step(action)
+            done = terminated or truncated
+        succeeded.append(info["is_success"])
+    env.close()
+    assert np.mean(succeeded) >= 0.8
