@@ -20,6 +20,7 @@ from sb3_varl.advisors import make_advisor
 from sb3_varl.consultation import Consultation, Outcome
 from sb3_varl.drawing import draw_query
 from sb3_varl.history import read_queries
+from sb3_varl.redaction import scrub
 from sb3_varl.resuming import check_environment, log_folder, progress_of
 from sb3_varl.sheets import load_task_sheet, make_briefing
 from sb3_varl.state_collector import StateCollector
@@ -411,12 +412,20 @@ class AdvisorCallback(BaseCallback):
     def _show(self, outcome: Outcome) -> None:
         """In TensorBoard, where there is one. At the query's own step, and so not through the logger's next dump."""
         query, advice = outcome.query, outcome.advice
-        for output in self.logger.output_formats:
-            if isinstance(output, TensorBoardOutputFormat):
-                shown: dict[str, Any] = {"advice/states": Image(draw_query(query, advice), "HWC")}
-                if hasattr(self.advisor, "prompt"):
-                    shown["advice/prompt"] = textwrap.indent(self.advisor.prompt(query), "    ")
-                output.write(shown, dict.fromkeys(shown, ()), query.step)
+        boards = [output for output in self.logger.output_formats if isinstance(output, TensorBoardOutputFormat)]
+        if not boards:
+            return
+        try:
+            shown: dict[str, Any] = {"advice/states": Image(draw_query(query, advice), "HWC")}
+            prompt = getattr(self.advisor, "prompt", None)
+            if callable(prompt):
+                shown["advice/prompt"] = textwrap.indent(str(prompt(query)), "    ")
+            for board in boards:
+                board.write(shown, dict.fromkeys(shown, ()), query.step)
+        except Exception as error:
+            # An advisor is somebody else's code, and a picture not worth a run.
+            text = scrub(f"{type(error).__name__}: {error}")
+            logger.warning("Query %d is not shown in TensorBoard: %s", query.index + 1, text)
 
     def _count(self, **numbers: int) -> None:
         self.totals.update(numbers)

@@ -47,8 +47,14 @@ def distances(first: Advice, second: Advice, space: spaces.Box) -> np.ndarray:
     :return: A distance for each state that both have an action for
     """
     pairs = [(a, b) for a, b in zip(first.actions, second.actions, strict=True) if a is not None and b is not None]
-    half = (space.high.astype(np.float64) - space.low) / 2
+    half = _half_width(space)
     return np.array([np.max(np.abs((np.asarray(a, np.float64) - b) / half)) for a, b in pairs])
+
+
+def _half_width(space: spaces.Box) -> np.ndarray:
+    """Of the bounds; a component that has none, or only one value, is taken as it is."""
+    half = (space.high.astype(np.float64) - space.low) / 2
+    return np.where(np.isfinite(half) & (half > 0), half, 1.0)
 
 
 def answered(advice: Advice) -> Check:
@@ -83,8 +89,7 @@ def differs_between_states(advice: Advice, space: spaces.Box) -> Check:
     if len(actions) < 2:
         return Check(name, None, "Fewer than two answers, so there is nothing to compare.")
     n_different = len(np.unique(np.round(actions, 3), axis=0))
-    half = ((space.high.astype(np.float64) - space.low) / 2).ravel()
-    spread = float(np.mean(np.ptp(actions, axis=0) / (2 * half)))
+    spread = float(np.mean(np.ptp(actions, axis=0) / (2 * _half_width(space).ravel())))
     text = (
         f"{n_different} different actions for {len(actions)} states; they cover {spread:.0%} of the bounds on average."
     )
@@ -105,8 +110,8 @@ def agrees_with_itself(advice: Advice, again: Advice, space: spaces.Box) -> Chec
     name = "Does it say the same when asked twice?"
     same = distances(advice, again, space)
     other = distances(advice, dataclasses.replace(again, actions=[*again.actions[1:], *again.actions[:1]]), space)
-    if not len(same) or not len(other):
-        return Check(name, None, "Too few states were answered twice.")
+    if len(same) < 2 or not len(other):
+        return Check(name, None, "Fewer than two states were answered twice, so there is nothing to compare.")
     share, apart, usually = float(np.mean(same <= THRESHOLD)), float(np.median(same)), float(np.median(other))
     text = (
         f"The second answer about a state is {apart:.2f} away from the first (median, bounds are 2 apart), and "
@@ -133,7 +138,7 @@ def changes_with_the_picture(advice: Advice, exchanged: Advice, again: Advice, s
         f"With the pictures of other states, and the same numbers, answers are {np.median(moved):.2f} away from the "
         f"first (median); with the right ones {np.median(same):.2f}."
     )
-    if np.median(moved) <= np.median(same):
+    if not np.median(same) < _CLEARLY * np.median(moved):
         return Check(name, None, f"{text} It seems to go by the numbers; frames=False would then be cheaper.")
     return Check(name, True, f"{text} It looks at them.")
 
@@ -144,17 +149,24 @@ def leads_to_success(followed: Sequence[Followed], visited: Sequence[Followed]) 
 
     :param followed: What came of following it, for each state
     :param visited: What came of the same states when they were visited
-    :return: Whether more succeeded, or else whether it brought more reward
+    :return: Whether more succeeded
     """
-    wins, wins_before = (sum(result.success for result in results) for results in (followed, visited))
+    if not any(result.n_advised for result in followed):
+        return Check(FOLLOWING, None, "There was no advice to follow.")
     reward, reward_before = (float(np.mean([result.reward for result in results])) for results in (followed, visited))
     n_steps = np.mean([result.n_steps for result in followed])
-    text = (
-        f"{wins} of {len(followed)} succeeded within {n_steps:.0f} steps on average; the mean return is "
-        f"{reward:.3g}. When the states were visited, without advice, it was {wins_before} and {reward_before:.3g}."
+    returns = (
+        f"The mean return is {reward:.3g}, and was {reward_before:.3g} when the states were visited, without advice."
     )
-    passed = wins > wins_before or (wins == wins_before and reward > reward_before)
-    if not passed and wins == wins_before:
-        text += " Success may be further away than that: see whether the frames go towards it, and follow longer."
-        return Check(FOLLOWING, None, text)
-    return Check(FOLLOWING, passed, text)
+    if all(result.success is None for result in followed):
+        return Check(
+            FOLLOWING, None, f'{returns} The environment does not say whether it succeeded (info["is_success"]).'
+        )
+    wins, wins_before = (sum(bool(result.success) for result in results) for results in (followed, visited))
+    text = (
+        f"{wins} of {len(followed)} succeeded, within {n_steps:.0f} steps on average, and {wins_before} when the "
+        f"states were visited, without advice. {returns}"
+    )
+    if wins == wins_before:
+        text += " Success may be further away: see whether the frames go towards it, and follow longer."
+    return Check(FOLLOWING, None if wins == wins_before else wins > wins_before, text)

@@ -12,19 +12,22 @@ from sb3_varl.prompt import action_names
 # Pixels.
 _WIDTH, _LINE, _MARGIN, _NAME = 200, 16, 8, 64
 _MAX_COLUMNS = 8
+# More would hold up the training, and nobody looks at them.
+MAX_STATES = 64
 _INK, _GREY, _EXECUTED, _SUGGESTED = "#1a1a1a", "#b0b0b0", "#D55E00", "#0072B2"
 
 
 def draw_query(query: AdviceQuery, advice: Advice) -> np.ndarray:
     """
-    Draw a query and its answers.
+    Draw a query and its answers, of many states the first 64.
 
     :param query: The query
     :param advice: What came back
     :return: ``(height, width, 3)`` uint8
     """
     names = action_names(query.briefing)
-    frames = [_scaled(state.frame) for state in query.states]
+    states, actions = query.states[:MAX_STATES], advice.actions[:MAX_STATES]
+    frames = [_scaled(state.frame) for state in states]
     height = max((frame.height for frame in frames if frame is not None), default=0)
     cell = (_WIDTH + _MARGIN, height + (len(names) + 1) * _LINE + _MARGIN)
     n_columns = min(_MAX_COLUMNS, len(frames))
@@ -35,7 +38,7 @@ def draw_query(query: AdviceQuery, advice: Advice) -> np.ndarray:
     draw.text((_MARGIN, 6), f"query {query.index + 1}:", _INK, font)
     draw.text((_MARGIN + 70, 6), "| executed", _EXECUTED, font)
     draw.text((_MARGIN + 150, 6), "o suggested", _SUGGESTED, font)
-    for i, (state, frame, suggested) in enumerate(zip(query.states, frames, advice.actions, strict=True)):
+    for i, (state, frame, suggested) in enumerate(zip(states, frames, actions, strict=True)):
         x, y = _MARGIN + (i % n_columns) * cell[0], 2 * _LINE + (i // n_columns) * cell[1]
         if frame is not None:
             sheet.paste(frame, (x, y))
@@ -51,7 +54,8 @@ def _scaled(frame: np.ndarray | None) -> Image.Image | None:
     if frame is None:
         return None
     image = Image.fromarray(frame)
-    return image.resize((_WIDTH, max(1, round(image.height * _WIDTH / image.width))))
+    scale = min(_WIDTH / image.width, _WIDTH / image.height)
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
 
 
 def _places(action: np.ndarray | None, query: AdviceQuery) -> Sequence[float | None]:

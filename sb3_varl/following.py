@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from sb3_varl.advice import Observation, VisitedState
 from sb3_varl.state_collector import StateCollector
-from sb3_varl.visiting import Visit, step_of
+from sb3_varl.visiting import Visit, step_of, wrapped
 
 # From states to an action, or None, for each.
 Ask = Callable[[tuple[VisitedState, ...]], Sequence[Any]]
@@ -25,14 +25,16 @@ class Followed:
     :param start: The state
     :param reward: Sum of the rewards
     :param n_steps: Number of steps until success, the end of the episode or of the advice
-    :param success: Whether it succeeded
+    :param success: Whether it succeeded, or ``None`` if the environment does not say
+    :param n_advised: How many times there was advice
     :param frames: A frame before each piece of advice and one at the end, as far as there are any
     """
 
     start: VisitedState
     reward: float = 0.0
     n_steps: int = 0
-    success: bool = False
+    success: bool | None = None
+    n_advised: int = 0
     frames: list[np.ndarray] = field(default_factory=list)
 
 
@@ -44,7 +46,7 @@ class _Copy:
     """An environment of the same kind, taken to a state that was visited."""
 
     def __init__(self, make: Callable[[], gym.Env], visit: Visit, state: VisitedState) -> None:
-        self.env: VecEnv = DummyVecEnv([make])
+        self.env: VecEnv = wrapped(DummyVecEnv([make]))
         self.env.seed(visit.seed)
         self.observations: Any = self.env.reset()
         for action in visit.actions[: state.step]:
@@ -84,7 +86,7 @@ class _Copy:
     @property
     def is_over(self) -> bool:
         """Whether there is nothing more to do."""
-        return self.result.success or self.is_done
+        return bool(self.result.success) or self.is_done
 
 
 def follow(
@@ -113,12 +115,15 @@ def follow(
     try:
         for start in starts:
             copies.append(_Copy(make, visit, start))
+            if len({id(copy.env.get_attr("unwrapped")[0]) for copy in copies}) < len(copies):
+                raise NotRepeatable("the function that makes the environment returns the same one each time")
         for _ in tqdm(range(rounds), desc="following the advice", leave=False):
             going = [copy for copy in copies if not copy.is_over]
             if not going:
                 break
             actions = ask(tuple(copy.state(frames) for copy in going))
             for copy, action in zip(going, actions, strict=True):
+                copy.result.n_advised += action is not None
                 for _ in range(hold):
                     if not copy.is_over:
                         copy.step(copy.action if action is None else np.asarray(action))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_varl.advice import Advice, AdviceQuery, Advisor, Usage, VisitedState
-from sb3_varl.advice_log import AdviceLog
+from sb3_varl.advice_log import FILE_NAME, AdviceLog
 from sb3_varl.checks import (
     FOLLOWING,
     Check,
@@ -56,11 +57,14 @@ class Interview:
     :param advisor: The advisor
     :param query: The states, and what there is to know of the environment
     :param log_path: Folder of the advice log
+    :raises ValueError: if there is one in it
     """
 
     findings: Findings
 
     def __init__(self, advisor: Advisor, query: AdviceQuery, log_path: str | os.PathLike[str]) -> None:
+        if (pathlib.Path(log_path) / FILE_NAME).exists():
+            raise ValueError(f"{log_path} holds the advice log of something else. Give a folder of its own.")
         self.query = query
         self._log = AdviceLog(log_path)
         self._consultation = Consultation(advisor, self._log, Usage())
@@ -73,6 +77,11 @@ class Interview:
         answers = [answer.text for query in read_queries(self._log.path) for answer in query.answers]
         checks = [answered(advice), differs_between_states(advice, self.query.briefing.action_space)]
         self.findings = Findings(advice, answers, checks, failures=self._failures, usage=self._consultation.spent)
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether there is anything to look at."""
+        return any(action is not None for action in self.findings.advice.actions)
 
     def check(self) -> None:
         """Ask the same again, and once more with the pictures exchanged."""
@@ -92,12 +101,15 @@ class Interview:
         :param rounds: How many times to ask
         :param hold: Steps that each piece of advice holds for
         """
-        findings, starts = self.findings, _earliest(self.query.states, visited)
+        findings, starts = self.findings, _earliest(self.query.states, visited, rounds * hold)
         frames = self.query.briefing.frames
         try:
             followed = follow(make, visited, starts, lambda states: self._ask(states).actions, rounds, hold, frames)
         except NotRepeatable as error:
             findings.checks.append(Check(FOLLOWING, None, f"Not tried: {error}."))
+            return
+        except Exception as error:  # of the environment; the answers so far are worth showing
+            findings.checks.append(Check(FOLLOWING, None, f"It broke off: {type(error).__name__}: {error}"))
             return
         before = [without_advice(visited, start, rounds * hold) for start in starts]
         findings.checks.append(leads_to_success(followed, before))
@@ -118,8 +130,9 @@ class Interview:
         return outcome.advice
 
 
-def _earliest(states: tuple[VisitedState, ...], visited: Visit) -> list[VisitedState]:
-    """Those with the most of their episodes before them."""
+def _earliest(states: tuple[VisitedState, ...], visited: Visit, n_steps: int) -> list[VisitedState]:
+    """Those with the most of their episodes before them, and so many steps that were visited."""
+    states = tuple(state for state in states if state.step + n_steps <= len(visited.steps)) or states
     beginnings = [0, *(i + 1 for i, step in enumerate(visited.steps) if step.done)]
     order = sorted(states, key=lambda state: min(state.step - start for start in beginnings if start <= state.step))
     return sorted(order[:N_COPIES], key=lambda state: state.step)

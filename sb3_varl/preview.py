@@ -5,8 +5,8 @@ See what an advisor is shown, before paying for it.
 
 visits some states of an environment and writes a page with the prompt and the frames of a query about them, its size in
 tokens and its price. Nothing is sent without ``--ask``; with it, the answers are shown beside the frames. ``--check``
-asks twice more, to see whether the answers mean something, and ``--follow`` does what they say in copies of the
-environment.
+asks again, and once more with the pictures exchanged, to see whether the answers mean something, and ``--follow`` does
+what they say in copies of the environment.
 """
 
 import argparse
@@ -26,20 +26,21 @@ import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_varl.advice import AdviceQuery, Advisor, Briefing, TaskSheet
-from sb3_varl.advisors import check_arguments, make_advisor, name_of
+from sb3_varl.advisors import make_advisor, name_of
+from sb3_varl.checks import Check
 from sb3_varl.following import NotRepeatable
 from sb3_varl.interview import N_COPIES, Findings, Interview
 from sb3_varl.pages import picture_url, render, view_states, write_page
 from sb3_varl.prompt import action_names, chats_of
 from sb3_varl.providers import count_tokens, price_of
 from sb3_varl.sheets import load_task_sheet, make_briefing
-from sb3_varl.visiting import can_render, make_act, visit
+from sb3_varl.visiting import can_render, make_act, visit, wrapped
 from sb3_varl.vlm import VLMAdvisor
 
-# What AdvisorCallback asks about in a run, unless it is told otherwise.
-STATES_IN_A_RUN = 6 * 32
-# Counts the tokens for an advisor that is no model of litellm's.
-_USUAL_MODEL = "openai/gpt-4o"
+# What AdvisorCallback asks in a run, unless it is told otherwise.
+N_QUERIES, STATES_PER_QUERY = 6, 32
+# A server that wants no key: for looking at a model that will not be asked.
+_NO_SERVER = "http://localhost"
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,6 @@ class Estimate:
     completion_tokens: int
     cost: float | None
 
-    def times(self, factor: float) -> "Estimate":
-        """
-        Estimate more of the same.
-
-        :param factor: How much more
-        :return: The estimate
-        """
-        return Estimate(
-            math.ceil(self.requests * factor),
-            round(self.prompt_tokens * factor),
-            round(self.completion_tokens * factor),
-            None if self.cost is None else self.cost * factor,
-        )
-
 
 @dataclass
 class Preview:
@@ -84,6 +71,7 @@ class Preview:
     :param query: What is asked
     :param chats: The messages of each request, as they are sent
     :param estimate: What asking takes
+    :param in_a_run: What a run takes, as ``AdvisorCallback`` asks by default
     :param findings: What came back, or ``None`` if it was not asked
     """
 
@@ -93,6 +81,7 @@ class Preview:
     query: AdviceQuery
     chats: list[list[dict]]
     estimate: Estimate
+    in_a_run: Estimate
     findings: Findings | None = None
 
     def page(self) -> str:
@@ -113,8 +102,9 @@ class Preview:
         )
         followed = self.findings.followed if self.findings is not None else []
         strips = [(result, [picture_url(frame, 200) for frame in result.frames]) for result in followed]
-        in_a_run = self.estimate.times(STATES_IN_A_RUN / len(states))
-        return render("preview.html", preview=self, states=views, strips=strips, in_a_run=in_a_run)
+        return render(
+            "preview.html", preview=self, states=views, strips=strips, n_states_in_a_run=N_QUERIES * STATES_PER_QUERY
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """
@@ -166,14 +156,15 @@ def preview(
     :param n_steps: Number of steps that they are drawn from
     :param frames: Whether to show pictures of the states
     :param ask: Whether to ask, once
-    :param check: Whether to ask twice more: the same again, and with the pictures exchanged
+    :param check: Whether to ask the same again, and once more with the pictures exchanged
     :param follow_rounds: How many times to ask on while following the advice from four of the states
     :param hold: Steps that each piece of advice is followed for
     :param log_path: Folder of the advice log. ``None`` for ``preview/advice-<time>``
     :param seed: Of the environment, the actions and the draw of states
     :return: The preview
     :raises FileNotFoundError: if a file is missing
-    :raises TypeError: if the environment's actions are not continuous, or the advisor takes no such argument
+    :raises TypeError: if ``env`` is something else, its actions are not continuous, or the advisor takes no such
+        argument
     :raises ValueError: if something is out of range, there is no task, or a key is missing that asking needs
     """
     if (check or follow_rounds) and not ask:
@@ -181,6 +172,8 @@ def preview(
     for name, number, low in (("n_states", n_states, 1), ("follow_rounds", follow_rounds, 0), ("hold", hold, 1)):
         if number < low:
             raise ValueError(f"{name} is {number}, expected at least {low}.")
+    if not isinstance(env, gym.Env) and (isinstance(env, VecEnv) or not callable(env)):
+        raise TypeError(f"env is {env!r}, expected a Gymnasium environment or a function that makes one.")
     sheet = sheet if isinstance(sheet, TaskSheet | None) else load_task_sheet(sheet)
     adviser = _Adviser(advisor, task, advisor_kwargs, ask)
     with contextlib.ExitStack() as stack:
@@ -189,20 +182,23 @@ def preview(
         if not isinstance(env, gym.Env):
             stack.callback(venv.close)
         env_name = _name(venv)
-        venv = _normalised(venv, policy)
+        venv = wrapped(_normalised(venv, policy))
         briefing = make_briefing(venv, task, sheet, frames)
         words = adviser.prepare(briefing)
         visited = visit(venv, make_act(policy, venv, seed), n_states, n_steps, frames, seed)
     query = AdviceQuery(0, n_steps, visited.states, briefing)
     result = adviser.preview(query, words, env_name)
-    if adviser.advisor is not None and ask:
+    if ask:
         interview = Interview(adviser.advisor, query, log_path or pathlib.Path("preview") / f"advice-{_now()}")
         interview.ask()
-        if check:
-            interview.check()
-        if follow_rounds:
-            interview.follow(make, visited, follow_rounds, hold)
         result.findings = interview.findings
+        try:
+            if check and interview.was_answered:
+                interview.check()
+            if follow_rounds and interview.was_answered:
+                interview.follow(make, visited, follow_rounds, hold)
+        except KeyboardInterrupt:
+            interview.findings.checks.append(Check("Was everything tried?", False, "No, it was broken off by Ctrl-C."))
     return result
 
 
@@ -211,40 +207,48 @@ class _Adviser:
 
     def __init__(self, advisor: Advisor | str, task: str | None, arguments: dict[str, Any] | None, ask: bool) -> None:
         self.name = advisor if isinstance(advisor, str) else name_of(advisor)
-        self.arguments = dict(arguments or {})
-        self.advisor: Advisor | None = None
-        if not isinstance(advisor, str):
-            self.advisor = advisor
-        elif ask or advisor.partition("/")[0] in ("simulated", "replay"):
-            self.advisor = make_advisor(advisor, task, **self.arguments)
-        else:
-            check_arguments(VLMAdvisor, self.arguments)
-        self.is_model = self.advisor is None or isinstance(self.advisor, VLMAdvisor)
-
-    def _setting(self, name: str, default: Any) -> Any:
-        return getattr(self.advisor, name, self.arguments.get(name, default))
+        if isinstance(advisor, str):
+            arguments = dict(arguments or {})
+            if not ask and advisor.partition("/")[0] not in ("simulated", "replay"):
+                arguments["api_base"] = arguments.get("api_base") or _NO_SERVER
+            advisor = make_advisor(advisor, task, **arguments)
+        self.advisor = advisor
+        self.model = advisor if isinstance(advisor, VLMAdvisor) else None
 
     def prepare(self, briefing: Briefing) -> str:
-        if self.advisor is not None and hasattr(self.advisor, "prepare"):
+        if hasattr(self.advisor, "prepare"):
             self.advisor.prepare(briefing)
-        task: str | None = self._setting("task", None) if self.is_model else None
-        task = task or briefing.task
+        task = (self.model.task if self.model is not None else None) or briefing.task
         if not task:
             raise ValueError('There is no task. Say it in words, for instance task="Open the drawer.".')
         return task
 
     def preview(self, query: AdviceQuery, task: str, env_name: str) -> Preview:
-        chats = chats_of(query, task, self._setting("states_per_request", 16), self._setting("image_size", 224))
-        model = self.name if self.is_model else _USUAL_MODEL
-        sent = sum(count_tokens(model, chat) for chat in chats)
-        received = count_tokens(model, _typical_answer(query))
-        prices: tuple[float, float] | None = self._setting("price_per_token", None)
+        per_request, image_size = (
+            (self.model.states_per_request, self.model.image_size) if self.model is not None else (16, 224)
+        )
+        chats = chats_of(query, task, per_request, image_size)
+        n_states, system = len(query.states), count_tokens(chats[0][:1])
+        states, received = sum(map(count_tokens, chats)) - len(chats) * system, count_tokens(_typical_answer(query))
+        estimate = self._estimate(len(chats), system, states, received)
+        n_requests, share = (
+            N_QUERIES * math.ceil(STATES_PER_QUERY / per_request),
+            N_QUERIES * STATES_PER_QUERY / n_states,
+        )
+        in_a_run = self._estimate(n_requests, system, round(share * states), round(share * received))
+        return Preview(env_name, self.name, task, query, chats, estimate, in_a_run)
+
+    def _estimate(self, n_requests: int, system: int, states: int, received: int) -> Estimate:
+        sent = n_requests * system + states
         cost: float | None = None
-        if prices is not None:
-            cost = prices[0] * sent + prices[1] * received
-        elif self.is_model:
-            cost = price_of(model, sent, received)
-        return Preview(env_name, self.name, task, query, chats, Estimate(len(chats), sent, received, cost))
+        if self.model is not None:
+            prices = self.model.price_per_token
+            cost = (
+                price_of(self.model.model, sent, received)
+                if prices is None
+                else prices[0] * sent + prices[1] * received
+            )
+        return Estimate(n_requests, sent, received, cost)
 
 
 def _typical_answer(query: AdviceQuery) -> list[dict]:
@@ -261,7 +265,12 @@ def _maker(env: gym.Env | Callable[[], gym.Env]) -> Callable[[], gym.Env]:
     def make() -> gym.Env:
         if spec is None:
             raise NotRepeatable("the environment was not made with gym.make; give a function that makes it")
-        return gym.make(spec)
+        try:
+            return gym.make(spec)
+        except (ValueError, gym.error.Error) as error:
+            raise NotRepeatable(
+                f"the environment cannot be made again as it was ({error}); give a function that makes it"
+            ) from error
 
     return make
 
@@ -279,7 +288,7 @@ def _normalised(env: VecEnv, policy: str) -> VecEnv:
     for path in (folder / "vecnormalize.pkl", *sorted(folder.glob("*/vecnormalize.pkl"))):
         if path.is_file():
             normalised = VecNormalize.load(str(path), env)
-            normalised.training = False
+            normalised.training = normalised.norm_reward = False
             return normalised
     return env
 
@@ -318,9 +327,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=300, help="steps to draw them from (default: %(default)s)")
     parser.add_argument("--no-frames", action="store_true", help="show numbers only")
     parser.add_argument("--ask", action="store_true", help="ask about these states, once")
-    parser.add_argument(
-        "--check", action="store_true", help="ask twice more, to see whether the answers mean something"
-    )
+    parser.add_argument("--check", action="store_true", help="ask again, and with the pictures exchanged")
     parser.add_argument(
         "--follow", type=int, default=0, metavar="ROUNDS", help=f"follow the advice in {N_COPIES} copies of it"
     )
@@ -366,9 +373,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ImportError, OSError, TypeError, ValueError, gym.error.Error) as error:
         sys.exit(f"{parser.prog}: {error}")
     estimate = result.estimate
-    in_a_run = estimate.times(STATES_IN_A_RUN / args.states)
+    in_a_run = result.in_a_run
+    if result.advisor_name.startswith("simulated/"):
+        print("The advisor is SIMULATED: what it says is no model's performance.")
     print(f"This query: {estimate.requests} requests, {estimate.prompt_tokens} tokens in, {_dollars(estimate)}")
-    print(f"A run of {STATES_IN_A_RUN} states: {in_a_run.requests} requests, {_dollars(in_a_run)}")
+    print(
+        f"A run of {N_QUERIES} queries of {STATES_PER_QUERY} states: {in_a_run.requests} requests, "
+        f"{in_a_run.prompt_tokens} tokens in, {_dollars(in_a_run)}"
+    )
     if result.findings is not None:
         for check in result.findings.checks:
             print(f"{check.name} {_MARKS[check.passed]}: {check.text}")

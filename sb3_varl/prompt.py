@@ -23,6 +23,8 @@ MAX_IMAGE_BYTES = 1_000_000
 MAX_STATES_PER_REQUEST = 100
 # Longer arrays are not written out: nobody reads a thousand numbers.
 MAX_NUMBERS = 1000
+# Of the bounds of an observation without names; more of them tell a model nothing.
+_MAX_BOUND_LINES = 50
 # Of the system prompt, of one state, and of all states of a request; and the pictures of a request, in base64.
 MAX_SYSTEM_CHARACTERS = 20_000
 MAX_STATE_CHARACTERS = 20_000
@@ -272,7 +274,7 @@ def _bound_lines(space: spaces.Space) -> list[str]:
         place = f"entries {start} to {stop - 1}" if stop > start + 1 else f"entry {start}"
         lines.append(f"{place}: {text}")
         start = stop
-    return [] if set(bounds) == {_bounds(-math.inf, math.inf)} else lines
+    return [] if set(bounds) == {_bounds(-math.inf, math.inf)} or len(lines) > _MAX_BOUND_LINES else lines
 
 
 def _layout(space: spaces.Space, briefing: Briefing) -> str:

@@ -201,15 +201,15 @@ def check_model(model: str, api_base: str | None) -> bool:
     return not missing
 
 
-def count_tokens(model: str, messages: list[dict]) -> int:
+def count_tokens(messages: list[dict]) -> int:
     """
     Count the tokens of a chat, without sending it.
 
-    :param model: litellm's name of the model; one whose tokenizer is not at hand is counted with OpenAI's
     :param messages: The chat
-    :return: Tokens, those of pictures as OpenAI counts them
+    :return: Tokens as OpenAI's models count them, pictures included
     """
-    return int(import_litellm().token_counter(model=model, messages=messages))
+    # For some other models, litellm would fetch a tokenizer from the network.
+    return int(import_litellm().token_counter(model="gpt-4o", messages=messages))
 
 
 def price_of(model: str, prompt_tokens: int, completion_tokens: int) -> float | None:

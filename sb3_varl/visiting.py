@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import pathlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from tqdm import tqdm
@@ -30,13 +32,13 @@ class Step:
 
     :param reward: The reward
     :param done: Whether the episode is over
-    :param success: Whether the task is solved, by ``info["is_success"]``, ``info["success"]`` or, if there is neither,
-        a termination with a positive reward
+    :param success: Whether the task is solved, by ``info["is_success"]`` or ``info["success"]``; ``None`` if the
+        environment has neither
     """
 
     reward: float
     done: bool
-    success: bool
+    success: bool | None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,16 @@ def can_render(env_id: str) -> bool:
     entry_point = gym.spec(name).entry_point
     creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     return "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ())
+
+
+def wrapped(env: VecEnv) -> VecEnv:
+    """
+    Wrap an environment as Stable-Baselines3's algorithms do, so that images have their channels first.
+
+    :param env: The environment
+    :return: The same
+    """
+    return BaseAlgorithm._wrap_env(env, monitor_wrapper=False)
 
 
 def make_act(policy: str, env: VecEnv, seed: int) -> Act:
@@ -114,6 +126,7 @@ def _load_function(path: pathlib.Path, name: str) -> Callable[[Any], Any]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for it there
     spec.loader.exec_module(module)
     function = getattr(module, name, None)
     if not callable(function):
@@ -131,7 +144,8 @@ def _load_policy(path: str, env: VecEnv) -> BasePolicy:
             raise ValueError(
                 f"The policy in {path} is for the {name} space {data[f'{name}_space']}, and the environment has {mine}."
             )
-    use_sde = {"use_sde": data["use_sde"]} if "use_sde" in data else {}
+    # The others have it among the keyword arguments.
+    use_sde = {"use_sde": data["use_sde"]} if issubclass(data["policy_class"], ActorCriticPolicy) else {}
     arguments = {**use_sde, **data["policy_kwargs"]}
     policy: BasePolicy = data["policy_class"](
         data["observation_space"], data["action_space"], lambda progress: 0.0, **arguments
@@ -169,7 +183,7 @@ def step_of(reward: float, done: bool, info: dict[str, Any]) -> Step:
     for name in ("is_success", "success"):
         if name in info:
             return Step(reward, done, bool(info[name]))
-    return Step(reward, done, done and not info.get("TimeLimit.truncated", False) and reward > 0)
+    return Step(reward, done, None)
 
 
 def visit(env: VecEnv, act: Act, n_states: int, n_steps: int, frames: bool = True, seed: int = 0) -> Visit:

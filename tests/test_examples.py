@@ -108,3 +108,27 @@ def test_who_follows_the_simulated_advisor_succeeds(name, load, capsys):
         succeeded.append(info["is_success"])
     env.close()
     assert np.mean(succeeded) >= 0.8
+
+
+def test_the_picture_of_the_image_task_shows_which_way_the_car_goes(load, capsys):
+    module = load("image_task")
+    advise = module.make_advisor(argparse.Namespace(model=None, seed=0)).function
+    env = module.make_env().envs[0]
+    observation, _ = env.reset(seed=0)
+    velocities, directions = [0.0], set()
+    for _ in range(20):
+        observation, *_ = env.step(np.asarray(advise(observation), np.float32))
+        velocities.append(env.unwrapped.state[1])
+        direction = np.sign(velocities[-1])
+        if np.min(direction * np.array(velocities[-3:])) < 0.01:
+            continue  # it turns on the way
+        picture = env.render()[..., 0].astype(int)
+        centres = []
+        for grey in (191, 127, 0):
+            body = abs(picture - grey) <= 2
+            body = body[4:, 4:] & body[:-4, 4:] & body[4:, :-4]  # not the lines of the hill and the flag
+            centres.append(np.nonzero(body)[1].mean())
+        assert np.all(np.sign(np.diff(centres)) == direction)
+        directions.add(direction)
+    env.close()
+    assert directions == {-1, 1}

@@ -1,7 +1,7 @@
 """What TensorBoard is shown of the advice."""
 
+import dataclasses
 import io
-import json
 
 import numpy as np
 import pytest
@@ -64,8 +64,18 @@ def test_scalars_are_there_as_well(tmp_path):
 def test_without_tensorboard_nothing_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr("sb3_varl.callback.draw_query", None)
     train(FunctionAdvisor(lambda observation: [0.5, -0.5]), tmp_path, ["csv", "json", "log"])
-    rows = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
-    assert not any("states" in key and "picture" in key for row in rows for key in row)
+    assert "advice/accepted" in (tmp_path / "progress.json").read_text()
+
+
+@pytest.mark.parametrize("prompt", ["You are a robot.", lambda query: 1 / 0, lambda query: [{"role": "user"}]])
+def test_an_advisor_s_prompt_cannot_end_the_training(tmp_path, prompt, caplog):
+    advisor = FunctionAdvisor(lambda observation: [0.5, -0.5])
+    advisor.prompt = prompt
+    train(advisor, tmp_path)
+    events = read(tmp_path)
+    assert events.Scalars("advice/accepted")[-1].value == 6
+    failed = "ZeroDivisionError" in caplog.text
+    assert failed == ("advice/states" not in events.Tags()["images"])
 
 
 def column(picture, colour, row):
@@ -102,3 +112,11 @@ def test_states_without_frames_and_bounds_are_drawn():
     )
     assert picture.dtype == np.uint8
     assert picture.shape[0] < picture.shape[1]
+
+
+def test_a_picture_has_a_bounded_size():
+    many = make_query(300)
+    frame = np.zeros((2000, 1, 3), np.uint8)
+    tall = type(many)(0, 1, tuple(dataclasses.replace(state, frame=frame) for state in many.states), many.briefing)
+    picture = draw_query(tall, Advice([np.zeros(2)] * 300))
+    assert max(picture.shape) < 3000
