@@ -18,6 +18,7 @@ THRESHOLD = DEFAULT_THRESHOLDS["distance"]
 _ENOUGH = 0.75
 # Of the distance between answers about different states.
 _CLEARLY = 0.75
+_N_RESAMPLES, _SIGNIFICANT = 5000, 0.05
 
 FOLLOWING = "Does following it lead to success?"
 
@@ -120,27 +121,39 @@ def agrees_with_itself(advice: Advice, again: Advice, space: spaces.Box) -> Chec
     return Check(name, apart == 0 or apart <= _CLEARLY * usually, text)
 
 
-def changes_with_the_picture(advice: Advice, exchanged: Advice, again: Advice, space: spaces.Box) -> Check:
+def changes_with_the_picture(advice: Advice, again: Advice, exchanged: Advice, space: spaces.Box) -> Check:
     """
     Compare answers about the same numbers, with the right pictures and with those of other states.
 
+    To a model that does not look, all three are the same question. So it is tested whether the third answer to each
+    state stands out from the other two by more than it would if any of the three were picked at random.
+
     :param advice: The advice
+    :param again: The advice when asked a second time
     :param exchanged: The advice with another state's picture
-    :param again: The advice when asked a second time, with the right ones
     :param space: The action space
-    :return: Whether it changed more than when asked twice
+    :return: Whether the pictures make a difference
     """
     name = "Do answers change with the picture?"
-    moved, same = distances(advice, exchanged, space), distances(advice, again, space)
-    if not len(moved) or not len(same):
-        return Check(name, None, "No state was answered both times.")
+    triples = zip(advice.actions, again.actions, exchanged.actions, strict=True)
+    answered_thrice = [triple for triple in triples if all(action is not None for action in triple)]
+    if not answered_thrice:
+        return Check(name, None, "No state was answered each time.")
+    first, second, third = (Advice(actions) for actions in zip(*answered_thrice, strict=True))
+    same = distances(first, second, space)
+    # How far the third, the second and the first stand apart from the other two.
+    apart = np.stack([distances(first, third, space), distances(first, second, space), distances(second, third, space)])
+    standing_out = np.stack([apart[0] + apart[2], apart[1] + apart[2], apart[0] + apart[1]])
+    picked = np.random.default_rng(0).integers(3, size=(_N_RESAMPLES, len(same)))
+    by_chance = standing_out[picked, np.arange(len(same))].sum(axis=1)
+    p_value = float(np.mean(by_chance >= standing_out[0].sum() - 1e-9))
     text = (
-        f"With the pictures of other states, and the same numbers, answers are {np.median(moved):.2f} away from the "
-        f"first (median); with the right ones {np.median(same):.2f}."
+        f"With the pictures of other states, and the same numbers, answers are {np.mean(standing_out[0]) / 2:.2f} away "
+        f"from those with the right ones, and these {np.mean(same):.2f} from each other (means; p = {p_value:.2g})."
     )
-    if not np.median(same) < _CLEARLY * np.median(moved):
-        return Check(name, None, f"{text} It seems to go by the numbers; frames=False would then be cheaper.")
-    return Check(name, True, f"{text} It looks at them.")
+    if p_value < _SIGNIFICANT:
+        return Check(name, True, f"{text} It looks at them.")
+    return Check(name, None, f"{text} It may go by the numbers; frames=False would then be cheaper.")
 
 
 def leads_to_success(followed: Sequence[Followed], visited: Sequence[Followed]) -> Check:

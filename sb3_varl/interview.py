@@ -90,7 +90,7 @@ class Interview:
         self.findings.checks.append(agrees_with_itself(first, again, space))
         if len(states) > 1 and all(state.frame is not None for state in states):
             exchanged = self._ask(_with_pictures_exchanged(states))
-            self.findings.checks.append(changes_with_the_picture(first, exchanged, again, space))
+            self.findings.checks.append(changes_with_the_picture(first, again, exchanged, space))
 
     def follow(self, make: Callable[[], gym.Env], visited: Visit, rounds: int, hold: int) -> None:
         """

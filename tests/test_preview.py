@@ -11,8 +11,9 @@ from stable_baselines3 import A2C, PPO, SAC, TD3
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_varl import FunctionAdvisor, TaskSheet
+from sb3_varl import Advice, FunctionAdvisor, TaskSheet
 from sb3_varl.advice_log import read_records
+from sb3_varl.checks import changes_with_the_picture
 from sb3_varl.preview import main, preview
 from sb3_varl.visiting import make_act, visit
 from vlm_server import VLMServer, error
@@ -184,6 +185,23 @@ def test_the_checks_tell_who_understands(answer, differ, same, picture, followin
     for result in shown.findings.followed:
         assert np.array_equal(result.frames[0], result.start.frame)
         assert result.success is (following is True)
+
+
+def test_who_does_not_look_is_seldom_taken_for_one_who_does():
+    rng = np.random.default_rng(0)
+    space = spaces.Box(-1, 1, (4,))
+
+    def answer(noise, places):
+        return Advice(list(np.clip(places + noise * rng.normal(size=places.shape), -1, 1)))
+
+    blind, seeing = [], []
+    for _ in range(200):
+        numbers, pictures = rng.uniform(-1, 1, (2, 16, 4))
+        blind.append(changes_with_the_picture(*(answer(0.3, numbers) for _ in range(3)), space).passed)
+        by_both = [answer(0.3, (numbers + picture) / 2) for picture in (pictures, pictures, np.roll(pictures, 8, 0))]
+        seeing.append(changes_with_the_picture(*by_both, space).passed)
+    assert np.mean([passed is True for passed in blind]) < 0.1
+    assert np.mean([passed is True for passed in seeing]) > 0.8
 
 
 @pytest.mark.usefixtures("vlm_environment")
