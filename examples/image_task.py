@@ -156,6 +156,7 @@ def train(algorithm: type[SAC], args: argparse.Namespace, callbacks: list[BaseCa
     name = algorithm.__name__
     print(f"Training {name} for {args.steps} steps")
     env, eval_env = make_env(), make_env()
+    eval_env.seed(1000 + args.seed)
     evaluation = EvalCallback(
         eval_env,
         eval_freq=args.steps // N_EVALUATIONS,

@@ -122,6 +122,7 @@ def train(model: SAC, args: argparse.Namespace, advice: AdvisorCallback | None =
         verbose=0,
     )
     model.learn(args.steps, callback=[evaluation, advice] if advice else evaluation, progress_bar=True)
+    model.logger.close()
     env.close()
     return np.array(evaluation.evaluations_timesteps), np.mean(evaluation.evaluations_successes, axis=1)
 

@@ -175,7 +175,7 @@ def preview(
     if not isinstance(env, gym.Env) and (isinstance(env, VecEnv) or not callable(env)):
         raise TypeError(f"env is {env!r}, expected a Gymnasium environment or a function that makes one.")
     sheet = sheet if isinstance(sheet, TaskSheet | None) else load_task_sheet(sheet)
-    adviser = _Adviser(advisor, task, advisor_kwargs, ask)
+    addressee = _Addressee(advisor, task, advisor_kwargs, ask)
     with contextlib.ExitStack() as stack:
         make = _maker(env)
         venv: VecEnv = DummyVecEnv([(lambda: env) if isinstance(env, gym.Env) else make])
@@ -184,12 +184,12 @@ def preview(
         env_name = _name(venv)
         venv = wrapped(_normalised(venv, policy))
         briefing = make_briefing(venv, task, sheet, frames)
-        words = adviser.prepare(briefing)
+        words = addressee.prepare(briefing)
         visited = visit(venv, make_act(policy, venv, seed), n_states, n_steps, frames, seed)
     query = AdviceQuery(0, n_steps, visited.states, briefing)
-    result = adviser.preview(query, words, env_name)
+    result = addressee.preview(query, words, env_name)
     if ask:
-        interview = Interview(adviser.advisor, query, log_path or pathlib.Path("preview") / f"advice-{_now()}")
+        interview = Interview(addressee.advisor, query, log_path or pathlib.Path("preview") / f"advice-{_now()}")
         interview.ask()
         result.findings = interview.findings
         try:
@@ -202,7 +202,7 @@ def preview(
     return result
 
 
-class _Adviser:
+class _Addressee:
     """Who is asked, or would be."""
 
     def __init__(self, advisor: Advisor | str, task: str | None, arguments: dict[str, Any] | None, ask: bool) -> None:
@@ -228,13 +228,13 @@ class _Adviser:
             (self.model.states_per_request, self.model.image_size) if self.model is not None else (16, 224)
         )
         chats = chats_of(query, task, per_request, image_size)
+        if not chats:
+            raise ValueError("The states are too large to be sent. Leave out of the observation what says little.")
         n_states, system = len(query.states), count_tokens(chats[0][:1])
         states, received = sum(map(count_tokens, chats)) - len(chats) * system, count_tokens(_typical_answer(query))
         estimate = self._estimate(len(chats), system, states, received)
-        n_requests, share = (
-            N_QUERIES * math.ceil(STATES_PER_QUERY / per_request),
-            N_QUERIES * STATES_PER_QUERY / n_states,
-        )
+        n_requests = N_QUERIES * math.ceil(STATES_PER_QUERY / per_request)
+        share = N_QUERIES * STATES_PER_QUERY / n_states
         in_a_run = self._estimate(n_requests, system, round(share * states), round(share * received))
         return Preview(env_name, self.name, task, query, chats, estimate, in_a_run)
 

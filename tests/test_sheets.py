@@ -74,7 +74,7 @@ def test_the_callback_takes_a_file_before_what_the_environment_says(tmp_path):
     for sheet, goal in ((None, "Swing up."), (path, "Hang still."), (str(path), "Hang still."), (SPIN, "Spin.")):
         recorder = Recorder()
         model = VARL("MlpPolicy", Env(gym.make("Pendulum-v1")), learning_starts=1000)
-        callback = AdvisorCallback(recorder, sheet=sheet, log_path=False)
+        callback = AdvisorCallback(recorder, sheet=sheet, frames=False, log_path=False)
         with pytest.warns(UserWarning, match="6 of 6 queries were not asked"):
             model.learn(1, callback=callback)
         assert recorder.briefing.task == goal
