@@ -15,7 +15,7 @@ from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from tqdm import tqdm
 
 from sb3_varl.advice import Observation, VisitedState
@@ -163,12 +163,8 @@ def original(env: VecEnv, observations: Observation) -> Observation:
     :param observations: What it returned
     :return: The original observations
     """
-    while not isinstance(env, VecNormalize):
-        inner = getattr(env, "venv", None)
-        if inner is None:
-            return observations
-        env = inner
-    return env.get_original_obs()
+    normalize = unwrap_vec_normalize(env)
+    return observations if normalize is None else normalize.get_original_obs()
 
 
 def step_of(reward: float, done: bool, info: dict[str, Any]) -> Step:
