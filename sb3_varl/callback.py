@@ -5,22 +5,19 @@ import logging
 import math
 import os
 import pathlib
-import textwrap
 import warnings
 from collections import Counter
 from typing import Any, Literal
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Image, TensorBoardOutputFormat
 
 from sb3_varl.advice import AdviceQuery, Advisor, TaskSheet, Usage
 from sb3_varl.advice_log import AdviceLog
 from sb3_varl.advisors import make_advisor
 from sb3_varl.consultation import Consultation, Outcome
-from sb3_varl.drawing import draw_query
+from sb3_varl.drawing import show_in_tensorboard
 from sb3_varl.history import read_queries
-from sb3_varl.redaction import scrub
 from sb3_varl.resuming import check_environment, log_folder, progress_of
 from sb3_varl.sheets import load_task_sheet, make_briefing
 from sb3_varl.state_collector import StateCollector
@@ -381,7 +378,7 @@ class AdvisorCallback(BaseCallback):
         self._progress["totals"] = dict(self.totals - asked)
         self._progress["usage"] = dataclasses.asdict(self._consultation.spent)
         self._report(outcome, n_accepted, n_abstained, late)
-        self._show(outcome)
+        show_in_tensorboard(self.logger.output_formats, outcome.query, outcome.advice, self.advisor)
 
     def _report(self, outcome: Outcome, accepted: int, abstained: int, late: int) -> None:
         query, advice = outcome.query, outcome.advice
@@ -408,24 +405,6 @@ class AdvisorCallback(BaseCallback):
                 f"Query {query.index + 1}: {accepted} answers accepted, {abstained} abstentions, "
                 f"{len(advice.rejected)} rejected, after {outcome.latency:.1f} s."
             )
-
-    def _show(self, outcome: Outcome) -> None:
-        """In TensorBoard, where there is one. At the query's own step, and so not through the logger's next dump."""
-        query, advice = outcome.query, outcome.advice
-        boards = [output for output in self.logger.output_formats if isinstance(output, TensorBoardOutputFormat)]
-        if not boards:
-            return
-        try:
-            shown: dict[str, Any] = {"advice/states": Image(draw_query(query, advice), "HWC")}
-            prompt = getattr(self.advisor, "prompt", None)
-            if callable(prompt):
-                shown["advice/prompt"] = textwrap.indent(str(prompt(query)), "    ")
-            for board in boards:
-                board.write(shown, dict.fromkeys(shown, ()), query.step)
-        except Exception as error:
-            # An advisor is somebody else's code, and a picture not worth a run.
-            text = scrub(f"{type(error).__name__}: {error}")
-            logger.warning("Query %d is not shown in TensorBoard: %s", query.index + 1, text)
 
     def _count(self, **numbers: int) -> None:
         self.totals.update(numbers)

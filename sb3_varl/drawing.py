@@ -1,13 +1,21 @@
 """A picture of a query, for TensorBoard: each state's frame, and below it what was executed and what was suggested."""
 
+import logging
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from stable_baselines3.common.logger import Image as LoggedImage
+from stable_baselines3.common.logger import KVWriter, TensorBoardOutputFormat
 
-from sb3_varl.advice import Advice, AdviceQuery
+from sb3_varl.advice import Advice, AdviceQuery, Advisor
 from sb3_varl.prompt import action_names
+from sb3_varl.redaction import scrub
+
+logger = logging.getLogger(__name__)
 
 # Pixels.
 _WIDTH, _LINE, _MARGIN, _NAME = 200, 16, 8, 64
@@ -15,6 +23,31 @@ _MAX_COLUMNS = 8
 # More would hold up the training, and nobody looks at them.
 MAX_STATES = 64
 _INK, _GREY, _EXECUTED, _SUGGESTED = "#1a1a1a", "#b0b0b0", "#D55E00", "#0072B2"
+
+
+def show_in_tensorboard(outputs: Iterable[KVWriter], query: AdviceQuery, advice: Advice, advisor: Advisor) -> None:
+    """
+    Show a query and its answers in TensorBoard, where there is one, at the query's own step.
+
+    :param outputs: Where SB3's logger writes to
+    :param query: The query
+    :param advice: What came back
+    :param advisor: May have a method ``prompt`` that says what it was told
+    """
+    boards = [output for output in outputs if isinstance(output, TensorBoardOutputFormat)]
+    if not boards:
+        return
+    try:
+        shown: dict[str, Any] = {"advice/states": LoggedImage(draw_query(query, advice), "HWC")}
+        prompt = getattr(advisor, "prompt", None)
+        if callable(prompt):
+            shown["advice/prompt"] = textwrap.indent(str(prompt(query)), "    ")
+        for board in boards:
+            board.write(shown, dict.fromkeys(shown, ()), query.step)
+    except Exception as error:
+        # An advisor is somebody else's code, and a picture not worth a run.
+        text = scrub(f"{type(error).__name__}: {error}")
+        logger.warning("Query %d is not shown in TensorBoard: %s", query.index + 1, text)
 
 
 def draw_query(query: AdviceQuery, advice: Advice) -> np.ndarray:

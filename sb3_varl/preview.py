@@ -14,6 +14,7 @@ import ast
 import contextlib
 import datetime
 import html
+import inspect
 import math
 import os
 import pathlib
@@ -27,6 +28,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_varl.advice import AdviceQuery, Advisor, Briefing, TaskSheet
 from sb3_varl.advisors import make_advisor, name_of
+from sb3_varl.callback import AdvisorCallback
 from sb3_varl.checks import Check
 from sb3_varl.following import NotRepeatable
 from sb3_varl.interview import N_COPIES, Findings, Interview
@@ -38,7 +40,8 @@ from sb3_varl.visiting import can_render, make_act, visit, wrapped
 from sb3_varl.vlm import VLMAdvisor
 
 # What AdvisorCallback asks in a run, unless it is told otherwise.
-N_QUERIES, STATES_PER_QUERY = 6, 32
+_DEFAULTS = inspect.signature(AdvisorCallback).parameters
+N_QUERIES, STATES_PER_QUERY = _DEFAULTS["n_queries"].default, _DEFAULTS["states_per_query"].default
 # A server that wants no key: for looking at a model that will not be asked.
 _NO_SERVER = "http://localhost"
 

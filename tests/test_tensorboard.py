@@ -62,7 +62,7 @@ def test_scalars_are_there_as_well(tmp_path):
 
 
 def test_without_tensorboard_nothing_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr("sb3_varl.callback.draw_query", None)
+    monkeypatch.setattr("sb3_varl.drawing.draw_query", None)
     train(FunctionAdvisor(lambda observation: [0.5, -0.5]), tmp_path, ["csv", "json", "log"])
     assert "advice/accepted" in (tmp_path / "progress.json").read_text()
 
