@@ -1,7 +1,9 @@
 """Work beside the training, in threads that the interpreter does not wait for when it exits."""
 
 import asyncio
+import atexit
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +12,9 @@ from typing import Any, Generic, TypeVar
 from sb3_varl.advice import QueryInterrupted
 
 Result = TypeVar("Result")
+
+# Seconds that the event loop gets to end when the interpreter exits, and a coroutine to end after Ctrl-C.
+_PATIENCE = 1.0
 
 
 def in_background(
@@ -59,23 +64,94 @@ class DaemonExecutor(ThreadPoolExecutor):
         return in_background(fn, *args, **kwargs)
 
 
+class _LoopThread:
+    """
+    An event loop that runs in a thread of its own until the interpreter exits.
+
+    There is one for all requests of the process, because clients and their connections belong to the loop that they
+    were made in: with a loop for each query, each query would leave some behind.
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        # Where litellm calls a provider synchronously, the call may outlast the deadline.
+        self.loop.set_default_executor(DaemonExecutor())
+        self._thread = threading.Thread(target=self._run, name="advisor-requests", daemon=True)
+        self._thread.start()
+        atexit.register(self._end)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def _end(self) -> None:
+        """What is not closed complains, and the loop itself as well."""
+        for close in _closing:
+            with contextlib.suppress(Exception):
+                asyncio.run_coroutine_threadsafe(close(), self.loop).result(_PATIENCE)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(_PATIENCE)
+        if not self._thread.is_alive():
+            self.loop.close()
+
+
+_closing: list[Callable[[], Coroutine[Any, Any, Any]]] = []
+_loop_thread: _LoopThread | None = None
+_lock = threading.Lock()
+
+
+def close_at_exit(close: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    """
+    Have something closed when the interpreter exits, in the event loop that all requests share.
+
+    :param close: Closes it
+    """
+    if close not in _closing:
+        _closing.append(close)
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    global _loop_thread
+    with _lock:
+        if _loop_thread is None:
+            _loop_thread = _LoopThread()
+        return _loop_thread.loop
+
+
+def _forget_loop() -> None:
+    """A forked process has the loop, and not its thread."""
+    global _loop_thread, _lock
+    if _loop_thread is not None:
+        atexit.unregister(_loop_thread._end)
+    _loop_thread, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_loop)
+
+
 class Interruptible(Generic[Result]):
     """
-    A coroutine in an event loop of its own, which can be broken off from another thread.
+    A coroutine that can be broken off from another thread. It runs in the event loop that all requests share.
 
     :param coroutine: What is to be run
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Result]) -> None:
-        self._loop = asyncio.new_event_loop()
-        # Where litellm calls a provider synchronously, the call may outlast the deadline.
-        self._loop.set_default_executor(DaemonExecutor())
-        self._task = self._loop.create_task(coroutine)
+        self._coroutine = coroutine
+        self._loop = _loop()
+        self._task: asyncio.Task[Result] | None = None
+        self._is_interrupted = False
 
     def interrupt(self) -> None:
         """Break it off, from any thread."""
+        self._is_interrupted = True
         with contextlib.suppress(RuntimeError):  # closed by now
-            self._loop.call_soon_threadsafe(self._task.cancel)
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
     def result(self) -> Result:
         """
@@ -84,27 +160,21 @@ class Interruptible(Generic[Result]):
         :return: Its result
         :raises QueryInterrupted: if it was broken off
         """
+        future = asyncio.run_coroutine_threadsafe(self._supervise(), self._loop)
         try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return self._run()
-        # A notebook's cells run inside of a loop, where no other can be run.
-        return in_background(self._run).result()
+            return future.result()
+        except BaseException:
+            if not future.done():  # Ctrl-C in the thread that waits
+                self.interrupt()
+                with contextlib.suppress(Exception):
+                    future.result(_PATIENCE)
+            raise
 
-    def _run(self) -> Result:
+    async def _supervise(self) -> Result:
+        self._task = self._loop.create_task(self._coroutine)
+        if self._is_interrupted:
+            self._task.cancel()
         try:
-            return self._loop.run_until_complete(self._task)
+            return await self._task
         except asyncio.CancelledError:
             raise QueryInterrupted("The query was broken off.") from None
-        finally:
-            self._close()
-
-    def _close(self) -> None:
-        """As asyncio.run() does, except for waiting for threads."""
-        left = asyncio.all_tasks(self._loop)
-        for task in left:
-            task.cancel()
-        if left:
-            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()

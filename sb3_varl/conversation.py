@@ -15,7 +15,7 @@ import tenacity
 from sb3_varl.advice import Advice, AdviceQuery, Answer, Failure, Rejection, Request, Usage
 from sb3_varl.answer import MAX_ANSWER_LENGTH, ParsedAnswer, parse_answer, parse_answers
 from sb3_varl.prompt import Portion, build_messages, split
-from sb3_varl.providers import RequestFailed, close_clients, complete, import_litellm
+from sb3_varl.providers import RequestFailed, complete, import_litellm
 from sb3_varl.redaction import without_secrets
 
 if TYPE_CHECKING:
@@ -63,27 +63,24 @@ class Conversation:
         answered = {index for answer in query.answers for index in answer.states}
         missing = [index for index in range(len(query.states)) if index not in answered]
         number = max((answer.request + 1 for answer in query.answers), default=0)
-        try:
-            for portion in split(query, missing, advisor.states_per_request, advisor.image_size):
-                answered.update(portion.indices)
-                reason = self._reason_not_to_ask()
-                if reason is not None:
-                    rejected += [Rejection(reason, index) for index in portion.indices]
-                    continue
-                try:
-                    parsed = await self._request(number, portion)
-                except RequestFailed as failure:
-                    failures.append(f"request {number}: {failure}")
-                    rejected += [Rejection("request_failed", index) for index in portion.indices]
-                    advisor.count_failure(True)
-                else:
-                    actions.update(parsed.actions)
-                    rejected += parsed.rejected
-                    advisor.count_failure(bool(parsed.rejected) and not parsed.actions)
-                self._is_trial = False
-                number += 1
-        finally:
-            await close_clients(self.litellm)
+        for portion in split(query, missing, advisor.states_per_request, advisor.image_size):
+            answered.update(portion.indices)
+            reason = self._reason_not_to_ask()
+            if reason is not None:
+                rejected += [Rejection(reason, index) for index in portion.indices]
+                continue
+            try:
+                parsed = await self._request(number, portion)
+            except RequestFailed as failure:
+                failures.append(f"request {number}: {failure}")
+                rejected += [Rejection("request_failed", index) for index in portion.indices]
+                advisor.count_failure(True)
+            else:
+                actions.update(parsed.actions)
+                rejected += parsed.rejected
+                advisor.count_failure(bool(parsed.rejected) and not parsed.actions)
+            self._is_trial = False
+            number += 1
         rejected += [Rejection("too_large", index) for index in missing if index not in answered]
         self._warn_of_equal_actions(list(actions.values()))
         return Advice([actions.get(i) for i in range(len(query.states))], rejected, self.usage, failures)

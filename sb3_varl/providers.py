@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
-import heapq
 import importlib
 import os
 import re
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from sb3_varl.background import close_at_exit, in_background
 from sb3_varl.redaction import scrub, scrub_records
 
 # Failures that may pass. What litellm cannot place, lost connections above all, it reports as 500; some clients
@@ -25,6 +27,10 @@ _ENVIRONMENT = {
     "LITELLM_MODE": "PRODUCTION",
 }
 
+# What litellm, and what it makes its classes and sends its requests with, has to say about its own code.
+_NOT_OURS = r"(aiohttp|anthropic|httpcore|httpx|litellm|openai|pydantic)(\.|$)"
+
+_import_lock = threading.Lock()
 
 # litellm and what it sends requests with.
 _LOGGERS = frozenset(
@@ -55,28 +61,57 @@ def import_litellm() -> ModuleType:
 
     :return: The module
     """
-    if "litellm" not in sys.modules:
-        saved = {name: os.environ.get(name) for name in _ENVIRONMENT}
-        os.environ.update(_ENVIRONMENT)
-        try:
-            with warnings.catch_warnings():
-                # Pydantic's, about litellm's own classes; made here, lest the first answer be lost to "-W error".
+    with _import_lock:
+        if "litellm" not in sys.modules:
+            with _told_to_stay_offline(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                importlib.import_module("litellm").ModelResponse()
-            # It would fetch them at the first request to Anthropic, so have it read its own copy while it is told to.
-            with contextlib.suppress(ImportError, AttributeError):
-                importlib.import_module("litellm.anthropic_beta_headers_manager").reload_beta_headers_config()
-        finally:
-            for name, value in saved.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
-    _bound_redaction()
-    scrub_records(_LOGGERS)
+                importlib.import_module("litellm")
+                # It would fetch them at the first request to Anthropic, so have it read its own copy now.
+                with contextlib.suppress(ImportError, AttributeError):
+                    importlib.import_module("litellm.anthropic_beta_headers_manager").reload_beta_headers_config()
+                # In a thread, because a notebook has an event loop running in its own.
+                in_background(asyncio.run, _rehearse(importlib.import_module("litellm"))).result()
+        _bound_redaction()
+        scrub_records(_LOGGERS)
     litellm = importlib.import_module("litellm")
     litellm.suppress_debug_info = True  # type: ignore[attr-defined]
+    close_at_exit(litellm.close_litellm_async_clients)
     return litellm
+
+
+async def _rehearse(litellm: ModuleType) -> None:
+    """Import what litellm imports with its first request, which would count against that request's deadline."""
+    messages = [{"role": "user", "content": ""}]
+    with contextlib.suppress(Exception):  # then the first request does it
+        await litellm.acompletion(model="openai/x", messages=messages, mock_response="x")
+        # Of its bookkeeping, which would be found missing when there is another event loop.
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+
+@contextlib.contextmanager
+def _told_to_stay_offline() -> Iterator[None]:
+    saved = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _ignore_warnings_about_others() -> None:
+    """
+    Keep warnings about other people's code from becoming errors in which answers are lost, or lines on the terminal.
+
+    litellm imports much of itself in the middle of a request. That is in another thread than the user's, for which
+    there is no ``warnings.catch_warnings()``, and the filter does not outlive a ``catch_warnings()`` of the user's: so
+    it is set before each request. Setting it again changes nothing.
+    """
+    warnings.filterwarnings("ignore", module=_NOT_OURS)
 
 
 def _bound_redaction() -> None:
@@ -100,28 +135,6 @@ class _Bounded:
         return self._pattern.sub(replacement, text[:_MAX_REDACTED])
 
 
-async def close_clients(litellm: ModuleType) -> None:
-    """
-    Close the clients that litellm keeps for the running event loop.
-
-    They are of no use after it, and as litellm finds them by the loop's ``id()``, which Python gives out again,
-    a later loop could be handed a client of dead connections.
-
-    :param litellm: The module
-    """
-    suffix = f"-{id(asyncio.get_running_loop())}"
-    with contextlib.suppress(Exception):
-        cache = litellm.in_memory_llm_clients_cache
-        for key, client in list(cache.cache_dict.items()):
-            if key.endswith(suffix):
-                # Not delete_cache(), which would keep a note of each for ten minutes, to close it then.
-                del cache.cache_dict[key]
-                cache.ttl_dict.pop(key, None)
-                await client.close()
-        cache.expiration_heap = [entry for entry in cache.expiration_heap if not entry[1].endswith(suffix)]
-        heapq.heapify(cache.expiration_heap)
-
-
 async def complete(litellm: ModuleType, arguments: dict[str, Any], deadline: float) -> Any:
     """
     Send one request.
@@ -132,6 +145,7 @@ async def complete(litellm: ModuleType, arguments: dict[str, Any], deadline: flo
     :return: litellm's response
     :raises RequestFailed: if it brought no answer
     """
+    _ignore_warnings_about_others()
     try:
         # litellm's own retries multiply with those of the client underneath, and its timeout starts anew
         # with every byte received: neither is of use here.

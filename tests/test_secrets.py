@@ -1,6 +1,5 @@
 """A planted key is nowhere but in the request, whatever the server does with it."""
 
-import asyncio
 import base64
 import inspect
 import json
@@ -16,8 +15,9 @@ import pytest
 
 from conftest import KEY, CounterEnv, make_query, make_vlm
 from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, VLMAdvisor
+from sb3_varl.background import Interruptible
 from sb3_varl.metaworld import ScriptedAdvisor
-from sb3_varl.providers import RequestFailed, close_clients, complete, import_litellm
+from sb3_varl.providers import RequestFailed, complete, import_litellm
 from sb3_varl.redaction import refuse_secrets, scrub, without_secrets
 from vlm_server import Misbehaviour, VLMServer
 
@@ -116,11 +116,7 @@ def test_no_file_and_no_output_has_the_key(verbose_litellm, tmp_path):
 
 
 async def send(advisor):
-    litellm = import_litellm()
-    try:
-        await complete(litellm, advisor.arguments([{"role": "user", "content": "x"}]), 60.0)
-    finally:
-        await close_clients(litellm)
+    await complete(import_litellm(), advisor.arguments([{"role": "user", "content": "x"}]), 60.0)
 
 
 @pytest.mark.parametrize("echo", ECHOES)
@@ -132,7 +128,7 @@ def test_no_exception_and_no_object_has_the_key(echo, caplog):
         advice = advisor.advise(make_query(1, events.append))
         failure = None
         try:
-            asyncio.run(send(advisor))
+            Interruptible(send(advisor)).result()
         except RequestFailed as error:
             failure = error
         assert server.requests[0].authorization == f"Bearer {KEY}"
