@@ -1,21 +1,65 @@
 """Files that are there as a whole or not at all, whatever happens while they are written."""
 
 import contextlib
+import errno
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
+
+# What fsync says of files, or on file systems, that it is not for.
+_CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+
+
+def sync(descriptor: int) -> None:
+    """
+    Have what was written put on the disk now, where the file system can be told to.
+
+    :param descriptor: Of the file
+    :raises OSError: if it cannot be written
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
 
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
-    Write a file beside the one that it is to replace. A crash leaves the old one behind, and a ``.part``.
+    Write a file beside the one that it is to replace. A crash leaves the old one behind, and a ``.part``. A link stays
+    one, and a file that is replaced hands on its mode.
 
     :param path: The file
-    :return: Where to write in its place
+    :return: Where to write in its place: the file itself if nothing can be written beside it, or if it is a device
+        or a pipe
     """
-    partial = path.with_name(f"{path.name}.part")
-    yield partial
-    with open(partial, "rb+") as file:  # Windows syncs only what is open for writing
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    file = path.resolve()
+    partial = file.with_name(f"{file.name}.part")
+    if not _is_prepared(file, partial):
+        yield path
+        return
+    try:
+        yield partial
+    except Exception:
+        partial.unlink(missing_ok=True)
+        raise
+    with open(partial, "rb+") as written:  # Windows syncs only what is open for writing
+        sync(written.fileno())
+    os.replace(partial, file)
+
+
+def _is_prepared(file: pathlib.Path, partial: pathlib.Path) -> bool:
+    """Whether there is, or can be, a partial file that only those can read who can read the file."""
+    try:
+        if file.exists():
+            if not file.is_file():
+                return False
+            partial.touch(mode=0o600)
+            shutil.copymode(file, partial)
+        elif file.parent.exists():  # it may be made by who writes the file
+            partial.touch()
+    except OSError:  # of a folder that is read-only, or a name that is too long
+        return False
+    return True
