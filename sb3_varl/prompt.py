@@ -332,7 +332,8 @@ def _round_nested(value: Any) -> Any:
     if not math.isfinite(value):
         # JSON has no such numbers.
         return str(value)
-    rounded = float(f"{value:.4g}")
+    # Four significant digits, and two decimals of what is larger: differences count, whatever the place.
+    rounded = round(value, max(2, 3 - math.floor(math.log10(abs(value))))) if value else 0.0
     return int(rounded) if rounded.is_integer() and abs(rounded) < 1e6 else rounded
 
 

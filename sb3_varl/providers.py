@@ -36,6 +36,9 @@ _import_lock = threading.Lock()
 _LOGGERS = frozenset(
     {"LiteLLM", "LiteLLM Proxy", "LiteLLM Router", "aiohttp", "anthropic", "botocore", "httpcore", "httpx", "openai"}
 )
+# Exceptions that were raised one because of the other, of which the last is the cause.
+_MAX_CHAIN = 20
+_IN_MEMORY = re.compile(r" \w+:<[\w.]+ object at 0x[0-9a-f]+>")
 # Characters of an error in which litellm looks for keys; the rest is dropped.
 _MAX_REDACTED = 10_000
 
@@ -167,13 +170,31 @@ def _request_failed(error: Exception) -> RequestFailed:
         retry_after = float(headers.get("retry-after", 0))
     except (TypeError, ValueError):  # a date
         retry_after = 0.0
-    # litellm quotes its own tracebacks.
-    text = str(error).partition("Traceback (most recent call last)")[0]
+    # litellm quotes its own tracebacks, and addresses of objects.
+    text = _IN_MEMORY.sub("", str(error).partition("Traceback (most recent call last)")[0]) + _cause_of(error)
     return RequestFailed(
         scrub(text) or type(error).__name__,
         retryable=getattr(error, "status_code", None) in RETRIED_STATUSES and not quota_is_gone,
         retry_after=retry_after if retry_after > 0 else 0.0,
     )
+
+
+def _cause_of(error: BaseException) -> str:
+    """What the operating system said of a connection: that it was refused, or which certificate is wrong."""
+    said, cause, uses_proxy = str(error), None, False
+    chain: BaseException | None = error
+    for _ in range(_MAX_CHAIN):
+        if chain is None:
+            break
+        uses_proxy = uses_proxy or "Proxy" in type(chain).__name__
+        cause = chain if isinstance(chain, OSError) else cause
+        chain = chain.__cause__ or chain.__context__
+    if cause is None:
+        return ""
+    hints = [] if str(cause) in said else [f"{type(cause).__name__}: {cause}"]
+    if uses_proxy:
+        hints.append("through the proxy that the environment names, in HTTP_PROXY for instance")
+    return f" ({', '.join(hints)})" if hints else ""
 
 
 def check_model(model: str, api_base: str | None) -> bool:

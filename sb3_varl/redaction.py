@@ -8,17 +8,29 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+# Words of an environment variable's name that make its value a secret, unless it is the name of a place; and words
+# that end like one of them.
+_SECRET_VARIABLE = re.compile(
+    r"(?<!DON)(?<!MON)(?<!TUR)(?<!HOC)(?<!JOC)KEYS?(?=[_\d]|$)|(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)S?(?=[_\d]|$)"
+    r"|CREDENTIAL",
+    re.IGNORECASE,
+)
+_PLACE = re.compile(r"_(PATH|DIR|FOLDER|HOME|ROOT)$", re.IGNORECASE)
 _SECRET_TEXT = re.compile(
     r"\bsk-[\w*.-]{4,}|\bAIza[\w-]{10,}|\bBearer\s+[\w.~+/=-]{8,}|(?<=key=)[\w.~+/=-]{4,}"
     r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)",
     re.IGNORECASE,
 )
 _SECRET_WORDS = "api[-_]?key|access[-_]key|secret|password|credential|authorization"
-_TOKEN = "(?<!per[-_])token"
+# Of a text, and of prices, is no secret: "eos_token", "cost_per_token".
+_TEXT_TOKENS = "per|bos|eos|pad|unk|sep|cls|mask|stop|start|end|begin|special|image|video|audio|think|prefix|suffix"
+_TOKEN = "".join(f"(?<!{word}[-_])" for word in _TEXT_TOKENS.split("|")) + "token"
 _SECRET_ARGUMENT = re.compile(rf"{_SECRET_WORDS}|{_TOKEN}$", re.IGNORECASE)
-# The same inside a string of Python code, which rl-zoo's YAML files and arguments may hold.
-_SECRET_ASSIGNMENT = re.compile(rf"({_SECRET_WORDS}|{_TOKEN})\W{{0,3}}[=:]", re.IGNORECASE)
+# The same inside a string of Python code, JSON, or name:value, which rl-zoo's YAML files and arguments may hold; in a
+# sentence, a colon is followed by a space.
+_SECRET_ASSIGNMENT = re.compile(
+    rf"({_SECRET_WORDS}|{_TOKEN})(\W{{0,3}}=|['\"]\s*:)|^[\w.-]*({_SECRET_WORDS}|{_TOKEN}):\S", re.IGNORECASE
+)
 # Shorter values would be found in ordinary words.
 _MIN_LENGTH = 8
 # Characters of an error that are looked at.
@@ -45,8 +57,12 @@ def _known_secrets() -> set[str]:
     return {
         value.strip()
         for name, value in named
-        if isinstance(value, str) and len(value.strip()) >= _MIN_LENGTH and _SECRET_VARIABLE.search(name)
+        if isinstance(value, str) and len(value.strip()) >= _MIN_LENGTH and _is_secret(name)
     }
+
+
+def _is_secret(variable: str) -> bool:
+    return _SECRET_VARIABLE.search(variable) is not None and _PLACE.search(variable) is None
 
 
 def scrub(text: str) -> str:
