@@ -15,7 +15,7 @@ import tenacity
 from sb3_varl.advice import Advice, AdviceQuery, Answer, Failure, Rejection, Request, Usage
 from sb3_varl.answer import MAX_ANSWER_LENGTH, ParsedAnswer, parse_answer, parse_answers
 from sb3_varl.prompt import Portion, build_messages, split
-from sb3_varl.providers import RequestFailed, complete, import_litellm
+from sb3_varl.providers import RequestFailed, complete, import_litellm, price_of
 from sb3_varl.redaction import without_secrets
 
 if TYPE_CHECKING:
@@ -153,14 +153,20 @@ class Conversation:
         completion_tokens = max(0, int(getattr(counts, "completion_tokens", None) or 0))
         if not prompt_tokens and not completion_tokens:
             self.advisor.warn_of_missing_counts()
-        cost = 0.0
+        cost = self._cost(response, prompt_tokens, completion_tokens)
+        if cost is None:
+            self.advisor.note_missing_price()
+        return Usage(1, prompt_tokens, completion_tokens, cost or 0.0)
+
+    def _cost(self, response: Any, prompt_tokens: int, completion_tokens: int) -> float | None:
         prices = self.advisor.price_per_token
         if prices is not None:
-            cost = prices[0] * prompt_tokens + prices[1] * completion_tokens
-        else:
-            with contextlib.suppress(Exception):  # raised for a model without known prices
-                cost = float(self.litellm.completion_cost(completion_response=response, model=self.advisor.model))
-        return Usage(1, prompt_tokens, completion_tokens, cost)
+            return prices[0] * prompt_tokens + prices[1] * completion_tokens
+        with contextlib.suppress(Exception):  # raised for a model without known prices, and for answers of odd shapes
+            cost = float(self.litellm.completion_cost(completion_response=response, model=self.advisor.model))
+            if math.isfinite(cost) and cost >= 0:
+                return cost
+        return price_of(self.advisor.model, prompt_tokens, completion_tokens)
 
     def _warn_of_equal_actions(self, given: list[np.ndarray]) -> None:
         if len(given) >= _MIN_EQUAL_ACTIONS and all(np.array_equal(action, given[0]) for action in given):
@@ -185,7 +191,9 @@ def _no_answer(choice: Any, text: str) -> str | None:
         return "no_choices"
     if choice.finish_reason == "length":
         return "truncated"
+    # Where litellm has it depends on its release.
     extra = getattr(choice.message, "provider_specific_fields", None) or {}
-    if choice.finish_reason == "content_filter" or (not text and extra.get("refusal")):
+    refusal = getattr(choice.message, "refusal", None) or extra.get("refusal")
+    if choice.finish_reason == "content_filter" or (not text and refusal):
         return "refused"
     return None if text.strip() else "empty_answer"

@@ -118,16 +118,27 @@ class VLMAdvisor:
         self.completion_kwargs = dict(completion_kwargs or {})
         self._usage = Usage()
         self._n_failures = 0
-        self._budget_reported = self._missing_counts_reported = False
-        self._lock = threading.Lock()
-        self._n_interruptions = 0
-        self._running: Interruptible[Advice] | None = None
+        self._budget_reported = self._missing_counts_reported = self._has_unknown_price = False
+        self._be_idle()
         self._has_key = check_model(model, api_base)
         if max_cost is not None and price_per_token is None and price_of(model, 1, 1) is None:
             raise ValueError(
                 f"max_cost needs prices, and litellm has none for {model!r}. Give price_per_token=(sent, received) "
                 "in US dollars, or limit max_total_tokens or max_requests instead."
             )
+
+    def _be_idle(self) -> None:
+        self._lock = threading.Lock()
+        self._n_interruptions = 0
+        self._running: Interruptible[Advice] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Of a copy, which is not asking anything.
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_running")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._be_idle()
 
     @property
     def usage(self) -> Usage:
@@ -226,6 +237,8 @@ class VLMAdvisor:
             ("max_cost", self.max_cost, spent.cost),
             ("max_seconds", self.max_seconds, spent.seconds),
         )
+        if self.max_cost is not None and self._has_unknown_price:
+            return False
         for name, limit, amount in budgets:
             if limit is not None and amount >= limit:
                 if not self._budget_reported:
@@ -244,6 +257,17 @@ class VLMAdvisor:
                 self.model,
             )
             self._missing_counts_reported = True
+
+    def note_missing_price(self) -> None:
+        """Note that nobody knows what an answer cost. A budget of dollars then counts as spent, which is said."""
+        if self.max_cost is not None and not self._has_unknown_price:
+            logger.warning(
+                "It cannot be told what an answer of %s cost, so that max_cost=%s cannot be kept: it is not asked "
+                "again. Give price_per_token=(sent, received), or limit max_total_tokens or max_requests instead.",
+                self.model,
+                self.max_cost,
+            )
+        self._has_unknown_price = True
 
     def count_failure(self, failed: bool) -> None:
         """
