@@ -36,7 +36,7 @@ from sb3_varl.pages import picture_url, render, view_states, write_page
 from sb3_varl.prompt import action_names, chats_of
 from sb3_varl.providers import count_tokens, price_of
 from sb3_varl.sheets import load_task_sheet, make_briefing
-from sb3_varl.visiting import can_render, make_act, visit, wrapped
+from sb3_varl.visiting import can_render, make_act, statistics_of, visit, wrapped
 from sb3_varl.vlm import VLMAdvisor
 
 # What AdvisorCallback asks in a run, unless it is told otherwise.
@@ -154,7 +154,7 @@ def preview(
     :param sheet: A task sheet or a YAML file of one. ``None`` for the environment's ``task_sheet``, if it has one
     :param advisor_kwargs: Further arguments for an advisor that is given by its name
     :param policy: How to come to the states: ``"random"``; a zip of any of Stable-Baselines3's algorithms, with the
-        ``vecnormalize.pkl`` next to it or in a folder there, if there is one; or ``"file.py:function"``
+        statistics of ``VecNormalize`` that :func:`~sb3_varl.visiting.statistics_of` finds; or ``"file.py:function"``
     :param n_states: Number of states to ask about
     :param n_steps: Number of steps that they are drawn from
     :param frames: Whether to show pictures of the states
@@ -284,16 +284,13 @@ def _name(env: VecEnv) -> str:
 
 
 def _normalised(env: VecEnv, policy: str) -> VecEnv:
-    """With the statistics that a saved policy was trained with, if they lie where rl-zoo or the quickstart has them."""
-    if not policy.endswith(".zip"):
+    """With the statistics that a saved policy was trained with, if they lie where its name says that they are its."""
+    path = statistics_of(pathlib.Path(policy)) if policy.endswith(".zip") else None
+    if path is None:
         return env
-    folder = pathlib.Path(policy).parent
-    for path in (folder / "vecnormalize.pkl", *sorted(folder.glob("*/vecnormalize.pkl"))):
-        if path.is_file():
-            normalised = VecNormalize.load(str(path), env)
-            normalised.training = normalised.norm_reward = False
-            return normalised
-    return env
+    normalised = VecNormalize.load(str(path), env)
+    normalised.training = normalised.norm_reward = False
+    return normalised
 
 
 def _now() -> str:

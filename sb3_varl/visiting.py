@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import pathlib
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,6 +108,34 @@ def make_act(policy: str, env: VecEnv, seed: int) -> Act:
     if policy.endswith(".zip"):
         return functools.partial(_predict, _load_policy(policy, env))
     raise ValueError(f"The policy is {policy!r}, expected random, a model's .zip, or file.py:function.")
+
+
+def statistics_of_checkpoint(model: pathlib.Path) -> pathlib.Path | None:
+    """
+    Find the statistics of ``VecNormalize`` that ``CheckpointCallback`` saved with a model.
+
+    :param model: The model's zip
+    :return: The file, or ``None`` if there is none
+    """
+    name = re.sub(r"_(\d+_steps)\.zip$", r"_vecnormalize_\1.pkl", model.name)
+    path = model.with_name(name)
+    return path if path.suffix == ".pkl" and path.is_file() else None
+
+
+def statistics_of(model: pathlib.Path) -> pathlib.Path | None:
+    """
+    Find the statistics of ``VecNormalize`` that belong to a saved model: those of a checkpoint, ``vecnormalize.pkl``
+    beside the model, or in the folder where rl-zoo has it, which is called as the run's own folder is, without its
+    number.
+
+    :param model: The model's zip
+    :return: The file, or ``None`` if there is none of these
+    """
+    run = model.absolute().parent
+    for path in (run / "vecnormalize.pkl", *sorted(run.glob("*/vecnormalize.pkl"))):
+        if path.parent == run or run.name.startswith(f"{path.parent.name}_"):
+            return statistics_of_checkpoint(model) or path
+    return statistics_of_checkpoint(model)
 
 
 def _predict(policy: BasePolicy, observations: Any) -> np.ndarray:

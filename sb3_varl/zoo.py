@@ -32,7 +32,7 @@ from sb3_varl.callback import AdvisorCallback
 from sb3_varl.guided import Guided
 from sb3_varl.redaction import refuse_secrets
 from sb3_varl.varl import VARL, VARLTQC, VARLCrossQ
-from sb3_varl.visiting import can_render
+from sb3_varl.visiting import can_render, statistics_of_checkpoint
 
 try:
     import optuna
@@ -88,6 +88,7 @@ class GuidedExperimentManager(ExperimentManager):
     """
 
     env_kwargs: dict[str, Any]
+    save_path: str
 
     def __init__(self, args: Any, algo: str, env_id: str, *others: Any, **kwargs: Any) -> None:
         self.guided = algo in ALGORITHMS
@@ -116,6 +117,8 @@ class GuidedExperimentManager(ExperimentManager):
         return ExperimentManager._preprocess_schedules(hyperparams)
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
+        if self.guided:
+            self._claim_folder()
         self._callback_entries = hyperparams.get("callback")
         log_path = os.path.join(self.save_path, "advice")
         hyperparams = {**hyperparams, "callback": _with_log_path(self._callback_entries, log_path)}
@@ -127,6 +130,24 @@ class GuidedExperimentManager(ExperimentManager):
         if self._shows_frames() and "render_mode" not in self.env_kwargs and can_render(self.env_name.gym_id):
             self.env_kwargs = {**self.env_kwargs, "render_mode": "rgb_array"}
         return processed
+
+    def _claim_folder(self) -> None:
+        """
+        Make the run's folder.
+
+        rl-zoo makes it seconds after it has chosen it, once litellm is imported; runs that are started side by side
+        would choose the same, and take each other's advice logs for theirs.
+        """
+        while True:
+            try:
+                os.makedirs(self.save_path)
+                return
+            except FileExistsError:
+                name, number, uuid = re.fullmatch(
+                    rf"({re.escape(self.env_name)}_)(\d+)(.*)", os.path.basename(self.save_path)
+                ).groups()  # type: ignore[union-attr]
+                self.save_path = os.path.join(self.log_path, f"{name}{int(number) + 1}{uuid}")
+                self.params_path = f"{self.save_path}/{self.env_name}"
 
     def objective(self, trial: optuna.Trial) -> float:
         manager = copy.copy(self)  # trials may run side by side
@@ -155,10 +176,10 @@ class GuidedExperimentManager(ExperimentManager):
                 callback.save_vecnormalize = True
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
-        statistics = _statistics_of_checkpoint(self.trained_agent)
-        if not (self.guided and statistics.endswith(".pkl") and os.path.isfile(statistics)):
+        statistics = statistics_of_checkpoint(pathlib.Path(self.trained_agent)) if self.guided else None
+        if statistics is None:
             return super()._maybe_normalize(env, eval_env)
-        normalised = VecNormalize.load(statistics, env)
+        normalised = VecNormalize.load(str(statistics), env)
         if eval_env:
             normalised.training = normalised.norm_reward = False
         return normalised
@@ -194,11 +215,6 @@ def _hyperparams_file(algo: str, env_id: str) -> pathlib.Path:
         return own
     parent = {"varl": "sac", "varl_tqc": "tqc", "varl_crossq": "crossq"}[algo]
     return pathlib.Path(rl_zoo3.__file__).parent / "hyperparams" / f"{parent}.yml"
-
-
-def _statistics_of_checkpoint(path: str) -> str:
-    """Where ``CheckpointCallback`` puts the statistics of ``VecNormalize`` that belong to a checkpoint."""
-    return re.sub(r"_(\d+_steps)\.zip$", r"_vecnormalize_\1.pkl", path)
 
 
 def _callbacks(entries: Any) -> Iterator[tuple[str, dict[str, Any]]]:
