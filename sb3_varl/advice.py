@@ -1,5 +1,8 @@
 """What passes between the callback, which knows Stable-Baselines3, and an advisor, which does not."""
 
+import copy
+import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -7,10 +10,18 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from gymnasium import spaces
 
+logger = logging.getLogger(__name__)
+
 Observation = np.ndarray | dict[str, np.ndarray]
 
 # An answer this far outside the box, as a share of the box's width, is a rounding error and is clipped.
 BOUNDS_TOLERANCE = 0.01
+# Of an example, in characters.
+_MAX_EXAMPLE = 120
+
+
+class AdviceWarning(UserWarning):
+    """What this package warns of: a run that will have less advice than it was told to ask for."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +199,8 @@ class AdviceQuery:
         writes it to disk
     :param answers: What the query was already answered before the run was interrupted, not to be paid for again
     :param spent: What the run has spent on advice before, for budgets
+    :param altered: In a few words, what was changed about the states to see what the advisor makes of it, or nothing.
+        What is answered about altered states is in the log, and no advice
     """
 
     index: int
@@ -197,6 +210,7 @@ class AdviceQuery:
     record: Callable[[Event], None] = field(default=lambda event: None, repr=False, compare=False)
     answers: tuple[Answer, ...] = ()
     spent: Usage = Usage()
+    altered: str = ""
 
 
 class QueryInterrupted(Exception):
@@ -208,12 +222,16 @@ class Rejection:
     """
     An answer, or a part of one, that could not be used.
 
-    :param reason: A short slug that serves as a counter's name, for instance ``"out_of_bounds"``
+    :param reason: A short slug that serves as a counter's name, for instance ``"out_of_bounds"``. Another text is made
+        one, of at most 24 characters, and is kept as the example
     :param state: Index of the state that it was about, or ``None`` if it was about none
+    :param example: What it was that could not be used, or what went wrong, in a few words. Reasons count, so this is
+        not compared
     """
 
     reason: str
     state: int | None = None
+    example: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -260,18 +278,26 @@ class FunctionAdvisor:
     """
     An advisor made of any function: a controller, a planner, another policy.
 
-    :param function: From an observation (unbatched, original units) to an action in the environment's units,
-        or to ``None`` where it has no advice
+    The function may return an array, a list, a tensor, or a number where an action has one component; a batch of one
+    action will do. A state in which it raises costs that state only, and is rejected as ``raised``.
+
+    :param function: From an observation (unbatched, original units, its own to change) to an action in the
+        environment's units, or to ``None`` where it has no advice
+    :param clip: Whether an action beyond the bounds is clipped to them, as environments do themselves. Otherwise it is
+        rejected as ``out_of_bounds``
     :raises TypeError: if ``function`` cannot be called
     """
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    def __init__(self, function: Callable[[Any], Any], *, clip: bool = False) -> None:
         if not callable(function):
             raise TypeError(
                 f"FunctionAdvisor takes a function from an observation to an action, got {function!r}. "
                 "For an SB3 policy pass lambda observation: policy.predict(observation)[0]."
             )
+        if not isinstance(clip, bool):
+            raise TypeError(f"clip is {clip!r}, expected True or False.")
         self.function = function
+        self.clip = clip
 
     def advise(self, query: AdviceQuery) -> Advice:
         """
@@ -280,7 +306,75 @@ class FunctionAdvisor:
         :param query: The states in question
         :return: The function's actions
         """
-        return Advice([self.function(state.observation) for state in query.states])
+        space = query.briefing.action_space
+        actions: list[np.ndarray | None] = []
+        rejected: list[Rejection] = []
+        for i, state in enumerate(query.states):
+            actions.append(None)
+            try:
+                # A controller may work in place: on what it is given, and on what it returns the next time.
+                action = self.function(copy.deepcopy(state.observation))
+            except Exception as error:  # of somebody else's code
+                rejected.append(Rejection("raised", i, example_of(f"{type(error).__name__}: {error}")))
+                continue
+            if action is None:
+                continue
+            numbers = as_numbers(action, space)
+            if isinstance(numbers, str):
+                rejected.append(Rejection(numbers, i, example_of(action)))
+            else:
+                actions[i] = np.clip(numbers, space.low, space.high) if self.clip else numbers
+        self._warn_of_exceptions(query, [rejection for rejection in rejected if rejection.reason == "raised"])
+        return Advice(actions, rejected)
+
+    @staticmethod
+    def _warn_of_exceptions(query: AdviceQuery, raised: Sequence[Rejection]) -> None:
+        if raised:
+            logger.warning(
+                "The function raised in %d of the %d states of query %d, first in state %s: %s",
+                len(raised),
+                len(query.states),
+                query.index + 1,
+                raised[0].state,
+                raised[0].example,
+            )
+
+
+def example_of(thing: Any) -> str:
+    """
+    Show in a few words what could not be used.
+
+    :param thing: Anything; text is taken as it is
+    :return: One line of at most 120 characters
+    """
+    try:
+        text = " ".join((thing if isinstance(thing, str) else repr(thing)).split())
+    except Exception:  # whatever somebody's type raises
+        text = type(thing).__name__
+    return text if len(text) <= _MAX_EXAMPLE else f"{text[: _MAX_EXAMPLE - 1]}…"
+
+
+def as_numbers(action: Any, space: spaces.Box) -> np.ndarray | str:
+    """
+    Read a suggested action, whatever it comes in: an array, a list, a tensor; a number for an action of one component;
+    a batch of one action.
+
+    :param action: Anything that an advisor returned for a state
+    :param space: The environment's action space
+    :return: A float64 array of the space's shape, not shared with anybody, or the reason of its rejection as a slug
+    """
+    try:
+        if hasattr(action, "detach"):  # a tensor's, which may be on a GPU, or of a precision that NumPy lacks
+            action = action.detach().cpu()
+            action = (action.double() if action.is_floating_point() else action).numpy()
+        array = np.asarray(action)
+    except Exception:  # whatever somebody's tensor type raises
+        return "not_numbers"
+    if array.dtype.kind not in "fiu":
+        return "not_numbers"
+    if array.shape == (1, *space.shape) or array.size == math.prod(space.shape) == 1:
+        array = array.reshape(space.shape)
+    return array.astype(np.float64) if array.shape == space.shape else "wrong_shape"
 
 
 def check_action(action: Any, space: spaces.Box) -> np.ndarray | str:
@@ -292,15 +386,9 @@ def check_action(action: Any, space: spaces.Box) -> np.ndarray | str:
     :return: The action as an array of the space's shape and dtype, inside the box,
         or the reason of its rejection as a slug
     """
-    try:
-        array = np.asarray(action)
-    except Exception:  # whatever somebody's tensor type raises
-        return "not_numbers"
-    if array.dtype.kind not in "fiu":
-        return "not_numbers"
-    array = array.astype(np.float64)
-    if array.shape != space.shape:
-        return "wrong_shape"
+    array = as_numbers(action, space)
+    if isinstance(array, str):
+        return array
     if not np.isfinite(array).all():
         return "not_finite"
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)

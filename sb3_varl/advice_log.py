@@ -4,17 +4,19 @@ The advice log: what was asked and what came back, on disk before it is used, so
 One folder per run holds ``advice.jsonl`` and the frames that were shown. Each line is a JSON object with ``version``,
 ``time`` (seconds since 1970), ``type`` and ``query`` (the query's number):
 
-- ``query``: ``step``, ``advisor``, ``task``, ``action_names``, ``action_low`` and ``action_high`` (the bounds of
+- ``query``: ``step``, ``advisor``, ``task``, ``altered`` (what was changed about the states to check the advisor, so
+  that its answers are no advice; empty otherwise), ``action_names``, ``action_low`` and ``action_high`` (the bounds of
   actions), ``dtype`` (of observations, an object for those that are dictionaries) and ``states``, each with ``step``,
   ``observation``, ``executed_action`` and ``frame`` (a file name, or null). An array of more than 1024 numbers is an
-  object with ``dtype``, ``shape`` and ``zlib``, its bytes, compressed and in base64;
+  object with ``dtype``, ``shape`` and ``zlib``, its bytes, compressed and in base64. Numbers that JSON does not have
+  are the strings ``"nan"``, ``"inf"`` and ``"-inf"``;
 - ``request``: ``request`` (its number within the query; retries have the same) and ``states`` (indices), written before
   anything is sent;
 - ``failure``: ``request``, ``text`` and ``usage`` of a request that brought no answer;
 - ``answer``: ``request``, ``states``, ``text`` and ``usage`` of one that did;
-- ``advice``: ``actions`` (one or null for each state, in the environment's units), ``rejected`` (each with ``reason``
-  and ``state``), ``usage``, ``failures``, ``latency`` (seconds) and ``error`` (of an advisor that failed altogether, or
-  null) of the whole query, which is then closed.
+- ``advice``: ``actions`` (one or null for each state, in the environment's units), ``rejected`` (each with ``reason``,
+  ``state`` and ``example``), ``usage``, ``failures``, ``latency`` (seconds) and ``error`` (of an advisor that failed
+  altogether, or null) of the whole query, which is then closed.
 
 ``usage`` has ``requests``, ``prompt_tokens``, ``completion_tokens``, ``cost`` (US dollars) and ``seconds``.
 What a crash left of a last line is moved to ``advice.torn``.
@@ -26,6 +28,7 @@ import dataclasses
 import io
 import json
 import logging
+import math
 import os
 import pathlib
 import threading
@@ -39,6 +42,7 @@ from PIL import Image
 
 from sb3_varl.advice import Advice, AdviceQuery, Event, Observation
 from sb3_varl.prompt import action_names
+from sb3_varl.saving import sync
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +88,7 @@ class AdviceLog:
             return
         with _Descriptor(self.path / TORN_FILE_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as aside:
             os.write(aside, torn + b"\n")
-            os.fsync(aside)
+            sync(aside)
         os.ftruncate(descriptor, complete)
         logger.warning("The last line of %s was cut short by a crash; it is now in %s.", self._file, TORN_FILE_NAME)
 
@@ -116,6 +120,7 @@ class AdviceLog:
             step=query.step,
             advisor=advisor,
             task=query.briefing.task,
+            altered=query.altered,
             action_names=action_names(query.briefing),
             action_low=space.low.tolist(),
             action_high=space.high.tolist(),
@@ -130,7 +135,7 @@ class AdviceLog:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _Descriptor(self.path / name, os.O_WRONLY | os.O_TRUNC | os.O_CREAT) as descriptor:
                 _write_all(descriptor, png.getvalue())
-                os.fsync(descriptor)
+                sync(descriptor)
         except OSError as error:
             self._complain(error)
             return None
@@ -169,7 +174,7 @@ class AdviceLog:
 
     def _append(self, kind: str, query: int, **fields: Any) -> None:
         record = {"version": VERSION, "time": round(time.time(), 3), "type": kind, "query": query, **fields}
-        line = json.dumps(record, default=_plain).encode() + b"\n"
+        line = json.dumps(strict_json(record), allow_nan=False, default=str).encode() + b"\n"
         with self._lock:
             self._unwritten += line
             self._write()
@@ -188,7 +193,7 @@ class AdviceLog:
                 size = os.fstat(descriptor).st_size
                 try:
                     _write_all(descriptor, b"\n" * self._torn + self._unwritten)
-                    os.fsync(descriptor)
+                    sync(descriptor)
                 except OSError:
                     self._torn = True
                     os.ftruncate(descriptor, size)
@@ -286,9 +291,20 @@ def log_file(path: str | os.PathLike[str]) -> pathlib.Path:
     return file
 
 
-def _plain(value: Any) -> Any:
-    """What JSON does not know: numbers and arrays of NumPy, and whatever an advisor has put into its answer."""
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
+def strict_json(value: Any) -> Any:
+    """
+    Write numbers and arrays of NumPy as JSON has them, and as text those that it does not have.
+
+    :param value: Numbers, text, ``None`` and arrays, in any nesting of lists and dictionaries
+    :return: The same with ``"nan"``, ``"inf"`` and ``"-inf"`` for numbers that are not finite
+    """
+    if isinstance(value, dict):
+        return {key: strict_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict_json(item) for item in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return strict_json(value.tolist())
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _dtype(observation: Observation) -> str | dict[str, str]:
@@ -309,7 +325,7 @@ def encode_observation(observation: Observation) -> Any:
         return {key: encode_observation(value) for key, value in sorted(observation.items())}
     array = np.asarray(observation)
     if array.size <= _MAX_PLAIN_SIZE:
-        return array.tolist()
+        return strict_json(array)
     packed = base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes())).decode()
     return {"dtype": array.dtype.str, "shape": array.shape, "zlib": packed}
 
@@ -327,4 +343,4 @@ def decode_observation(encoded: Any, dtype: str | dict[str, str]) -> Observation
     if isinstance(encoded, dict):
         array = np.frombuffer(zlib.decompress(base64.b64decode(encoded["zlib"])), encoded["dtype"])
         return array.reshape(encoded["shape"]).copy()
-    return np.array(encoded, dtype)
+    return np.array(encoded, dtype)  # which reads "nan" and "inf" as well

@@ -7,12 +7,13 @@ import os
 import pathlib
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_varl.advice import AdviceQuery, Advisor, TaskSheet, Usage
+from sb3_varl.advice import Advice, AdviceQuery, AdviceWarning, Advisor, Rejection, TaskSheet, Usage
 from sb3_varl.advice_log import AdviceLog
 from sb3_varl.advisors import make_advisor
 from sb3_varl.consultation import Consultation, Outcome
@@ -26,6 +27,19 @@ logger = logging.getLogger(__name__)
 
 # Those that until_success looks at.
 _N_EPISODES = 20
+# Reasons of rejections that are counted each by itself; more of them would be so many keys of the logger.
+_MAX_REASONS = 20
+# What to do about answers that cannot be used, by the reason.
+_HINTS = {
+    "out_of_bounds": " Let it keep to the bounds, {low} to {high}; FunctionAdvisor(f, clip=True) clips what f returns.",
+    "wrong_shape": " Let it return {n} numbers for a state.",
+    "not_numbers": " Let it return {n} numbers for a state; of an SB3 policy, policy.predict(observation)[0].",
+}
+
+# What cannot be copied, such as threads, or belongs to the run.
+_OF_A_RUN = frozenset(
+    {"model", "parent", "locals", "globals", "_briefing", "_progress", "_consultation", "_states", "_model_of_run"}
+)
 
 _NOT_TOLD = (
     "AdvisorCallback is inside a callback_on_new_best, where it is not told of the steps that it has to see. "
@@ -67,7 +81,7 @@ class AdvisorCallback(BaseCallback):
     :param states_per_query: Number of states in each query
     :param window: Number of the most recent transitions that the states are drawn from
     :param until_success: Share of the last 20 training episodes. Once that many succeed, the advice ends: no more is
-        asked, and the model's ``shaping_steps`` becomes the present step. So queries may be many and the cutoff late,
+        asked, and the guidance counts no longer (``model.end_shaping()``). So queries may be many and the cutoff late,
         for the runs that need it. Takes ``info["is_success"]``, and fewer episodes if the model's ``stats_window_size``
         is smaller. ``None`` goes on to the end
     :param frames: Whether to show pictures of the states. Needs ``render_mode="rgb_array"``; an environment without it
@@ -156,18 +170,30 @@ class AdvisorCallback(BaseCallback):
         self.frames = frames
         self.blocking = blocking
         self.log_path = log_path
+        self._forget_run()
+
+    def _forget_run(self) -> None:
         self.n_asked = 0
         self.totals: Counter[str] = Counter()
         self._latency = math.nan
         self._logged: dict[str, float] = {}
-        self._consultation = Consultation(advisor, None, Usage())
+        self._consultation = Consultation(self.advisor, None, Usage())
         self._triggers: list[int] = []
         # Among the callbacks of its kind.
         self._place = 0
-        self._saw_steps = self._announced = self._succeeds = False
+        self._saw_steps = self._announced = self._explained = self._succeeds = False
         self._states: StateCollector
         self._collecting = False
         self._model_of_run: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is for a run of its own, which has yet to begin.
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_A_RUN}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        super().__init__(self.verbose)
+        self._forget_run()
 
     @property
     def usage(self) -> Usage:
@@ -185,50 +211,69 @@ class AdvisorCallback(BaseCallback):
             raise TypeError(_NOT_TOLD)
         self._place = len(self.model.after_learning)
         self.model.after_learning.append(self._after_learning)
-        self._saw_steps = self._announced = False
+        self._saw_steps = False
         self._briefing = make_briefing(self.training_env, self.task, self.sheet, self.frames)
         if hasattr(self.advisor, "prepare"):
             self.advisor.prepare(self._briefing)
-        steps = self.model.num_timesteps
-        if 0 < steps == self.num_timesteps and self._model_of_run is self.model:
-            self._consultation.go_on(self.model.broken_off)
-            return  # the same run goes on, perhaps in the middle of a window
-        self._begin_run()
-        if steps >= self.model.shaping_steps:
+        model, steps = self.model, self.model.num_timesteps
+        if 0 < steps == self.num_timesteps and self._model_of_run is model:
+            self._consultation.go_on(lambda: model.broken_off)  # the same run, perhaps in the middle of a window
+        else:
+            self._begin_run()
+        if steps >= model.cutoff:
             self._triggers = []
             warnings.warn(
-                f"The model has {steps} steps behind it and ignores guidance from step {self.model.shaping_steps} on: "
+                f"The model has {steps} steps behind it and ignores guidance from step {model.cutoff} on: "
                 "the advisor will not be asked. Load it with a higher shaping_steps if it should be.",
+                AdviceWarning,
                 stacklevel=2,
             )
+        self._plan()
+        if self._triggers and self.frames:
+            self._states.try_frames(self.training_env)
 
     def _begin_run(self) -> None:
         self._model_of_run = None
         self.num_timesteps = self.model.num_timesteps
         schedule = self._schedule()
-        log = None if self.log_path is False else AdviceLog(log_folder(self.model, self._place, self.log_path))
+        log = self._make_log()
         self._progress = progress_of(self.model, self._place, log)
         self.n_asked, self.totals = 0, Counter(self._progress.get("totals", {}))
-        self._latency, self._logged, self._collecting, self._succeeds = math.nan, {}, False, False
+        self._latency, self._logged, self._collecting = math.nan, {}, False
+        self._announced = self._explained = self._succeeds = False
         # A generator of its own, so that asking draws nothing from the run's random numbers.
         self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(self.model.seed))
         self._consultation = Consultation(self.advisor, log, Usage(**self._progress.get("usage", {})))
-        self._consultation.go_on(self.model.broken_off)
+        model = self.model
+        self._consultation.go_on(lambda: model.broken_off)
         self._triggers = schedule[self._progress.get("answered", 0) :]
         if log is not None:
             self._recover(log.path, schedule)
         self._model_of_run = self.model
 
+    def _make_log(self) -> AdviceLog | None:
+        if self.log_path is False:
+            return None
+        try:
+            return AdviceLog(log_folder(self.model, self._place, self.log_path))
+        except OSError as error:
+            raise type(error)(
+                error.errno,
+                f"The advice log cannot be written ({error}). Give a folder that can be written with "
+                "AdvisorCallback(log_path=...), or log_path=False for none",
+            ) from None
+
     def _recover(self, folder: pathlib.Path, schedule: list[int]) -> None:
         """Take from the log what the model does not have, so that nothing is asked twice."""
         logged = read_queries(folder)
-        missing = [query for query in logged if query.index >= self._progress.get("answered", 0)]
+        missing = [query for query in logged if query.index >= self._progress.get("answered", 0) and not query.altered]
         for query in missing:
             check_environment(query, self._briefing)
         if logged and self.num_timesteps == 0:
             warnings.warn(
                 f"The advice log {folder} holds {len(logged)} queries. Their answers are used, and they are not asked "
                 "again. For a run with advice of its own, give another log_path.",
+                AdviceWarning,
                 stacklevel=2,
             )
         if not missing:
@@ -238,7 +283,7 @@ class AdvisorCallback(BaseCallback):
             print(f"{len(missing)} queries are in the advice log {folder} and not in the model: taken from there.")
         for query in missing:
             asked = query.to_query(self._briefing, frames=query.advice is None)
-            if query.advice is None and self.num_timesteps >= self.model.shaping_steps:
+            if query.advice is None and self.num_timesteps >= self.model.cutoff:
                 continue
             self._count(queries=1, states=query.n_states)
             self._consultation.ask(asked, query)
@@ -265,6 +310,32 @@ class AdvisorCallback(BaseCallback):
                 )
         return triggers
 
+    def _plan(self) -> None:
+        """Say before training what the run will not come to ask, and why."""
+        n_envs, now, end = self.training_env.num_envs, self.num_timesteps, self.model._total_timesteps
+        if not self._collecting:
+            self._triggers = postponed(self._triggers, now, n_envs, self._steps_to_collect())
+        in_time = [trigger for trigger in self._triggers if trigger < self.model.cutoff]
+        if len(in_time) < len(self._triggers):
+            warnings.warn(
+                f"{len(self._triggers) - len(in_time)} of {self.n_queries} queries will not be asked: the model "
+                f"ignores guidance from step {self.model.cutoff} on, training is at step {now}, and they would come at "
+                f"{self._triggers[len(in_time) :]}.",
+                AdviceWarning,
+                stacklevel=2,
+            )
+            self._triggers = in_time
+        last_step = now + n_envs * math.ceil((end - now) / n_envs)
+        beyond = [trigger for trigger in self._triggers if trigger > last_step]
+        if beyond and not self._announced:
+            warnings.warn(
+                f"{len(beyond)} of {self.n_queries} queries will not be asked: they are due at {beyond}, and training "
+                f"ends at step {last_step}. Train longer, or ask earlier with first_query and query_freq.",
+                AdviceWarning,
+                stacklevel=2,
+            )
+            self._announced = True
+
     def _steps_to_collect(self) -> int:
         """Environment steps from the first state of a query to the query itself, at the least."""
         n_envs = self.training_env.num_envs
@@ -285,6 +356,9 @@ class AdvisorCallback(BaseCallback):
         self._states.complete(self.locals["actions"])
         if self._needs_no_more():
             self._end_advice()
+        if self._triggers and self.num_timesteps >= self.model.cutoff:
+            self._states.take()
+            self._triggers, self._collecting = [], False
         if self._collecting and self.num_timesteps >= self._triggers[0]:
             self._ask()
         self._visit_states()
@@ -295,7 +369,7 @@ class AdvisorCallback(BaseCallback):
         return True
 
     def _needs_no_more(self) -> bool:
-        if self.until_success is None or self.num_timesteps >= self.model.shaping_steps:
+        if self.until_success is None or self.num_timesteps >= self.model.cutoff:
             return False
         successes = self.model.ep_success_buffer
         n_episodes = min(_N_EPISODES, successes.maxlen)
@@ -303,8 +377,8 @@ class AdvisorCallback(BaseCallback):
         return len(recent) == n_episodes and float(np.mean(recent)) >= self.until_success
 
     def _end_advice(self) -> None:
-        self.model.shaping_steps = self.num_timesteps
-        self._triggers, self._collecting, self._succeeds = [], False, True
+        self.model.end_shaping()
+        self._succeeds = True
         if self.verbose >= 1:
             print(f"Step {self.num_timesteps}: the agent succeeds by itself. The advice ends.")
 
@@ -313,16 +387,6 @@ class AdvisorCallback(BaseCallback):
         if not self._triggers or self.num_timesteps < self._triggers[0] - self.window:
             return
         if not self._collecting:
-            # A run that was resumed shortly before a trigger, or after it, collects its states first.
-            self._triggers[0] = max(self._triggers[0], self.num_timesteps + self._steps_to_collect())
-            if self._triggers[0] >= self.model.shaping_steps:
-                warnings.warn(
-                    f"{len(self._triggers)} of {self.n_queries} queries are not asked: the model ignores guidance from "
-                    f"step {self.model.shaping_steps} on, and training is at step {self.num_timesteps}.",
-                    stacklevel=2,
-                )
-                self._triggers = []
-                return
             self._states.draw(range(self.num_timesteps, self._triggers[0], self.training_env.num_envs))
             self._collecting = True
         if self._states.is_drawn(self.num_timesteps):
@@ -343,17 +407,22 @@ class AdvisorCallback(BaseCallback):
 
     def _collect(self, wait: bool) -> None:
         """Put the answers that are there into the guidance buffer."""
-        if self.num_timesteps >= self.model.shaping_steps:
-            n_dropped = self._consultation.drop_unasked()
-            if n_dropped and not self._succeeds:
+        if self.num_timesteps >= self.model.cutoff:
+            unasked, begun = self._consultation.end()
+            self._uncount(unasked)
+            if (unasked or begun) and not self._succeeds:
                 logger.warning(
-                    "%d queries were waiting for the one before when the cutoff at %d came, and are not asked. Ask "
-                    "earlier, or make training wait with blocking=True.",
-                    n_dropped,
-                    self.model.shaping_steps,
+                    "%d queries were not answered when the cutoff at %d came, and nothing more is asked. Ask earlier, "
+                    "or make training wait with blocking=True.",
+                    len(unasked) + len(begun),
+                    self.model.cutoff,
                 )
         for outcome in self._consultation.outcomes(wait):
             self._accept(outcome)
+
+    def _uncount(self, unasked: Sequence[AdviceQuery]) -> None:
+        self.n_asked -= len(unasked)
+        self._count(queries=-len(unasked), states=-sum(len(query.states) for query in unasked))
 
     def _accept(self, outcome: Outcome) -> None:
         query, advice = outcome.query, outcome.advice
@@ -369,8 +438,8 @@ class AdvisorCallback(BaseCallback):
         self._consultation.close(outcome)
 
         self._latency = outcome.latency
-        rejected = Counter(f"rejected_{rejection.reason}" for rejection in advice.rejected)
-        late = n_accepted if self.num_timesteps >= self.model.shaping_steps else 0
+        rejected = Counter(self._counter_of(rejection) for rejection in advice.rejected)
+        late = n_accepted if self.num_timesteps >= self.model.cutoff else 0
         failed = {"failed_requests": len(advice.failures)} if outcome.error is None else {"failed_queries": 1}
         self._count(accepted=n_accepted, abstained=n_abstained, late=late, **failed, **rejected)
         still_open = self._consultation.open_queries
@@ -379,6 +448,12 @@ class AdvisorCallback(BaseCallback):
         self._progress["usage"] = dataclasses.asdict(self._consultation.spent)
         self._report(outcome, n_accepted, n_abstained, late)
         show_in_tensorboard(self.logger.output_formats, outcome.query, outcome.advice, self.advisor)
+
+    def _counter_of(self, rejection: Rejection) -> str:
+        """Somebody's advisor may have a reason of its own for each state, and a logger is not for so many."""
+        name = f"rejected_{rejection.reason}"
+        n_names = sum(key.startswith("rejected_") for key in self.totals)
+        return name if name in self.totals or n_names < _MAX_REASONS else "rejected_other"
 
     def _report(self, outcome: Outcome, accepted: int, abstained: int, late: int) -> None:
         query, advice = outcome.query, outcome.advice
@@ -398,13 +473,31 @@ class AdvisorCallback(BaseCallback):
                 name,
                 late,
                 self.num_timesteps,
-                self.model.shaping_steps,
+                self.model.cutoff,
             )
+        if outcome.error is None and query.states and not accepted and not self._explained:
+            logger.warning("%s brought no advice: %s", name, self._why_nothing(advice, abstained))
+            self._explained = True
         if self.verbose >= 1:
             print(
                 f"Query {query.index + 1}: {accepted} answers accepted, {abstained} abstentions, "
                 f"{len(advice.rejected)} rejected, after {outcome.latency:.1f} s."
             )
+
+    def _why_nothing(self, advice: Advice, n_abstained: int) -> str:
+        """The commonest reason, with an example of it, and what to do about it."""
+        reasons = Counter(rejection.reason for rejection in advice.rejected)
+        if not reasons or n_abstained > max(reasons.values()):
+            return f"the advisor abstained in {n_abstained} states."
+        ((reason, n_rejections),) = reasons.most_common(1)
+        example = next((r for r in advice.rejected if r.reason == reason and r.example), None)
+        text = f"{n_rejections} times {reason.replace('_', ' ')}"
+        if example is not None:
+            place = f" in state {example.state}" if example.state is not None else ""
+            text += f", for instance {example.example}{place}"
+        space = self._briefing.action_space
+        hint = _HINTS.get(reason, "").format(low=space.low.tolist(), high=space.high.tolist(), n=math.prod(space.shape))
+        return f"{text}.{hint}"
 
     def _count(self, **numbers: int) -> None:
         self.totals.update(numbers)
@@ -426,16 +519,34 @@ class AdvisorCallback(BaseCallback):
             self._consultation.break_off()
             self._collect(wait=False)
 
+    def _put_off(self, unasked: Sequence[AdviceQuery]) -> None:
+        """Nothing is sent, and waited for, when training has ended; the queries are due if it goes on."""
+        if not unasked:
+            return
+        self._uncount(unasked)
+        self._triggers = [self.num_timesteps] * len(unasked) + self._triggers
+        self._states.take()
+        self._collecting, self._announced = False, True
+        logger.warning(
+            "%d queries were waiting for the one before when training ended, and are not asked, unless it goes on with "
+            "reset_num_timesteps=False. Ask earlier, or make training wait with blocking=True.",
+            len(unasked),
+        )
+
     def _on_training_end(self) -> None:
-        self._collect(wait=True)
+        is_over = self.num_timesteps >= self.model.cutoff
+        if not is_over:
+            self._put_off(self._consultation.drop_unasked())
+        self._collect(wait=not is_over)
         self._record_totals()
         if not self._saw_steps and self.model.num_timesteps > self.num_timesteps:
-            warnings.warn(_NOT_TOLD, stacklevel=2)
+            warnings.warn(_NOT_TOLD, AdviceWarning, stacklevel=2)
         elif self._triggers and not self._announced:
             warnings.warn(
                 f"{len(self._triggers)} of {self.n_queries} queries were not asked: they are due at {self._triggers}, "
                 f"and training ended at step {self.num_timesteps}. Train longer, or ask earlier with first_query and "
                 "query_freq.",
+                AdviceWarning,
                 stacklevel=2,
             )
             self._announced = True
@@ -443,5 +554,23 @@ class AdvisorCallback(BaseCallback):
             warnings.warn(
                 f"until_success is {self.until_success}, but no episode said whether it succeeded. The environment has "
                 'to put "is_success" into the info of an episode\'s last step.',
+                AdviceWarning,
                 stacklevel=2,
             )
+
+
+def postponed(triggers: Sequence[int], now: int, n_envs: int, to_collect: int) -> list[int]:
+    """
+    Tell when queries will be asked. A run that goes on shortly before they are due, or after, collects states first.
+
+    :param triggers: Steps at which they are due, in order
+    :param now: The run's environment steps
+    :param n_envs: Environment steps between two steps of the training
+    :param to_collect: Environment steps that it takes to collect the states of one query
+    :return: The steps at which they are asked
+    """
+    steps, earliest = [], now + n_envs + to_collect
+    for trigger in triggers:
+        steps.append(max(earliest, now + n_envs * math.ceil((trigger - now) / n_envs)))
+        earliest = steps[-1] + to_collect
+    return steps

@@ -2,14 +2,17 @@
 
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import logging
 import math
-import threading
+import numbers
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +26,7 @@ from sb3_varl.advice import (
     Request,
     Usage,
     check_action,
+    example_of,
 )
 from sb3_varl.advice_log import AdviceLog
 from sb3_varl.advisors import name_of
@@ -37,6 +41,10 @@ logger = logging.getLogger(__name__)
 PATIENCE = 3.0
 # Times that an advisor may say that it was interrupted before it is not believed any more.
 MAX_INTERRUPTIONS = 3
+# Characters of a reason: with "rejected_" before it, SB3's logger has room for no more, and refuses two keys that are
+# the same as far as there is room.
+_MAX_REASON = 24
+_NO_SLUG = re.compile(r"[^a-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -80,15 +88,15 @@ class Consultation:
         self.log = log
         self.spent = spent
         self._open: list[_OpenQuery] = []
-        self._interrupted = threading.Event()
+        self._is_broken_off: Callable[[], bool] = lambda: False
 
-    def go_on(self, interrupted: threading.Event) -> None:
+    def go_on(self, is_broken_off: Callable[[], bool]) -> None:
         """
         Ask, from now on, also what was broken off.
 
-        :param interrupted: Is set when nothing more is to be asked, before :meth:`break_off` is called
+        :param is_broken_off: Tells whether nothing more is to be asked, before :meth:`break_off` is called
         """
-        self._interrupted = interrupted
+        self._is_broken_off = is_broken_off
 
     @property
     def open_queries(self) -> list[AdviceQuery]:
@@ -124,7 +132,7 @@ class Consultation:
         while self._open:
             self._start_next()
             first = self._open[0]
-            broken_off = self._interrupted.is_set()
+            broken_off = self._is_broken_off()
             if first.future is None or not (first.future.done() or (wait and not broken_off)):
                 return
             if first.future.cancelled():
@@ -149,16 +157,30 @@ class Consultation:
         self._open.pop(0)
         self.spent += outcome.advice.usage
 
-    def drop_unasked(self) -> int:
+    def drop_unasked(self) -> list[AdviceQuery]:
         """
         Forget the queries that the advisor has not been told of.
 
-        :return: Their number
+        :return: The queries
         """
-        asked = [query for query in self._open if query.future is not None or query.is_logged]
-        n_dropped = len(self._open) - len(asked)
-        self._open = asked
-        return n_dropped
+        return [asked.query for asked in self._drop(lambda asked: asked.future is None and not asked.is_logged)]
+
+    def end(self) -> tuple[list[AdviceQuery], list[AdviceQuery]]:
+        """
+        Send nothing more, and forget what the advisor is not busy with. What is on its way may still arrive.
+
+        :return: The queries that the advisor has not been told of, and those of which some requests were not sent
+        """
+        self._is_broken_off = lambda: True
+        unasked = self.drop_unasked()
+        begun = self._drop(lambda asked: asked.future is None)
+        self.spent = sum((asked.history.usage for asked in begun), self.spent)
+        return unasked, [asked.query for asked in begun]
+
+    def _drop(self, condition: Callable[[_OpenQuery], bool]) -> list[_OpenQuery]:
+        dropped = [asked for asked in self._open if condition(asked)]
+        self._open = [asked for asked in self._open if not condition(asked)]
+        return dropped
 
     def break_off(self) -> None:
         """Have the advisor stop, if it can. Its query stays open."""
@@ -176,7 +198,7 @@ class Consultation:
 
     def _start_next(self) -> None:
         first = self._open[0]
-        if first.future is not None or self._interrupted.is_set():
+        if first.future is not None or self._is_broken_off():
             return
         # There before the thread is, so that Ctrl-C in between leaves nothing behind that nobody knows of.
         first.future = Future()
@@ -215,21 +237,26 @@ class Consultation:
         asked.is_logged = True
 
         def record(event: Event) -> None:
-            if isinstance(event, Request) and self._interrupted.is_set():
+            if isinstance(event, Request) and self._is_broken_off():
                 raise QueryInterrupted("The query was broken off.")
             if log is not None:
                 log.write_event(asked.query, event)
             history.add(event)
 
+        # An advisor may work in place on what it is shown, and that is what its advice will be about.
         query = dataclasses.replace(
-            asked.query, record=record, answers=tuple(history.answers), spent=self.spent + history.usage
+            asked.query,
+            states=copy.deepcopy(asked.query.states),
+            record=record,
+            answers=tuple(history.answers),
+            spent=self.spent + history.usage,
         )
         try:
             return checked(self.advisor.advise(query), query)
         except QueryInterrupted as interruption:
             # Another callback with the same advisor may have meant its own query.
             asked.n_interruptions += 1
-            if self._interrupted.is_set() or asked.n_interruptions < MAX_INTERRUPTIONS:
+            if self._is_broken_off() or asked.n_interruptions < MAX_INTERRUPTIONS:
                 raise
             raise RuntimeError("The advisor says that it was interrupted, but it was not.") from interruption
 
@@ -249,7 +276,7 @@ def _failed(asked: _OpenQuery, error: BaseException) -> Outcome:
 
 def checked(advice: Advice, query: AdviceQuery) -> Advice:
     """
-    Hold an advisor to the protocol: what cannot be used is dropped and counted.
+    Hold an advisor to the protocol: what cannot be used is dropped and counted, and costs nothing else.
 
     :param advice: What an advisor returned
     :param query: What it was asked
@@ -259,31 +286,66 @@ def checked(advice: Advice, query: AdviceQuery) -> Advice:
     """
     if not isinstance(advice, Advice):
         raise TypeError(f"The advisor returned {type(advice).__name__}, expected a sb3_varl.Advice.")
-    rejected = list(advice.rejected)
-    amounts = dataclasses.astuple(advice.usage) if isinstance(advice.usage, Usage) else ()
-    if not amounts or not all(isinstance(n, int | float) and math.isfinite(n) and n >= 0 for n in amounts):
-        raise TypeError(f"The advisor returned the usage {advice.usage!r}, expected a Usage of numbers.")
-    if not all(
-        isinstance(item, Rejection) and isinstance(item.reason, str) and isinstance(item.state, int | None)
-        for item in rejected
-    ):
-        raise TypeError(
-            f"The advisor returned {rejected!r} as rejected, expected Rejections with a reason and a state."
-        )
-    if isinstance(advice.failures, str) or not all(isinstance(failure, str) for failure in advice.failures):
-        raise TypeError(f"The advisor returned {advice.failures!r} as failures, expected a line of text for each.")
     if len(advice.actions) != len(query.states):
         raise ValueError(
             f"The advisor returned {len(advice.actions)} actions for {len(query.states)} states, "
             "expected one for each state, or None where it has no advice."
         )
+    rejected = _checked_rejections(advice.rejected)
     actions: list[np.ndarray | None] = []
     for i, action in enumerate(advice.actions):
         usable = None if action is None else check_action(action, query.briefing.action_space)
         if isinstance(usable, str):
-            rejected.append(Rejection(usable, i))
+            rejected.append(Rejection(usable, i, scrub(example_of(action))))
             usable = None
         actions.append(usable)
-    return dataclasses.replace(
-        advice, actions=actions, rejected=tuple(rejected), failures=tuple(scrub(text) for text in advice.failures)
+    usage, failures = _checked_usage(advice.usage), _checked_failures(advice.failures)
+    return Advice(actions, tuple(rejected), usage, failures)
+
+
+def _checked_rejections(rejected: Any) -> list[Rejection]:
+    usable = []
+    for item in _items(rejected):
+        if (
+            isinstance(item, Rejection)
+            and isinstance(item.reason, str)
+            and isinstance(item.state, int | np.integer | None)
+            and isinstance(item.example, str)
+        ):
+            slug = _NO_SLUG.sub("_", item.reason.lower()).strip("_")[:_MAX_REASON].strip("_") or "unknown"
+            text = item.example or (item.reason if slug != item.reason else "")
+            usable.append(Rejection(slug, None if item.state is None else int(item.state), scrub(example_of(text))))
+        else:
+            _complain_of("rejected", item, "a Rejection with a reason and a state")
+    return usable
+
+
+def _checked_usage(usage: Any) -> Usage:
+    amounts = dataclasses.astuple(usage) if isinstance(usage, Usage) else ()
+    if not amounts or not all(isinstance(n, numbers.Real) and 0 <= float(n) < math.inf for n in amounts):
+        _complain_of("usage", usage, "a Usage of numbers that are at least 0")
+        return Usage()
+    return Usage(*(int(n) for n in amounts[:3]), *(float(n) for n in amounts[3:]))  # of NumPy, perhaps
+
+
+def _checked_failures(failures: Any) -> tuple[str, ...]:
+    lines = []
+    for line in _items([failures] if isinstance(failures, str) else failures):
+        if isinstance(line, str):
+            lines.append(scrub(line))
+        else:
+            _complain_of("failures", line, "a line of text for each")
+    return tuple(lines)
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, Iterable) else [value]
+
+
+def _complain_of(name: str, value: Any, expected: str) -> None:
+    logger.warning(
+        "The advisor returned %s as %s, expected %s. That is left out, its actions are taken.",
+        scrub(example_of(value)),
+        name,
+        expected,
     )

@@ -9,7 +9,6 @@ import contextlib
 import io
 import math
 import pathlib
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -41,6 +40,9 @@ from sb3_varl.shaping import (
 
 # Rows of guidance that the logged figures are about.
 _SUMMARY_ROWS = 256
+
+# What is of the present learn() only.
+_OF_CALLBACKS = ("after_learning", "broken_off")
 
 SelfGuided = TypeVar("SelfGuided", bound="Guided")
 
@@ -76,8 +78,9 @@ class Guided(OffPolicyAlgorithm):
     critic: Any
     ent_coef_optimizer: th.optim.Adam | None
     guidance_buffer: GuidanceBuffer
-    # Of the present learn(): set if it breaks off, before callbacks are told.
-    broken_off: threading.Event
+    # Of the present learn().
+    after_learning: list[Callable[[bool], None]]
+    broken_off: bool
 
     def __init__(
         self,
@@ -101,10 +104,16 @@ class Guided(OffPolicyAlgorithm):
         # For each AdvisorCallback, in the order in which learn() has them, what it needs to go on with a resumed run:
         # how many queries were answered, what they cost, and where the advice log is.
         self.advice_progress: list[dict[str, Any]] = []
-        # What callbacks want to be done when learn() ends, told whether it came to its end.
-        self.after_learning: list[Callable[[bool], None]] = []
+        # The step at which the advice ended before shaping_steps, if it did.
+        self.shaping_ended: int | None = None
+        self._forget_callbacks()
         self._check_shaping_arguments()
         super().__init__(*args, **kwargs)
+
+    def _forget_callbacks(self) -> None:
+        # What callbacks want to be done when learn() ends, told whether it came to its end; and whether it was broken
+        # off, which is set before they are told.
+        self.after_learning, self.broken_off = [], False
 
     def _check_shaping_arguments(self) -> None:
         if not callable(self.shaping_coef):
@@ -160,9 +169,18 @@ class Guided(OffPolicyAlgorithm):
             self.guidance_buffer.extend(loaded.rows())
 
     @property
+    def cutoff(self) -> int:
+        """Environment step from which on guidance does not count: ``shaping_steps``, or where it was ended before."""
+        return self.shaping_steps if self.shaping_ended is None else min(self.shaping_steps, self.shaping_ended)
+
+    def end_shaping(self) -> None:
+        """Have the guidance count no longer, from now until ``learn()`` begins to count its steps anew."""
+        self.shaping_ended = self.num_timesteps
+
+    @property
     def shaping_active(self) -> bool:
         """Whether the next gradient update contains the shaping term."""
-        return self.num_timesteps < self.shaping_steps and self.guidance_buffer.size() > 0
+        return self.num_timesteps < self.cutoff and self.guidance_buffer.size() > 0
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """
@@ -230,9 +248,26 @@ class Guided(OffPolicyAlgorithm):
         """What the parent's actor maximises besides the entropy, ``(n,)``."""
         return min_q_value(self.critic, observations, actions)
 
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        self.after_learning, self.broken_off = [], threading.Event()
-        return super()._setup_learn(*args, **kwargs)
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[int, BaseCallback]:
+        self._forget_callbacks()
+        if reset_num_timesteps:
+            self.shaping_ended = None
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Of a copy, or of a model that another process gets; callbacks have threads.
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_CALLBACKS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget_callbacks()
 
     def learn(
         self: SelfGuided,
@@ -258,7 +293,7 @@ class Guided(OffPolicyAlgorithm):
                 finish(True)
         except BaseException:
             if self.after_learning:
-                self.broken_off.set()
+                self.broken_off = True
             # Ctrl-C in the wrong moment leaves PyTorch, or parameters, without gradients.
             th.set_grad_enabled(gradients)
             for parameter in trained:
@@ -269,7 +304,7 @@ class Guided(OffPolicyAlgorithm):
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "after_learning", "broken_off"]
+        return [*super()._excluded_save_params(), *_OF_CALLBACKS]
 
     def save(
         self,

@@ -23,7 +23,7 @@ from sb3_varl.advice import (
     Usage,
     VisitedState,
 )
-from sb3_varl.advice_log import decode_observation, log_file, read_records
+from sb3_varl.advice_log import decode_observation, log_file, read_records, strict_json
 from sb3_varl.redaction import scrub
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,7 @@ class LoggedQuery(QueryHistory):
         self.step: int = record["step"]
         self.advisor: str | None = record.get("advisor")
         self.task: str | None = record["task"]
+        self.altered: str = record.get("altered", "")
         self.action_low = np.array(record["action_low"], np.float64)
         self.action_high = np.array(record["action_high"], np.float64)
         self.action_names: list[str] = record.get("action_names") or [
@@ -108,7 +109,7 @@ class LoggedQuery(QueryHistory):
         elif kind == "answer":
             self.add(Answer(record["request"], tuple(record["states"]), record["text"], Usage(**record["usage"])))
         elif kind == "advice":
-            rejected = [Rejection(**rejection) for rejection in record["rejected"]]
+            rejected = [Rejection(r["reason"], r["state"], r.get("example", "")) for r in record["rejected"]]
             self.advice = Advice(record["actions"], rejected, Usage(**record["usage"]), record["failures"])
             self.latency, self.error = record["latency"], record["error"]
 
@@ -125,7 +126,7 @@ class LoggedQuery(QueryHistory):
     @property
     def encoded_observations(self) -> list[Any]:
         """The observations as the log has them."""
-        return [state["observation"] for state in self._states]
+        return [strict_json(state["observation"]) for state in self._states]  # earlier versions wrote NaN
 
     @property
     def observations(self) -> list[Observation]:
@@ -155,7 +156,7 @@ class LoggedQuery(QueryHistory):
             VisitedState(*state)
             for state in zip(self.observations, self.executed_actions, pictures, self.steps, strict=True)
         )
-        return AdviceQuery(self.index, self.step, visited, briefing, answers=tuple(self.answers))
+        return AdviceQuery(self.index, self.step, visited, briefing, answers=tuple(self.answers), altered=self.altered)
 
     def _frame(self, name: str | None) -> np.ndarray | None:
         if name is None:

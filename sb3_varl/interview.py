@@ -89,7 +89,7 @@ class Interview:
         again = self._ask(states)
         self.findings.checks.append(agrees_with_itself(first, again, space))
         if len(states) > 1 and all(state.frame is not None for state in states):
-            exchanged = self._ask(_with_pictures_exchanged(states))
+            exchanged = self._ask(_with_pictures_exchanged(states), altered="pictures exchanged")
             self.findings.checks.append(changes_with_the_picture(first, again, exchanged, space))
 
     def follow(self, make: Callable[[], gym.Env], visited: Visit, rounds: int, hold: int) -> None:
@@ -115,8 +115,9 @@ class Interview:
         findings.checks.append(leads_to_success(followed, before))
         findings.followed = followed
 
-    def _ask(self, states: tuple[VisitedState, ...]) -> Advice:
-        self._consultation.ask(dataclasses.replace(self.query, index=self._n_asked, states=states))
+    def _ask(self, states: tuple[VisitedState, ...], altered: str = "") -> Advice:
+        query = dataclasses.replace(self.query, index=self._n_asked, states=states, altered=altered)
+        self._consultation.ask(query)
         self._n_asked += 1
         try:
             outcome = next(self._consultation.outcomes(wait=True))

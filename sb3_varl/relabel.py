@@ -4,6 +4,7 @@ What advice logs hold, without a model, an environment or a key: counts, cost, a
     python -m sb3_varl.relabel logs/run_1/advice logs/run_2/advice --output guidance.npz
 
 prints a line for each query and merges all advice into a file for ``model.load_guidance_buffer("guidance.npz")``.
+Queries of the preview about exchanged pictures are listed, and not merged: their answers are no advice.
 Answers are read anew from the text that was paid for, so that those count, too, that a crash kept from being used.
 """
 
@@ -101,9 +102,9 @@ def merge(queries: Iterable[Relabelled]) -> GuidanceBuffer:
 
     :param queries: The queries, of one environment
     :return: A guidance buffer with all of it
-    :raises ValueError: if there is no advice, or not all queries have the same observations and action bounds
+    :raises ValueError: if there is no advice, or not all queries have the same task, observations and action bounds
     """
-    advised = [query for query in queries if query.n_advised]
+    advised = [query for query in queries if query.n_advised and not query.query.altered]
     if not advised:
         raise ValueError("There is no advice in these logs that could be merged.")
     first = advised[0].query
@@ -115,6 +116,11 @@ def merge(queries: Iterable[Relabelled]) -> GuidanceBuffer:
     )
     for relabelled in advised:
         query = relabelled.query
+        if query.task != first.task:
+            raise ValueError(
+                f"The logs are of different tasks: {first.task!r} in {first.folder} and {query.task!r} in "
+                f"{query.folder}. What is right for one is wrong for the other: merge the logs of one task."
+            )
         for name in ("action_low", "action_high"):
             if not np.array_equal(getattr(query, name), getattr(first, name)):
                 raise ValueError(

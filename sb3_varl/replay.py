@@ -15,7 +15,8 @@ class ReplayAdvisor:
     """
     Answers from a recorded run, without a model and without a key. A run with the same seed, environment and
     settings as the recorded one, both with ``AdvisorCallback(..., blocking=True)``, ends with the same weights.
-    A state that was not recorded is rejected as ``not_recorded``. Of a query that a crash cut short, those answers
+    A state that was not recorded is rejected as ``not_recorded``; what was answered in the preview about exchanged
+    pictures is passed over. Of a query that a crash cut short, those answers
     are repeated that had come.
 
     :param path: The log folder of the recorded run
@@ -31,6 +32,8 @@ class ReplayAdvisor:
         # Queries without the advice that was to be made of their answers, as a crash leaves them behind.
         self._unread: list[LoggedQuery] = []
         for query in read_queries(path):
+            if query.altered:
+                continue
             if query.advice is not None:
                 self._remember(query, dict(enumerate(query.advice.actions)))
             elif query.answers:

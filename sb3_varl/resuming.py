@@ -8,7 +8,7 @@ from typing import Any
 
 from gymnasium import spaces
 
-from sb3_varl.advice import Briefing
+from sb3_varl.advice import AdviceWarning, Briefing
 from sb3_varl.advice_log import FILE_NAME, AdviceLog, decode_observation
 from sb3_varl.history import LoggedQuery
 
@@ -39,6 +39,7 @@ def log_folder(model: Any, place: int, log_path: str | os.PathLike[str] | None) 
         warnings.warn(
             f"The model's advice log is not in {remembered} any more. What was answered after the model was saved "
             "is asked again; if the log is somewhere else, give its log_path.",
+            AdviceWarning,
             stacklevel=2,
         )
     if model.tensorboard_log is not None or model._custom_logger:

@@ -72,7 +72,7 @@ def make_briefing(
     :raises TypeError: if the environment's ``task_sheet`` is none, or its actions are not continuous
     :raises ValueError: if the task sheet names another number of action components than there are
     """
-    if sheet is None and env.has_attr("task_sheet"):
+    if sheet is None and _has_attr(env, "task_sheet"):
         sheet = env.get_attr("task_sheet", indices=[0])[0]
         if not isinstance(sheet, TaskSheet):
             raise TypeError(f"The environment's task_sheet is {sheet!r}, expected a sb3_varl.TaskSheet.")
@@ -87,3 +87,10 @@ def make_briefing(
     )
     action_names(briefing)
     return briefing
+
+
+def _has_attr(env: VecEnv, name: str) -> bool:
+    try:
+        return env.has_attr(name)
+    except NotImplementedError:  # somebody's own VecEnv need not give its environments' attributes
+        return False

@@ -2,11 +2,17 @@
 
 import dataclasses
 import warnings
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_varl.advice import Observation, VisitedState
+from sb3_varl.advice import AdviceWarning, Observation, VisitedState
+
+# Failures to render in a row, after which a query goes on without frames.
+MAX_FAILURES = 3
+# Grey, RGB, and RGB with transparency.
+_CHANNELS = (1, 3, 4)
 
 
 class StateCollector:
@@ -23,7 +29,9 @@ class StateCollector:
         self.n_states = n_states
         self.frames = frames
         self._rng = rng
-        self._can_render = frames
+        # In a row; after a few of them the query goes on without frames.
+        self._n_failures = 0
+        self._has_warned = False
         self._plan: dict[int, list[int]] = {}
         self._states: list[VisitedState] = []
         self._awaiting_action: list[tuple[int, VisitedState]] = []
@@ -34,6 +42,7 @@ class StateCollector:
 
         :param steps: The run's environment steps at which there will be states, as many apart as there are environments
         """
+        self._n_failures = 0
         n_envs = steps.step
         drawn = self._rng.choice(len(steps) * n_envs, size=self.n_states, replace=False)
         for step, env in sorted(divmod(int(i), n_envs) for i in drawn):
@@ -85,33 +94,91 @@ class StateCollector:
         self._plan.clear()
         return states
 
+    def try_frames(self, env: VecEnv) -> None:
+        """
+        Find out before training whether there will be frames, and warn if there will not be.
+
+        :param env: The environments
+        :raises RuntimeError: if the environment does not survive it
+        """
+        if env.render_mode == "rgb_array":
+            self._render(env, 0)
+
     def _frame(self, env: VecEnv, index: int, observation: Observation) -> np.ndarray | None:
-        if self._can_render and (env.render_mode == "rgb_array" or _picture(observation) is None):
+        frame = None
+        if self._n_failures < MAX_FAILURES and (env.render_mode == "rgb_array" or _picture(observation) is None):
             frame = self._render(env, index)
-            if frame is not None:
-                return frame
-        return _picture(observation)
+            self._n_failures = self._n_failures + 1 if frame is None else 0
+        return _picture(observation) if frame is None else frame
 
     def _render(self, env: VecEnv, index: int) -> np.ndarray | None:
-        # Unlike get_images(), this does not render the other environments.
         reason = f"its render_mode is {env.render_mode!r}"
         if env.render_mode == "rgb_array":
             try:
-                frame = env.env_method("render", indices=[index])[0]
+                rendered = _rendered(env, index)
+            except (EOFError, ConnectionError) as error:
+                raise RuntimeError(
+                    "The process of an environment ended while it rendered; what it said is above. Mend its render(), "
+                    "or pass frames=False, and the advisor is shown numbers only."
+                ) from error
             except Exception as error:  # Whatever a renderer raises for want of a display must not end the training.
                 reason = f"rendering failed with {type(error).__name__}: {error}"
             else:
-                if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,):
-                    return frame.copy()
-                reason = "render() returned something other than an array (height, width, 3) of uint8"
-        self._can_render = False
-        warnings.warn(
-            f"The environment gives no frames: {reason}. The advisor is shown numbers only. "
-            'Make the environment with render_mode="rgb_array", on a machine that can render, '
-            "or pass frames=False if that is what you want.",
-            stacklevel=2,
-        )
+                frame = as_frame(rendered)
+                if frame is not None:
+                    return frame
+                reason = f"render() returned {_described(rendered)}, expected an array (height, width, 3) of uint8"
+        if not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"The environment gives no frames: {reason}. The advisor is shown numbers only where there is no "
+                'frame. Make the environment with render_mode="rgb_array", on a machine that can render, '
+                "or pass frames=False if that is what you want.",
+                AdviceWarning,
+                stacklevel=2,
+            )
         return None
+
+
+def _rendered(env: VecEnv, index: int) -> Any:
+    try:
+        # Unlike get_images(), this does not render the other environments.
+        return env.env_method("render", indices=[index])[0]
+    except NotImplementedError:  # of somebody's own VecEnv
+        return env.get_images()[index]
+
+
+def as_frame(image: Any) -> np.ndarray | None:
+    """
+    Bring a picture into the form that all others have: grey ones, those with transparency, those of numbers from 0 to
+    1, and those with their channels first.
+
+    :param image: What an environment rendered
+    :return: ``(height, width, 3)`` uint8, a copy, or ``None`` if it cannot be told what it is
+    """
+    try:
+        array = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+    except Exception:  # whatever somebody's type raises
+        return None
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.size == 0:
+        return None
+    if array.shape[2] not in _CHANNELS and array.shape[0] in _CHANNELS:
+        array = np.moveaxis(array, 0, -1)
+    if array.shape[2] not in _CHANNELS:
+        return None
+    if array.dtype.kind == "f" and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 255:
+        array = np.round(array * 255 if array.max() <= 1 else array).astype(np.uint8)
+    if array.dtype != np.uint8:
+        return None
+    return np.broadcast_to(array[..., :3], (*array.shape[:2], 3)).copy()
+
+
+def _described(thing: Any) -> str:
+    if isinstance(thing, np.ndarray):
+        return f"an array {thing.shape} of {thing.dtype}"
+    return f"something of type {type(thing).__name__}"
 
 
 def _picture(observation: Observation) -> np.ndarray | None:

@@ -88,7 +88,7 @@ def test_everything_is_on_disk(tmp_path):
     frame.close()
     assert (answer["text"], answer["usage"]["cost"], answer["usage"]["seconds"]) == ('{"advice": []}', 0.1, 2.5)
     assert np.float32(advice["actions"][0]).tolist() == np.float32([0.1, 0.2]).tolist()
-    assert advice["rejected"] == [{"reason": "truncated", "state": 1}]
+    assert advice["rejected"] == [{"reason": "truncated", "state": 1, "example": ""}]
 
 
 def test_an_answer_is_on_disk_before_it_is_used(tmp_path):

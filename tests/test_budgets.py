@@ -62,7 +62,7 @@ def test_the_page_has_all_budgets() -> None:
     assert list(page_table("What a budget holds")) == [*BUDGETS, SECONDS]
 
 
-@pytest.mark.filterwarnings("ignore:. of 3 queries were not asked")
+@pytest.mark.filterwarnings("ignore:. of 3 queries w")
 @pytest.mark.parametrize("keeps_log", [True, False])
 @pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
 def test_a_budget_holds_across_a_resume(budget: dict[str, Any], keeps_log: bool, tmp_path: Any) -> None:
@@ -79,7 +79,7 @@ def test_a_budget_holds_across_a_resume(budget: dict[str, Any], keeps_log: bool,
     assert callback.totals["states"] == 12
 
 
-@pytest.mark.filterwarnings("ignore:. of 3 queries were not asked", "ignore:The advice log")
+@pytest.mark.filterwarnings("ignore:. of 3 queries w", "ignore:The advice log")
 @pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
 def test_a_budget_holds_where_only_the_log_is_left(budget: dict[str, Any], tmp_path: Any) -> None:
     with VLMServer() as server:

@@ -18,6 +18,7 @@ from conftest import CounterEnv, DictEnv
 from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor
 from sb3_varl.advice import ActionComponent, Rejection, TaskSheet, Usage
 from sb3_varl.advice_log import read_records
+from sb3_varl.history import read_queries
 
 SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}
 
@@ -81,7 +82,7 @@ def test_frame_observation_and_executed_action_belong_together_across_episode_en
 def test_only_the_chosen_states_are_rendered():
     env = CounterEnv()
     learn(Recorder(), env)
-    assert env.n_renders == 20
+    assert env.n_renders == 21, "and once before training, to see whether there will be frames"
 
 
 def test_choosing_states_draws_nothing_from_the_run_s_random_numbers():
@@ -142,8 +143,8 @@ def test_blocking_means_that_the_answer_is_there_at_once():
 
 def test_the_worker_is_gone_and_the_last_answer_is_there_when_training_ends():
     advisor = Recorder(latency=0.5)
-    model, _ = learn(advisor, steps=205, blocking=False)
-    assert model.guidance_buffer.size() == 20
+    model, _ = learn(advisor, steps=105, blocking=False, n_queries=1)
+    assert model.guidance_buffer.size() == 10
     assert not any(thread.is_alive() for thread in advisor.threads)
 
 
@@ -230,14 +231,6 @@ def cancelled(query):
         (lambda query: sys.exit(1), "SystemExit: 1"),
         (lambda query: Advice([np.zeros(2)]), "returned 1 actions for 10 states, expected one for each"),
         (lambda query: [np.zeros(2)] * 10, "returned list, expected a sb3_varl.Advice"),
-        (lambda query: Advice([None] * 10, usage=3), "returned the usage 3, expected a Usage of numbers"),
-        (lambda query: Advice([None] * 10, usage=Usage(1, 2, 3, None)), "expected a Usage of numbers"),
-        (lambda query: Advice([None] * 10, usage=Usage(cost="0.1")), "expected a Usage of numbers"),
-        (lambda query: Advice([None] * 10, usage=Usage(cost=float("nan"))), "expected a Usage of numbers"),
-        (lambda query: Advice([None] * 10, failures=None), "is not iterable"),
-        (lambda query: Advice([None] * 10, failures="boom"), "expected a line of text for each"),
-        (lambda query: Advice([None] * 10, [Rejection("x", [1])]), "expected Rejections with a reason and a state"),
-        (lambda query: Advice([None] * 10, ["x"]), "expected Rejections with a reason and a state"),
         (cancelled, "CancelledError"),
     ],
 )
@@ -251,7 +244,7 @@ def test_an_advisor_that_fails_costs_its_answers_only(answer, message, blocking,
 
 
 def test_a_resumed_run_asks_only_what_is_still_due(tmp_path):
-    with pytest.warns(UserWarning, match="1 of 2 queries were not asked"):
+    with pytest.warns(UserWarning, match="1 of 2 queries will not be asked"):
         model, _ = learn(Recorder(), steps=150)
     model.save(tmp_path / "model")
     resumed = VARL.load(tmp_path / "model", env=CounterEnv())
@@ -264,7 +257,7 @@ def test_a_resumed_run_asks_only_what_is_still_due(tmp_path):
     assert resumed.guidance_buffer.size() == 20
 
 
-@pytest.mark.filterwarnings("ignore:. of . queries were not asked")
+@pytest.mark.filterwarnings("ignore:. of . queries w")
 @pytest.mark.parametrize("chunk", [33, 50, 99])
 def test_learning_in_chunks_asks_as_learning_at_once_does(chunk):
     at_once, in_chunks = Recorder(), Recorder()
@@ -288,7 +281,7 @@ def test_learning_in_chunks_asks_as_learning_at_once_does(chunk):
 
 
 def test_a_run_resumed_shortly_before_a_trigger_collects_its_states_first(tmp_path):
-    with pytest.warns(UserWarning, match="2 of 2 queries were not asked"):
+    with pytest.warns(UserWarning, match="2 of 2 queries will not be asked"):
         model, _ = learn(Recorder(), steps=95)
     model.save(tmp_path / "model")
     advisor = Recorder()
@@ -403,7 +396,7 @@ def test_the_advice_ends_with_success(caplog, blocking, tmp_path):
 
     class Watch(BaseCallback):
         def _on_step(self):
-            if self.num_timesteps >= self.model.shaping_steps:
+            if self.num_timesteps >= self.model.cutoff:
                 over.set()
             return self.num_timesteps < 150
 
@@ -412,7 +405,7 @@ def test_the_advice_ends_with_success(caplog, blocking, tmp_path):
     schedule = {"n_queries": 5, "first_query": 30, "query_freq": 30, "until_success": 0.25}
     model, _ = learn(advisor, SuccessEnv(20), callbacks=[Watch()], blocking=blocking, **schedule)
     assert [query.step for query in advisor.queries] == ([30, 60, 90, 120] if blocking else [30])
-    assert model.shaping_steps == 146
+    assert (model.cutoff, model.shaping_steps) == (146, 1000)
     assert not model.shaping_active
     assert not caplog.records
     # Nor does a run that goes on take it up again.
@@ -420,7 +413,10 @@ def test_the_advice_ends_with_success(caplog, blocking, tmp_path):
     model = VARL.load(tmp_path / "model", env=SuccessEnv(20))
     with pytest.warns(UserWarning, match="will not be asked"):
         learn(Recorder(), model=model, steps=50, reset_num_timesteps=False, **schedule)
-    assert model.shaping_steps == 146
+    assert (model.cutoff, model.shaping_steps) == (146, 1000)
+    # Another run does.
+    model, _ = learn(Recorder(), model=model, steps=11, **schedule | {"n_queries": 1, "first_query": 11})
+    assert model.cutoff == 1000
 
 
 def test_without_success_the_advice_goes_on():
@@ -435,6 +431,40 @@ def test_episodes_that_do_not_say_whether_they_succeeded_are_noticed():
         learn(Recorder(), until_success=0.5)
 
 
+@pytest.mark.parametrize(
+    ("bookkeeping", "message"),
+    [
+        ({"usage": 3}, "returned 3 as usage, expected a Usage of numbers"),
+        ({"usage": Usage(1, 2, 3, None)}, "expected a Usage of numbers"),
+        ({"usage": Usage(cost="0.1")}, "expected a Usage of numbers"),
+        ({"usage": Usage(cost=float("nan"))}, "expected a Usage of numbers"),
+        ({"failures": None}, "returned None as failures"),
+        ({"rejected": [Rejection("x", [1])]}, "expected a Rejection with a reason and a state"),
+        ({"rejected": ["x"]}, "returned x as rejected"),
+        ({"rejected": 7}, "returned 7 as rejected"),
+    ],
+)
+def test_wrong_bookkeeping_costs_no_action(bookkeeping, message, caplog):
+    model, callback = learn(Recorder(lambda query: Advice([np.zeros(2)] * 10, **bookkeeping)))
+    assert model.guidance_buffer.size() == 20
+    assert callback.totals["accepted"] == 20
+    assert message in caplog.text
+
+
+def test_numbers_of_numpy_are_numbers(caplog):
+    def answer(query):
+        actions = [np.zeros(2)] * 9 + [None]
+        usage = Usage(np.int64(2), np.int32(100), np.int16(10), np.float32(0.5), np.float64(0.25))
+        return Advice(np.array(actions, object), [Rejection("no_path", np.int64(9))], usage)
+
+    model, callback = learn(Recorder(answer), n_queries=1, log_path="log")
+    assert model.guidance_buffer.size() == 9
+    assert (callback.totals["rejected_no_path"], callback.totals["abstained"]) == (1, 0)
+    assert callback.usage == Usage(2, 100, 10, 0.5, 0.25)
+    assert not caplog.records
+    assert read_queries("log")[0].advice.rejected == [Rejection("no_path", 9)]
+
+
 def test_a_model_string_makes_a_vlm_advisor(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
     callback = AdvisorCallback("openai/gpt-4o", task="Count to seven.")
@@ -443,7 +473,7 @@ def test_a_model_string_makes_a_vlm_advisor(monkeypatch):
 
 def test_queries_that_were_not_asked_are_announced():
     model = VARL("MlpPolicy", CounterEnv(), **SMALL)
-    with pytest.warns(UserWarning, match=r"1 of 2 queries were not asked.*due at \[200\].*ended at step 150"):
+    with pytest.warns(UserWarning, match=r"1 of 2 queries will not be asked.*due at \[200\].*ends at step 150"):
         learn(Recorder(), steps=150, model=model)
 
 

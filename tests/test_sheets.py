@@ -75,7 +75,7 @@ def test_the_callback_takes_a_file_before_what_the_environment_says(tmp_path):
         recorder = Recorder()
         model = VARL("MlpPolicy", Env(gym.make("Pendulum-v1")), learning_starts=1000)
         callback = AdvisorCallback(recorder, sheet=sheet, frames=False, log_path=False)
-        with pytest.warns(UserWarning, match="6 of 6 queries were not asked"):
+        with pytest.warns(UserWarning, match="6 of 6 queries will not be asked"):
             model.learn(1, callback=callback)
         assert recorder.briefing.task == goal
 
