@@ -49,6 +49,18 @@ def name_of(advisor: Advisor) -> str:
     return model if isinstance(model, str) else type(advisor).__name__
 
 
+def task_of(advisor: Advisor, task: str | None) -> str | None:
+    """
+    Say what an advisor is asked to solve.
+
+    :param advisor: The advisor; what its attribute ``task`` says, if it has one, goes first
+    :param task: The task that it is given with its queries
+    :return: The task in words, or ``None`` if neither knows one
+    """
+    own = getattr(advisor, "task", None)
+    return own if isinstance(own, str) and own.strip() else task
+
+
 def check_arguments(function: type, names: Iterable[str], also: Iterable[str] = ()) -> None:
     """
     Find misspelt keyword arguments before they are passed on.

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_varl.advice import Advice, AdviceQuery, AdviceWarning, Advisor, Rejection, TaskSheet, Usage
+from sb3_varl.advice import Advice, AdviceQuery, AdviceWarning, Advisor, TaskSheet, Usage
 from sb3_varl.advice_log import AdviceLog
-from sb3_varl.advisors import make_advisor
+from sb3_varl.advisors import make_advisor, task_of
 from sb3_varl.consultation import Consultation, Outcome
 from sb3_varl.drawing import show_in_tensorboard
 from sb3_varl.history import read_queries
@@ -212,7 +212,7 @@ class AdvisorCallback(BaseCallback):
         self._place = len(self.model.after_learning)
         self.model.after_learning.append(self._after_learning)
         self._saw_steps = False
-        self._briefing = make_briefing(self.training_env, self.task, self.sheet, self.frames)
+        self._briefing = make_briefing(self.training_env, task_of(self.advisor, self.task), self.sheet, self.frames)
         if hasattr(self.advisor, "prepare"):
             self.advisor.prepare(self._briefing)
         model, steps = self.model, self.model.num_timesteps
@@ -438,7 +438,7 @@ class AdvisorCallback(BaseCallback):
         self._consultation.close(outcome)
 
         self._latency = outcome.latency
-        rejected = Counter(self._counter_of(rejection) for rejection in advice.rejected)
+        rejected = self._rejections(advice)
         late = n_accepted if self.num_timesteps >= self.model.cutoff else 0
         failed = {"failed_requests": len(advice.failures)} if outcome.error is None else {"failed_queries": 1}
         self._count(accepted=n_accepted, abstained=n_abstained, late=late, **failed, **rejected)
@@ -449,11 +449,16 @@ class AdvisorCallback(BaseCallback):
         self._report(outcome, n_accepted, n_abstained, late)
         show_in_tensorboard(self.logger.output_formats, outcome.query, outcome.advice, self.advisor)
 
-    def _counter_of(self, rejection: Rejection) -> str:
+    def _rejections(self, advice: Advice) -> Counter[str]:
         """Somebody's advisor may have a reason of its own for each state, and a logger is not for so many."""
-        name = f"rejected_{rejection.reason}"
-        n_names = sum(key.startswith("rejected_") for key in self.totals)
-        return name if name in self.totals or n_names < _MAX_REASONS else "rejected_other"
+        counts: Counter[str] = Counter()
+        names = {name for name in self.totals if name.startswith("rejected_")}
+        for rejection in advice.rejected:
+            name = f"rejected_{rejection.reason}"
+            if len(names) < _MAX_REASONS:
+                names.add(name)
+            counts[name if name in names else "rejected_other"] += 1
+        return counts
 
     def _report(self, outcome: Outcome, accepted: int, abstained: int, late: int) -> None:
         query, advice = outcome.query, outcome.advice

@@ -27,7 +27,7 @@ import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_varl.advice import AdviceQuery, Advisor, Briefing, TaskSheet
-from sb3_varl.advisors import make_advisor, name_of
+from sb3_varl.advisors import make_advisor, name_of, task_of
 from sb3_varl.callback import AdvisorCallback
 from sb3_varl.checks import Check
 from sb3_varl.following import NotRepeatable
@@ -186,7 +186,7 @@ def preview(
             stack.callback(venv.close)
         env_name = _name(venv)
         venv = wrapped(_normalised(venv, policy))
-        briefing = make_briefing(venv, task, sheet, frames)
+        briefing = make_briefing(venv, task_of(addressee.advisor, task), sheet, frames)
         words = addressee.prepare(briefing)
         visited = visit(venv, make_act(policy, venv, seed), n_states, n_steps, frames, seed)
     query = AdviceQuery(0, n_steps, visited.states, briefing)

@@ -112,9 +112,12 @@ def _ignore_warnings_about_others() -> None:
 
     litellm imports much of itself in the middle of a request. That is in another thread than the user's, for which
     there is no ``warnings.catch_warnings()``, and the filter does not outlive a ``catch_warnings()`` of the user's: so
-    it is set before each request. Setting it again changes nothing.
+    each request sets it where it is not the first.
     """
-    warnings.filterwarnings("ignore", module=_NOT_OURS)
+    # Setting any filter has Python repeat what it has warned of once.
+    first = warnings.filters[0][3] if warnings.filters else None
+    if getattr(first, "pattern", None) != _NOT_OURS:
+        warnings.filterwarnings("ignore", module=_NOT_OURS)
 
 
 def _bound_redaction() -> None:

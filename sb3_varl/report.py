@@ -58,6 +58,7 @@ class QueryView:
     :param error: Why the advisor failed altogether, or ``None``
     :param answers: What the model said
     :param states: The states
+    :param altered: What was changed about the states to check the advisor, or nothing
     """
 
     number: int
@@ -73,6 +74,7 @@ class QueryView:
     error: str | None
     answers: list[Answer]
     states: list[StateView]
+    altered: str
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,7 @@ def _view_query(log: str, query: LoggedQuery) -> QueryView:
         query.error,
         query.answers,
         states,
+        query.altered,
     )
 
 

@@ -343,7 +343,7 @@ def _find_end(run: RunLogs, models: Sequence[pathlib.Path]) -> tuple[int, int | 
     for file in sorted(models, key=lambda file: file.stat().st_mtime)[-1:]:
         saved = _attempt(run, _read_model, file)
         steps.append(saved.get("num_timesteps", 0))
-        cutoffs += [saved["shaping_steps"]] if "shaping_steps" in saved else []
+        cutoffs += [saved[name] for name in ("shaping_steps", "shaping_ended") if name in saved]
     active = run.scalar("varl/shaping_active")
     # The model may have been saved before until_success ended the advice.
     after = active[active.index > active.index[active > 0].max()] if (active > 0).any() else active[:0]

@@ -42,12 +42,12 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         return
     try:
         yield partial
+        with open(partial, "rb+") as written:  # Windows syncs only what is open for writing
+            sync(written.fileno())
+        os.replace(partial, file)
     except Exception:
         partial.unlink(missing_ok=True)
         raise
-    with open(partial, "rb+") as written:  # Windows syncs only what is open for writing
-        sync(written.fileno())
-    os.replace(partial, file)
 
 
 def _is_prepared(file: pathlib.Path, partial: pathlib.Path) -> bool:

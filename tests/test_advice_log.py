@@ -297,3 +297,43 @@ def test_training_does_not_wait_while_another_thread_writes(tmp_path, monkeypatc
     writer.join()
     training.join()
     assert not waited
+
+
+def strictly(constant):
+    raise AssertionError(f"{constant} is no JSON")
+
+
+@pytest.mark.parametrize("observation", [[np.nan, np.inf, -np.inf], {"a": [1.0, np.nan, 2.0], "b": [[np.inf], [0.5]]}])
+def test_every_line_is_json_as_all_the_world_reads_it(observation, tmp_path):
+    """JSON has no numbers that are not finite."""
+    observation = (
+        {key: np.array(value, np.float32) for key, value in observation.items()}
+        if isinstance(observation, dict)
+        else np.array(observation)
+    )
+    briefing = Briefing(spaces.Box(-np.inf, np.inf, (2,)), spaces.Box(-np.inf, np.inf, (3,)), "Count.")
+    state = VisitedState(observation, np.array([np.nan, 1], np.float32), None, 5)
+    asked = AdviceQuery(0, 10, (state,), briefing)
+    log = AdviceLog(tmp_path)
+    log.write_query(asked)
+    log.write_advice(asked, Advice([None], usage=Usage(np.int64(1), cost=np.float32(0.5))), 1.0)
+    for line in (tmp_path / "advice.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=strictly)
+    (query,) = read_queries(tmp_path)
+    np.testing.assert_equal(query.observations, [observation])
+    np.testing.assert_equal(query.executed_actions, [state.executed_action])
+    np.testing.assert_equal(query.action_low, [-np.inf, -np.inf])
+    assert query.advice.usage == Usage(1, cost=0.5)
+
+
+def test_numbers_that_earlier_versions_wrote_are_read_and_replayed(tmp_path):
+    """They wrote NaN, which Python reads and JSON does not have."""
+    state = VisitedState(np.array([np.nan, 1.0, 2.0], np.float32), np.zeros(2, np.float32), None, 5)
+    asked = AdviceQuery(0, 10, (state,), query().briefing)
+    log = AdviceLog(tmp_path)
+    log.write_query(asked)
+    log.write_advice(asked, Advice([np.array([0.5, 0.5])]), 1.0)
+    file = tmp_path / "advice.jsonl"
+    file.write_text(file.read_text().replace('"nan"', "NaN"))
+    assert np.isnan(read_queries(tmp_path)[0].observations[0][0])
+    assert ReplayAdvisor(tmp_path).advise(asked).actions == [[0.5, 0.5]]

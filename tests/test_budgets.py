@@ -147,3 +147,42 @@ def test_a_budget_that_cannot_be_kept_is_announced(caplog: pytest.LogCaptureFixt
         advisor = make_vlm(server, states_per_request=1, max_total_tokens=5)
         advisor.advise(make_query(2))
     assert caplog.text.count("does not report how many tokens an answer took") == 1
+
+
+def test_an_answer_of_a_model_on_the_price_list_has_a_price_whatever_litellm_makes_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(**kwargs: Any) -> float:
+        raise ValueError("no such response")
+
+    with VLMServer() as server:
+        advisor = VLMAdvisor("openai/gpt-4o", "Go.", api_base=server.api_base, max_cost=1.0)
+        monkeypatch.setattr("litellm.completion_cost", fail)
+        advice = advisor.advise(make_query(1))
+    assert advice.usage.cost == pytest.approx(100 * 2.5e-6 + 10 * 1e-5)
+
+
+@pytest.mark.parametrize("cost", [None, float("nan"), -1.0])
+def test_a_budget_of_dollars_ends_where_no_price_can_be_told(
+    cost: float | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(**kwargs: Any) -> float:
+        if cost is None:
+            raise ValueError("no such response")
+        return cost
+
+    with VLMServer() as server:
+        advisor = VLMAdvisor("openai/gpt-4o", "Go.", api_base=server.api_base, states_per_request=1, max_cost=1.0)
+        monkeypatch.setattr("litellm.completion_cost", answer)
+        monkeypatch.setattr("litellm.cost_per_token", answer if cost is None else lambda **kwargs: (1 / 0,))
+        advice = advisor.advise(make_query(3))
+        assert len(server.requests) == 1
+    assert advice.actions[0] is not None, "what was paid for is used"
+    assert reasons(advice) == ["budget_exhausted"] * 2
+    assert caplog.text.count("max_cost=1.0 cannot be kept: it is not asked again. Give price_per_token") == 1
+
+
+def test_without_a_budget_of_dollars_an_unknown_price_is_no_matter(caplog: pytest.LogCaptureFixture) -> None:
+    with VLMServer() as server:
+        assert reasons(make_vlm(server, states_per_request=1).advise(make_query(2))) == []
+    assert not caplog.records

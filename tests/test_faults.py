@@ -270,3 +270,39 @@ if __name__ == "__main__":
             words = kind.partition(":")[0] + f" … {text}" * (0 < len(text) < 30)
         size = model.guidance_buffer.size()
         print(f"| {name} | {callback.usage.requests} | {size} | {seconds:.1f} | `{words}` |", flush=True)
+
+
+# ---- What a lost connection says
+
+
+@pytest.mark.parametrize("model", ["openai/test", "hosted_vllm/test"])
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("http://127.0.0.1:9/v1", "Connect call failed ('127.0.0.1', 9)"),
+        ("http://no-such-host.invalid/v1", "gaierror"),
+        ("https", "SSL: "),
+    ],
+    ids=["refused port", "unknown host", "certificate"],
+)
+def test_a_connection_that_fails_says_why(model, place, words, caplog):
+    with VLMServer() as server:
+        base = server.api_base.replace("http:", "https:") if place == "https" else place
+        advisor = VLMAdvisor(model, "Go.", api_base=base, max_retries=0)
+        (failure,) = advisor.advise(make_query(1)).failures
+    assert words in failure or words.replace("gaierror", "not known") in failure
+    assert "object at 0x" not in failure
+
+
+@pytest.mark.parametrize("model", ["openai/test", "hosted_vllm/test"])
+def test_a_proxy_that_cannot_be_reached_is_named(model, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://user:planted-password@127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    # A place of its own, because clients are kept for the next request.
+    advisor = VLMAdvisor(model, "Go.", api_base="http://behind-a-proxy.invalid/v1", max_retries=0)
+    (failure,) = advisor.advise(make_query(1)).failures
+    assert "through the proxy that the environment names, in HTTP_PROXY for instance" in failure
+    assert "127.0.0.1" in failure
+    assert "planted" not in failure

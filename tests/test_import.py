@@ -1,5 +1,7 @@
 """Importing the package is quiet, light and offline."""
 
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -34,3 +36,66 @@ import sb3_varl
 
 def test_every_public_name_exists():
     python("import sb3_varl; [getattr(sb3_varl, name) for name in sb3_varl.__all__]")
+
+
+_RUN = """
+import sys
+from conftest import make_query
+from vlm_server import VLMServer
+from sb3_varl import VLMAdvisor
+
+with VLMServer() as server:
+    advisor = VLMAdvisor(sys.argv[1], "Go.", api_base=server.api_base, max_retries=0)
+    advice = advisor.advise(make_query(2, frames=True))
+assert advice.failures == (), advice.failures
+assert all(action is not None for action in advice.actions), advice
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [("openai/test", []), ("openai/test", ["-W", "error"]), ("mistral/pixtral-12b", ["-W", "error::UserWarning"])],
+)
+def test_a_first_request_is_quiet_and_warnings_about_others_cost_nothing(model, options):
+    """Some releases of litellm and pydantic warn of each other's classes in the middle of it."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"},
+        "PYTHONPATH": str(pathlib.Path(__file__).parent),
+        "OPENAI_API_KEY": "not-a-key",
+        "MISTRAL_API_KEY": "not-a-key",
+    }
+    code = _RUN.replace("sys.argv[1]", repr(model)).replace("failures == ()", "failures == []")
+    result = subprocess.run(
+        [sys.executable, *options, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout + result.stderr == ""
+
+
+def test_threads_that_make_the_first_advisors_at_once_stay_offline():
+    code = """
+import os, socket, threading
+os.environ["OPENAI_API_KEY"] = "not-a-key"
+calls, errors, before = [], [], dict(os.environ)
+def refuse(*args, **kwargs):
+    calls.append(args)
+    raise OSError("no network")
+socket.socket.connect = socket.getaddrinfo = refuse
+import sb3_varl
+
+def make():
+    try:
+        sb3_varl.VLMAdvisor("openai/gpt-4o", max_cost=1.0)
+    except BaseException as error:
+        errors.append(error)
+
+threads = [threading.Thread(target=make) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not calls, calls
+assert not errors, errors
+assert dict(os.environ) == before
+"""
+    assert python(code) == ""

@@ -1,6 +1,8 @@
 """What an advisor is shown before it is paid, and what its answers are worth."""
 
+import dataclasses
 import json
+import pathlib
 import re
 
 import gymnasium as gym
@@ -11,11 +13,14 @@ from stable_baselines3 import A2C, PPO, SAC, TD3
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_varl import Advice, FunctionAdvisor, TaskSheet
+from sb3_varl import Advice, FunctionAdvisor, GuidanceBuffer, ReplayAdvisor, TaskSheet
 from sb3_varl.advice_log import read_records
 from sb3_varl.checks import changes_with_the_picture
+from sb3_varl.history import read_queries
 from sb3_varl.preview import main, preview
-from sb3_varl.visiting import make_act, visit
+from sb3_varl.relabel import main as relabel
+from sb3_varl.report import write_report
+from sb3_varl.visiting import make_act, statistics_of, visit
 from vlm_server import VLMServer, error
 
 KEY = "planted-key-0123456789"
@@ -489,3 +494,56 @@ def test_in_a_browser(look, tmp_path, width):
         "You advise a reinforcement",
     ):
         assert text in seen.text
+
+
+class Looker:
+    """Answers with what it sees in the picture."""
+
+    def advise(self, query):
+        return Advice([np.array(state.frame[0, 0, :2] / 128 - 1, np.float32) for state in query.states])
+
+
+def test_what_was_said_about_exchanged_pictures_is_no_advice(tmp_path, capsys):
+    shown = preview(make_env, Looker(), n_states=8, n_steps=40, ask=True, check=True, log_path=tmp_path / "log")
+    queries = read_queries(tmp_path / "log")
+    assert [query.altered for query in queries] == ["", "", "pictures exchanged"]
+    assert not np.allclose(queries[2].advice.actions, queries[0].advice.actions)
+    told = [np.asarray(action) for action in shown.findings.advice.actions]
+    for index in range(4):  # as its first, second, third or some other query
+        replayed = ReplayAdvisor(tmp_path / "log").advise(dataclasses.replace(shown.query, index=index))
+        np.testing.assert_allclose(replayed.actions, told, atol=1e-6)
+    page = write_report(tmp_path / "log", tmp_path / "report.html").read_text()
+    assert page.count("with pictures exchanged: what was answered is no advice") == 1
+    relabel([str(tmp_path / "log"), "--output", str(tmp_path / "guidance")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("16 rows of guidance")
+    buffer = GuidanceBuffer(99, shown.query.briefing.observation_space, shown.query.briefing.action_space)
+    buffer.load(tmp_path / "guidance.npz")
+    np.testing.assert_allclose(buffer.rows()["actions"], told * 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["models/mine.zip", "models/rl_model_40_steps.zip"])
+def test_statistics_of_another_model_are_not_taken(policy, tmp_path):
+    for folder in ("models/other", "models/mine_2", "models"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    for name in ("other/vecnormalize", "mine_2/vecnormalize", "rl_model_vecnormalize_80_steps"):
+        (tmp_path / "models" / f"{name}.pkl").touch()
+    assert statistics_of(tmp_path / policy) is None
+    assert statistics_of(pathlib.Path(policy)) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "statistics"),
+    [
+        ("quickstart/varl.zip", "quickstart/vecnormalize.pkl"),
+        ("Some-Env-v1_3/Some-Env-v1.zip", "Some-Env-v1_3/Some-Env-v1/vecnormalize.pkl"),
+        ("Some-Env-v1_3/best_model.zip", "Some-Env-v1_3/Some-Env-v1/vecnormalize.pkl"),
+        ("Some-Env-v1_3_a1b2/best_model.zip", "Some-Env-v1_3_a1b2/Some-Env-v1/vecnormalize.pkl"),
+        ("run/rl_model_40_steps.zip", "run/rl_model_vecnormalize_40_steps.pkl"),
+    ],
+)
+def test_where_the_statistics_of_a_model_are_looked_for(model, statistics, tmp_path):
+    (tmp_path / statistics).parent.mkdir(parents=True)
+    (tmp_path / statistics).touch()
+    assert statistics_of(tmp_path / model) == tmp_path / statistics
+    assert statistics_of(pathlib.Path(model)).samefile(tmp_path / statistics)

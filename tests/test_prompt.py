@@ -19,7 +19,7 @@ from sb3_varl.advice import (
     TaskSheet,
     VisitedState,
 )
-from sb3_varl.prompt import MAX_IMAGE_BYTES, build_messages, split, system_prompt
+from sb3_varl.prompt import MAX_IMAGE_BYTES, build_messages, split, state_line, system_prompt
 from vlm_server import decode_image
 
 ACTION_SPACE = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 5.0], np.float32))
@@ -114,7 +114,7 @@ def test_state_lines_are_short_and_frames_follow_their_states() -> None:
     system, user = make_messages(query, (0, 1), image_size=8)
     assert system["role"] == "system"
     first, second, picture = user["content"]
-    assert first["text"] == '{"state": 0,"observation": [0.1235,-1,123500],"executed_action": [0,0]}'
+    assert first["text"] == '{"state": 0,"observation": [0.1235,-1,123456.7],"executed_action": [0,0]}'
     assert json.loads(second["text"])["observation"] == ["nan", "inf", 1e-7]
     image = decode_image(picture["image_url"]["url"])
     assert image.size == (4, 8)
@@ -262,3 +262,22 @@ def test_requests_are_bounded(limit: str, monkeypatch: pytest.MonkeyPatch) -> No
         f"sb3_varl.prompt.{limit}", int(3.5 * max(texts if limit == "MAX_REQUEST_CHARACTERS" else urls))
     )
     assert [portion.indices for portion in split(query, range(10))] == [(0, 1, 2), (3, 4, 5), (6, 7, 8), (9,)]
+
+
+@given(value=st.floats(-1e9, 1e9), digits=st.integers(0, 9))
+def test_numbers_keep_what_tells_them_apart(value, digits):
+    """Four significant digits, and two decimals whatever the place."""
+    value = round(value * 10.0**-digits, 12)
+    line = json.loads(state_line(0, make_state(np.array([value]))))
+    (shown,) = line["observation"]
+    assert abs(shown - value) <= max(0.005 + 1e-9, 0.00051 * abs(value)) + 1e-12
+    assert abs(shown - value) <= 0.00051 * abs(value) or abs(value) >= 1
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(51234.56, 51234.56), (np.float32(51234.56), 51234.56), (-123.456, -123.46), (0.0123456, 0.01235), (2.0, 2)],
+)
+def test_large_numbers_keep_their_decimals(value, shown):
+    line = state_line(0, make_state(np.array([value])))
+    assert f"[{shown}]" in line

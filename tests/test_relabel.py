@@ -6,18 +6,21 @@ import sys
 import numpy as np
 import pytest
 
-from conftest import CounterEnv, DictEnv
+from conftest import CounterEnv, DictEnv, make_vlm
 from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, GuidanceBuffer, Rejection, Usage
 from sb3_varl.advice import Answer, Failure, Request
+from sb3_varl.history import read_queries
 from sb3_varl.relabel import main
+from vlm_server import VLMServer
 
 SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}}
 
 
-def train(advisor, log_path, env=None, policy="MlpPolicy"):
+def train(advisor, log_path, env=None, policy="MlpPolicy", task=None):
     model = VARL(policy, env or CounterEnv(low=-1, high=3), **SMALL)
     callback = AdvisorCallback(
         advisor,
+        task,
         n_queries=2,
         first_query=20,
         query_freq=20,
@@ -131,3 +134,27 @@ def test_nothing_to_merge(tmp_path):
     train(FunctionAdvisor(lambda observation: None), tmp_path / "log")
     with pytest.raises(SystemExit, match="no advice in these logs"):
         main([str(tmp_path / "log"), "--output", str(tmp_path / "guidance")])
+
+
+def test_logs_of_different_tasks_are_refused(tmp_path):
+    for task, action in (("Open the drawer.", 0.9), ("Close the drawer.", -0.9)):
+        advisor = FunctionAdvisor(lambda observation, action=action: np.full(2, action))
+        train(advisor, tmp_path / task[:4], task=task)
+    with pytest.raises(SystemExit, match=r"different tasks: 'Open the drawer.' in .*Open and 'Close the drawer.' in"):
+        main([str(tmp_path / "Open"), str(tmp_path / "Clos"), "--output", str(tmp_path / "guidance")])
+    assert not (tmp_path / "guidance.npz").exists()
+
+
+@pytest.mark.usefixtures("vlm_environment")
+def test_the_task_of_an_advisor_is_the_task_in_its_log(tmp_path):
+    with VLMServer() as server:
+        for task in ("Open the drawer.", "Close the drawer."):
+            train(make_vlm(server, task=task), tmp_path / task[:4])
+            assert f"Task: {task}" in server.requests[-1].text
+            assert {query.task for query in read_queries(tmp_path / task[:4])} == {task}
+        with pytest.raises(SystemExit, match="different tasks"):
+            main([str(tmp_path / "Open"), str(tmp_path / "Clos"), "--output", str(tmp_path / "guidance")])
+        n_requests = len(server.requests)
+        with pytest.raises(ValueError, match=r"the task of its query 1 is 'Open the drawer\.', expected 'Close"):
+            train(make_vlm(server, task="Close the drawer."), tmp_path / "Open")
+        assert len(server.requests) == n_requests

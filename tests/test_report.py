@@ -251,6 +251,15 @@ def test_what_has_no_data_is_left_out(tmp_path):
     assert "There is neither progress.csv nor a TensorBoard file" in text
 
 
+def test_a_cutoff_that_was_ended_before_its_time_is_the_one_that_counts(run):
+    model = VARL.load(run / "model.zip")
+    model.num_timesteps = 33
+    model.end_shaping()
+    model.save(run / "model.zip")
+    (run / "progress.csv").unlink()
+    assert read_runs(run)[0].cutoff == 33
+
+
 def test_the_cutoff_is_the_earlier_of_what_the_model_and_the_logger_know(run):
     (run / "model.zip").unlink()
     logged = read_runs(run)[0].cutoff

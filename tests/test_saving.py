@@ -1,7 +1,9 @@
 """Guidance survives every way that Stable-Baselines3 keeps a run."""
 
+import errno
 import io
 import os
+import threading
 import zipfile
 
 import numpy as np
@@ -13,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from conftest import CounterEnv, DictEnv, assert_same_parameters
 from sb3_varl import VARL, AdvisorCallback, FunctionAdvisor
+from sb3_varl.history import read_queries
 
 SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
 
@@ -210,3 +213,91 @@ def test_a_crash_while_saving_leaves_the_older_file(what, tmp_path, monkeypatch)
         getattr(model.learn(10, reset_num_timesteps=False), what)(tmp_path / "it")
     assert path.read_bytes() == before
     assert {other.name for other in tmp_path.iterdir()} == {path.name, f"{path.name}.part"}
+
+
+# ---- What is replaced
+
+SAVES = ["save", "save_replay_buffer", "save_guidance_buffer"]
+SUFFIXES = dict(zip(SAVES, ["zip", "pkl", "npz"], strict=True))
+
+
+@pytest.mark.parametrize("what", SAVES)
+def test_a_link_stays_a_link(what, tmp_path):
+    name = f"it.{SUFFIXES[what]}"
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / name).write_bytes(b"old")
+    (tmp_path / name).symlink_to(tmp_path / "real" / name)
+    getattr(advised().learn(10), what)(tmp_path / name)
+    assert (tmp_path / name).is_symlink()
+    assert (tmp_path / "real" / name).stat().st_size > 100
+    assert os.listdir(tmp_path / "real") == [name]
+
+
+@pytest.mark.parametrize("what", SAVES)
+def test_a_mode_is_not_widened(what, tmp_path, monkeypatch):
+    """Not even while it is written."""
+    path = tmp_path / f"it.{SUFFIXES[what]}"
+    path.touch(0o600)
+    modes = []
+
+    def watch(descriptor):
+        modes.append(os.fstat(descriptor).st_mode & 0o777)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    getattr(advised().learn(10), what)(path)
+    assert path.stat().st_size > 100
+    assert {*modes, path.stat().st_mode & 0o777} == {0o600}
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_file_systems_that_cannot_sync(code, tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    model = VARL("MlpPolicy", CounterEnv(low=-1, high=3), **SMALL)
+    advice = AdvisorCallback(
+        FunctionAdvisor(lambda observation: np.zeros(2)),
+        n_queries=1,
+        first_query=30,
+        states_per_query=5,
+        window=20,
+        blocking=True,
+        log_path=tmp_path / "log",
+    )
+    model.learn(50, callback=[advice, CheckpointCallback(25, str(tmp_path), save_replay_buffer=True)])
+    assert model.num_timesteps == 50
+    assert VARL.load(tmp_path / "rl_model_50_steps").guidance_buffer.size() == 5
+    (query,) = read_queries(tmp_path / "log")
+    assert query.advice is not None
+
+
+def test_a_disk_that_is_broken_is_no_such_file_system(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        advised().save(tmp_path / "model")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_device_is_not_replaced(tmp_path):
+    """As ``/dev/stdout`` is one; here a pipe, which a thread reads."""
+    os.mkfifo(tmp_path / "pipe.npz")
+    read = []
+    thread = threading.Thread(target=lambda: read.append((tmp_path / "pipe.npz").read_bytes()))
+    thread.start()
+    advised().save_guidance_buffer(tmp_path / "pipe.npz")
+    thread.join(20)
+    assert (tmp_path / "pipe.npz").is_fifo()
+    assert read[0].startswith(b"PK")
+
+
+def test_where_nothing_can_be_written_beside_it_the_file_itself_is_written(tmp_path):
+    """A name as long as names may be has no room for another ending."""
+    name = "m" * 251 + ".zip"
+    (tmp_path / name).touch(0o600)
+    advised().save(tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+    assert VARL.load(tmp_path / name).guidance_buffer.size() == 5

@@ -187,6 +187,12 @@ def test_no_argument_of_ours_is_taken_for_a_secret():
         {"extra_headers": {"Authorization": "x"}},
         {"hf_token": "x"},
         "dict(auth_token='hf_x')",
+        "{'api_key': 'x'}",
+        '{"token": "x"}',
+        "api_key:x",
+        "advisor_kwargs.auth_token:x",
+        "password = 'x'",
+        {"github_token": "x"},
         ["sk-0123456789"],
         {"api_base": "http://user:word@host/v1"},
     ],
@@ -194,3 +200,40 @@ def test_no_argument_of_ours_is_taken_for_a_secret():
 def test_configurations_with_secrets_are_refused(configuration):
     with pytest.raises(ValueError, match="no place for a secret"):
         refuse_secrets(configuration, "the file")
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["OPENAI_API_KEY", "OPENAIKEY", "AWS_ACCESS_KEY_ID", "HF_TOKEN", "GITHUB_TOKENS", "PGPASSWORD", "MY_SECRET_2"],
+)
+def test_variables_that_are_called_as_secrets_are(variable, monkeypatch):
+    monkeypatch.setenv(variable, "correct-horse-battery")
+    assert scrub("It is correct-horse-battery.") == "It is ***."
+
+
+@pytest.mark.parametrize(
+    "variable", ["DONKEY_SIM_PATH", "DONKEY", "TURKEY_DATA", "TOKENIZER_FILES", "KEYBOARD", "SSH_KEY_PATH", "SECRETARY"]
+)
+def test_variables_that_only_sound_like_secrets(variable, monkeypatch):
+    monkeypatch.setenv(variable, "/opt/simulator")
+    assert scrub("There is no /opt/simulator.") == "There is no /opt/simulator."
+    refuse_secrets({"env_kwargs": {"path": "/opt/simulator"}}, "the file")
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        {"task": "Pick up the token: the red one."},
+        {"task": "token: pick it up"},
+        {"task": "Find the secret: it lies under the stone."},
+        "The password: open the door",
+        {"eos_token": "</s>", "stop_token": "<|end|>", "extra_body": {"bos_token": "<s>", "image_token": "<image>"}},
+        {"cost_per_token": 1e-6},
+    ],
+)
+def test_configurations_that_only_sound_like_secrets(configuration):
+    refuse_secrets(configuration, "the file")
+
+
+def test_tokens_of_a_text_may_be_arguments():
+    assert VLMAdvisor("openai/test", completion_kwargs={"eos_token": "</s>"}).completion_kwargs == {"eos_token": "</s>"}

@@ -18,6 +18,7 @@ import yaml
 
 from sb3_varl import VARL, AdvisorCallback
 from sb3_varl.advisors import check_arguments
+from sb3_varl.history import read_queries
 
 HYPERPARAMS = pathlib.Path(inspect.getfile(VARL)).parent / "hyperparams"
 ENV = "SparseMetaWorld/button-press-topdown-v3"
@@ -248,3 +249,41 @@ def test_simulated_advisors_are_for_the_task_of_their_entry(file):
             assert name == "sb3_varl.AdvisorCallback"
             check_arguments(AdvisorCallback, arguments)
             assert arguments["advisor"] == env.replace("SparseMetaWorld", "simulated")
+
+
+@pytest.mark.slow
+def test_runs_that_are_started_side_by_side_have_folders_of_their_own(tmp_path):
+    command = f"train --algo varl --env {ENV} -f logs -n 450 --eval-freq -1 --num-threads 1"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "sb3_varl.zoo", *command.split(), "--seed", str(seed)],
+            cwd=tmp_path,
+            env={**os.environ, "MUJOCO_GL": "egl"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed in range(3)
+    ]
+    for process in processes:
+        assert process.wait(280) == 0, process.stderr.read()
+        process.stderr.close()
+    for run in (1, 2, 3):
+        (query,) = read_queries(tmp_path / f"{RUN}{run}" / "advice")
+        model = VARL.load(tmp_path / f"{RUN}{run}" / f"{ENV.replace('/', '-')}.zip")
+        np.testing.assert_array_equal(model.guidance_buffer.rows()["observations/observation"], query.observations)
+
+
+def test_a_folder_is_chosen_and_made_at_once(tmp_path):
+    """Whoever else chose it at the same time."""
+    from sb3_varl.zoo import GuidedExperimentManager  # takes seconds
+
+    manager = GuidedExperimentManager.__new__(GuidedExperimentManager)
+    manager.env_name, manager.log_path = "Some-Env_2-v1", str(tmp_path)
+    for uuid in ("", "_a1-b2"):
+        for number in (1, 2, 3):
+            manager.save_path = str(tmp_path / f"Some-Env_2-v1_1{uuid}")
+            manager._claim_folder()
+            assert manager.save_path == str(tmp_path / f"Some-Env_2-v1_{number}{uuid}")
+            assert os.path.isdir(manager.save_path)
+            assert number == 1 or manager.params_path == f"{manager.save_path}/Some-Env_2-v1"
