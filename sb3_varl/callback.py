@@ -480,7 +480,8 @@ class AdvisorCallback(BaseCallback):
                 self.num_timesteps,
                 self.model.cutoff,
             )
-        if outcome.error is None and query.states and not accepted and not self._explained:
+        said_why = outcome.error is not None or len(advice.failures) > 0
+        if query.states and not accepted and not said_why and not self._explained:
             logger.warning("%s brought no advice: %s", name, self._why_nothing(advice, abstained))
             self._explained = True
         if self.verbose >= 1:

@@ -117,8 +117,7 @@ def statistics_of_checkpoint(model: pathlib.Path) -> pathlib.Path | None:
     :param model: The model's zip
     :return: The file, or ``None`` if there is none
     """
-    name = re.sub(r"_(\d+_steps)\.zip$", r"_vecnormalize_\1.pkl", model.name)
-    path = model.with_name(name)
+    path = model.parent / re.sub(r"_(\d+_steps)\.zip$", r"_vecnormalize_\1.pkl", model.name)
     return path if path.suffix == ".pkl" and path.is_file() else None
 
 
@@ -132,10 +131,9 @@ def statistics_of(model: pathlib.Path) -> pathlib.Path | None:
     :return: The file, or ``None`` if there is none of these
     """
     run = model.absolute().parent
-    for path in (run / "vecnormalize.pkl", *sorted(run.glob("*/vecnormalize.pkl"))):
-        if path.parent == run or run.name.startswith(f"{path.parent.name}_"):
-            return statistics_of_checkpoint(model) or path
-    return statistics_of_checkpoint(model)
+    of_rl_zoo = [path for path in run.glob("*/vecnormalize.pkl") if run.name.startswith(f"{path.parent.name}_")]
+    candidates = (statistics_of_checkpoint(model), run / "vecnormalize.pkl", *sorted(of_rl_zoo))
+    return next((path for path in candidates if path is not None and path.is_file()), None)
 
 
 def _predict(policy: BasePolicy, observations: Any) -> np.ndarray:

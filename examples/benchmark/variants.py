@@ -53,7 +53,13 @@ class Choosy:
         states = tuple(query.states[i] for i in chosen)
         advice = self.advisor.advise(dataclasses.replace(query, states=states))
         actions = dict(zip(chosen, advice.actions, strict=True))
-        return dataclasses.replace(advice, actions=[actions.get(i) for i in range(len(query.states))])
+        rejected = [
+            rejection if rejection.state is None else dataclasses.replace(rejection, state=chosen[rejection.state])
+            for rejection in advice.rejected
+        ]
+        return dataclasses.replace(
+            advice, actions=[actions.get(i) for i in range(len(query.states))], rejected=rejected
+        )
 
     def _latest(self, query: AdviceQuery) -> list[int]:
         lateness = [state.step % self.episode_length for state in query.states]
