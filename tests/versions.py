@@ -4,9 +4,9 @@ Run the suite with the lowest or the newest versions of everything that setup.cf
     python tests/versions.py lowest
     python tests/versions.py newest -- -m "not slow"
 
-makes a virtual environment of its own, installs into it what uv resolves from setup.cfg, prints the versions of what is
-asked for there, and runs pytest, with what stands after ``--`` as its arguments. Torch comes first and alone, as in the
-README; ``--torch 2.13.0`` takes that one, for instance because only its CPU build is at hand.
+makes a virtual environment of its own, installs into it what uv resolves from setup.cfg, prints the versions of what
+is asked for there, and runs pytest, with what stands after ``--`` as its arguments. Torch comes first, with what that
+build of it needs; ``--torch 2.13.0`` takes that one, for instance because there is a CPU build of it at hand.
 """
 
 import argparse
@@ -20,6 +20,8 @@ import venv
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESOLUTIONS = {"lowest": "lowest-direct", "newest": "highest"}
+# Of torch's CUDA builds.
+OF_TORCH = re.compile(r"(nvidia|cuda)-|triton==")
 
 
 def run(*command: object) -> str:
@@ -36,6 +38,8 @@ def resolve(resolution: str, torch: str | None, folder: pathlib.Path) -> pathlib
     fixed.write_text(f"torch=={torch}\n" if torch else "")
     options = ["--quiet", "--no-annotate", "--no-header", "--resolution", RESOLUTIONS[resolution]]
     run("uv", "pip", "compile", "setup.cfg", "--extra", "tests", *options, "--constraint", fixed, "--output-file", pins)
+    lines = pins.read_text().splitlines()
+    pins.write_text("\n".join(line for line in lines if not OF_TORCH.match(line)))
     return pins
 
 
@@ -55,8 +59,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("resolution", choices=RESOLUTIONS)
     parser.add_argument("--torch", metavar="VERSION", help="take this torch, whatever the resolution")
-    parser.add_argument("pytest", nargs="*", metavar="-- ARGUMENT", help="for pytest")
-    args = parser.parse_args()
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    args, for_pytest = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         venv.create(folder / "venv", with_pip=True)
@@ -72,8 +76,8 @@ def main() -> int:
                 print(line)
         sys.stdout.flush()
         environment = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
-        pytest = args.pytest or ["-n", "auto", "--dist", "loadscope"]
-        return subprocess.run([str(python), "-m", "pytest", *pytest], cwd=ROOT, env=environment, check=False).returncode
+        pytest = [str(python), "-m", "pytest", *(for_pytest or ["-n", "auto", "--dist", "loadscope"])]
+        return subprocess.run(pytest, cwd=ROOT, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":
