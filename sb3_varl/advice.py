@@ -261,7 +261,9 @@ class Advisor(Protocol):
     ``prepare(briefing: Briefing) -> None`` an advisor says before training starts, by raising, that it will not be able
     to answer. ``interrupt() -> None`` is called from another thread when training breaks off, by Ctrl-C for instance:
     ``advise`` is then to raise :class:`QueryInterrupted` soon. ``prompt(query: AdviceQuery) -> str`` is what the
-    advisor is told, for TensorBoard.
+    advisor is told, for TensorBoard. An attribute ``task``, in words, goes before the task that it is given.
+
+    The states that it is shown are copies, its own to work on.
     """
 
     def advise(self, query: AdviceQuery) -> Advice:

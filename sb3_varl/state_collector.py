@@ -5,6 +5,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_varl.advice import AdviceWarning, Observation, VisitedState
@@ -101,7 +102,7 @@ class StateCollector:
         :param env: The environments
         :raises RuntimeError: if the environment does not survive it
         """
-        if env.render_mode == "rgb_array":
+        if env.render_mode == "rgb_array" or not _shows_pictures(env.observation_space):
             self._render(env, 0)
 
     def _frame(self, env: VecEnv, index: int, observation: Observation) -> np.ndarray | None:
@@ -179,6 +180,11 @@ def _described(thing: Any) -> str:
     if isinstance(thing, np.ndarray):
         return f"an array {thing.shape} of {thing.dtype}"
     return f"something of type {type(thing).__name__}"
+
+
+def _shows_pictures(space: spaces.Space) -> bool:
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else (space,)
+    return any(part.dtype == np.uint8 and len(part.shape or ()) == 3 for part in parts)
 
 
 def _picture(observation: Observation) -> np.ndarray | None:
