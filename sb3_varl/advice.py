@@ -10,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from gymnasium import spaces
 
+from sb3_varl.redaction import scrub
+
 logger = logging.getLogger(__name__)
 
 Observation = np.ndarray | dict[str, np.ndarray]
@@ -317,7 +319,7 @@ class FunctionAdvisor:
                 # A controller may work in place: on what it is given, and on what it returns the next time.
                 action = self.function(copy.deepcopy(state.observation))
             except Exception as error:  # of somebody else's code
-                rejected.append(Rejection("raised", i, example_of(f"{type(error).__name__}: {error}")))
+                rejected.append(Rejection("raised", i, example_of(error)))
                 continue
             if action is None:
                 continue
@@ -346,13 +348,17 @@ def example_of(thing: Any) -> str:
     """
     Show in a few words what could not be used.
 
-    :param thing: Anything; text is taken as it is
-    :return: One line of at most 120 characters
+    :param thing: Anything; text is taken as it is, and an exception with its type
+    :return: One line of at most 120 characters, without anything that may be a key
     """
     try:
-        text = " ".join((thing if isinstance(thing, str) else repr(thing)).split())
+        if isinstance(thing, BaseException):
+            text = f"{type(thing).__name__}: {thing}"
+        else:
+            text = thing if isinstance(thing, str) else repr(thing)
     except Exception:  # whatever somebody's type raises
         text = type(thing).__name__
+    text = scrub(text)
     return text if len(text) <= _MAX_EXAMPLE else f"{text[: _MAX_EXAMPLE - 1]}…"
 
 

@@ -84,6 +84,14 @@ class _LoopThread:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
+    def is_alive(self) -> bool:
+        """Whether there is a thread that runs the loop."""
+        return self._thread.is_alive()
+
+    def is_mine(self) -> bool:
+        """Whether it is the present thread that runs the loop."""
+        return threading.current_thread() is self._thread
+
     def _end(self) -> None:
         """What is not closed complains, and the loop itself as well."""
         for close in _closing:
@@ -97,6 +105,8 @@ class _LoopThread:
 
 _closing: list[Callable[[], Coroutine[Any, Any, Any]]] = []
 _loop_thread: _LoopThread | None = None
+# Of the process that this one was forked from; never to be used, and not to be taken apart either.
+_inherited: list[Any] = []
 _lock = threading.Lock()
 
 
@@ -113,17 +123,24 @@ def close_at_exit(close: Callable[[], Coroutine[Any, Any, Any]]) -> None:
 def _loop() -> asyncio.AbstractEventLoop:
     global _loop_thread
     with _lock:
-        if _loop_thread is None:
+        if _loop_thread is None or not _loop_thread.is_alive():
             _loop_thread = _LoopThread()
+        if _loop_thread.is_mine():
+            raise RuntimeError("A request cannot wait for another, made by what it calls: ask from another thread.")
         return _loop_thread.loop
 
 
 def _forget_loop() -> None:
-    """A forked process has the loop, and not its thread."""
+    """
+    A forked process has the loop, and not its thread. It shares its connections, and closing them here would close them
+    there.
+    """
     global _loop_thread, _lock
     if _loop_thread is not None:
         atexit.unregister(_loop_thread._end)
+        _inherited.append(_loop_thread)
     _loop_thread, _lock = None, threading.Lock()
+    _closing.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -142,6 +159,7 @@ class Interruptible(Generic[Result]):
         self._loop = _loop()
         self._task: asyncio.Task[Result] | None = None
         self._is_interrupted = False
+        self._fatal: BaseException | None = None
 
     def interrupt(self) -> None:
         """Break it off, from any thread."""
@@ -162,16 +180,26 @@ class Interruptible(Generic[Result]):
         """
         future = asyncio.run_coroutine_threadsafe(self._supervise(), self._loop)
         try:
-            return future.result()
+            result = future.result()
         except BaseException:
             if not future.done():  # Ctrl-C in the thread that waits
                 self.interrupt()
                 with contextlib.suppress(Exception):
                     future.result(_PATIENCE)
             raise
+        if self._fatal is not None:
+            raise self._fatal
+        return result
+
+    async def _guarded(self) -> Any:
+        """What ends a program would end the loop, and with it everybody's requests."""
+        try:
+            return await self._coroutine
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._fatal = error
 
     async def _supervise(self) -> Result:
-        self._task = self._loop.create_task(self._coroutine)
+        self._task = self._loop.create_task(self._guarded())
         if self._is_interrupted:
             self._task.cancel()
         try:

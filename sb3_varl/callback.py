@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from sb3_varl.advice import Advice, AdviceQuery, AdviceWarning, Advisor, TaskSheet, Usage
 from sb3_varl.advice_log import AdviceLog
@@ -181,7 +182,9 @@ class AdvisorCallback(BaseCallback):
         self._triggers: list[int] = []
         # Among the callbacks of its kind.
         self._place = 0
-        self._saw_steps = self._announced = self._explained = self._succeeds = False
+        self._saw_steps = self._announced = self._explained = False
+        # Queries at the end of the schedule that would come after the cutoff.
+        self._n_late = 0
         self._states: StateCollector
         self._collecting = False
         self._model_of_run: Any = None
@@ -222,9 +225,14 @@ class AdvisorCallback(BaseCallback):
             self._begin_run()
         if steps >= model.cutoff:
             self._triggers = []
+            remedy = (
+                "Load it with a higher shaping_steps if it should be."
+                if model.shaping_ended is None
+                else "The agent succeeded by itself by then; set model.shaping_ended = None if it should be."
+            )
             warnings.warn(
                 f"The model has {steps} steps behind it and ignores guidance from step {model.cutoff} on: "
-                "the advisor will not be asked. Load it with a higher shaping_steps if it should be.",
+                f"the advisor will not be asked. {remedy}",
                 AdviceWarning,
                 stacklevel=2,
             )
@@ -240,7 +248,8 @@ class AdvisorCallback(BaseCallback):
         self._progress = progress_of(self.model, self._place, log)
         self.n_asked, self.totals = 0, Counter(self._progress.get("totals", {}))
         self._latency, self._logged, self._collecting = math.nan, {}, False
-        self._announced = self._explained = self._succeeds = False
+        self._announced = self._explained = False
+        self._n_late = 0
         # A generator of its own, so that asking draws nothing from the run's random numbers.
         self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(self.model.seed))
         self._consultation = Consultation(self.advisor, log, Usage(**self._progress.get("usage", {})))
@@ -265,8 +274,8 @@ class AdvisorCallback(BaseCallback):
 
     def _recover(self, folder: pathlib.Path, schedule: list[int]) -> None:
         """Take from the log what the model does not have, so that nothing is asked twice."""
-        logged = read_queries(folder)
-        missing = [query for query in logged if query.index >= self._progress.get("answered", 0) and not query.altered]
+        logged = [query for query in read_queries(folder) if not query.altered]
+        missing = [query for query in logged if query.index >= self._progress.get("answered", 0)]
         for query in missing:
             check_environment(query, self._briefing)
         if logged and self.num_timesteps == 0:
@@ -283,9 +292,10 @@ class AdvisorCallback(BaseCallback):
             print(f"{len(missing)} queries are in the advice log {folder} and not in the model: taken from there.")
         for query in missing:
             asked = query.to_query(self._briefing, frames=query.advice is None)
-            if query.advice is None and self.num_timesteps >= self.model.cutoff:
-                continue
             self._count(queries=1, states=query.n_states)
+            if query.advice is None and self.num_timesteps >= self.model.cutoff:
+                self._consultation.spent += query.usage
+                continue
             self._consultation.ask(asked, query)
         self._collect(wait=False)
 
@@ -324,8 +334,11 @@ class AdvisorCallback(BaseCallback):
                 AdviceWarning,
                 stacklevel=2,
             )
+            self._n_late += len(self._triggers) - len(in_time)
             self._triggers = in_time
-        last_step = now + n_envs * math.ceil((end - now) / n_envs)
+        train_freq = self.model.train_freq
+        n_steps = n_envs * (train_freq.frequency if train_freq.unit == TrainFrequencyUnit.STEP else 1)
+        last_step = now + n_steps * math.ceil((end - now) / n_steps)
         beyond = [trigger for trigger in self._triggers if trigger > last_step]
         if beyond and not self._announced:
             warnings.warn(
@@ -378,7 +391,6 @@ class AdvisorCallback(BaseCallback):
 
     def _end_advice(self) -> None:
         self.model.end_shaping()
-        self._succeeds = True
         if self.verbose >= 1:
             print(f"Step {self.num_timesteps}: the agent succeeds by itself. The advice ends.")
 
@@ -398,7 +410,7 @@ class AdvisorCallback(BaseCallback):
         self._triggers.pop(0)
         states, self._collecting = self._states.take(), False
         # Counted by the schedule, so that a resumed run goes on with the numbers of the run before.
-        index = self.n_queries - len(self._triggers) - 1
+        index = self.n_queries - self._n_late - len(self._triggers) - 1
         self.n_asked += 1
         self._count(queries=1, states=len(states))
         self._consultation.ask(AdviceQuery(index, self.num_timesteps, states, self._briefing))
@@ -410,7 +422,7 @@ class AdvisorCallback(BaseCallback):
         if self.num_timesteps >= self.model.cutoff:
             unasked, begun = self._consultation.end()
             self._uncount(unasked)
-            if (unasked or begun) and not self._succeeds:
+            if (unasked or begun) and self.model.shaping_ended is None:
                 logger.warning(
                     "%d queries were not answered when the cutoff at %d came, and nothing more is asked. Ask earlier, "
                     "or make training wait with blocking=True.",
@@ -471,7 +483,7 @@ class AdvisorCallback(BaseCallback):
         else:
             for failure in advice.failures:
                 logger.warning("%s: %s", name, failure)
-        if late and not self._succeeds:
+        if late and self.model.shaping_ended is None:
             logger.warning(
                 "%s: %d answers came at step %d, after the cutoff at %d, and go unused. Ask earlier, raise the model's "
                 "shaping_steps, or make training wait with blocking=True.",

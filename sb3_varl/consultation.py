@@ -296,7 +296,7 @@ def checked(advice: Advice, query: AdviceQuery) -> Advice:
     for i, action in enumerate(advice.actions):
         usable = None if action is None else check_action(action, query.briefing.action_space)
         if isinstance(usable, str):
-            rejected.append(Rejection(usable, i, scrub(example_of(action))))
+            rejected.append(Rejection(usable, i, example_of(action)))
             usable = None
         actions.append(usable)
     usage, failures = _checked_usage(advice.usage), _checked_failures(advice.failures)
@@ -314,7 +314,7 @@ def _checked_rejections(rejected: Any) -> list[Rejection]:
         ):
             slug = _NO_SLUG.sub("_", item.reason.lower()).strip("_")[:_MAX_REASON].strip("_") or "unknown"
             text = item.example or (item.reason if slug != item.reason else "")
-            usable.append(Rejection(slug, None if item.state is None else int(item.state), scrub(example_of(text))))
+            usable.append(Rejection(slug, None if item.state is None else int(item.state), example_of(text)))
         else:
             _complain_of("rejected", item, "a Rejection with a reason and a state")
     return usable
@@ -330,7 +330,7 @@ def _checked_usage(usage: Any) -> Usage:
 
 def _checked_failures(failures: Any) -> tuple[str, ...]:
     lines = []
-    for line in _items([failures] if isinstance(failures, str) else failures):
+    for line in _items(failures):
         if isinstance(line, str):
             lines.append(scrub(line))
         else:
@@ -339,13 +339,13 @@ def _checked_failures(failures: Any) -> tuple[str, ...]:
 
 
 def _items(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, Iterable) else [value]
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
 
 
 def _complain_of(name: str, value: Any, expected: str) -> None:
     logger.warning(
         "The advisor returned %s as %s, expected %s. That is left out, its actions are taken.",
-        scrub(example_of(value)),
+        example_of(value),
         name,
         expected,
     )

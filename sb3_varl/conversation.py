@@ -160,13 +160,15 @@ class Conversation:
 
     def _cost(self, response: Any, prompt_tokens: int, completion_tokens: int) -> float | None:
         prices = self.advisor.price_per_token
+        is_counted = prompt_tokens + completion_tokens > 0
         if prices is not None:
-            return prices[0] * prompt_tokens + prices[1] * completion_tokens
+            cost = prices[0] * prompt_tokens + prices[1] * completion_tokens
+            return cost if is_counted or not any(prices) else None
         with contextlib.suppress(Exception):  # raised for a model without known prices, and for answers of odd shapes
             cost = float(self.litellm.completion_cost(completion_response=response, model=self.advisor.model))
-            if math.isfinite(cost) and cost >= 0:
+            if math.isfinite(cost) and cost >= 0 and is_counted:
                 return cost
-        return price_of(self.advisor.model, prompt_tokens, completion_tokens)
+        return price_of(self.advisor.model, prompt_tokens, completion_tokens) if is_counted else None
 
     def _warn_of_equal_actions(self, given: list[np.ndarray]) -> None:
         if len(given) >= _MIN_EQUAL_ACTIONS and all(np.array_equal(action, given[0]) for action in given):

@@ -31,6 +31,23 @@ _ENVIRONMENT = {
 _NOT_OURS = r"(aiohttp|anthropic|httpcore|httpx|litellm|openai|pydantic)(\.|$)"
 
 _import_lock = threading.Lock()
+# Of the process that this one was forked from.
+_inherited_clients: list[Any] = []
+
+
+def _forget_clients() -> None:
+    """A forked process shares its connections with the one that it was forked from, and is not to close them."""
+    global _import_lock
+    _import_lock = threading.Lock()
+    if "litellm" in sys.modules:
+        with contextlib.suppress(AttributeError):
+            cache = sys.modules["litellm"].in_memory_llm_clients_cache
+            _inherited_clients.append(dict(cache.cache_dict))
+            cache.flush_cache()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_clients)
 
 # litellm and what it sends requests with.
 _LOGGERS = frozenset(

@@ -11,25 +11,28 @@ from typing import Any
 # Words of an environment variable's name that make its value a secret, unless it is the name of a place; and words
 # that end like one of them.
 _SECRET_VARIABLE = re.compile(
-    r"(?<!DON)(?<!MON)(?<!TUR)(?<!HOC)(?<!JOC)KEYS?(?=[_\d]|$)|(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)S?(?=[_\d]|$)"
+    r"(?<!DON)(?<!MON)(?<!TUR)(?<!HOC)(?<!JOC)KEYS?(?=[_\d]|$)|API_?KEY|TOKEN(?!IZ)|SECRET(?!AR)|PASSW(OR)?D|PASSPHRASE"
     r"|CREDENTIAL",
     re.IGNORECASE,
 )
 _PLACE = re.compile(r"_(PATH|DIR|FOLDER|HOME|ROOT)$", re.IGNORECASE)
 _SECRET_TEXT = re.compile(
     r"\bsk-[\w*.-]{4,}|\bAIza[\w-]{10,}|\bBearer\s+[\w.~+/=-]{8,}|(?<=key=)[\w.~+/=-]{4,}"
-    r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)",
+    r"|(?<=://)[^\s:/@\"'<>]*:[^\s\"'<>]+(?=@)|(?<=://)[^\s:/@\"'<>]{8,}(?=@)",
     re.IGNORECASE,
 )
-_SECRET_WORDS = "api[-_]?key|access[-_]key|secret|password|credential|authorization"
-# Of a text, and of prices, is no secret: "eos_token", "cost_per_token".
+# Names of arguments. Of a text, and of prices, a token is no secret: "eos_token", "cost_per_token".
 _TEXT_TOKENS = "per|bos|eos|pad|unk|sep|cls|mask|stop|start|end|begin|special|image|video|audio|think|prefix|suffix"
-_TOKEN = "".join(f"(?<!{word}[-_])" for word in _TEXT_TOKENS.split("|")) + "token"
-_SECRET_ARGUMENT = re.compile(rf"{_SECRET_WORDS}|{_TOKEN}$", re.IGNORECASE)
-# The same inside a string of Python code, JSON, or name:value, which rl-zoo's YAML files and arguments may hold; in a
-# sentence, a colon is followed by a space.
+_TOKEN = "".join(f"(?<!(?<![a-z0-9]){word}[-_])" for word in _TEXT_TOKENS.split("|")) + "token"
+_NAMES = "api[-_]?key|access[-_]key|private[-_]?key|(?:api|access|auth|bearer|refresh|session)[-_]tokens|authorization"
+_WORDS = f"secret|password|credential|{_TOKEN}"
+_SECRET_ARGUMENT = re.compile(rf"{_NAMES}|secret|password|credential|{_TOKEN}$", re.IGNORECASE)
+# The same inside a string of Python code, YAML, JSON or name:value, as rl-zoo's files and arguments may hold it. Words
+# that a sentence may have before a colon have to be followed by what looks like a value.
 _SECRET_ASSIGNMENT = re.compile(
-    rf"({_SECRET_WORDS}|{_TOKEN})(\W{{0,3}}=|['\"]\s*:)|^[\w.-]*({_SECRET_WORDS}|{_TOKEN}):\S", re.IGNORECASE
+    rf"(?:{_NAMES})\W{{0,3}}[=:]|(?:\w[-_])(?:{_WORDS})\W{{0,3}}[=:]|(?:{_WORDS})\W{{0,3}}="
+    rf"|(?:{_WORDS})(?:['\"]\s*:|:\S|\s?:\s*['\"]|\s?:\s*[^\s'\"]*\d)",
+    re.IGNORECASE,
 )
 # Shorter values would be found in ordinary words.
 _MIN_LENGTH = 8
@@ -54,11 +57,17 @@ def _known_secrets() -> set[str]:
     named = list(os.environ.items())
     if "litellm" in sys.modules:
         named += list(vars(sys.modules["litellm"]).items())
-    return {
+    proxies = {value.rpartition("@")[0].partition("://")[2] for name, value in named if _is_proxy(name, value)}
+    return (proxies - {""}) | {
         value.strip()
         for name, value in named
         if isinstance(value, str) and len(value.strip()) >= _MIN_LENGTH and _is_secret(name)
     }
+
+
+def _is_proxy(variable: str, value: Any) -> bool:
+    """Whose URL may have a password in it."""
+    return isinstance(value, str) and variable.lower().endswith("_proxy")
 
 
 def _is_secret(variable: str) -> bool:

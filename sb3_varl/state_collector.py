@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from PIL import Image
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_varl.advice import AdviceWarning, Observation, VisitedState
@@ -14,6 +15,8 @@ from sb3_varl.advice import AdviceWarning, Observation, VisitedState
 MAX_FAILURES = 3
 # Grey, RGB, and RGB with transparency.
 _CHANNELS = (1, 3, 4)
+# Of numbers from 0 to 1 that a renderer has computed.
+_ROUNDING = 1e-3
 
 
 class StateCollector:
@@ -158,6 +161,8 @@ def as_frame(image: Any) -> np.ndarray | None:
     :return: ``(height, width, 3)`` uint8, a copy, or ``None`` if it cannot be told what it is
     """
     try:
+        if isinstance(image, Image.Image):
+            image = image.convert("RGB")
         array = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
     except Exception:  # whatever somebody's type raises
         return None
@@ -169,8 +174,11 @@ def as_frame(image: Any) -> np.ndarray | None:
         array = np.moveaxis(array, 0, -1)
     if array.shape[2] not in _CHANNELS:
         return None
-    if array.dtype.kind == "f" and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 255:
-        array = np.round(array * 255 if array.max() <= 1 else array).astype(np.uint8)
+    if array.dtype.kind == "f" and np.isfinite(array).all():
+        array = np.round(array * 255 if array.max() <= 1 + _ROUNDING else array)
+        if array.min() < -255 * _ROUNDING or array.max() > 255 * (1 + _ROUNDING):
+            return None
+        array = array.clip(0, 255).astype(np.uint8)
     if array.dtype != np.uint8:
         return None
     return np.broadcast_to(array[..., :3], (*array.shape[:2], 3)).copy()

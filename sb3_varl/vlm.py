@@ -3,6 +3,7 @@
 import logging
 import math
 import numbers
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -128,6 +129,7 @@ class VLMAdvisor:
             )
 
     def _be_idle(self) -> None:
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._n_interruptions = 0
         self._running: Interruptible[Advice] | None = None
@@ -170,6 +172,8 @@ class VLMAdvisor:
         :raises QueryInterrupted: if :meth:`interrupt` was called meanwhile
         """
         task = self._task(query.briefing)
+        if self._process != os.getpid():  # forked, perhaps while it was asking
+            self._be_idle()
         n_interruptions = self._n_interruptions
         with self._lock:  # an advisor may serve several callbacks
             if self._n_interruptions > n_interruptions:
@@ -249,10 +253,9 @@ class VLMAdvisor:
 
     def warn_of_missing_counts(self) -> None:
         """Say once, where it matters, that a server does not report tokens."""
-        limited = self.max_total_tokens is not None or self.max_cost is not None
-        if limited and not self._missing_counts_reported:
+        if self.max_total_tokens is not None and not self._missing_counts_reported:
             logger.warning(
-                "%s does not report how many tokens an answer took: max_total_tokens and max_cost cannot be kept. "
+                "%s does not report how many tokens an answer took: max_total_tokens cannot be kept. "
                 "Limit max_requests instead.",
                 self.model,
             )

@@ -186,3 +186,14 @@ def test_without_a_budget_of_dollars_an_unknown_price_is_no_matter(caplog: pytes
     with VLMServer() as server:
         assert reasons(make_vlm(server, states_per_request=1).advise(make_query(2))) == []
     assert not caplog.records
+
+
+@pytest.mark.parametrize("prices", [None, (1e-6, 1e-6)])
+def test_a_budget_of_dollars_ends_where_tokens_are_not_counted(prices: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with VLMServer(always=Misbehaviour(response={"usage": None})) as server:
+        settings = {"api_base": server.api_base, "states_per_request": 1, "max_cost": 1.0, "price_per_token": prices}
+        VLMAdvisor("openai/gpt-4o", "Go.", **settings).advise(make_query(3))
+        assert len(server.requests) == 1
+        VLMAdvisor("openai/gpt-4o", "Go.", **{**settings, "price_per_token": (0, 0)}).advise(make_query(3))
+        assert len(server.requests) == 4, "what is free is asked on"
+    assert caplog.text.count("max_cost=1.0 cannot be kept") == 1

@@ -578,6 +578,26 @@ def test_training_in_pieces_is_told_once():
     assert callback.n_asked == 3
 
 
+def test_the_numbers_of_queries_begin_with_the_first_that_is_asked():
+    """Also where the last ones of the schedule would come after the cutoff."""
+    model = VARL("MlpPolicy", CounterEnv(), **{**SMALL, "shaping_steps": 300})
+    model.learn(200)
+    advisor = Recorder()
+    schedule = {"n_queries": 6, "first_query": 20, "query_freq": 40, "states_per_query": 40, "window": 40}
+    callback = AdvisorCallback(advisor, **schedule, blocking=True, log_path="log")
+    with pytest.warns(AdviceWarning, match="4 of 6 queries will not be asked"):
+        model.learn(100, callback=callback, reset_num_timesteps=False)
+    assert [query.index for query in advisor.queries] == [0, 1]
+    assert model.advice_progress[0]["answered"] == 2
+
+
+def test_rollouts_of_several_steps_go_beyond_the_end():
+    model = VARL("MlpPolicy", CounterEnv(), **{**SMALL, "train_freq": 64})
+    advisor = Recorder()
+    learn(advisor, model=model, steps=100, n_queries=2, first_query=60, query_freq=60)  # a warning is an error
+    assert [query.step for query in advisor.queries] == [60, 120]
+
+
 @given(
     triggers=st.lists(st.integers(1, 500), min_size=1, max_size=6, unique=True).map(sorted),
     now=st.integers(0, 400),

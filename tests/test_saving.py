@@ -282,6 +282,18 @@ def test_a_disk_that_is_broken_is_no_such_file_system(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_partial_file_that_is_somebody_else_s_is_not_written_to(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "model.zip").touch()
+    (tmp_path / "model.zip.part").symlink_to(tmp_path / "victim")
+    advised().save(tmp_path / "model")
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert not (tmp_path / "model.zip").is_symlink()
+    (tmp_path / "model.zip.part").mkdir()
+    advised(n=7).save(tmp_path / "model")
+    assert VARL.load(tmp_path / "model").guidance_buffer.size() == 7
+
+
 def test_a_device_is_not_replaced(tmp_path):
     """As ``/dev/stdout`` is one; here a pipe, which a thread reads."""
     os.mkfifo(tmp_path / "pipe.npz")

@@ -193,6 +193,16 @@ def test_no_argument_of_ours_is_taken_for_a_secret():
         "advisor_kwargs.auth_token:x",
         "password = 'x'",
         {"github_token": "x"},
+        "api_key: abc123",
+        "password: hunter2",
+        "headers: {Authorization: Bearer abc}",
+        "use token:abc",
+        "{api_key: abc123def}",
+        "env_kwargs:password:'hunter2'",
+        {"backend_token": "x"},
+        {"developer_token": "x"},
+        {"private_key": "x"},
+        {"api_tokens": ["x"]},
         ["sk-0123456789"],
         {"api_base": "http://user:word@host/v1"},
     ],
@@ -204,7 +214,17 @@ def test_configurations_with_secrets_are_refused(configuration):
 
 @pytest.mark.parametrize(
     "variable",
-    ["OPENAI_API_KEY", "OPENAIKEY", "AWS_ACCESS_KEY_ID", "HF_TOKEN", "GITHUB_TOKENS", "PGPASSWORD", "MY_SECRET_2"],
+    [
+        "OPENAI_API_KEY",
+        "OPENAIKEY",
+        "AWS_ACCESS_KEY_ID",
+        "HF_TOKEN",
+        "GITHUB_TOKENS",
+        "PGPASSWORD",
+        "MY_SECRET_2",
+        "apiKeyOpenai",
+        "TOKENHF",
+    ],
 )
 def test_variables_that_are_called_as_secrets_are(variable, monkeypatch):
     monkeypatch.setenv(variable, "correct-horse-battery")
@@ -237,3 +257,29 @@ def test_configurations_that_only_sound_like_secrets(configuration):
 
 def test_tokens_of_a_text_may_be_arguments():
     assert VLMAdvisor("openai/test", completion_kwargs={"eos_token": "</s>"}).completion_kwargs == {"eos_token": "</s>"}
+
+
+@pytest.mark.parametrize("place", [0, 40, 85, 95, 105, 110, 115])
+def test_no_half_of_a_key_is_an_example(place):
+    from sb3_varl.advice import example_of
+
+    assert "planted" not in example_of(ValueError("x" * place + " " + KEY))
+    assert len(example_of("x" * 500)) == 120
+
+
+def test_exceptions_that_cannot_be_shown_have_a_name():
+    from sb3_varl.advice import example_of
+
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError("no words")
+
+    assert example_of(Mute()) == "Mute"
+
+
+@pytest.mark.parametrize("password", ["word", "wo/rd1234", "w@rd", "wo:rd"])
+def test_passwords_in_addresses(password, monkeypatch):
+    text = f"No way to http://somebody:{password}@127.0.0.1:9 at present"
+    assert without_secrets(text) == "No way to http://***@127.0.0.1:9 at present"
+    monkeypatch.setenv("HTTPS_PROXY", f"http://somebody:{password}@127.0.0.1:9")
+    assert password not in scrub(f"the proxy somebody:{password} is not there")

@@ -341,3 +341,66 @@ assert not calls, calls
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
+
+
+# ---- The event loop that all requests share
+
+
+def test_what_ends_a_program_ends_one_query_only() -> None:
+    def leave(event: Event) -> None:
+        raise SystemExit(3)
+
+    with VLMServer() as server:
+        with pytest.raises(SystemExit):
+            make_vlm(server).advise(make_query(1, leave))
+        assert make_vlm(server).advise(make_query(1)).rejected == []
+
+
+def test_a_request_that_waits_for_another_is_refused() -> None:
+    with VLMServer() as server:
+        advisor = make_vlm(server)
+
+        def ask(event: Event) -> None:
+            make_vlm(server).advise(make_query(1))
+
+        with pytest.raises(RuntimeError, match="ask from another thread"):
+            advisor.advise(make_query(1, ask))
+        assert advisor.advise(make_query(1)).rejected == []
+
+
+_FORK = """
+import os, sys, threading, time
+from conftest import make_query, make_vlm
+from vlm_server import VLMServer
+
+def ask(who):
+    advice = advisor.advise(make_query(1))
+    assert not advice.failures, (who, advice.failures)
+
+server = VLMServer(answer=lambda states, images: (time.sleep(0.3), '{"advice": [{"state": 0, "action": [0, 0]}]}')[1])
+with server:
+    advisor = make_vlm(server, deadline=20)
+    ask("parent")
+    if sys.argv[1] == "asking":
+        asking = threading.Thread(target=ask, args=("beside the fork",))
+        asking.start()
+        time.sleep(0.1)
+    child = os.fork()
+    if child == 0:
+        ask("child")
+        sys.exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    ask("parent again")
+    if sys.argv[1] == "asking":
+        asking.join()
+"""
+
+
+@pytest.mark.parametrize("moment", ["idle", "asking"])
+def test_a_forked_process_asks_by_itself_and_leaves_the_connections_of_the_other_alone(moment: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OPENAI_API_KEY": KEY}
+    result = subprocess.run(
+        [sys.executable, "-c", _FORK, moment], capture_output=True, text=True, timeout=90, check=False, env=environment
+    )
+    assert result.returncode == 0, result.stderr
