@@ -37,11 +37,10 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     try:
         file = path.resolve()
-        partial = file.with_name(f"{file.name}.part")
-        is_prepared = _is_prepared(file, partial)
-    except (OSError, RuntimeError):  # of a link to itself, a folder that is read-only, or a name that is too long
-        is_prepared = False
-    if not is_prepared:
+    except RuntimeError:  # of a link to itself
+        file = path
+    partial = file.with_name(f"{file.name}.part")
+    if not _is_prepared(file, partial):
         yield path
         return
     try:
@@ -56,16 +55,21 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _is_prepared(file: pathlib.Path, partial: pathlib.Path) -> bool:
     """Whether there is, or can be, a partial file that only those can read who can read the file."""
-    if file.exists():
-        if not file.is_file() or not os.access(file, os.W_OK):
-            return False
-        partial.unlink(missing_ok=True)
-        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        owner = file.stat()
-        if hasattr(os, "chown"):
-            os.chown(partial, owner.st_uid, owner.st_gid)
-        shutil.copymode(file, partial)
-    elif file.parent.exists():  # it may be made by who writes the file
-        partial.unlink(missing_ok=True)
-        partial.touch()
+    try:
+        if file.exists():
+            if not file.is_file() or not os.access(file, os.W_OK):
+                return False
+            partial.unlink(missing_ok=True)
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            owner = file.stat()
+            if hasattr(os, "chown"):
+                os.chown(partial, owner.st_uid, owner.st_gid)
+            shutil.copymode(file, partial)
+        elif file.parent.exists():  # it may be made by who writes the file
+            partial.unlink(missing_ok=True)
+            partial.touch()
+    except OSError:  # of a folder that is read-only, a name that is too long, or a file of somebody else's
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        return False
     return True

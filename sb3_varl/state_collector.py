@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from PIL import Image
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_varl.advice import AdviceWarning, Observation, VisitedState
 
@@ -120,12 +120,12 @@ class StateCollector:
         if env.render_mode == "rgb_array":
             try:
                 rendered = _rendered(env, index)
-            except (EOFError, ConnectionError) as error:
-                raise RuntimeError(
-                    "The process of an environment ended while it rendered; what it said is above. Mend its render(), "
-                    "or pass frames=False, and the advisor is shown numbers only."
-                ) from error
             except Exception as error:  # Whatever a renderer raises for want of a display must not end the training.
+                if isinstance(error, EOFError | ConnectionError) and isinstance(env.unwrapped, SubprocVecEnv):
+                    raise RuntimeError(
+                        "The process of an environment ended while it rendered; what it said is above. Mend its "
+                        "render(), or pass frames=False, and the advisor is shown numbers only."
+                    ) from error
                 reason = f"rendering failed with {type(error).__name__}: {error}"
             else:
                 frame = as_frame(rendered)

@@ -583,7 +583,7 @@ def test_the_numbers_of_queries_begin_with_the_first_that_is_asked():
     model = VARL("MlpPolicy", CounterEnv(), **{**SMALL, "shaping_steps": 300})
     model.learn(200)
     advisor = Recorder()
-    schedule = {"n_queries": 6, "first_query": 20, "query_freq": 40, "states_per_query": 40, "window": 40}
+    schedule = {"n_queries": 6, "first_query": 50, "query_freq": 40, "states_per_query": 40, "window": 40}
     callback = AdvisorCallback(advisor, **schedule, blocking=True, log_path="log")
     with pytest.warns(AdviceWarning, match="4 of 6 queries will not be asked"):
         model.learn(100, callback=callback, reset_num_timesteps=False)

@@ -98,6 +98,16 @@ def test_one_frame_that_fails_costs_one_frame():
     assert advisor.n_frames == [9, 10]
 
 
+def test_a_connection_of_the_renderer_s_own_is_no_end_of_a_process(monkeypatch):
+    def render(self):
+        raise ConnectionResetError("the simulator's window is gone")
+
+    monkeypatch.setattr(CounterEnv, "render", render)
+    with pytest.warns(AdviceWarning, match="rendering failed with ConnectionResetError"):
+        advisor = learn(CounterEnv())
+    assert advisor.n_frames == [0, 0]
+
+
 def test_after_three_in_a_row_a_query_goes_on_without():
     env = Flaky()
     env.failing = range(2, 6)  # 1 is before training; 2 to 4 are of the first query

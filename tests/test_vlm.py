@@ -378,22 +378,23 @@ def ask(who):
     assert not advice.failures, (who, advice.failures)
 
 server = VLMServer(answer=lambda states, images: (time.sleep(0.3), '{"advice": [{"state": 0, "action": [0, 0]}]}')[1])
-with server:
-    advisor = make_vlm(server, deadline=20)
-    ask("parent")
-    if sys.argv[1] == "asking":
-        asking = threading.Thread(target=ask, args=("beside the fork",))
-        asking.start()
-        time.sleep(0.1)
-    child = os.fork()
-    if child == 0:
-        ask("child")
-        sys.exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    ask("parent again")
-    if sys.argv[1] == "asking":
-        asking.join()
+server.__enter__()  # a forked process is not to leave it
+advisor = make_vlm(server, deadline=20)
+ask("parent")
+if sys.argv[1] == "asking":
+    asking = threading.Thread(target=ask, args=("beside the fork",))
+    asking.start()
+    time.sleep(0.1)
+child = os.fork()
+if child == 0:
+    ask("child")
+    sys.exit(0)
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 0
+ask("parent again")
+if sys.argv[1] == "asking":
+    asking.join()
+server.__exit__()
 """
 
 
