@@ -86,7 +86,7 @@ def _links(folder):
     return [path for path in pathlib.Path(folder).iterdir() if path.is_symlink()]
 
 
-def soak(n_queries, seed, deadline=0.3):
+def soak(n_queries, seed, deadline=1.0):
     """
     Train with so many queries.
 
