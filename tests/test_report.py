@@ -542,7 +542,7 @@ def test_errors_say_what_to_do(tmp_path):
 def test_the_command(tmp_path):
     write_evaluations(tmp_path / "SAC")
     process = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "sb3_varl.report", "SAC"],
+        [sys.executable, "-W", "error::UserWarning", "-m", "sb3_varl.report", "SAC"],
         capture_output=True,
         text=True,
         env={**os.environ, "DISPLAY": ""},
