@@ -48,7 +48,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         with open(partial, "rb+") as written:  # Windows syncs only what is open for writing
             sync(written.fileno())
         os.replace(partial, file)
-    except Exception:
+    except Exception:  # raised again; only a crash leaves the partial file
         partial.unlink(missing_ok=True)
         raise
 

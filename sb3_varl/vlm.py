@@ -52,7 +52,7 @@ class VLMAdvisor:
     :param max_requests: Budget of requests, retries included
     :param max_total_tokens: Budget of tokens, sent and received.
         (An answer's length is limited by ``completion_kwargs={"max_tokens": …}``.)
-    :param max_cost: Budget of US dollars
+    :param max_cost: Budget of US dollars. Where nobody can tell what an answer cost, it counts as spent
     :param max_seconds: Budget of time spent on asking. A request that would exceed it is cut short.
     :param price_per_token: US dollars for a token sent and for a token received, for a model that litellm has
         no prices for, or other prices than the list's
