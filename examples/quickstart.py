@@ -34,7 +34,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_varl import VARL, Advisor, AdvisorCallback, LayerNormMlpPolicy, VLMAdvisor
-from sb3_varl.advice_log import read_records
+from sb3_varl.advice.log import read_records
 from sb3_varl.metaworld import TASKS, ScriptedAdvisor
 
 # An action holds for 3 steps of the simulation, so an episode lasts as long as 150 of Meta-World's own steps.

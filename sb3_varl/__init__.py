@@ -1,6 +1,7 @@
 """VARL for Stable-Baselines3: a vision-language model as action advisor for online reinforcement learning."""
 
-from sb3_varl.advice import (
+from sb3_varl.advice.sheets import load_task_sheet
+from sb3_varl.advice.types import (
     ActionComponent,
     Advice,
     AdviceQuery,
@@ -15,13 +16,12 @@ from sb3_varl.advice import (
     Usage,
     VisitedState,
 )
-from sb3_varl.callback import AdvisorCallback
-from sb3_varl.guidance_buffer import GuidanceBuffer
-from sb3_varl.policies import LayerNormMlpPolicy
-from sb3_varl.replay import ReplayAdvisor
-from sb3_varl.sheets import load_task_sheet
-from sb3_varl.varl import VARL, VARLTQC, VARLCrossQ
-from sb3_varl.vlm import VLMAdvisor
+from sb3_varl.advisors.recorded import ReplayAdvisor
+from sb3_varl.advisors.vlm import VLMAdvisor
+from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
+from sb3_varl.algorithms.policies import LayerNormMlpPolicy
+from sb3_varl.algorithms.varl import VARL, VARLTQC, VARLCrossQ
+from sb3_varl.training.callback import AdvisorCallback
 
 __version__ = "0.1.0"
 

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sb3_varl.advice import Advice, TaskSheet
+from sb3_varl.advice.types import Advice, TaskSheet
 from sb3_varl.saving import replacing
 
 _TEMPLATES = jinja2.Environment(

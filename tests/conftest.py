@@ -15,7 +15,8 @@ import torch as th
 from gymnasium import spaces
 from playwright.sync_api import sync_playwright
 
-from sb3_varl import AdviceQuery, Briefing, VisitedState, VLMAdvisor, conversation
+from sb3_varl import AdviceQuery, Briefing, VisitedState, VLMAdvisor
+from sb3_varl.advisors import vlm_query as conversation
 from vlm_server import VLMServer
 
 th.set_num_threads(1)

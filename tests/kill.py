@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from conftest import CounterEnv
 from sb3_varl import VARL, AdvisorCallback, VLMAdvisor
-from sb3_varl.history import read_queries
-from sb3_varl.providers import import_litellm
+from sb3_varl.advice.history import read_queries
+from sb3_varl.advisors.providers import import_litellm
 from vlm_server import Misbehaviour, VLMServer
 
 import_litellm()  # once, in the process that all others are forked from

@@ -12,7 +12,7 @@ import threading
 
 import numpy as np
 
-from sb3_varl.advice import AdviceQuery, Briefing, VisitedState
+from sb3_varl.advice.types import AdviceQuery, Briefing, VisitedState
 from sb3_varl.metaworld import ScriptedAdvisor, SparseMetaWorldEnv
 from vlm_server import VLMServer
 

@@ -21,8 +21,9 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from conftest import CounterEnv, make_query, make_vlm
-from sb3_varl import VARL, AdvisorCallback, VLMAdvisor, conversation
-from sb3_varl.history import read_queries
+from sb3_varl import VARL, AdvisorCallback, VLMAdvisor
+from sb3_varl.advice.history import read_queries
+from sb3_varl.advisors import vlm_query as conversation
 from vlm_server import Misbehaviour, VLMServer, centre, error
 
 N_STATES = 2

@@ -20,9 +20,9 @@ from PIL import Image
 
 from conftest import CounterEnv, DictEnv, assert_same_parameters
 from sb3_varl import VARL, Advice, AdviceQuery, AdvisorCallback, Briefing, ReplayAdvisor, VisitedState
-from sb3_varl.advice import Answer, Failure, Rejection, Request, Usage
-from sb3_varl.advice_log import AdviceLog, decode_observation, encode_observation, read_records
-from sb3_varl.history import read_queries
+from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.log import AdviceLog, decode_observation, encode_observation, read_records
+from sb3_varl.advice.types import Answer, Failure, Rejection, Request, Usage
 
 SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
 SPACE = spaces.Box(-1, 1, (2,), np.float32)

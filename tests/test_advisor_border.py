@@ -12,8 +12,8 @@ from stable_baselines3.common.logger import configure
 
 from conftest import CounterEnv, DictEnv, make_query
 from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, Rejection
-from sb3_varl.advice import as_numbers
-from sb3_varl.history import read_queries
+from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.types import as_numbers
 
 SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}
 

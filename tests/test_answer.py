@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import page_table
-from sb3_varl.advice import Rejection
-from sb3_varl.answer import ParsedAnswer, parse_answer
+from sb3_varl.advice.answer import ParsedAnswer, parse_answer
+from sb3_varl.advice.types import Rejection
 
 ACTION_SPACE = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 5.0], np.float32))
 

@@ -132,7 +132,7 @@ def test_a_server_that_counts_no_tokens(tokens: Any) -> None:
 
 
 def test_a_budget_of_time_is_not_spent_on_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_varl.conversation.MAX_RETRY_WAIT", 30.0)
+    monkeypatch.setattr("sb3_varl.advisors.vlm_query.MAX_RETRY_WAIT", 30.0)
     with VLMServer(always=error(503, Retry_After="20")) as server:
         started = time.monotonic()
         advisor = make_vlm(server, max_retries=3, max_seconds=0.5)

@@ -20,10 +20,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from conftest import CounterEnv, DictEnv, make_vlm
 from sb3_varl import VARL, Advice, AdviceWarning, AdvisorCallback, FunctionAdvisor
-from sb3_varl.advice import ActionComponent, Rejection, TaskSheet, Usage
-from sb3_varl.advice_log import read_records
-from sb3_varl.callback import postponed
-from sb3_varl.history import read_queries
+from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.log import read_records
+from sb3_varl.advice.types import ActionComponent, Rejection, TaskSheet, Usage
+from sb3_varl.training.callback import postponed
 from vlm_server import VLMServer, centre
 
 SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}
@@ -731,6 +731,6 @@ def test_a_folder_that_cannot_be_written_says_which_argument_mends_it(monkeypatc
     def refuse(*args, **kwargs):
         raise PermissionError(errno.EACCES, "Permission denied", "advice")
 
-    monkeypatch.setattr("sb3_varl.advice_log.pathlib.Path.mkdir", refuse)
+    monkeypatch.setattr("sb3_varl.advice.log.pathlib.Path.mkdir", refuse)
     with pytest.raises(PermissionError, match=r"Permission denied.*log_path=\.\.\..*log_path=False"):
         learn(Recorder(), log_path=None)

@@ -17,7 +17,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from test_callback import SMALL, Recorder
 
 from conftest import CounterEnv
-from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, ReplayAdvisor, consultation
+from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, ReplayAdvisor
+from sb3_varl.training import query_queue as consultation
 
 
 def make_callback(advisor=None, **kwargs):

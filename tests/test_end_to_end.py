@@ -11,8 +11,9 @@ import pytest
 from scripted_vlm import scripted_answer
 
 from conftest import CounterEnv, assert_same_parameters
-from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, VLMAdvisor, conversation
-from sb3_varl.advice_log import read_records
+from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, VLMAdvisor
+from sb3_varl.advice.log import read_records
+from sb3_varl.advisors import vlm_query as conversation
 from vlm_server import VLMServer, error
 
 QUICKSTART = pathlib.Path(__file__).parent.parent / "examples" / "quickstart.py"

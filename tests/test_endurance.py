@@ -14,7 +14,7 @@ from test_resume import NEVER, asked, make_callback, make_model
 
 from conftest import KEY, CounterEnv, make_vlm
 from sb3_varl import VARL
-from sb3_varl.history import read_queries
+from sb3_varl.advice.history import read_queries
 from vlm_server import VLMServer
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")

@@ -15,11 +15,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from conftest import CounterEnv, DictEnv, assert_same_parameters, parameters
-from sb3_varl import VARL, mlp
-from sb3_varl.acceleration import constant_critic, flushed_denormals, fused_adam
-from sb3_varl.fast_sac import FastSAC
-from sb3_varl.mlp import Mlp, product
-from sb3_varl.shaping import GATES
+from sb3_varl import VARL
+from sb3_varl.algorithms.fast import mlp
+from sb3_varl.algorithms.fast.acceleration import constant_critic, flushed_denormals, fused_adam
+from sb3_varl.algorithms.fast.fast_sac import FastSAC
+from sb3_varl.algorithms.fast.mlp import Mlp, product
+from sb3_varl.algorithms.shaping import GATES
 
 SMALL = {"learning_starts": 40, "batch_size": 32, "seed": 3, "policy_kwargs": {"net_arch": [32, 24]}}
 

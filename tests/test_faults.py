@@ -14,9 +14,10 @@ import time
 import pytest
 
 from conftest import KEY, CounterEnv, counts, make_query, make_vlm, page_table, reasons
-from sb3_varl import VARL, AdvisorCallback, Answer, VLMAdvisor, conversation
-from sb3_varl.advice import Failure, Request
-from sb3_varl.history import read_queries
+from sb3_varl import VARL, AdvisorCallback, Answer, VLMAdvisor
+from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.types import Failure, Request
+from sb3_varl.advisors import vlm_query as conversation
 from vlm_server import Misbehaviour, VLMServer, error
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")

@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnvW
 
 from conftest import CounterEnv
 from sb3_varl import VARL, Advice, AdviceWarning, AdvisorCallback, FunctionAdvisor
-from sb3_varl.state_collector import as_frame
+from sb3_varl.training.state_collector import as_frame
 
 SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}}
 

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from conftest import CounterEnv, DictEnv
-from sb3_varl.guidance_buffer import GuidanceBuffer
+from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (3, 8, 8), np.uint8)

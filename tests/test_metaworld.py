@@ -15,7 +15,7 @@ from metaworld.policies import ENV_POLICY_MAP
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_varl.advice import AdviceQuery, Advisor, Briefing, Usage, VisitedState
+from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, Usage, VisitedState
 from sb3_varl.metaworld import CAMERAS, TASKS, ScriptedAdvisor, SparseMetaWorldEnv, task_sheet
 
 # The fingers' colour, of which nothing else in a scene has much.

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from conftest import CounterEnv, DictEnv, make_vlm
-from sb3_varl import VARL, VARLTQC, AdvisorCallback, GuidanceBuffer, ReplayAdvisor, VARLCrossQ, relabel
-from sb3_varl.history import read_queries
+from sb3_varl import VARL, VARLTQC, AdvisorCallback, GuidanceBuffer, ReplayAdvisor, VARLCrossQ
+from sb3_varl.advice.history import read_queries
+from sb3_varl.report import relabel
 from vlm_server import VLMServer
 
 OLD = pathlib.Path(__file__).parent / "data" / "v0.1.0"
@@ -44,8 +45,8 @@ def test_guidance():
 
 
 def test_the_classes_are_still_where_models_look_for_them():
-    from sb3_varl.guidance_buffer import GuidanceBuffer as pickled_buffer
-    from sb3_varl.policies import LayerNormCritic, LayerNormMlpPolicy
+    from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer as pickled_buffer
+    from sb3_varl.algorithms.policies import LayerNormCritic, LayerNormMlpPolicy
 
     assert pickled_buffer is GuidanceBuffer
     assert LayerNormCritic.__name__ == "LayerNormCritic"

@@ -14,13 +14,14 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_varl import Advice, FunctionAdvisor, GuidanceBuffer, ReplayAdvisor, TaskSheet
-from sb3_varl.advice_log import read_records
-from sb3_varl.checks import changes_with_the_picture
-from sb3_varl.history import read_queries
-from sb3_varl.preview import main, preview
-from sb3_varl.relabel import main as relabel
-from sb3_varl.report import write_report
-from sb3_varl.visiting import make_act, statistics_of, visit
+from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.log import read_records
+from sb3_varl.preview import preview
+from sb3_varl.preview.checks import changes_with_the_picture
+from sb3_varl.preview.page import main
+from sb3_varl.preview.rollouts import make_act, statistics_of, visit
+from sb3_varl.report.page import write_report
+from sb3_varl.report.relabel import main as relabel
 from vlm_server import VLMServer, error
 
 KEY = "planted-key-0123456789"
@@ -317,8 +318,8 @@ def test_control_c_keeps_what_was_answered(capsys, tmp_path, monkeypatch):
     def interrupted(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sb3_varl.preview.make_advisor", lambda *args, **kwargs: FunctionAdvisor(advise))
-    monkeypatch.setattr("sb3_varl.preview.Interview.check", interrupted)
+    monkeypatch.setattr("sb3_varl.preview.page.make_advisor", lambda *args, **kwargs: FunctionAdvisor(advise))
+    monkeypatch.setattr("sb3_varl.preview.page.Interview.check", interrupted)
     main(["--env", "Preview/Point-v0", "--model", "simulated/point", "--ask", "--check", "--follow", "5"])
     assert n_asked == 16
     output = capsys.readouterr().out

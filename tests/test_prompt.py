@@ -10,7 +10,7 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sb3_varl.advice import (
+from sb3_varl.advice.types import (
     ActionComponent,
     AdviceQuery,
     Briefing,
@@ -19,7 +19,7 @@ from sb3_varl.advice import (
     TaskSheet,
     VisitedState,
 )
-from sb3_varl.prompt import MAX_IMAGE_BYTES, build_messages, split, state_line, system_prompt
+from sb3_varl.advisors.prompt import MAX_IMAGE_BYTES, build_messages, split, state_line, system_prompt
 from vlm_server import decode_image
 
 ACTION_SPACE = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 5.0], np.float32))
@@ -259,7 +259,7 @@ def test_requests_are_bounded(limit: str, monkeypatch: pytest.MonkeyPatch) -> No
     texts = [len(part["text"]) for part in whole.parts if part["type"] == "text"]
     urls = [len(part["image_url"]["url"]) for part in whole.parts if part["type"] == "image_url"]
     monkeypatch.setattr(
-        f"sb3_varl.prompt.{limit}", int(3.5 * max(texts if limit == "MAX_REQUEST_CHARACTERS" else urls))
+        f"sb3_varl.advisors.prompt.{limit}", int(3.5 * max(texts if limit == "MAX_REQUEST_CHARACTERS" else urls))
     )
     assert [portion.indices for portion in split(query, range(10))] == [(0, 1, 2), (3, 4, 5), (6, 7, 8), (9,)]
 

@@ -8,9 +8,9 @@ import pytest
 
 from conftest import CounterEnv, DictEnv, make_vlm
 from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, GuidanceBuffer, Rejection, Usage
-from sb3_varl.advice import Answer, Failure, Request
-from sb3_varl.history import read_queries
-from sb3_varl.relabel import main
+from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.types import Answer, Failure, Request
+from sb3_varl.report.relabel import main
 from vlm_server import VLMServer
 
 SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}}

@@ -17,11 +17,12 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 
 from conftest import KEY, CounterEnv, make_query, make_vlm
-from sb3_varl import VARL, Advice, AdvisorCallback, Briefing, FunctionAdvisor, Rejection, Usage, VisitedState, panels
-from sb3_varl.advice import AdviceQuery, Answer, Failure, Request
-from sb3_varl.advice_log import AdviceLog
-from sb3_varl.report import main, write_report
-from sb3_varl.run_logs import read_runs
+from sb3_varl import VARL, Advice, AdvisorCallback, Briefing, FunctionAdvisor, Rejection, Usage, VisitedState
+from sb3_varl.advice.log import AdviceLog
+from sb3_varl.advice.types import AdviceQuery, Answer, Failure, Request
+from sb3_varl.report import curves as panels
+from sb3_varl.report.page import main, write_report
+from sb3_varl.report.runs import read_runs
 from vlm_server import Misbehaviour, VLMServer
 
 STEPS, CUTOFF = 300, 200

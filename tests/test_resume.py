@@ -14,9 +14,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
 from conftest import CounterEnv, DictEnv, make_vlm
-from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, relabel
-from sb3_varl.advice_log import read_records
-from sb3_varl.history import read_queries
+from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor
+from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.log import read_records
+from sb3_varl.report import relabel
 from vlm_server import Misbehaviour, VLMServer
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
@@ -141,7 +142,7 @@ def test_control_c_while_a_request_is_in_flight(fresh_callback, blocking, tmp_pa
 
 
 def test_an_advisor_that_is_interrupted_without_reason_does_not_hang(tmp_path, caplog):
-    from sb3_varl.advice import QueryInterrupted
+    from sb3_varl.advice.types import QueryInterrupted
 
     class Lazy:
         def advise(self, query):

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from conftest import CounterEnv, DictEnv, assert_same_parameters
 from sb3_varl import VARL, AdvisorCallback, FunctionAdvisor
-from sb3_varl.history import read_queries
+from sb3_varl.advice.history import read_queries
 
 SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
 
@@ -139,7 +139,7 @@ def test_a_zip_is_not_grown_by_the_callback():
     model.save(buffer)
     assert not {"callback", "advisor"} & set(vars(model))
     with zipfile.ZipFile(buffer) as archive:
-        assert "sb3_varl.callback" not in archive.read("data").decode()
+        assert "sb3_varl.training.callback" not in archive.read("data").decode()
 
 
 def test_guidance_for_other_action_bounds_is_refused(tmp_path):

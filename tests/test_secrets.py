@@ -15,9 +15,9 @@ import pytest
 
 from conftest import KEY, CounterEnv, make_query, make_vlm
 from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, VLMAdvisor
-from sb3_varl.background import Interruptible
+from sb3_varl.advisors.background import Interruptible
+from sb3_varl.advisors.providers import RequestFailed, complete, import_litellm
 from sb3_varl.metaworld import ScriptedAdvisor
-from sb3_varl.providers import RequestFailed, complete, import_litellm
 from sb3_varl.redaction import refuse_secrets, scrub, without_secrets
 from vlm_server import Misbehaviour, VLMServer
 
@@ -46,7 +46,8 @@ logging.basicConfig(level=logging.DEBUG, stream=sys.stdout)
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.logger import configure
 from conftest import CounterEnv
-from sb3_varl import VARL, AdvisorCallback, VLMAdvisor, conversation
+from sb3_varl import VARL, AdvisorCallback, VLMAdvisor
+from sb3_varl.advisors import vlm_query as conversation
 conversation.RETRY_WAIT = 0.001
 
 advisor = VLMAdvisor("openai/test", "Go.", api_base=sys.argv[1], states_per_request=1, max_failures=99)
@@ -261,14 +262,14 @@ def test_tokens_of_a_text_may_be_arguments():
 
 @pytest.mark.parametrize("place", [0, 40, 85, 95, 105, 110, 115])
 def test_no_half_of_a_key_is_an_example(place):
-    from sb3_varl.advice import example_of
+    from sb3_varl.advice.types import example_of
 
     assert "planted" not in example_of(ValueError("x" * place + " " + KEY))
     assert len(example_of("x" * 500)) == 120
 
 
 def test_exceptions_that_cannot_be_shown_have_a_name():
-    from sb3_varl.advice import example_of
+    from sb3_varl.advice.types import example_of
 
     class Mute(Exception):
         def __str__(self):

@@ -7,7 +7,7 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_varl.shaping import (
+from sb3_varl.algorithms.shaping import (
     DEFAULT_THRESHOLDS,
     GATES,
     MAX_ADVICE,

@@ -11,7 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from conftest import CounterEnv, assert_same_parameters
 from sb3_varl import VARL, VARLTQC, AdvisorCallback, FunctionAdvisor, VARLCrossQ
-from sb3_varl.guided import Guided
+from sb3_varl.algorithms.guided import Guided
 
 SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
 FAMILY = [(VARL, SAC), (VARLTQC, TQC), (VARLCrossQ, CrossQ)]

@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conftest import CounterEnv, make_query, make_vlm
 from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, Rejection, TaskSheet
-from sb3_varl.advice import ActionComponent, Briefing
-from sb3_varl.drawing import draw_query
+from sb3_varl.advice.types import ActionComponent, Briefing
+from sb3_varl.training.tensorboard import draw_query
 from vlm_server import VLMServer
 
 EXECUTED, SUGGESTED = (213, 94, 0), (0, 114, 178)
@@ -62,7 +62,7 @@ def test_scalars_are_there_as_well(tmp_path):
 
 
 def test_without_tensorboard_nothing_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr("sb3_varl.drawing.draw_query", None)
+    monkeypatch.setattr("sb3_varl.training.tensorboard.draw_query", None)
     train(FunctionAdvisor(lambda observation: [0.5, -0.5]), tmp_path, ["csv", "json", "log"])
     assert "advice/accepted" in (tmp_path / "progress.json").read_text()
 

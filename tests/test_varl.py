@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from conftest import CounterEnv, DictEnv, assert_same_parameters
 from sb3_varl import VARL, LayerNormMlpPolicy
-from sb3_varl.shaping import GATES
+from sb3_varl.algorithms.shaping import GATES
 
 SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
 

@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 import sb3_varl
 from conftest import KEY, counts, make_query, make_vlm, reasons
-from sb3_varl.advice import (
+from sb3_varl.advice.types import (
     Advice,
     AdviceQuery,
     Advisor,
@@ -29,7 +29,7 @@ from sb3_varl.advice import (
     TaskSheet,
     Usage,
 )
-from sb3_varl.vlm import VLMAdvisor
+from sb3_varl.advisors.vlm import VLMAdvisor
 from vlm_server import Images, Misbehaviour, States, VLMServer, error
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
@@ -284,8 +284,8 @@ def test_a_key_in_litellm_s_own_configuration_will_do(monkeypatch: pytest.Monkey
 
 
 def test_large_states_are_divided_and_too_large_ones_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_varl.prompt.MAX_REQUEST_CHARACTERS", 400)
-    monkeypatch.setattr("sb3_varl.prompt.MAX_STATE_CHARACTERS", 300)
+    monkeypatch.setattr("sb3_varl.advisors.prompt.MAX_REQUEST_CHARACTERS", 400)
+    monkeypatch.setattr("sb3_varl.advisors.prompt.MAX_STATE_CHARACTERS", 300)
     query = make_query(8)
     states = [dataclasses.replace(state, observation=np.full(20, 0.1234)) for state in query.states]
     states[3] = dataclasses.replace(states[3], observation=np.full(80, 0.1234))
@@ -313,7 +313,7 @@ def test_litellm_is_imported_late_and_quietly(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("PLANTED_BY_DOTENV=1\n")
     script = """
 import os, socket, sys, threading
-import sb3_varl.vlm
+import sb3_varl.advisors.vlm
 assert "litellm" not in sys.modules
 
 calls = []
@@ -323,7 +323,7 @@ def refuse(*args, **kwargs):
 socket.socket.connect = socket.getaddrinfo = refuse
 
 before, threads = dict(os.environ), threading.active_count()
-sb3_varl.vlm.VLMAdvisor("openai/test")
+sb3_varl.advisors.vlm.VLMAdvisor("openai/test")
 from litellm.anthropic_beta_headers_manager import update_headers_with_filtered_beta
 update_headers_with_filtered_beta({"anthropic-beta": "x"}, "anthropic")
 assert dict(os.environ) == before, "the environment has changed"

@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from sb3_varl import VARL, AdvisorCallback
-from sb3_varl.advisors import check_arguments
-from sb3_varl.history import read_queries
+from sb3_varl.advice.history import read_queries
+from sb3_varl.advisors.by_name import check_arguments
 
 HYPERPARAMS = pathlib.Path(inspect.getfile(VARL)).parent / "hyperparams"
 ENV = "SparseMetaWorld/button-press-topdown-v3"

@@ -191,7 +191,8 @@ def profile(model: Any, n: int) -> dict[str, float]:
     """Seconds of an update by what is done in them."""
     from stable_baselines3.sac import sac
 
-    from sb3_varl import fast_sac, guided, mlp
+    from sb3_varl.algorithms import guided
+    from sb3_varl.algorithms.fast import fast_sac, mlp
 
     stages: list[tuple[str, float]] = []
     spent: dict[str, float] = {}
@@ -246,7 +247,7 @@ def profile(model: Any, n: int) -> dict[str, float]:
 
 def products(model: Any, n: int) -> dict[str, float]:
     """Seconds of the matrix products of an update by themselves, by PyTorch's BLAS and as ``fast=True`` has them."""
-    from sb3_varl import fast_sac, mlp
+    from sb3_varl.algorithms.fast import fast_sac, mlp
 
     factors: list[tuple[th.Tensor, th.Tensor]] = []
     product: Callable[..., th.Tensor] = mlp.product

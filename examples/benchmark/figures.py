@@ -24,7 +24,7 @@ from rliable import library, metrics
 
 from cells import ABLATION_TASKS, BASE, EXPERIMENTS, FRAME_SKIP, FULL_STEPS, SHORT_STEPS, TASKS
 from results import FINISHED, N_LAST, Results
-from sb3_varl.shaping import DEFAULT_THRESHOLDS
+from sb3_varl.algorithms.shaping import DEFAULT_THRESHOLDS
 
 N_RESAMPLES = 2000
 # Colours that a colour-blind reader can tell apart (Okabe and Ito, and Tol's wine).

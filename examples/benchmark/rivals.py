@@ -11,7 +11,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_varl import VARL
-from sb3_varl.shaping import clip_advice
+from sb3_varl.algorithms.shaping import clip_advice
 
 _FULL_SCORE = 10.0
 

@@ -25,7 +25,7 @@ from cells import Cell, Settings, actions_between_scores
 from results import EVALUATION_COLUMNS, FINISHED, N_LAST, Row
 from rivals import AdviceInReplay, Branching, Cloning, SimulatedScorer
 from sb3_varl import VARL, Advisor, AdvisorCallback
-from sb3_varl.shaping import entropy
+from sb3_varl.algorithms.shaping import entropy
 from variants import Choosy, FallingCoefficient
 
 N_EVAL_EPISODES = 20

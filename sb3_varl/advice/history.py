@@ -1,0 +1,197 @@
+"""What happened to the queries of a run, as they are asked or as the advice log has them."""
+
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sb3_varl.advice.log import decode_observation, log_file, read_records, strict_json
+from sb3_varl.advice.types import (
+    Advice,
+    AdviceQuery,
+    Answer,
+    Briefing,
+    Event,
+    Failure,
+    Observation,
+    Rejection,
+    Request,
+    Usage,
+    VisitedState,
+)
+from sb3_varl.redaction import scrub
+
+logger = logging.getLogger(__name__)
+
+
+class QueryHistory:
+    """
+    What has happened to a query so far.
+
+    :param index: Number of the query within the run
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.n_sent = 0
+        self.answers: list[Answer] = []
+        self.failures: list[Failure] = []
+        self.advice: Advice | None = None
+        self.latency = 0.0
+        self.error: str | None = None
+
+    def add(self, event: Event) -> None:
+        """
+        Take note of something.
+
+        :param event: A request, or what became of it
+        """
+        if isinstance(event, Request):
+            self.n_sent += 1
+        elif isinstance(event, Answer):
+            self.answers.append(event)
+        else:
+            self.failures.append(event)
+
+    @property
+    def usage(self) -> Usage:
+        """What it cost. Of an advisor that does not record its requests, what its advice says."""
+        outcomes: list[Answer | Failure] = [*self.answers, *self.failures]
+        if not self.n_sent and not outcomes:
+            usage = Usage() if self.advice is None else self.advice.usage
+            return dataclasses.replace(usage, seconds=usage.seconds or self.latency)
+        total = sum((outcome.usage for outcome in outcomes), Usage())
+        # A crash leaves requests behind of which nobody knows what became.
+        return dataclasses.replace(total, requests=max(self.n_sent, total.requests))
+
+
+class LoggedQuery(QueryHistory):
+    """
+    A query as the log has it.
+
+    :param record: The log's record of the query
+    :param folder: Where the frames are
+    """
+
+    def __init__(self, record: dict[str, Any], folder: pathlib.Path) -> None:
+        if not isinstance(record["query"], int):
+            raise TypeError(f"query is {record['query']!r}, expected a number")
+        super().__init__(record["query"])
+        self.folder = folder
+        self.step: int = record["step"]
+        self.advisor: str | None = record.get("advisor")
+        self.task: str | None = record["task"]
+        self.altered: str = record.get("altered", "")
+        self.action_low = np.array(record["action_low"], np.float64)
+        self.action_high = np.array(record["action_high"], np.float64)
+        self.action_names: list[str] = record.get("action_names") or [
+            f"action[{i}]" for i in range(self.action_low.size)
+        ]
+        self.dtype: str | dict[str, str] = record["dtype"]
+        self._states: list[dict[str, Any]] = record["states"]
+
+    def add_record(self, record: dict[str, Any]) -> None:
+        """
+        Take note of a record that came after that of the query.
+
+        :param record: A record of the log
+        """
+        kind = record["type"]
+        if kind == "request":
+            self.add(Request(record["request"], tuple(record["states"])))
+        elif kind == "failure":
+            self.add(Failure(record["request"], record["text"], Usage(**record["usage"])))
+        elif kind == "answer":
+            self.add(Answer(record["request"], tuple(record["states"]), record["text"], Usage(**record["usage"])))
+        elif kind == "advice":
+            rejected = [Rejection(r["reason"], r["state"], r.get("example", "")) for r in record["rejected"]]
+            self.advice = Advice(record["actions"], rejected, Usage(**record["usage"]), record["failures"])
+            self.latency, self.error = record["latency"], record["error"]
+
+    @property
+    def n_states(self) -> int:
+        """Number of states that it is about."""
+        return len(self._states)
+
+    @property
+    def executed_actions(self) -> list[np.ndarray]:
+        """What was executed in each state, in the environment's units."""
+        return [np.array(state["executed_action"], np.float32) for state in self._states]
+
+    @property
+    def encoded_observations(self) -> list[Any]:
+        """The observations as the log has them."""
+        return [strict_json(state["observation"]) for state in self._states]  # earlier versions wrote NaN
+
+    @property
+    def observations(self) -> list[Observation]:
+        """The original observation of each state."""
+        return [decode_observation(observation, self.dtype) for observation in self.encoded_observations]
+
+    @property
+    def steps(self) -> list[int]:
+        """The run's environment steps when each state was reached."""
+        return [state["step"] for state in self._states]
+
+    @property
+    def frames(self) -> list[np.ndarray | None]:
+        """The frame of each state, ``(height, width, 3)`` uint8, or ``None``."""
+        return [self._frame(state["frame"]) for state in self._states]
+
+    def to_query(self, briefing: Briefing, frames: bool = True) -> AdviceQuery:
+        """
+        Put the query as it was put.
+
+        :param briefing: What stays the same over all queries
+        :param frames: Whether with its frames
+        :return: The query, with the answers that it already has
+        """
+        pictures = self.frames if frames else [None] * self.n_states
+        visited = tuple(
+            VisitedState(*state)
+            for state in zip(self.observations, self.executed_actions, pictures, self.steps, strict=True)
+        )
+        return AdviceQuery(self.index, self.step, visited, briefing, answers=tuple(self.answers), altered=self.altered)
+
+    def _frame(self, name: str | None) -> np.ndarray | None:
+        if name is None:
+            return None
+        try:
+            with Image.open(self.folder / name) as image:
+                return np.array(image.convert("RGB"))
+        except Exception as error:  # pillow has many for damaged files
+            logger.warning("The frame %s cannot be read, and its state is asked about without: %s", name, error)
+            return None
+
+
+def read_queries(path: str | os.PathLike[str]) -> list[LoggedQuery]:
+    """
+    Read a run's advice log, query by query.
+
+    :param path: The run's log folder, or its ``advice.jsonl``
+    :return: The queries in the order in which they were asked
+    :raises FileNotFoundError: if there is no log
+    :raises ValueError: if the log was written by a newer version, or holds something else
+    """
+    queries: list[LoggedQuery] = []
+    latest: dict[int, LoggedQuery] = {}
+    for record in read_records(path):
+        try:
+            if record["type"] == "query":
+                latest[record["query"]] = LoggedQuery(record, log_file(path).parent)
+                queries.append(latest[record["query"]])
+            elif record["query"] in latest:
+                latest[record["query"]].add_record(record)
+            else:
+                logger.warning("%s does not say what query %d was about: passed over.", path, record["query"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{log_file(path)} holds something that is no record of an advice log "
+                f"({type(error).__name__}: {error}): {scrub(json.dumps(record))}"
+            ) from None
+    return queries

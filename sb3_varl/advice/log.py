@@ -1,0 +1,346 @@
+"""
+The advice log: what was asked and what came back, on disk before it is used, so that nothing is paid for twice.
+
+One folder per run holds ``advice.jsonl`` and the frames that were shown. Each line is a JSON object with ``version``,
+``time`` (seconds since 1970), ``type`` and ``query`` (the query's number):
+
+- ``query``: ``step``, ``advisor``, ``task``, ``altered`` (what was changed about the states to check the advisor, so
+  that its answers are no advice; empty otherwise), ``action_names``, ``action_low`` and ``action_high`` (the bounds of
+  actions), ``dtype`` (of observations, an object for those that are dictionaries) and ``states``, each with ``step``,
+  ``observation``, ``executed_action`` and ``frame`` (a file name, or null). An array of more than 1024 numbers is an
+  object with ``dtype``, ``shape`` and ``zlib``, its bytes, compressed and in base64. Numbers that JSON does not have
+  are the strings ``"nan"``, ``"inf"`` and ``"-inf"``;
+- ``request``: ``request`` (its number within the query; retries have the same) and ``states`` (indices), written before
+  anything is sent;
+- ``failure``: ``request``, ``text`` and ``usage`` of a request that brought no answer;
+- ``answer``: ``request``, ``states``, ``text`` and ``usage`` of one that did;
+- ``advice``: ``actions`` (one or null for each state, in the environment's units), ``rejected`` (each with ``reason``,
+  ``state`` and ``example``), ``usage``, ``failures``, ``latency`` (seconds) and ``error`` (of an advisor that failed
+  altogether, or null) of the whole query, which is then closed.
+
+``usage`` has ``requests``, ``prompt_tokens``, ``completion_tokens``, ``cost`` (US dollars) and ``seconds``.
+What a crash left of a last line is moved to ``advice.torn``.
+"""
+
+import base64
+import contextlib
+import dataclasses
+import io
+import json
+import logging
+import math
+import os
+import pathlib
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sb3_varl.advice.types import Advice, AdviceQuery, Event, Observation
+from sb3_varl.advisors.prompt import action_names
+from sb3_varl.saving import sync
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+FILE_NAME = "advice.jsonl"
+TORN_FILE_NAME = "advice.torn"
+
+# Longer arrays, images that is, are packed: as numbers they would be several times their size.
+_MAX_PLAIN_SIZE = 1024
+
+
+class AdviceLog:
+    """
+    Appends to a run's advice log. Every line is on the disk when the method that writes it returns, unless the disk
+    refuses it: then it is kept, and written with the next.
+
+    :param path: The run's log folder; made if it is missing, readable by its owner only
+    :raises OSError: if nothing can be written there
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = pathlib.Path(path).absolute()
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = self.path / FILE_NAME
+        self._unwritten = b""
+        self._is_behind = self._torn = self._complained = False
+        self._lock = threading.Lock()
+        with self._open() as descriptor:
+            self._put_torn_line_aside(descriptor)
+        _sync_folder(self.path)
+
+    def _open(self) -> "_Descriptor":
+        return _Descriptor(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+
+    def _put_torn_line_aside(self, descriptor: int) -> None:
+        content = self._file.read_bytes()
+        complete = content.rfind(b"\n") + 1
+        torn = content[complete:]
+        if not torn:
+            return
+        if _parsed(torn) is not None:
+            os.write(descriptor, b"\n")
+            return
+        with _Descriptor(self.path / TORN_FILE_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as aside:
+            os.write(aside, torn + b"\n")
+            sync(aside)
+        os.ftruncate(descriptor, complete)
+        logger.warning("The last line of %s was cut short by a crash; it is now in %s.", self._file, TORN_FILE_NAME)
+
+    def write_query(self, query: AdviceQuery, advisor: str | None = None) -> None:
+        """
+        Record what is about to be asked, the frames included.
+
+        :param query: The query
+        :param advisor: Who is asked
+        """
+        states = []
+        for i, state in enumerate(query.states):
+            frame = None
+            if state.frame is not None:
+                frame = self._write_frame(f"query{query.index}-step{query.step}-state{i}.png", state.frame)
+            states.append(
+                {
+                    "step": state.step,
+                    "observation": encode_observation(state.observation),
+                    "executed_action": np.asarray(state.executed_action).tolist(),
+                    "frame": frame,
+                }
+            )
+        _sync_folder(self.path)
+        space = query.briefing.action_space
+        self._append(
+            "query",
+            query.index,
+            step=query.step,
+            advisor=advisor,
+            task=query.briefing.task,
+            altered=query.altered,
+            action_names=action_names(query.briefing),
+            action_low=space.low.tolist(),
+            action_high=space.high.tolist(),
+            dtype=_dtype(query.states[0].observation) if query.states else None,
+            states=states,
+        )
+
+    def _write_frame(self, name: str, frame: np.ndarray) -> str | None:
+        png = io.BytesIO()
+        Image.fromarray(frame).save(png, format="PNG")
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _Descriptor(self.path / name, os.O_WRONLY | os.O_TRUNC | os.O_CREAT) as descriptor:
+                _write_all(descriptor, png.getvalue())
+                sync(descriptor)
+        except OSError as error:
+            self._complain(error)
+            return None
+        return name
+
+    def write_event(self, query: AdviceQuery, event: Event) -> None:
+        """
+        Record a request or what became of it.
+
+        :param query: The query that it belongs to
+        :param event: The request, answer or failure
+        """
+        self._append(type(event).__name__.lower(), query.index, **dataclasses.asdict(event))
+
+    def write_advice(self, query: AdviceQuery, advice: Advice, latency: float, error: str | None = None) -> None:
+        """
+        Record what a query brought in the end.
+
+        :param query: The query
+        :param advice: Checked advice: arrays or ``None``
+        :param latency: Seconds that the query took
+        :param error: Why the advisor failed altogether, if it did
+        """
+        actions = [None if action is None else np.asarray(action).tolist() for action in advice.actions]
+        rejected = [dataclasses.asdict(rejection) for rejection in advice.rejected]
+        self._append(
+            "advice",
+            query.index,
+            actions=actions,
+            rejected=rejected,
+            usage=dataclasses.asdict(advice.usage),
+            failures=list(advice.failures),
+            latency=latency,
+            error=error,
+        )
+
+    def _append(self, kind: str, query: int, **fields: Any) -> None:
+        record = {"version": VERSION, "time": round(time.time(), 3), "type": kind, "query": query, **fields}
+        line = json.dumps(strict_json(record), allow_nan=False, default=str).encode() + b"\n"
+        with self._lock:
+            self._unwritten += line
+            self._write()
+
+    def catch_up(self) -> None:
+        """Try again to write what the disk has refused, if there is any."""
+        # Not asked of what is unwritten, which something always is while another thread writes.
+        if self._is_behind:
+            with self._lock:
+                self._write()
+
+    def _write(self) -> None:
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._open() as descriptor:
+                size = os.fstat(descriptor).st_size
+                try:
+                    _write_all(descriptor, b"\n" * self._torn + self._unwritten)
+                    sync(descriptor)
+                except OSError:
+                    self._torn = True
+                    os.ftruncate(descriptor, size)
+                    self._torn = False
+                    raise
+        except OSError as error:
+            self._is_behind = True
+            self._complain(error)
+        else:
+            self._unwritten, self._is_behind, self._torn = b"", False, False
+
+    def _complain(self, error: OSError) -> None:
+        if not self._complained:
+            logger.warning(
+                "The advice log %s cannot be written: %s. Training goes on with the advice in memory, and what is "
+                "missing in the log is written as soon as that is possible.",
+                self.path,
+                error,
+            )
+            self._complained = True
+
+
+class _Descriptor:
+    """A file for its owner only, opened without Python's buffers."""
+
+    def __init__(self, path: pathlib.Path, flags: int) -> None:
+        self._arguments = path, flags | getattr(os, "O_BINARY", 0), 0o600
+
+    def __enter__(self) -> int:
+        self._descriptor = os.open(*self._arguments)
+        return self._descriptor
+
+    def __exit__(self, *exc_info: object) -> None:
+        os.close(self._descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _sync_folder(path: pathlib.Path) -> None:
+    """Without this, a new file may be on the disk and its name not."""
+    with contextlib.suppress(OSError):  # not every system can, and Windows need not
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _parsed(line: str | bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("version"), int) else None
+
+
+def read_records(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """
+    Read a run's advice log, line by line. A line that cannot be read is passed over, with a warning unless it is the
+    last one, which a crash may have cut short.
+
+    :param path: The run's log folder, or its ``advice.jsonl``
+    :return: The records in the order in which they were written
+    :raises FileNotFoundError: if there is no log
+    :raises ValueError: if the log was written by a newer version
+    """
+    file = log_file(path)
+    lines = file.read_text(errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        record = _parsed(line)
+        if record is None:
+            if number < len(lines):
+                logger.warning("Line %d of %s cannot be read and is passed over.", number, file)
+        elif record["version"] > VERSION:
+            raise ValueError(f"{file} has version {record['version']}, expected at most {VERSION}: update sb3_varl.")
+        else:
+            yield record
+
+
+def log_file(path: str | os.PathLike[str]) -> pathlib.Path:
+    """
+    Find the file of an advice log.
+
+    :param path: The run's log folder, or the file
+    :return: The file
+    :raises FileNotFoundError: if there is none
+    """
+    file = pathlib.Path(path)
+    file = file / FILE_NAME if file.is_dir() else file
+    if not file.exists():
+        raise FileNotFoundError(f"{path} holds no advice log, expected the log folder of a run with {FILE_NAME} in it.")
+    return file
+
+
+def strict_json(value: Any) -> Any:
+    """
+    Write numbers and arrays of NumPy as JSON has them, and as text those that it does not have.
+
+    :param value: Numbers, text, ``None`` and arrays, in any nesting of lists and dictionaries
+    :return: The same with ``"nan"``, ``"inf"`` and ``"-inf"`` for numbers that are not finite
+    """
+    if isinstance(value, dict):
+        return {key: strict_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict_json(item) for item in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return strict_json(value.tolist())
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _dtype(observation: Observation) -> str | dict[str, str]:
+    if isinstance(observation, dict):
+        return {key: np.asarray(value).dtype.str for key, value in observation.items()}
+    return np.asarray(observation).dtype.str
+
+
+def encode_observation(observation: Observation) -> Any:
+    """
+    Bring an observation into JSON without losing a bit of it.
+
+    :param observation: An array, or a dictionary of arrays
+    :return: Nested lists; an object for a dictionary; and for a large array an object with ``dtype``, ``shape``
+        and ``zlib`` (the bytes, compressed and in base64)
+    """
+    if isinstance(observation, dict):
+        return {key: encode_observation(value) for key, value in sorted(observation.items())}
+    array = np.asarray(observation)
+    if array.size <= _MAX_PLAIN_SIZE:
+        return strict_json(array)
+    packed = base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes())).decode()
+    return {"dtype": array.dtype.str, "shape": array.shape, "zlib": packed}
+
+
+def decode_observation(encoded: Any, dtype: str | dict[str, str]) -> Observation:
+    """
+    Undo :func:`encode_observation`.
+
+    :param encoded: What it returned
+    :param dtype: Data type of the array, or of each entry of the dictionary
+    :return: The observation
+    """
+    if isinstance(dtype, dict):
+        return {key: np.asarray(decode_observation(value, dtype[key])) for key, value in encoded.items()}
+    if isinstance(encoded, dict):
+        array = np.frombuffer(zlib.decompress(base64.b64decode(encoded["zlib"])), encoded["dtype"])
+        return array.reshape(encoded["shape"]).copy()
+    return np.array(encoded, dtype)  # which reads "nan" and "inf" as well

@@ -1,0 +1,5 @@
+"""Who can be asked: a vision-language model, a function, a recorded run, and whatever has a name."""
+
+from sb3_varl.advisors.by_name import make_advisor
+
+__all__ = ["make_advisor"]

@@ -1,0 +1,66 @@
+"""A recorded run as an advisor."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from sb3_varl.advice.answer import parse_answers
+from sb3_varl.advice.history import LoggedQuery, read_queries
+from sb3_varl.advice.log import encode_observation
+from sb3_varl.advice.types import Advice, AdviceQuery, Rejection
+
+
+class ReplayAdvisor:
+    """
+    Answers from a recorded run, without a model and without a key. A run with the same seed, environment and
+    settings as the recorded one, both with ``AdvisorCallback(..., blocking=True)``, ends with the same weights.
+    A state that was not recorded is rejected as ``not_recorded``; what was answered in the preview about exchanged
+    pictures is passed over. Of a query that a crash cut short, those answers
+    are repeated that had come.
+
+    :param path: The log folder of the recorded run
+    :raises FileNotFoundError: if there is no log
+    :raises ValueError: if the log holds no advice
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = pathlib.Path(path)
+        # The same observation may have been asked about twice, with different answers.
+        self._by_place: dict[tuple[int, int, str], Any] = {}
+        self._by_observation: dict[str, Any] = {}
+        # Queries without the advice that was to be made of their answers, as a crash leaves them behind.
+        self._unread: list[LoggedQuery] = []
+        for query in read_queries(path):
+            if query.altered:
+                continue
+            if query.advice is not None:
+                self._remember(query, dict(enumerate(query.advice.actions)))
+            elif query.answers:
+                self._unread.append(query)
+        if not self._by_observation and not self._unread:
+            raise ValueError(f"The advice log {self.path} holds no advice: its run ended before the first answer.")
+
+    def _remember(self, query: LoggedQuery, actions: dict[int, Any]) -> None:
+        observations = [json.dumps(observation) for observation in query.encoded_observations]
+        for state, action in actions.items():
+            self._by_place[query.index, state, observations[state]] = action
+            self._by_observation[observations[state]] = action
+
+    def advise(self, query: AdviceQuery) -> Advice:
+        """
+        Look the states up.
+
+        :param query: The states in question
+        :return: What was answered about them in the recorded run
+        """
+        for logged in self._unread:
+            self._remember(logged, parse_answers(logged.answers, query.briefing.action_space).actions)
+        self._unread.clear()
+        actions, rejected = [], []
+        for i, state in enumerate(query.states):
+            observation = json.dumps(encode_observation(state.observation))
+            if observation not in self._by_observation:
+                rejected.append(Rejection("not_recorded", i))
+            actions.append(self._by_place.get((query.index, i, observation), self._by_observation.get(observation)))
+        return Advice(actions, rejected)

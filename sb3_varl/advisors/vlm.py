@@ -1,0 +1,332 @@
+"""A vision-language model as advisor, with any of the providers that litellm knows, or on a local server."""
+
+import logging
+import math
+import numbers
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from sb3_varl.advice.types import Advice, AdviceQuery, Briefing, QueryInterrupted, Usage
+from sb3_varl.advisors.background import Interruptible
+from sb3_varl.advisors.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, state_line, system_prompt
+from sb3_varl.advisors.providers import check_model, price_of
+from sb3_varl.advisors.vlm_query import Conversation
+from sb3_varl.redaction import refuse_secrets
+
+logger = logging.getLogger(__name__)
+
+_OWN_ARGUMENTS = frozenset(
+    {"model", "messages", "api_base", "base_url", "timeout", "num_retries", "max_retries", "stream", "n"}
+)
+
+
+class VLMAdvisor:
+    """
+    Ask a vision-language model what it would have done.
+
+    Keys come from the environment, from the variable that litellm names for the provider (``OPENAI_API_KEY``,
+    ``ANTHROPIC_API_KEY``, …), and are never kept. A server behind ``api_base`` that wants no key needs none;
+    if the provider's variable is set, its key is sent there.
+
+    A request that fails, be it for the network, the provider or the deadline, costs its own states and nothing else.
+    The budgets hold for the advisor's life and for each run, with all that was spent before it was resumed. No request
+    is sent once one of them is spent, so that ``max_total_tokens`` and ``max_cost`` are exceeded by one answer at most.
+
+    :param model: litellm's name of the model with its provider, for instance ``"openai/gpt-5"``;
+        for a local server with OpenAI's protocol, ``"openai/"`` and the name that the server gives the model
+    :param task: The task in words; goes before the task that the callback or the environment gives
+    :param api_base: URL of the server, for instance ``"http://localhost:8000/v1"``; default: the provider's own
+    :param states_per_request: States that share one request, at most; large ones are sent in smaller numbers
+    :param image_size: Length to which a frame's longer side is scaled down, in pixels
+    :param deadline: Seconds until a request without a complete answer is given up. It may have to be paid
+        nevertheless, without showing up in ``usage``: providers report what an answer cost only with the answer.
+    :param max_retries: How many times a request is sent again after a failure that may pass, such as a rate limit,
+        an overloaded server, a lost connection or the deadline
+    :param max_failures: After this many requests in a row that brought nothing usable, with all their retries, the
+        rest of the query is not asked; the next query tries a single request, without retries, before it goes on
+    :param max_requests: Budget of requests, retries included
+    :param max_total_tokens: Budget of tokens, sent and received.
+        (An answer's length is limited by ``completion_kwargs={"max_tokens": …}``.)
+    :param max_cost: Budget of US dollars. Where nobody can tell what an answer cost, it counts as spent
+    :param max_seconds: Budget of time spent on asking. A request that would exceed it is cut short.
+    :param price_per_token: US dollars for a token sent and for a token received, for a model that litellm has
+        no prices for, or other prices than the list's
+    :param completion_kwargs: Further arguments of ``litellm.completion``, such as ``temperature``,
+        ``reasoning_effort`` or ``response_format``
+    :raises TypeError: if an argument has the wrong type
+    :raises ValueError: if the model's provider is not named or not known, its key is not in the environment,
+        a number is out of range, ``max_cost`` is set and nobody knows the prices, or ``completion_kwargs`` contains
+        a secret or what is set elsewhere
+    """
+
+    def __init__(
+        self,
+        model: str,
+        task: str | None = None,
+        *,
+        api_base: str | None = None,
+        states_per_request: int = 16,
+        image_size: int = 224,
+        deadline: float = 120.0,
+        max_retries: int = 3,
+        max_failures: int = 3,
+        max_requests: int | None = None,
+        max_total_tokens: int | None = None,
+        max_cost: float | None = None,
+        max_seconds: float | None = None,
+        price_per_token: tuple[float, float] | None = None,
+        completion_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        if task is not None and not isinstance(task, str):
+            raise TypeError(f'task must be a sentence such as "Open the drawer.", got {task!r}.')
+        _check_number("states_per_request", states_per_request, integer=True, at_most=MAX_STATES_PER_REQUEST)
+        _check_number("image_size", image_size, integer=True, at_most=MAX_IMAGE_SIZE)
+        _check_number("deadline", deadline)
+        _check_number("max_retries", max_retries, integer=True, zero=True)
+        _check_number("max_failures", max_failures, integer=True)
+        for name, limit in (("max_requests", max_requests), ("max_total_tokens", max_total_tokens)):
+            if limit is not None:
+                _check_number(name, limit, integer=True)
+        for name, amount in (("max_cost", max_cost), ("max_seconds", max_seconds)):
+            if amount is not None:
+                _check_number(name, amount)
+        if price_per_token is not None:
+            if not isinstance(price_per_token, (tuple, list)) or len(price_per_token) != 2:
+                raise TypeError(f"price_per_token must be two numbers, (sent, received), got {price_per_token!r}.")
+            for price in price_per_token:
+                _check_number("price_per_token", price, zero=True)
+        _check_api_base(api_base)
+        _check_completion_kwargs(completion_kwargs)
+
+        self.model = model
+        self.task = task
+        self.api_base = api_base
+        self.states_per_request = int(states_per_request)
+        self.image_size = int(image_size)
+        self.deadline = float(deadline)
+        self.max_retries = int(max_retries)
+        self.max_failures = int(max_failures)
+        self.max_requests = max_requests
+        self.max_total_tokens = max_total_tokens
+        self.max_cost = max_cost
+        self.max_seconds = max_seconds
+        self.price_per_token = price_per_token
+        self.completion_kwargs = dict(completion_kwargs or {})
+        self._usage = Usage()
+        self._n_failures = 0
+        self._budget_reported = self._missing_counts_reported = self._has_unknown_price = False
+        self._be_idle()
+        self._has_key = check_model(model, api_base)
+        if max_cost is not None and price_per_token is None and price_of(model, 1, 1) is None:
+            raise ValueError(
+                f"max_cost needs prices, and litellm has none for {model!r}. Give price_per_token=(sent, received) "
+                "in US dollars, or limit max_total_tokens or max_requests instead."
+            )
+
+    def _be_idle(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._n_interruptions = 0
+        self._running: Interruptible[Advice] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Of a copy, which is not asking anything.
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_running")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._be_idle()
+
+    @property
+    def usage(self) -> Usage:
+        """What all queries so far cost."""
+        return self._usage
+
+    def prepare(self, briefing: Briefing) -> None:
+        """
+        Find out before the training starts whether a query can be put into words.
+
+        :param briefing: What stays the same over all queries
+        :raises ValueError: if there is no task, the action space is unbounded, the task sheet does not fit or is too
+            long, or nothing of a state would be shown
+        """
+        if not briefing.action_space.is_bounded():
+            raise ValueError(
+                f"A model needs bounds to advise within, but the action space is {briefing.action_space}. "
+                "Give the environment an action space of finite bounds."
+            )
+        system_prompt(briefing, self._task(briefing))
+
+    def advise(self, query: AdviceQuery) -> Advice:
+        """
+        Ask the model, in as many requests as it takes, one after the other.
+
+        :param query: The states in question
+        :return: The advice; faults of the network, the provider or the model are in its ``rejected`` and ``failures``
+        :raises ValueError: if there is no task
+        :raises QueryInterrupted: if :meth:`interrupt` was called meanwhile
+        """
+        task = self._task(query.briefing)
+        if self._process != os.getpid():  # forked, perhaps while it was asking
+            self._be_idle()
+        n_interruptions = self._n_interruptions
+        with self._lock:  # an advisor may serve several callbacks
+            if self._n_interruptions > n_interruptions:
+                raise QueryInterrupted("The query was broken off before it was asked.")
+            conversation = Conversation(self, query, task)
+            self._running = Interruptible(conversation.ask())
+            try:
+                return self._running.result()
+            finally:
+                self._running = None
+                self._usage += conversation.usage
+
+    def prompt(self, query: AdviceQuery) -> str:
+        """
+        Say what the model is sent about a query, without the pictures.
+
+        :param query: The query
+        :return: The text of its requests: what they all begin with, and a line for each state
+        """
+        task = self._task(query.briefing)
+        lines = [state_line(i, state) for i, state in enumerate(query.states)]
+        return "\n\n".join([system_prompt(query.briefing, task), *lines])
+
+    def interrupt(self) -> None:
+        """Break off what is being asked, from any thread. What was answered so far is recorded."""
+        self._n_interruptions += 1
+        running = self._running
+        if running is not None:
+            running.interrupt()
+
+    def _task(self, briefing: Briefing) -> str:
+        task = self.task or briefing.task or (briefing.sheet.goal if briefing.sheet is not None else "")
+        if not task.strip():
+            raise ValueError(
+                "The model does not know the task. Give it to the advisor or to the callback, "
+                f'for instance VLMAdvisor({self.model!r}, task="Open the drawer.").'
+            )
+        return task
+
+    def arguments(self, messages: list[dict]) -> dict[str, Any]:
+        """
+        Put together what litellm is called with.
+
+        :param messages: The chat
+        :return: Arguments of ``litellm.acompletion``
+        """
+        arguments = {**self.completion_kwargs, "model": self.model, "messages": messages, "timeout": self.deadline}
+        if self.api_base is not None:
+            arguments["api_base"] = self.api_base
+        if not self._has_key:
+            # Some clients refuse to start without any.
+            arguments["api_key"] = "unused"
+        return arguments
+
+    def budget_left(self, spent: Usage) -> bool:
+        """
+        Say whether another request may be sent, and the first time that it may not, warn.
+
+        :param spent: What was spent so far
+        :return: Whether all budgets have something left
+        """
+        budgets = (
+            ("max_requests", self.max_requests, spent.requests),
+            ("max_total_tokens", self.max_total_tokens, spent.tokens),
+            ("max_cost", self.max_cost, spent.cost),
+            ("max_seconds", self.max_seconds, spent.seconds),
+        )
+        if self.max_cost is not None and self._has_unknown_price:
+            return False
+        for name, limit, amount in budgets:
+            if limit is not None and amount >= limit:
+                if not self._budget_reported:
+                    logger.warning("The budget %s=%s of %s is spent: it is not asked again.", name, limit, self.model)
+                    self._budget_reported = True
+                return False
+        return True
+
+    def warn_of_missing_counts(self) -> None:
+        """Say once, where it matters, that a server does not report tokens."""
+        if self.max_total_tokens is not None and not self._missing_counts_reported:
+            logger.warning(
+                "%s does not report how many tokens an answer took: max_total_tokens cannot be kept. "
+                "Limit max_requests instead.",
+                self.model,
+            )
+            self._missing_counts_reported = True
+
+    def note_missing_price(self) -> None:
+        """Note that nobody knows what an answer cost. A budget of dollars then counts as spent, which is said."""
+        if self.max_cost is not None and not self._has_unknown_price:
+            logger.warning(
+                "It cannot be told what an answer of %s cost, so that max_cost=%s cannot be kept: it is not asked "
+                "again. Give price_per_token=(sent, received), or limit max_total_tokens or max_requests instead.",
+                self.model,
+                self.max_cost,
+            )
+        self._has_unknown_price = True
+
+    def count_failure(self, failed: bool) -> None:
+        """
+        Count the requests in a row that brought nothing.
+
+        :param failed: Whether the latest did
+        """
+        if failed and self._n_failures + 1 == self.max_failures:
+            logger.warning(
+                "%d requests in a row brought nothing: %s is not asked about the rest of this query, and the next one "
+                "begins with a single try.",
+                self.max_failures,
+                self.model,
+            )
+        self._n_failures = self._n_failures + 1 if failed else 0
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether too many requests in a row brought nothing."""
+        return self._n_failures >= self.max_failures
+
+
+def _check_number(
+    name: str, value: Any, *, integer: bool = False, zero: bool = False, at_most: float = math.inf
+) -> None:
+    kind = "an integer" if integer else "a number"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral if integer else numbers.Real):
+        raise TypeError(f"{name} must be {kind}, got {value!r}.")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{name} must be {kind} {'of at least' if zero else 'greater than'} 0, got {value!r}.")
+    if float(value) > at_most:
+        raise ValueError(f"{name} must be at most {at_most:g}, got {value!r}.")
+
+
+def _check_api_base(api_base: str | None) -> None:
+    if api_base is None:
+        return
+    if not isinstance(api_base, str):
+        raise TypeError(f'api_base must be a URL such as "http://localhost:8000/v1", got {type(api_base).__name__}.')
+    if "@" in api_base or "?" in api_base:
+        raise ValueError("api_base must have no password and no query: set the provider's key in the environment.")
+    url = urlsplit(api_base)
+    if url.scheme not in ("http", "https") or not url.netloc:
+        raise ValueError(f'api_base must be a URL such as "http://localhost:8000/v1", got {api_base!r}.')
+
+
+def _check_completion_kwargs(arguments: Mapping[str, Any] | None) -> None:
+    if arguments is None:
+        return
+    if not isinstance(arguments, Mapping):
+        raise TypeError(
+            f'completion_kwargs must be a dictionary such as {{"temperature": 0.2}}, got {type(arguments).__name__}.'
+        )
+    refuse_secrets(arguments, "completion_kwargs")
+    for name in arguments:
+        if name in _OWN_ARGUMENTS:
+            raise ValueError(
+                f"completion_kwargs contains {name!r}, which VLMAdvisor sets itself. Use its own arguments."
+            )

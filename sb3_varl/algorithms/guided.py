@@ -1,0 +1,456 @@
+"""
+What every algorithm of this package adds to its parent: guidance, and its term in the actor's loss.
+
+After "Teaching RL Agents to Act Better: VLM as Action Advisor for Online Reinforcement Learning"
+(https://arxiv.org/abs/2509.21126).
+"""
+
+import contextlib
+import io
+import math
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
+from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_varl.algorithms.fast.acceleration import constant_critic, flushed_denormals, fused_adam
+from sb3_varl.algorithms.fast.fast_sac import FastSAC, add_shaping_gradient
+from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer, GuidanceBufferSamples
+from sb3_varl.algorithms.shaping import (
+    DEFAULT_THRESHOLDS,
+    GATES,
+    Comparison,
+    clip_advice,
+    entropy,
+    min_q_value,
+    shaping_gradient,
+    shaping_loss,
+)
+from sb3_varl.saving import replacing
+
+# Rows of guidance that the logged figures are about.
+_SUMMARY_ROWS = 256
+
+# What is of the present learn() only.
+_OF_CALLBACKS = ("after_learning", "broken_off")
+
+SelfGuided = TypeVar("SelfGuided", bound="Guided")
+
+
+class Guided(OffPolicyAlgorithm):
+    r"""
+    Mixin for off-policy algorithms whose actor is a squashed Gaussian. Put it before the algorithm::
+
+        class VARLTQC(Guided, TQC): ...
+
+    Until step ``shaping_steps``, as long as the guidance buffer :math:`D_g` holds advice, the actor minimises
+
+    .. math::
+        J(\theta) = J_{parent}(\theta)
+        + \lambda \, E_{(s, a) \sim D_g}\left[ g(s, a) \left( -\log \pi_\theta(a | s) \right) \right]
+
+    Everything else, and everything after, is the parent's own. Without guidance, the two are the same to the last bit.
+
+    :param args: Arguments of the parent, in its order
+    :param shaping_coef: See :class:`~sb3_varl.VARL`, as for all that follow
+    :param shaping_steps: Cutoff, in environment steps
+    :param gate: Name of the gate
+    :param gate_threshold: The gate's threshold
+    :param guidance_buffer_size: Rows that the guidance buffer holds
+    :param guidance_batch_size: Rows in the shaping term of each gradient update
+    :param fast: Whether gradient updates may differ from the parent's in the last digits
+    :param kwargs: Keyword arguments of the parent
+    :raises ValueError: if one of the seven is out of its range, or the policy is one of another algorithm
+    :raises AssertionError: if the action space is not continuous
+    """
+
+    actor: Any
+    critic: Any
+    ent_coef_optimizer: th.optim.Adam | None
+    guidance_buffer: GuidanceBuffer
+    # Of the present learn().
+    after_learning: list[Callable[[bool], None]]
+    broken_off: bool
+
+    def __init__(
+        self,
+        *args: Any,
+        shaping_coef: float | Schedule = 20.0,
+        shaping_steps: int = 30_000,
+        gate: str = "distance",
+        gate_threshold: float | None = None,
+        guidance_buffer_size: int = 10_000,
+        guidance_batch_size: int = 128,
+        fast: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.shaping_coef = shaping_coef
+        self.shaping_steps = shaping_steps
+        self.gate = gate
+        self.gate_threshold = gate_threshold
+        self.guidance_buffer_size = guidance_buffer_size
+        self.guidance_batch_size = guidance_batch_size
+        self.fast = fast
+        # For each AdvisorCallback, in the order in which learn() has them, what it needs to go on with a resumed run:
+        # how many queries were answered, what they cost, and where the advice log is.
+        self.advice_progress: list[dict[str, Any]] = []
+        # The step at which the advice ended before shaping_steps, if it did.
+        self.shaping_ended: int | None = None
+        self._forget_callbacks()
+        self._check_shaping_arguments()
+        super().__init__(*args, **kwargs)
+
+    def _forget_callbacks(self) -> None:
+        # What callbacks want to be done when learn() ends, told whether it came to its end; and whether it was broken
+        # off, which is set before they are told.
+        self.after_learning, self.broken_off = [], False
+
+    def _check_shaping_arguments(self) -> None:
+        if not callable(self.shaping_coef):
+            _check_number("shaping_coef", self.shaping_coef, "a number that is at least 0, or a schedule")
+        if self.gate not in GATES:
+            raise ValueError(f"gate is {self.gate!r}, expected one of {', '.join(map(repr, GATES))}.")
+        if self.gate_threshold is not None:
+            _check_number("gate_threshold", self.gate_threshold, "a number that is at least 0, or None")
+        if not isinstance(self.fast, bool):
+            raise ValueError(f"fast is {self.fast!r}, expected True or False.")
+        _check_integer("shaping_steps", self.shaping_steps, minimum=0)
+        _check_integer("guidance_batch_size", self.guidance_batch_size, minimum=1)
+        _check_integer("guidance_buffer_size", self.guidance_buffer_size, minimum=1)
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        vec_env = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        if not isinstance(vec_env.action_space, spaces.Box):
+            # SB3's own class of error for this.
+            raise AssertionError(
+                f"VARL needs a continuous action space (Box), but the environment's is {vec_env.action_space}. "
+                "For discrete actions use an algorithm made for them, for instance DQN or PPO, without advice."
+            )
+        return vec_env
+
+    def _check_policy(self) -> None:
+        """Another algorithm's policy may fit well enough to be trained, on losses that mean something else."""
+        expected = self.policy_aliases["MlpPolicy"]
+        if not issubclass(self.policy_class, expected):
+            for base in self.policy_class.__mro__:
+                is_sb3s = base.__module__.startswith(("stable_baselines3.", "sb3_contrib."))
+                if is_sb3s and base not in (BasePolicy, BaseModel):
+                    raise ValueError(
+                        f"{type(self).__name__} needs a policy that is a {expected.__name__}, but {base.__name__} is "
+                        "one of another algorithm. If this is a saved model, load it with the algorithm that it was "
+                        "trained with, or one that shares its policy: VARL and SAC, VARLTQC and TQC, VARLCrossQ and "
+                        "CrossQ."
+                    )
+
+    def _setup_model(self) -> None:
+        # Checked here as well because load() sets attributes without the constructor.
+        self._check_policy()
+        self._check_shaping_arguments()
+        super()._setup_model()
+        self.shaping_coef_schedule = FloatSchedule(
+            self.shaping_coef if callable(self.shaping_coef) else float(self.shaping_coef)
+        )
+        loaded: GuidanceBuffer | None = getattr(self, "guidance_buffer", None)
+        self.guidance_buffer = GuidanceBuffer(
+            self.guidance_buffer_size, self.observation_space, self.action_space, self.device
+        )
+        if loaded is not None:
+            self.guidance_buffer.extend(loaded.rows())
+
+    @property
+    def cutoff(self) -> int:
+        """Environment step from which on guidance does not count: ``shaping_steps``, or where it was ended before."""
+        return self.shaping_steps if self.shaping_ended is None else min(self.shaping_steps, self.shaping_ended)
+
+    def end_shaping(self) -> None:
+        """Have the guidance count no longer, from now until ``learn()`` begins to count its steps anew."""
+        self.shaping_ended = self.num_timesteps
+
+    @property
+    def shaping_active(self) -> bool:
+        """Whether the next gradient update contains the shaping term."""
+        return self.num_timesteps < self.cutoff and self.guidance_buffer.size() > 0
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """
+        Do the parent's updates, with the gradient of the shaping term added to the actor's while the guidance counts.
+
+        :param gradient_steps: Number of gradient updates
+        :param batch_size: Minibatch size of the parent's own terms
+        """
+        shaping = self._shaping_term() if self.shaping_active else None
+        self.logger.record("varl/shaping_active", int(shaping is not None))
+        self.logger.record("varl/guidance_size", self.guidance_buffer.size())
+        if shaping is not None:
+            self.logger.record("varl/shaping_coef", shaping.shaping_coef)
+
+        # Who inherits from another train() than SAC's gets that one.
+        is_sac = isinstance(self, SAC) and super().train.__func__ is SAC.train  # type: ignore[attr-defined]
+        updates = FastSAC.of(self) if self.fast and is_sac else None  # type: ignore[arg-type]
+        if updates is not None:
+            updates.train(self._optimizers(), gradient_steps, batch_size, shaping)
+        else:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(constant_critic(self.critic, self.actor.optimizer))
+                if self.fast:
+                    stack.enter_context(fused_adam(self._optimizers()))
+                    stack.enter_context(flushed_denormals())
+                if shaping is not None:
+                    optimizer = self.actor.optimizer
+                    hook = optimizer.register_step_pre_hook(shaping.add_gradient)
+                    stack.callback(hook.remove)
+                    # Before the user's hooks, which may clip the gradient.
+                    optimizer._optimizer_step_pre_hooks.move_to_end(hook.id, last=False)
+                super().train(gradient_steps, batch_size)
+
+    def _shaping_term(self) -> "_ShapingTerm":
+        shaping_coef = self.shaping_coef_schedule(self._current_progress_remaining)
+        _check_number("shaping_coef", shaping_coef, "a schedule of numbers that are at least 0")
+        return _ShapingTerm(self, shaping_coef)
+
+    def _optimizers(self) -> list[th.optim.Optimizer]:
+        optimizers = (self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer)
+        return [optimizer for optimizer in optimizers if optimizer is not None]
+
+    def dump_logs(self) -> None:
+        """
+        Write the logs.
+
+        Adds what :meth:`guidance_summary` says, under ``varl/``, while the guidance counts.
+        """
+        if self.shaping_active:
+            for name, value in self.guidance_summary().items():
+                self.logger.record(f"varl/{name}", value)
+        super().dump_logs()
+
+    def guidance_summary(self) -> dict[str, float]:
+        """
+        Compare the latest 256 rows of guidance with the policy as it is.
+
+        :return: ``gate_open``, the share of them whose gate is open; ``shaping_loss`` without its coefficient;
+            ``q_advised`` and ``q_greedy``, what the critic thinks of the advice and of the policy's greedy actions;
+            ``entropy`` of the policy, in nats. Empty without guidance.
+        """
+        return self._shaping_term().summary() if self.guidance_buffer.size() > 0 else {}
+
+    def _q_value(self, observations: th.Tensor | TensorDict, actions: th.Tensor) -> th.Tensor:
+        """What the parent's actor maximises besides the entropy, ``(n,)``."""
+        return min_q_value(self.critic, observations, actions)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[int, BaseCallback]:
+        self._forget_callbacks()
+        if reset_num_timesteps:
+            self.shaping_ended = None
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Of a copy, or of a model that another process gets; callbacks have threads.
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_CALLBACKS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget_callbacks()
+
+    def learn(
+        self: SelfGuided,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfGuided:
+        gradients = th.is_grad_enabled()
+        trained = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        try:
+            super().learn(
+                total_timesteps,
+                callback,
+                log_interval,  # type: ignore[arg-type]
+                tb_log_name or type(self).__name__,
+                reset_num_timesteps,
+                progress_bar,
+            )
+            for finish in self.after_learning:
+                finish(True)
+        except BaseException:
+            if self.after_learning:
+                self.broken_off = True
+            # Ctrl-C in the wrong moment leaves PyTorch, or parameters, without gradients.
+            th.set_grad_enabled(gradients)
+            for parameter in trained:
+                parameter.requires_grad_(True)
+            for finish in self.after_learning:
+                finish(False)
+            raise
+        return self
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), *_OF_CALLBACKS]
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model to a zip file. A crash meanwhile leaves an older file of that name as it was.
+
+        :param path: Where to; ``.zip`` is appended if there is no suffix
+        :param exclude: Attributes that are left out besides those that always are
+        :param include: Attributes that are not left out
+        """
+        with _replacing(path, "zip") as partial:
+            super().save(partial, exclude, include)
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Save the replay buffer to a pickle file. A crash meanwhile leaves an older file of that name as it was.
+
+        :param path: Where to; ``.pkl`` is appended if there is no suffix
+        """
+        with _replacing(path, "pkl") as partial:
+            super().save_replay_buffer(partial)
+
+    def save_guidance_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Save the guidance buffer by itself. A model's zip contains it anyway.
+
+        :param path: Where to; ``.npz`` is appended if it is missing
+        """
+        self.guidance_buffer.save(path)
+
+    def load_guidance_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Replace the guidance by that of a file.
+
+        :param path: A file that :meth:`save_guidance_buffer` wrote
+        :raises ValueError: if it does not fit this model's spaces
+        """
+        self.guidance_buffer.load(path)
+
+
+class _ShapingTerm:
+    """The shaping term of one model, with the coefficient that it has at present."""
+
+    def __init__(self, model: Guided, shaping_coef: float) -> None:
+        self.model = model
+        self.shaping_coef = shaping_coef
+        self.gate = GATES[model.gate]
+        self.threshold = DEFAULT_THRESHOLDS[model.gate] if model.gate_threshold is None else model.gate_threshold
+
+    def sample(self) -> GuidanceBufferSamples:
+        model = self.model
+        return model.guidance_buffer.sample(model.guidance_batch_size, env=model._vec_normalize_env)
+
+    def add_gradient(self, *_: Any) -> None:
+        """Gradients add up: as a hook this runs after the parent's backward pass and before the optimizer's step."""
+        if add_shaping_gradient(self.model.actor, self):
+            return
+        batch = self.sample()
+        with _evaluation_mode(self.model.policy):
+            mean, std = _gaussian(self.model.actor, batch.observations)
+            gradient = self.gradient(batch, mean, std)
+        if gradient is not None:
+            mean.backward(gradient)
+
+    @th.no_grad()
+    def gradient(self, batch: GuidanceBufferSamples, mean: th.Tensor, std: th.Tensor) -> th.Tensor | None:
+        comparison = self._compare(batch, mean, std)
+        is_open = self.gate(comparison, self.threshold)
+        # Looking costs nothing on the CPU, and saves the backward pass; elsewhere the host would have to wait.
+        if is_open.device.type == "cpu" and not is_open.any():
+            return None
+        return self.shaping_coef * shaping_gradient(comparison, is_open)
+
+    @th.no_grad()
+    def summary(self) -> dict[str, float]:
+        batch = self.model.guidance_buffer.latest(_SUMMARY_ROWS, env=self.model._vec_normalize_env)
+        with _evaluation_mode(self.model.policy):
+            mean, std = _gaussian(self.model.actor, batch.observations)
+            comparison = self._compare(batch, mean, std)
+            is_open = self.gate(comparison, self.threshold)
+            q_advised, q_greedy = comparison.q_value(comparison.advice), comparison.q_value(mean.tanh())
+        return {
+            "gate_open": is_open.float().mean().item(),
+            "shaping_loss": shaping_loss(comparison, is_open).item(),
+            "q_advised": q_advised.mean().item(),
+            "q_greedy": q_greedy.mean().item(),
+            "entropy": entropy(mean, std).mean().item(),
+        }
+
+    def _compare(self, batch: GuidanceBufferSamples, mean: th.Tensor, std: th.Tensor) -> Comparison:
+        return Comparison(
+            clip_advice(batch.actions),
+            mean,
+            std,
+            lambda actions: self.model._q_value(batch.observations, actions),
+        )
+
+
+@contextlib.contextmanager
+def _replacing(
+    path: str | pathlib.Path | io.BufferedIOBase, suffix: str
+) -> Iterator[str | pathlib.Path | io.BufferedIOBase]:
+    """What to have SB3 write to in place of a path. What is not the name of a file is left to SB3."""
+    if not isinstance(path, str | pathlib.Path) or pathlib.Path(path).is_dir():
+        yield path
+    else:
+        file = pathlib.Path(path)
+        with replacing(file if file.suffix else file.with_name(f"{file.name}.{suffix}")) as partial:
+            yield partial
+
+
+def _gaussian(actor: Any, observations: th.Tensor | TensorDict) -> tuple[th.Tensor, th.Tensor]:
+    """The policy's mean and standard deviation before the squashing, ``(n, d)`` each."""
+    mean, log_std, latent = actor.get_action_dist_params(observations)
+    if not actor.use_sde:
+        return mean, log_std.exp()
+    return mean, actor.action_dist.proba_distribution(mean, log_std, **latent).distribution.stddev
+
+
+@contextlib.contextmanager
+def _evaluation_mode(policy: BasePolicy) -> Iterator[None]:
+    """
+    Compare the advice with what the policy does when it acts: without dropout, and normalised as it then is.
+
+    It also keeps the statistics of batch normalisation about the states that are visited.
+    """
+    modules = [module for module in policy.modules() if module.training]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = True
+
+
+def _check_number(name: str, value: Any, expected: str) -> None:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} is {value!r}, expected {expected}.")
+
+
+def _check_integer(name: str, value: Any, minimum: int) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < minimum:
+        raise ValueError(f"{name} is {value!r}, expected an integer that is at least {minimum}.")

@@ -1,0 +1,5 @@
+"""``python -m sb3_varl.preview``."""
+
+from sb3_varl.preview.page import main
+
+main()

@@ -1,0 +1,394 @@
+"""
+See what an advisor is shown, before paying for it.
+
+    python -m sb3_varl.preview --env sb3_varl.metaworld:SparseMetaWorld/drawer-open-v3 --model openai/gpt-5
+
+visits some states of an environment and writes a page with the prompt and the frames of a query about them, its size in
+tokens and its price. Nothing is sent without ``--ask``; with it, the answers are shown beside the frames. ``--check``
+asks again, and once more with the pictures exchanged, to see whether the answers mean something, and ``--follow`` does
+what they say in copies of the environment.
+"""
+
+import argparse
+import ast
+import contextlib
+import datetime
+import html
+import inspect
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+from sb3_varl.advice.sheets import load_task_sheet, make_briefing
+from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, TaskSheet
+from sb3_varl.advisors.by_name import make_advisor, name_of, task_of
+from sb3_varl.advisors.prompt import action_names, chats_of
+from sb3_varl.advisors.providers import count_tokens, price_of
+from sb3_varl.advisors.vlm import VLMAdvisor
+from sb3_varl.pages import picture_url, render, view_states, write_page
+from sb3_varl.preview.checks import Check
+from sb3_varl.preview.following import NotRepeatable
+from sb3_varl.preview.rollouts import can_render, make_act, statistics_of, visit, wrapped
+from sb3_varl.preview.session import N_COPIES, Findings, Interview
+from sb3_varl.training.callback import AdvisorCallback
+
+# What AdvisorCallback asks in a run, unless it is told otherwise.
+_DEFAULTS = inspect.signature(AdvisorCallback).parameters
+N_QUERIES, STATES_PER_QUERY = _DEFAULTS["n_queries"].default, _DEFAULTS["states_per_query"].default
+# A server that wants no key: for looking at a model that will not be asked.
+_NO_SERVER = "http://localhost"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """
+    What asking would take.
+
+    :param requests: Number of requests
+    :param prompt_tokens: Tokens sent
+    :param completion_tokens: Tokens received, without those that a model spends on thinking
+    :param cost: US dollars, or ``None`` if nobody knows the prices
+    """
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+
+
+@dataclass
+class Preview:
+    """
+    What an advisor is shown, and what it said if it was asked. In a notebook, it shows itself.
+
+    :param env_name: The environment
+    :param advisor_name: The advisor
+    :param task: The task in words, as it is sent
+    :param query: What is asked
+    :param chats: The messages of each request, as they are sent
+    :param estimate: What asking takes
+    :param in_a_run: What a run takes, as ``AdvisorCallback`` asks by default
+    :param findings: What came back, or ``None`` if it was not asked
+    """
+
+    env_name: str
+    advisor_name: str
+    task: str
+    query: AdviceQuery
+    chats: list[list[dict]]
+    estimate: Estimate
+    in_a_run: Estimate
+    findings: Findings | None = None
+
+    def page(self) -> str:
+        """
+        Put everything on a page that holds all it needs.
+
+        :return: HTML
+        """
+        states, briefing = self.query.states, self.query.briefing
+        views = view_states(
+            [state.executed_action for state in states],
+            [state.frame for state in states],
+            [state.step for state in states],
+            self.findings.advice if self.findings is not None else None,
+            briefing.action_space,
+            action_names(briefing),
+            briefing.sheet,
+        )
+        followed = self.findings.followed if self.findings is not None else []
+        strips = [(result, [picture_url(frame, 200) for frame in result.frames]) for result in followed]
+        return render(
+            "preview.html", preview=self, states=views, strips=strips, n_states_in_a_run=N_QUERIES * STATES_PER_QUERY
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write the page.
+
+        :param path: The file; its folder is made if it is missing
+        """
+        path = pathlib.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_page(path, self.page())
+
+    def _repr_html_(self) -> str:
+        return f'<iframe srcdoc="{html.escape(self.page())}" style="width: 100%; height: 45rem; border: 0"></iframe>'
+
+
+def preview(
+    env: gym.Env | Callable[[], gym.Env],
+    advisor: Advisor | str,
+    task: str | None = None,
+    *,
+    sheet: TaskSheet | str | os.PathLike[str] | None = None,
+    advisor_kwargs: dict[str, Any] | None = None,
+    policy: str = "random",
+    n_states: int = 16,
+    n_steps: int = 300,
+    frames: bool = True,
+    ask: bool = False,
+    check: bool = False,
+    follow_rounds: int = 0,
+    hold: int = 5,
+    log_path: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> Preview:
+    """
+    See what an advisor would be shown of an environment, and ask it if told to.
+
+    Whatever it answers is in an advice log before it is used, as in a training run.
+
+    :param env: The environment, or a function that makes it. Copies, for following advice, are made by the function,
+        or else by ``gym.make`` as the environment was
+    :param advisor: An advisor, or its name as :func:`~sb3_varl.advisors.make_advisor` knows it. A model that is not
+        asked needs no key
+    :param task: The task in words. ``None`` for what the advisor or the environment's task sheet says
+    :param sheet: A task sheet or a YAML file of one. ``None`` for the environment's ``task_sheet``, if it has one
+    :param advisor_kwargs: Further arguments for an advisor that is given by its name
+    :param policy: How to come to the states: ``"random"``; a zip of any of Stable-Baselines3's algorithms, with the
+        statistics of ``VecNormalize`` that :func:`~sb3_varl.preview.rollouts.statistics_of` finds; or
+        ``"file.py:function"``
+    :param n_states: Number of states to ask about
+    :param n_steps: Number of steps that they are drawn from
+    :param frames: Whether to show pictures of the states
+    :param ask: Whether to ask, once
+    :param check: Whether to ask the same again, and once more with the pictures exchanged
+    :param follow_rounds: How many times to ask on while following the advice from four of the states
+    :param hold: Steps that each piece of advice is followed for
+    :param log_path: Folder of the advice log. ``None`` for ``preview/advice-<time>``
+    :param seed: Of the environment, the actions and the draw of states
+    :return: The preview
+    :raises FileNotFoundError: if a file is missing
+    :raises TypeError: if ``env`` is something else, its actions are not continuous, or the advisor takes no such
+        argument
+    :raises ValueError: if something is out of range, there is no task, or a key is missing that asking needs
+    """
+    if (check or follow_rounds) and not ask:
+        raise ValueError("check and follow_rounds ask the advisor: give ask=True, too.")
+    for name, number, low in (("n_states", n_states, 1), ("follow_rounds", follow_rounds, 0), ("hold", hold, 1)):
+        if number < low:
+            raise ValueError(f"{name} is {number}, expected at least {low}.")
+    if not isinstance(env, gym.Env) and (isinstance(env, VecEnv) or not callable(env)):
+        raise TypeError(f"env is {env!r}, expected a Gymnasium environment or a function that makes one.")
+    sheet = sheet if isinstance(sheet, TaskSheet | None) else load_task_sheet(sheet)
+    addressee = _Addressee(advisor, task, advisor_kwargs, ask)
+    with contextlib.ExitStack() as stack:
+        make = _maker(env)
+        venv: VecEnv = DummyVecEnv([(lambda: env) if isinstance(env, gym.Env) else make])
+        if not isinstance(env, gym.Env):
+            stack.callback(venv.close)
+        env_name = _name(venv)
+        venv = wrapped(_normalised(venv, policy))
+        briefing = make_briefing(venv, task_of(addressee.advisor, task), sheet, frames)
+        words = addressee.prepare(briefing)
+        visited = visit(venv, make_act(policy, venv, seed), n_states, n_steps, frames, seed)
+    query = AdviceQuery(0, n_steps, visited.states, briefing)
+    result = addressee.preview(query, words, env_name)
+    if ask:
+        interview = Interview(addressee.advisor, query, log_path or pathlib.Path("preview") / f"advice-{_now()}")
+        interview.ask()
+        result.findings = interview.findings
+        try:
+            if check and interview.was_answered:
+                interview.check()
+            if follow_rounds and interview.was_answered:
+                interview.follow(make, visited, follow_rounds, hold)
+        except KeyboardInterrupt:
+            interview.findings.checks.append(Check("Was everything tried?", False, "No, it was broken off by Ctrl-C."))
+    return result
+
+
+class _Addressee:
+    """Who is asked, or would be."""
+
+    def __init__(self, advisor: Advisor | str, task: str | None, arguments: dict[str, Any] | None, ask: bool) -> None:
+        self.name = advisor if isinstance(advisor, str) else name_of(advisor)
+        if isinstance(advisor, str):
+            arguments = dict(arguments or {})
+            if not ask and advisor.partition("/")[0] not in ("simulated", "replay"):
+                arguments["api_base"] = arguments.get("api_base") or _NO_SERVER
+            advisor = make_advisor(advisor, task, **arguments)
+        self.advisor = advisor
+        self.model = advisor if isinstance(advisor, VLMAdvisor) else None
+
+    def prepare(self, briefing: Briefing) -> str:
+        if hasattr(self.advisor, "prepare"):
+            self.advisor.prepare(briefing)
+        task = (self.model.task if self.model is not None else None) or briefing.task
+        if not task:
+            raise ValueError('There is no task. Say it in words, for instance task="Open the drawer.".')
+        return task
+
+    def preview(self, query: AdviceQuery, task: str, env_name: str) -> Preview:
+        per_request, image_size = (
+            (self.model.states_per_request, self.model.image_size) if self.model is not None else (16, 224)
+        )
+        chats = chats_of(query, task, per_request, image_size)
+        if not chats:
+            raise ValueError("The states are too large to be sent. Leave out of the observation what says little.")
+        n_states, system = len(query.states), count_tokens(chats[0][:1])
+        states, received = sum(map(count_tokens, chats)) - len(chats) * system, count_tokens(_typical_answer(query))
+        estimate = self._estimate(len(chats), system, states, received)
+        n_requests = N_QUERIES * math.ceil(STATES_PER_QUERY / per_request)
+        share = N_QUERIES * STATES_PER_QUERY / n_states
+        in_a_run = self._estimate(n_requests, system, round(share * states), round(share * received))
+        return Preview(env_name, self.name, task, query, chats, estimate, in_a_run)
+
+    def _estimate(self, n_requests: int, system: int, states: int, received: int) -> Estimate:
+        sent = n_requests * system + states
+        cost: float | None = None
+        if self.model is not None:
+            prices = self.model.price_per_token
+            cost = (
+                price_of(self.model.model, sent, received)
+                if prices is None
+                else prices[0] * sent + prices[1] * received
+            )
+        return Estimate(n_requests, sent, received, cost)
+
+
+def _typical_answer(query: AdviceQuery) -> list[dict]:
+    action = ", ".join(["-0.25"] * math.prod(query.briefing.action_space.shape))
+    entries = ", ".join(f'{{"state": {i}, "action": [{action}]}}' for i in range(len(query.states)))
+    return [{"role": "assistant", "content": f'{{"advice": [{entries}]}}'}]
+
+
+def _maker(env: gym.Env | Callable[[], gym.Env]) -> Callable[[], gym.Env]:
+    if not isinstance(env, gym.Env):
+        return env
+    spec = env.spec
+
+    def make() -> gym.Env:
+        if spec is None:
+            raise NotRepeatable("the environment was not made with gym.make; give a function that makes it")
+        try:
+            return gym.make(spec)
+        except (ValueError, gym.error.Error) as error:
+            raise NotRepeatable(
+                f"the environment cannot be made again as it was ({error}); give a function that makes it"
+            ) from error
+
+    return make
+
+
+def _name(env: VecEnv) -> str:
+    spec = env.get_attr("spec")[0]
+    return spec.id if spec is not None else type(env.get_attr("unwrapped")[0]).__name__
+
+
+def _normalised(env: VecEnv, policy: str) -> VecEnv:
+    """With the statistics that a saved policy was trained with, if they lie where its name says that they are its."""
+    path = statistics_of(pathlib.Path(policy)) if policy.endswith(".zip") else None
+    if path is None:
+        return env
+    normalised = VecNormalize.load(str(path), env)
+    normalised.training = normalised.norm_reward = False
+    return normalised
+
+
+def _now() -> str:
+    return f"{datetime.datetime.now():%Y-%m-%d-%H-%M-%S}"
+
+
+def _parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
+    """``name:value`` as rl-zoo has them; a value that is no Python literal is a string."""
+    arguments: dict[str, Any] = {}
+    for pair in pairs:
+        name, colon, value = pair.partition(":")
+        if not colon or not name.isidentifier():
+            raise ValueError(f"{pair!r} is not of the form name:value.")
+        try:
+            arguments[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            arguments[name] = value
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sb3_varl.preview",
+        description="See what an advisor is shown, what asking costs and, if told to, what it says.",
+    )
+    parser.add_argument("--env", required=True, metavar="ID", help="environment, as for gym.make: [module:]name")
+    parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="its arguments")
+    parser.add_argument("--model", required=True, help="litellm model string, or simulated/<Meta-World task>")
+    parser.add_argument("--advisor-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="the advisor's arguments")
+    parser.add_argument("--task", help="the task in words; default: that of the environment's task sheet")
+    parser.add_argument("--sheet", metavar="FILE", help="task sheet in YAML; default: that of the environment")
+    parser.add_argument("--policy", default="random", help="random (default), a model's .zip, or file.py:function")
+    parser.add_argument("--states", type=int, default=16, help="states to ask about (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="steps to draw them from (default: %(default)s)")
+    parser.add_argument("--no-frames", action="store_true", help="show numbers only")
+    parser.add_argument("--ask", action="store_true", help="ask about these states, once")
+    parser.add_argument("--check", action="store_true", help="ask again, and with the pictures exchanged")
+    parser.add_argument(
+        "--follow", type=int, default=0, metavar="ROUNDS", help=f"follow the advice in {N_COPIES} copies of it"
+    )
+    parser.add_argument("--hold", type=int, default=5, help="steps that each advice is followed (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("preview"), help="folder (default: preview)")
+    return parser
+
+
+def _dollars(estimate: Estimate) -> str:
+    return "unknown price" if estimate.cost is None else f"about {estimate.cost:.3f} US dollars"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Run the command.
+
+    :param arguments: Its arguments, ``None`` for those of the command line
+    """
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    try:
+        kwargs = _parse_pairs(args.env_kwargs)
+        if not args.no_frames and can_render(args.env):
+            kwargs.setdefault("render_mode", "rgb_array")
+        result = preview(
+            lambda: gym.make(args.env, **kwargs),
+            args.model,
+            args.task,
+            sheet=args.sheet,
+            advisor_kwargs=_parse_pairs(args.advisor_kwargs),
+            policy=args.policy,
+            n_states=args.states,
+            n_steps=args.steps,
+            frames=not args.no_frames,
+            ask=args.ask,
+            check=args.check,
+            follow_rounds=args.follow,
+            hold=args.hold,
+            log_path=args.out / f"advice-{_now()}",
+            seed=args.seed,
+        )
+    except (ImportError, OSError, TypeError, ValueError, gym.error.Error) as error:
+        sys.exit(f"{parser.prog}: {error}")
+    estimate = result.estimate
+    in_a_run = result.in_a_run
+    if result.advisor_name.startswith("simulated/"):
+        print("The advisor is SIMULATED: what it says is no model's performance.")
+    print(f"This query: {estimate.requests} requests, {estimate.prompt_tokens} tokens in, {_dollars(estimate)}")
+    print(
+        f"A run of {N_QUERIES} queries of {STATES_PER_QUERY} states: {in_a_run.requests} requests, "
+        f"{in_a_run.prompt_tokens} tokens in, {_dollars(in_a_run)}"
+    )
+    if result.findings is not None:
+        for check in result.findings.checks:
+            print(f"{check.name} {_MARKS[check.passed]}: {check.text}")
+        for failure in result.findings.failures:
+            print(failure)
+    result.save(args.out / "preview.html")
+    print(f"See {args.out / 'preview.html'}")
+
+
+_MARKS = {True: "yes", False: "no", None: "cannot be told"}

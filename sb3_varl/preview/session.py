@@ -1,0 +1,147 @@
+"""Asking an advisor outside of training, and looking at what it says."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import gymnasium as gym
+import numpy as np
+
+from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.log import FILE_NAME, AdviceLog
+from sb3_varl.advice.types import Advice, AdviceQuery, Advisor, Usage, VisitedState
+from sb3_varl.preview.checks import (
+    FOLLOWING,
+    Check,
+    agrees_with_itself,
+    answered,
+    changes_with_the_picture,
+    differs_between_states,
+    leads_to_success,
+)
+from sb3_varl.preview.following import Followed, NotRepeatable, follow, without_advice
+from sb3_varl.preview.rollouts import Visit
+from sb3_varl.training.query_queue import Consultation
+
+# Of the environment, in which the advice is followed.
+N_COPIES = 4
+
+
+@dataclass
+class Findings:
+    """
+    What came back.
+
+    :param advice: The advice
+    :param answers: The model's words
+    :param checks: Whether the advice means something
+    :param followed: What came of following it
+    :param failures: Requests that brought no answer, a line each
+    :param usage: What was spent
+    """
+
+    advice: Advice
+    answers: list[str]
+    checks: list[Check]
+    followed: list[Followed] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+
+
+class Interview:
+    """
+    Asks an advisor about some states. As in training, what it answers is in an advice log before it is used.
+
+    :param advisor: The advisor
+    :param query: The states, and what there is to know of the environment
+    :param log_path: Folder of the advice log
+    :raises ValueError: if there is one in it
+    """
+
+    findings: Findings
+
+    def __init__(self, advisor: Advisor, query: AdviceQuery, log_path: str | os.PathLike[str]) -> None:
+        if (pathlib.Path(log_path) / FILE_NAME).exists():
+            raise ValueError(f"{log_path} holds the advice log of something else. Give a folder of its own.")
+        self.query = query
+        self._log = AdviceLog(log_path)
+        self._consultation = Consultation(advisor, self._log, Usage())
+        self._n_asked = 0
+        self._failures: list[str] = []
+
+    def ask(self) -> None:
+        """Ask once."""
+        advice = self._ask(self.query.states)
+        answers = [answer.text for query in read_queries(self._log.path) for answer in query.answers]
+        checks = [answered(advice), differs_between_states(advice, self.query.briefing.action_space)]
+        self.findings = Findings(advice, answers, checks, failures=self._failures, usage=self._consultation.spent)
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether there is anything to look at."""
+        return any(action is not None for action in self.findings.advice.actions)
+
+    def check(self) -> None:
+        """Ask the same again, and once more with the pictures exchanged."""
+        first, space, states = self.findings.advice, self.query.briefing.action_space, self.query.states
+        again = self._ask(states)
+        self.findings.checks.append(agrees_with_itself(first, again, space))
+        if len(states) > 1 and all(state.frame is not None for state in states):
+            exchanged = self._ask(_with_pictures_exchanged(states), altered="pictures exchanged")
+            self.findings.checks.append(changes_with_the_picture(first, again, exchanged, space))
+
+    def follow(self, make: Callable[[], gym.Env], visited: Visit, rounds: int, hold: int) -> None:
+        """
+        Do what the advisor says, from four of the states on.
+
+        :param make: Makes a copy of the environment
+        :param visited: How the states were come to
+        :param rounds: How many times to ask
+        :param hold: Steps that each piece of advice holds for
+        """
+        findings, starts = self.findings, _earliest(self.query.states, visited, rounds * hold)
+        frames = self.query.briefing.frames
+        try:
+            followed = follow(make, visited, starts, lambda states: self._ask(states).actions, rounds, hold, frames)
+        except NotRepeatable as error:
+            findings.checks.append(Check(FOLLOWING, None, f"Not tried: {error}."))
+            return
+        except Exception as error:  # of the environment; the answers so far are worth showing
+            findings.checks.append(Check(FOLLOWING, None, f"It broke off: {type(error).__name__}: {error}"))
+            return
+        before = [without_advice(visited, start, rounds * hold) for start in starts]
+        findings.checks.append(leads_to_success(followed, before))
+        findings.followed = followed
+
+    def _ask(self, states: tuple[VisitedState, ...], altered: str = "") -> Advice:
+        query = dataclasses.replace(self.query, index=self._n_asked, states=states, altered=altered)
+        self._consultation.ask(query)
+        self._n_asked += 1
+        try:
+            outcome = next(self._consultation.outcomes(wait=True))
+        except KeyboardInterrupt:
+            self._consultation.break_off()
+            raise
+        self._consultation.close(outcome)
+        self._failures += outcome.advice.failures
+        if self._n_asked > 1:
+            self.findings.usage = self._consultation.spent
+        return outcome.advice
+
+
+def _earliest(states: tuple[VisitedState, ...], visited: Visit, n_steps: int) -> list[VisitedState]:
+    """Those with the most of their episodes before them, and so many steps that were visited."""
+    states = tuple(state for state in states if state.step + n_steps <= len(visited.steps)) or states
+    beginnings = [0, *(i + 1 for i, step in enumerate(visited.steps) if step.done)]
+    order = sorted(states, key=lambda state: min(state.step - start for start in beginnings if start <= state.step))
+    return sorted(order[:N_COPIES], key=lambda state: state.step)
+
+
+def _with_pictures_exchanged(states: tuple[VisitedState, ...]) -> tuple[VisitedState, ...]:
+    # By half of their number, because neighbours look alike.
+    others = np.roll(np.arange(len(states)), max(1, len(states) // 2))
+    return tuple(
+        dataclasses.replace(state, frame=states[other].frame) for state, other in zip(states, others, strict=True)
+    )

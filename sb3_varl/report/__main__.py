@@ -1,0 +1,5 @@
+"""``python -m sb3_varl.report``."""
+
+from sb3_varl.report.page import main
+
+main()
