@@ -9,13 +9,13 @@ from sb3_varl.advice.types import (
     Advisor,
     Answer,
     Briefing,
-    FunctionAdvisor,
     ObservationSlice,
     Rejection,
     TaskSheet,
     Usage,
     VisitedState,
 )
+from sb3_varl.advisors.function import FunctionAdvisor
 from sb3_varl.advisors.recorded import ReplayAdvisor
 from sb3_varl.advisors.vlm import VLMAdvisor
 from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer

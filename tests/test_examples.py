@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from sb3_varl.advice.log import read_records
-from sb3_varl.advice.sheets import make_briefing
 from sb3_varl.advisors.prompt import system_prompt
+from sb3_varl.training.briefing import make_briefing
 from vlm_server import VLMServer
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"

@@ -8,7 +8,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_varl import VARL, ActionComponent, AdvisorCallback, FunctionAdvisor, ObservationSlice, TaskSheet
-from sb3_varl.advice.sheets import load_task_sheet, make_briefing
+from sb3_varl.advice.sheets import load_task_sheet
+from sb3_varl.training.briefing import make_briefing
 
 SHEET = TaskSheet(
     "Push the block onto the red dot.",

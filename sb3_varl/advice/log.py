@@ -40,8 +40,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sb3_varl.advice.sheets import action_names
 from sb3_varl.advice.types import Advice, AdviceQuery, Event, Observation
-from sb3_varl.advisors.prompt import action_names
 from sb3_varl.saving import sync
 
 logger = logging.getLogger(__name__)

@@ -15,17 +15,18 @@ All but ``goal`` may be left out. An action's components are all named, in order
 observations.
 """
 
+import math
 import os
 import pathlib
+import re
 
 import pydantic
 import yaml
-from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_varl.advice.types import Briefing, TaskSheet
-from sb3_varl.advisors.prompt import action_names
 
+# What might be taken for the markers of the environment's part.
+_MARKER = re.compile(r"<(?=\s*/?\s*environment)", re.IGNORECASE)
 # Of a list, because a dataclass by itself takes no configuration from outside.
 _ADAPTER = pydantic.TypeAdapter(list[TaskSheet], config=pydantic.ConfigDict(extra="forbid"))
 
@@ -55,42 +56,31 @@ def load_task_sheet(path: str | os.PathLike[str]) -> TaskSheet:
         ) from None
 
 
-def make_briefing(
-    env: VecEnv,
-    task: str | None = None,
-    sheet: TaskSheet | None = None,
-    frames: bool = True,
-) -> Briefing:
+def action_names(briefing: Briefing) -> list[str]:
     """
-    Put together what an advisor is told of an environment.
+    Name the components of an action.
 
-    :param env: The environment
-    :param task: The task in words. ``None`` for the goal of the task sheet
-    :param sheet: A task sheet. ``None`` for the environment's attribute ``task_sheet``, if it has one
-    :param frames: Whether states come with pictures
-    :return: The briefing
-    :raises TypeError: if the environment's ``task_sheet`` is none, or its actions are not continuous
-    :raises ValueError: if the task sheet names another number of action components than there are
+    :param briefing: The action space and the environment's task sheet
+    :return: The sheet's names, or ``action[0]`` and so on
+    :raises ValueError: if the task sheet has another number of them
     """
-    if sheet is None and _has_attr(env, "task_sheet"):
-        sheet = env.get_attr("task_sheet", indices=[0])[0]
-        if not isinstance(sheet, TaskSheet):
-            raise TypeError(f"The environment's task_sheet is {sheet!r}, expected a sb3_varl.TaskSheet.")
-    if not isinstance(env.action_space, spaces.Box):
-        raise TypeError(f"Advice is for continuous actions, a Box, but the action space is {env.action_space}.")
-    briefing = Briefing(
-        action_space=env.action_space,
-        observation_space=env.observation_space,
-        task=task or (sheet.goal if sheet else None),
-        sheet=sheet,
-        frames=frames,
-    )
-    action_names(briefing)
-    return briefing
+    n_components = math.prod(briefing.action_space.shape)
+    named = briefing.sheet.action if briefing.sheet is not None else ()
+    if not named:
+        return [f"action[{i}]" for i in range(n_components)]
+    if len(named) != n_components:
+        raise ValueError(
+            f"The task sheet names {len(named)} action components, but the action space has {n_components}. "
+            "Name all of them in order, or none."
+        )
+    return [as_data(component.name) for component in named]
 
 
-def _has_attr(env: VecEnv, name: str) -> bool:
-    try:
-        return env.has_attr(name)
-    except NotImplementedError:  # somebody's own VecEnv need not give its environments' attributes
-        return False
+def as_data(text: str) -> str:
+    """
+    Make something that the environment says fit to stand in a prompt.
+
+    :param text: The text
+    :return: One line that cannot end the part of the prompt that it stands in
+    """
+    return " ".join(_MARKER.sub("(", text).split())

@@ -1,7 +1,5 @@
 """What passes between the callback, which knows Stable-Baselines3, and an advisor, which does not."""
 
-import copy
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field
@@ -11,8 +9,6 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_varl.redaction import scrub
-
-logger = logging.getLogger(__name__)
 
 Observation = np.ndarray | dict[str, np.ndarray]
 
@@ -276,72 +272,6 @@ class Advisor(Protocol):
         :return: An action or ``None`` for each state
         """
         ...
-
-
-class FunctionAdvisor:
-    """
-    An advisor made of any function: a controller, a planner, another policy.
-
-    The function may return an array, a list, a tensor, or a number where an action has one component; a batch of one
-    action will do. A state in which it raises costs that state only, and is rejected as ``raised``.
-
-    :param function: From an observation (unbatched, original units, its own to change) to an action in the
-        environment's units, or to ``None`` where it has no advice
-    :param clip: Whether an action beyond the bounds is clipped to them, as environments do themselves. Otherwise it is
-        rejected as ``out_of_bounds``
-    :raises TypeError: if ``function`` cannot be called
-    """
-
-    def __init__(self, function: Callable[[Any], Any], *, clip: bool = False) -> None:
-        if not callable(function):
-            raise TypeError(
-                f"FunctionAdvisor takes a function from an observation to an action, got {function!r}. "
-                "For an SB3 policy pass lambda observation: policy.predict(observation)[0]."
-            )
-        if not isinstance(clip, bool):
-            raise TypeError(f"clip is {clip!r}, expected True or False.")
-        self.function = function
-        self.clip = clip
-
-    def advise(self, query: AdviceQuery) -> Advice:
-        """
-        Call the function once for each state.
-
-        :param query: The states in question
-        :return: The function's actions
-        """
-        space = query.briefing.action_space
-        actions: list[np.ndarray | None] = []
-        rejected: list[Rejection] = []
-        for i, state in enumerate(query.states):
-            actions.append(None)
-            try:
-                # A controller may work in place: on what it is given, and on what it returns the next time.
-                action = self.function(copy.deepcopy(state.observation))
-            except Exception as error:  # of somebody else's code
-                rejected.append(Rejection("raised", i, example_of(error)))
-                continue
-            if action is None:
-                continue
-            numbers = as_numbers(action, space)
-            if isinstance(numbers, str):
-                rejected.append(Rejection(numbers, i, example_of(action)))
-            else:
-                actions[i] = np.clip(numbers, space.low, space.high) if self.clip else numbers
-        self._warn_of_exceptions(query, [rejection for rejection in rejected if rejection.reason == "raised"])
-        return Advice(actions, rejected)
-
-    @staticmethod
-    def _warn_of_exceptions(query: AdviceQuery, raised: Sequence[Rejection]) -> None:
-        if raised:
-            logger.warning(
-                "The function raised in %d of the %d states of query %d, first in state %s: %s",
-                len(raised),
-                len(query.states),
-                query.index + 1,
-                raised[0].state,
-                raised[0].example,
-            )
 
 
 def example_of(thing: Any) -> str:

@@ -23,7 +23,7 @@ def make_advisor(name: str, task: str | None = None, **kwargs: Any) -> Advisor:
     """
     kind, _, rest = name.partition("/")
     if kind == "simulated":
-        from sb3_varl.metaworld.env import ScriptedAdvisor
+        from sb3_varl.metaworld import ScriptedAdvisor
 
         check_arguments(ScriptedAdvisor, kwargs)
         return ScriptedAdvisor(rest, **kwargs)

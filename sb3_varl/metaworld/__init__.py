@@ -11,6 +11,8 @@ Episodes last 150 steps unless ``max_episode_steps`` says otherwise. Meta-World'
 experts are done after 30 to 130 steps, but those of bin-picking, disassemble and stick-pull sometimes need 160.
 """
 
-from sb3_varl.metaworld.env import CAMERAS, TASKS, ScriptedAdvisor, SparseMetaWorldEnv, task_sheet
+from sb3_varl.metaworld.env import SparseMetaWorldEnv, task_sheet
+from sb3_varl.metaworld.scripted import ScriptedAdvisor
+from sb3_varl.metaworld.sheets import CAMERAS, TASKS
 
 __all__ = ["CAMERAS", "TASKS", "ScriptedAdvisor", "SparseMetaWorldEnv", "task_sheet"]

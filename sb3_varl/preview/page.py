@@ -26,10 +26,10 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from sb3_varl.advice.sheets import load_task_sheet, make_briefing
+from sb3_varl.advice.sheets import action_names, load_task_sheet
 from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, TaskSheet
 from sb3_varl.advisors.by_name import make_advisor, name_of, task_of
-from sb3_varl.advisors.prompt import action_names, chats_of
+from sb3_varl.advisors.prompt import chats_of
 from sb3_varl.advisors.providers import count_tokens, price_of
 from sb3_varl.advisors.vlm import VLMAdvisor
 from sb3_varl.pages import picture_url, render, view_states, write_page
@@ -37,6 +37,7 @@ from sb3_varl.preview.checks import Check
 from sb3_varl.preview.following import NotRepeatable
 from sb3_varl.preview.rollouts import can_render, make_act, statistics_of, visit, wrapped
 from sb3_varl.preview.session import N_COPIES, Findings, Interview
+from sb3_varl.training.briefing import make_briefing
 from sb3_varl.training.callback import AdvisorCallback
 
 # What AdvisorCallback asks in a run, unless it is told otherwise.

@@ -16,9 +16,10 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import AdviceLog
-from sb3_varl.advice.sheets import load_task_sheet, make_briefing
+from sb3_varl.advice.sheets import load_task_sheet
 from sb3_varl.advice.types import Advice, AdviceQuery, AdviceWarning, Advisor, TaskSheet, Usage
 from sb3_varl.advisors.by_name import make_advisor, task_of
+from sb3_varl.training.briefing import make_briefing
 from sb3_varl.training.query_queue import Consultation, Outcome
 from sb3_varl.training.resume import check_environment, log_folder, progress_of
 from sb3_varl.training.state_collector import StateCollector

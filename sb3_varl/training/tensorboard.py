@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from stable_baselines3.common.logger import Image as LoggedImage
 from stable_baselines3.common.logger import KVWriter, TensorBoardOutputFormat
 
+from sb3_varl.advice.sheets import action_names
 from sb3_varl.advice.types import Advice, AdviceQuery, Advisor
-from sb3_varl.advisors.prompt import action_names
 from sb3_varl.redaction import scrub
 
 logger = logging.getLogger(__name__)

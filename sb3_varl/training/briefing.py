@@ -1,0 +1,48 @@
+"""What an advisor is told of an environment before it is asked anything."""
+
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_varl.advice.sheets import action_names
+from sb3_varl.advice.types import Briefing, TaskSheet
+
+
+def make_briefing(
+    env: VecEnv,
+    task: str | None = None,
+    sheet: TaskSheet | None = None,
+    frames: bool = True,
+) -> Briefing:
+    """
+    Put together what an advisor is told of an environment.
+
+    :param env: The environment
+    :param task: The task in words. ``None`` for the goal of the task sheet
+    :param sheet: A task sheet. ``None`` for the environment's attribute ``task_sheet``, if it has one
+    :param frames: Whether states come with pictures
+    :return: The briefing
+    :raises TypeError: if the environment's ``task_sheet`` is none, or its actions are not continuous
+    :raises ValueError: if the task sheet names another number of action components than there are
+    """
+    if sheet is None and _has_attr(env, "task_sheet"):
+        sheet = env.get_attr("task_sheet", indices=[0])[0]
+        if not isinstance(sheet, TaskSheet):
+            raise TypeError(f"The environment's task_sheet is {sheet!r}, expected a sb3_varl.TaskSheet.")
+    if not isinstance(env.action_space, spaces.Box):
+        raise TypeError(f"Advice is for continuous actions, a Box, but the action space is {env.action_space}.")
+    briefing = Briefing(
+        action_space=env.action_space,
+        observation_space=env.observation_space,
+        task=task or (sheet.goal if sheet else None),
+        sheet=sheet,
+        frames=frames,
+    )
+    action_names(briefing)
+    return briefing
+
+
+def _has_attr(env: VecEnv, name: str) -> bool:
+    try:
+        return env.has_attr(name)
+    except NotImplementedError:  # somebody's own VecEnv need not give its environments' attributes
+        return False
