@@ -7,6 +7,7 @@ from sb3_varl.advice.types import (
     AdviceQuery,
     AdviceWarning,
     Advisor,
+    AdvisorError,
     Answer,
     Briefing,
     ObservationSlice,
@@ -21,6 +22,7 @@ from sb3_varl.advisors.vlm import VLMAdvisor
 from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
 from sb3_varl.algorithms.policies import LayerNormMlpPolicy
 from sb3_varl.algorithms.varl import VARL, VARLTQC, VARLCrossQ
+from sb3_varl.arguments import ArgumentError
 from sb3_varl.training.callback import AdvisorCallback
 
 __version__ = "0.1.0"
@@ -34,7 +36,9 @@ __all__ = [
     "AdviceWarning",
     "Advisor",
     "AdvisorCallback",
+    "AdvisorError",
     "Answer",
+    "ArgumentError",
     "Briefing",
     "FunctionAdvisor",
     "GuidanceBuffer",

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 # Words of an environment variable's name that make its value a secret, unless it is the name of a place; and words
@@ -115,30 +115,24 @@ def refuse_secrets(configuration: Any, name: str) -> None:
         )
 
 
-def scrub_records(loggers: frozenset[str]) -> None:
+def scrub_loggers(packages: frozenset[str]) -> None:
     """
     Keep keys out of what other libraries log. Their debug messages quote what a server says, the key included.
 
-    A filter would have to be on each logger that there is or will be; so this goes where all records are made.
-
-    :param loggers: First parts of the names of their loggers
+    :param packages: First parts of the names of their loggers
     """
-    make = logging.getLogRecordFactory()
-    if isinstance(make, _ScrubbingFactory):
-        return
-    logging.setLogRecordFactory(_ScrubbingFactory(make, loggers))
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.partition(".")[0] in packages and isinstance(logger, logging.Logger) and _SCRUB not in logger.filters:
+            logger.addFilter(_SCRUB)
 
 
-class _ScrubbingFactory:
-    def __init__(self, make: Callable[..., logging.LogRecord], loggers: frozenset[str]) -> None:
-        self._make = make
-        self._loggers = loggers
+class _Scrub(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        with contextlib.suppress(TypeError, ValueError):  # arguments that do not fit the message
+            record.msg, record.args = without_secrets(record.getMessage()), None
+        if record.exc_info:
+            record.exc_text = without_secrets(logging.Formatter().formatException(record.exc_info))
+        return True
 
-    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
-        record = self._make(*args, **kwargs)
-        if record.name.partition(".")[0] in self._loggers:
-            with contextlib.suppress(TypeError, ValueError):  # arguments that do not fit the message
-                record.msg, record.args = without_secrets(record.getMessage()), None
-            if record.exc_info:
-                record.exc_text = without_secrets(logging.Formatter().formatException(record.exc_info))
-        return record
+
+_SCRUB = _Scrub()

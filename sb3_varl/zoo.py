@@ -33,6 +33,7 @@ from sb3_varl.algorithms.varl import VARL, VARLTQC, VARLCrossQ
 from sb3_varl.preview.rollouts import can_render, statistics_of_checkpoint
 from sb3_varl.redaction import refuse_secrets
 from sb3_varl.training.callback import AdvisorCallback
+from sb3_varl.training.resume import folder_of
 
 try:
     import optuna
@@ -190,9 +191,9 @@ class GuidedExperimentManager(ExperimentManager):
             return
         # The advice goes on in the log of the run that is resumed, unless the file says otherwise.
         for callback, progress in zip(self.advice, model.advice_progress, strict=False):  # type: ignore[attr-defined]
-            log_path = progress.get("log_path")
-            if str(callback.log_path).startswith(self.save_path) and log_path and os.path.isdir(log_path):
-                callback.log_path = log_path
+            folder = folder_of(progress)
+            if str(callback.log_path).startswith(self.save_path) and folder is not None:
+                callback.log_path = folder
         super().learn(_Resumed(model))
 
 

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from playwright.sync_api import sync_playwright
 
 from sb3_varl import AdviceQuery, Briefing, VisitedState, VLMAdvisor
-from sb3_varl.advisors import vlm_query as conversation
+from sb3_varl.advisors import vlm_query
 from vlm_server import VLMServer
 
 th.set_num_threads(1)
@@ -71,8 +71,9 @@ class DictEnv(CounterEnv):
 
 
 @pytest.fixture(autouse=True)
-def _in_temporary_directory(tmp_path, monkeypatch):
+def _in_temporary_directory(tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
 
 
 @dataclass
@@ -170,8 +171,8 @@ def vlm_environment(monkeypatch, _warm_litellm):
         if name.endswith(("_API_KEY", "_API_BASE")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(conversation, "RETRY_WAIT", 0.001)
-    monkeypatch.setattr(conversation, "MAX_RETRY_WAIT", 0.01)
+    monkeypatch.setattr(vlm_query, "RETRY_WAIT", 0.001)
+    monkeypatch.setattr(vlm_query, "MAX_RETRY_WAIT", 0.01)
 
 
 def make_query(n_states, record=lambda event: None, frames=False, **kwargs):

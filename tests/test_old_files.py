@@ -87,5 +87,12 @@ def test_a_run_goes_on(tmp_path):
             frames=False,
         )
         model.learn(40, callback=callback, reset_num_timesteps=False)
-        assert [state["state"] for state in server.requests[0].states] == [2, 3]
+        # Those whose request had failed, those that were not asked about, and a query that was due.
+        asked = [[state["state"] for state in request.states] for request in server.requests]
+        assert asked == [[0, 1], [2, 3], [0, 1, 2, 3]]
+    assert model.guidance_buffer.size() == 1 + 1 + 2 + 2 + 4
+    assert callback.totals["states"] == 12
+    assert callback.totals["accepted"] == 10
+    assert callback.totals["abstained"] == callback.totals["rejected_out_of_bounds"] == 1
+    assert callback.totals["rejected_request_failed"] == 0
     assert [query.index for query in read_queries(tmp_path / "advice")] == [0, 1, 2]

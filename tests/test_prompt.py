@@ -19,7 +19,7 @@ from sb3_varl.advice.types import (
     TaskSheet,
     VisitedState,
 )
-from sb3_varl.advisors.prompt import MAX_IMAGE_BYTES, build_messages, split, state_line, system_prompt
+from sb3_varl.advisors.prompt import MAX_IMAGE_BYTES, chats, state_line, system_prompt
 from vlm_server import decode_image
 
 ACTION_SPACE = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 5.0], np.float32))
@@ -44,8 +44,8 @@ def make_state(observation: Observation | None = None, frame: np.ndarray | None 
 
 
 def make_messages(query: AdviceQuery, indices: tuple[int, ...] = (0,), image_size: int = 224) -> list[dict]:
-    (portion,) = split(query, indices, image_size=image_size)
-    return build_messages(query.briefing, portion, "x")
+    (chat,) = chats(query, "x", indices, image_size=image_size)
+    return chat.messages
 
 
 def test_system_prompt_says_what_the_sheet_knows() -> None:
@@ -254,14 +254,14 @@ def test_a_picture_that_compresses_badly_is_scaled_down_further() -> None:
 def test_requests_are_bounded(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
     query = make_query(*[make_state(frame=noise)] * 10)
-    whole = next(split(query, range(10)))
+    whole = next(chats(query, "x", range(10)))
     assert whole.indices == tuple(range(10))
     texts = [len(part["text"]) for part in whole.parts if part["type"] == "text"]
     urls = [len(part["image_url"]["url"]) for part in whole.parts if part["type"] == "image_url"]
     monkeypatch.setattr(
         f"sb3_varl.advisors.prompt.{limit}", int(3.5 * max(texts if limit == "MAX_REQUEST_CHARACTERS" else urls))
     )
-    assert [portion.indices for portion in split(query, range(10))] == [(0, 1, 2), (3, 4, 5), (6, 7, 8), (9,)]
+    assert [chat.states for chat in chats(query, "x", range(10))] == [(0, 1, 2), (3, 4, 5), (6, 7, 8), (9,)]
 
 
 @given(value=st.floats(-1e9, 1e9), digits=st.integers(0, 9))

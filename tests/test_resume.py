@@ -100,9 +100,8 @@ def test_a_run_of_which_only_the_log_is_left(tmp_path):
     with VLMServer() as server:
         make_model().learn(30, callback=make_callback(make_vlm(server), tmp_path / "log"))
         model = make_model(CounterEnv(offset=100))
-        callback = make_callback(make_vlm(server), tmp_path / "log")
-        with pytest.warns(UserWarning, match="holds 1 queries.*give another log_path"):
-            model.learn(60, callback=callback)
+        callback = make_callback(make_vlm(server), tmp_path / "log", resume=True)
+        model.learn(60, callback=callback)
         assert len(server.requests) == 3
         assert_asked_once(server)
     assert model.guidance_buffer.size() == 12
@@ -236,8 +235,7 @@ def test_actions_of_64_bits(tmp_path):
     model = make_model(Env())
     model.learn(60, callback=make_callback(advisor, tmp_path / "log"))
     fresh = make_model(Env())
-    with pytest.warns(UserWarning, match="The advice log"):
-        fresh.learn(10, callback=make_callback(advisor, tmp_path / "log"))
+    fresh.learn(10, callback=make_callback(advisor, tmp_path / "log", resume=True))
     assert fresh.guidance_buffer.size() == 12
     relabel.main([str(tmp_path / "log"), "--output", str(tmp_path / "guidance")])
     fresh.load_guidance_buffer(tmp_path / "guidance")
@@ -248,8 +246,7 @@ def test_learning_twice_with_one_log_has_the_answers_once(tmp_path):
     advisor = FunctionAdvisor(lambda observation: asked_about.append(observation) or np.zeros(2))
     model = make_model()
     model.learn(60, callback=make_callback(advisor, tmp_path))
-    with pytest.warns(UserWarning, match="The advice log .* holds 3 queries"):
-        model.learn(60, callback=make_callback(advisor, tmp_path))
+    model.learn(60, callback=make_callback(advisor, tmp_path, resume=True))
     assert len(asked_about) == model.guidance_buffer.size() == 12
 
 
@@ -273,9 +270,9 @@ def test_queries_that_wait_behind_another_are_not_asked_after_the_cutoff(tmp_pat
 def test_a_log_that_was_moved_is_missed(tmp_path):
     advisor = FunctionAdvisor(lambda observation: np.zeros(2))
     model = make_model()
-    model.learn(30, callback=make_callback(advisor, None))
+    model.learn(30, callback=make_callback(advisor, "advice"))
     pathlib.Path("advice").rename("elsewhere")
-    with pytest.warns(UserWarning, match="advice log is not in .* any more"):
+    with pytest.warns(UserWarning, match="advice log is not in .*advice any more"):
         model.learn(10, callback=make_callback(advisor, None), reset_num_timesteps=False)
 
 
@@ -312,7 +309,7 @@ def test_the_log_of_another_run_is_refused(env, task, message, tmp_path):
     make_model().learn(30, callback=make_callback(advisor, tmp_path))
     model = make_model(env, "MultiInputPolicy" if isinstance(env, DictEnv) else "MlpPolicy")
     with pytest.raises(ValueError, match=message):
-        model.learn(60, callback=make_callback(advisor, tmp_path, task=task))
+        model.learn(60, callback=make_callback(advisor, tmp_path, task=task, resume=True))
 
 
 @pytest.mark.filterwarnings("ignore:. of 3 queries w")
@@ -323,7 +320,7 @@ def test_the_model_remembers_its_log(tmp_path):
     model.save("model")
     resumed = VARL.load("model", env=CounterEnv())
     resumed.learn(40, callback=make_callback(advisor, None), reset_num_timesteps=False)
-    (log,) = pathlib.Path("advice").iterdir()
+    (log,) = pathlib.Path(os.environ["XDG_DATA_HOME"], "sb3_varl", "advice").iterdir()
     assert [query.index for query in read_queries(log)] == [0, 1, 2]
 
 

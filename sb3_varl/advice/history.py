@@ -1,4 +1,9 @@
-"""What happened to the queries of a run, as they are asked or as the advice log has them."""
+"""
+What happened to the queries of a run, as they are asked or as the advice log has them.
+
+A state is done when it was *answered*: with an action, an abstention, or something that could not be used. A state
+whose request failed, was given up, or had no budget, is not; the next run on the log asks about it again.
+"""
 
 import dataclasses
 import json
@@ -8,10 +13,13 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from PIL import Image
 
+from sb3_varl.advice.answer import parse_answers
 from sb3_varl.advice.log import decode_observation, log_file, read_records, strict_json
 from sb3_varl.advice.types import (
+    UNANSWERED,
     Advice,
     AdviceQuery,
     Answer,
@@ -23,6 +31,7 @@ from sb3_varl.advice.types import (
     Request,
     Usage,
     VisitedState,
+    check_action,
 )
 from sb3_varl.redaction import scrub
 
@@ -59,6 +68,36 @@ class QueryHistory:
             self.failures.append(event)
 
     @property
+    def answered(self) -> frozenset[int]:
+        """The states that a request was answered about."""
+        return frozenset(state for answer in self.answers for state in answer.states)
+
+    def unanswered(self, n_states: int) -> frozenset[int]:
+        """
+        Tell which states are not done.
+
+        :param n_states: Number of states that it is about
+        :return: Those that were not answered
+        """
+        if self.advice is None:
+            return frozenset(range(n_states)) - self.answered
+        rejections = {rejection.state: rejection.reason for rejection in self.advice.rejected}
+        return frozenset(
+            state
+            for state, action in enumerate(self.advice.actions)
+            if action is None
+            and state not in self.answered
+            and (rejections[state] in UNANSWERED if state in rejections else self.error is not None)
+        )
+
+    @property
+    def failed_requests(self) -> list[Failure]:
+        """The last failure of each request that was not answered in the end."""
+        answered = {answer.request for answer in self.answers}
+        last = {failure.request: failure for failure in self.failures}
+        return [failure for request, failure in sorted(last.items()) if request not in answered]
+
+    @property
     def usage(self) -> Usage:
         """What it cost. Of an advisor that does not record its requests, what its advice says."""
         outcomes: list[Answer | Failure] = [*self.answers, *self.failures]
@@ -87,6 +126,8 @@ class LoggedQuery(QueryHistory):
         self.advisor: str | None = record.get("advisor")
         self.task: str | None = record["task"]
         self.altered: str = record.get("altered", "")
+        # Of the run that the log belongs to; earlier versions gave runs no name.
+        self.run: str | None = record.get("run")
         self.action_low = np.array(record["action_low"], np.float64)
         self.action_high = np.array(record["action_high"], np.float64)
         self.action_names: list[str] = record.get("action_names") or [
@@ -105,13 +146,53 @@ class LoggedQuery(QueryHistory):
         if kind == "request":
             self.add(Request(record["request"], tuple(record["states"])))
         elif kind == "failure":
-            self.add(Failure(record["request"], record["text"], Usage(**record["usage"])))
+            permanent = record.get("permanent", False)
+            self.add(Failure(record["request"], record["text"], Usage(**record["usage"]), permanent))
         elif kind == "answer":
             self.add(Answer(record["request"], tuple(record["states"]), record["text"], Usage(**record["usage"])))
         elif kind == "advice":
             rejected = [Rejection(r["reason"], r["state"], r.get("example", "")) for r in record["rejected"]]
-            self.advice = Advice(record["actions"], rejected, Usage(**record["usage"]), record["failures"])
+            self.advice = Advice(record["actions"], rejected, Usage(**record["usage"]))
             self.latency, self.error = record["latency"], record["error"]
+            # Earlier versions had here what other advisors than models said of their requests.
+            if not self.failures and self.error is None:
+                self.failures += [Failure(i, text, Usage()) for i, text in enumerate(record.get("failures", ()))]
+
+    def read(self, space: spaces.Box | None = None) -> Advice:
+        """
+        Read the advice anew, from the text that was paid for where there is text. So those answers count, too, that a
+        crash kept from being used.
+
+        :param space: The action space, ``None`` for a Box of float64 with the bounds that the log has
+        :return: An array of the action space or ``None`` for each state, what could not be used, and what it cost
+        :raises ValueError: if actions, rejections and states do not fit together
+        """
+        space = spaces.Box(self.action_low, self.action_high, dtype=np.float64) if space is None else space
+        parsed = parse_answers(self.answers, space)
+        recorded = Advice([None] * self.n_states) if self.advice is None else self.advice
+        if len(recorded.actions) != self.n_states:
+            raise ValueError(f"there are {len(recorded.actions)} actions for {self.n_states} states")
+        actions: list[np.ndarray | None] = []
+        for state, action in enumerate(recorded.actions):
+            usable = None if action is None else check_action(action, space)
+            if isinstance(usable, str):
+                raise ValueError(f"the action of state {state} is {action}: {usable}")
+            actions.append(parsed.actions.get(state) if state in self.answered else usable)
+        rejected = list(recorded.rejected)
+        explained = {rejection.state for rejection in rejected}
+        rejected += [
+            rejection
+            for rejection in parsed.rejected
+            if self.advice is None or (rejection.state is not None and rejection.state not in explained)
+        ]
+        return Advice(actions, rejected, self.usage)
+
+    @property
+    def n_abstained(self) -> int:
+        """Number of states that were answered with nothing."""
+        advice = self.read()
+        explained = {rejection.state for rejection in advice.rejected} | self.unanswered(self.n_states)
+        return sum(action is None and state not in explained for state, action in enumerate(advice.actions))
 
     @property
     def n_states(self) -> int:

@@ -4,22 +4,24 @@ The advice log: what was asked and what came back, on disk before it is used, so
 One folder per run holds ``advice.jsonl`` and the frames that were shown. Each line is a JSON object with ``version``,
 ``time`` (seconds since 1970), ``type`` and ``query`` (the query's number):
 
-- ``query``: ``step``, ``advisor``, ``task``, ``altered`` (what was changed about the states to check the advisor, so
-  that its answers are no advice; empty otherwise), ``action_names``, ``action_low`` and ``action_high`` (the bounds of
-  actions), ``dtype`` (of observations, an object for those that are dictionaries) and ``states``, each with ``step``,
-  ``observation``, ``executed_action`` and ``frame`` (a file name, or null). An array of more than 1024 numbers is an
-  object with ``dtype``, ``shape`` and ``zlib``, its bytes, compressed and in base64. Numbers that JSON does not have
-  are the strings ``"nan"``, ``"inf"`` and ``"-inf"``;
+- ``query``: ``run`` (a name that the run has given itself), ``step``, ``advisor``, ``task``, ``altered`` (what was
+  changed about the states to check the advisor, so that its answers are no advice; empty otherwise), ``action_names``,
+  ``action_low`` and ``action_high`` (the bounds of actions), ``dtype`` (of observations, an object for those that are
+  dictionaries) and ``states``, each with ``step``, ``observation``, ``executed_action`` and ``frame`` (a file name, or
+  null). An array of more than 1024 numbers is an object with ``dtype``, ``shape`` and ``zlib``, its bytes, compressed
+  and in base64. Numbers that JSON does not have are the strings ``"nan"``, ``"inf"`` and ``"-inf"``;
 - ``request``: ``request`` (its number within the query; retries have the same) and ``states`` (indices), written before
   anything is sent;
-- ``failure``: ``request``, ``text`` and ``usage`` of a request that brought no answer;
+- ``failure``: ``request``, ``text``, ``usage`` and ``permanent`` (whether it would fail again) of a request that
+  brought no answer;
 - ``answer``: ``request``, ``states``, ``text`` and ``usage`` of one that did;
 - ``advice``: ``actions`` (one or null for each state, in the environment's units), ``rejected`` (each with ``reason``,
-  ``state`` and ``example``), ``usage``, ``failures``, ``latency`` (seconds) and ``error`` (of an advisor that failed
-  altogether, or null) of the whole query, which is then closed.
+  ``state`` and ``example``), ``usage``, ``latency`` (seconds) and ``error`` (of an advisor that failed altogether, or
+  null) of the whole query, which is then closed. If states of it were not answered, the next run on the log asks about
+  them again, and another ``advice`` takes this one's place.
 
 ``usage`` has ``requests``, ``prompt_tokens``, ``completion_tokens``, ``cost`` (US dollars) and ``seconds``.
-What a crash left of a last line is moved to ``advice.torn``.
+What a crash left of a last line is moved to ``advice.torn``; ``advice.lock`` is held by the run that writes.
 """
 
 import base64
@@ -37,6 +39,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import filelock
 import numpy as np
 from PIL import Image
 
@@ -49,6 +52,7 @@ logger = logging.getLogger(__name__)
 VERSION = 1
 FILE_NAME = "advice.jsonl"
 TORN_FILE_NAME = "advice.torn"
+LOCK_FILE_NAME = "advice.lock"
 
 # Longer arrays, images that is, are packed: as numbers they would be several times their size.
 _MAX_PLAIN_SIZE = 1024
@@ -59,20 +63,48 @@ class AdviceLog:
     Appends to a run's advice log. Every line is on the disk when the method that writes it returns, unless the disk
     refuses it: then it is kept, and written with the next.
 
+    Until it is released, nobody else can write there.
+
     :param path: The run's log folder; made if it is missing, readable by its owner only
+    :param run: The name that the run has given itself
     :raises OSError: if nothing can be written there
+    :raises RuntimeError: if somebody else is writing there
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], run: str | None = None) -> None:
         self.path = pathlib.Path(path).absolute()
+        self.run = run
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file = self.path / FILE_NAME
+        # Of all threads, because it may be released from another one than that of the training.
+        self._lock_file = filelock.FileLock(self.path / LOCK_FILE_NAME, timeout=0, mode=0o600, thread_local=False)
+        self.claim()
         self._unwritten = b""
         self._is_behind = self._torn = self._complained = False
         self._lock = threading.Lock()
         with self._open() as descriptor:
             self._put_torn_line_aside(descriptor)
         _sync_folder(self.path)
+
+    def claim(self) -> None:
+        """
+        Keep others from writing there.
+
+        :raises RuntimeError: if somebody else is writing there
+        """
+        try:
+            self._lock_file.acquire()
+        except filelock.Timeout:
+            raise RuntimeError(
+                f"Another run is writing to the advice log {self.path}. Wait for its end, or give this one a folder of "
+                "its own with AdvisorCallback(log_path=...)."
+            ) from None
+        except NotImplementedError:
+            logger.warning("The file system of %s has no locks: see to it that one run at a time has it.", self.path)
+
+    def release(self) -> None:
+        """Let others write there."""
+        self._lock_file.release()
 
     def _open(self) -> "_Descriptor":
         return _Descriptor(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT)
@@ -117,6 +149,7 @@ class AdviceLog:
         self._append(
             "query",
             query.index,
+            run=self.run,
             step=query.step,
             advisor=advisor,
             task=query.briefing.task,
@@ -167,7 +200,6 @@ class AdviceLog:
             actions=actions,
             rejected=rejected,
             usage=dataclasses.asdict(advice.usage),
-            failures=list(advice.failures),
             latency=latency,
             error=error,
         )

@@ -16,10 +16,16 @@ Observation = np.ndarray | dict[str, np.ndarray]
 BOUNDS_TOLERANCE = 0.01
 # Of an example, in characters.
 _MAX_EXAMPLE = 120
+# Reasons for which a state was not answered, so that it may be asked about again. Others are about an answer.
+UNANSWERED = frozenset({"request_failed", "given_up", "budget_exhausted", "raised"})
 
 
 class AdviceWarning(UserWarning):
     """What this package warns of: a run that will have less advice than it was told to ask for."""
+
+
+class AdvisorError(RuntimeError):
+    """Raised when training starts with an advisor that cannot answer, and would not if it was asked again."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,18 @@ class Usage:
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(*(mine - its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+    def at_least(self, other: "Usage") -> "Usage":
+        """
+        Take the larger of each two amounts.
+
+        :param other: Another usage
+        :return: The larger amounts
+        """
+        return Usage(*(max(pair) for pair in zip(astuple(self), astuple(other), strict=True)))
+
     @property
     def tokens(self) -> int:
         """Tokens sent and received."""
@@ -157,11 +175,13 @@ class Failure:
     :param request: Number of the request within its query
     :param text: Why, in one line that is free of secrets
     :param usage: What it cost, as far as known
+    :param permanent: Whether it would fail again, as with a wrong key or a model that there is not
     """
 
     request: int
     text: str
     usage: Usage
+    permanent: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,7 +215,8 @@ class AdviceQuery:
     :param briefing: What stays the same over all queries
     :param record: To be called before each request that is paid for and with what becomes of it, before that is used;
         writes it to disk
-    :param answers: What the query was already answered before the run was interrupted, not to be paid for again
+    :param answers: What the query was already answered before, not to be paid for again: what an advisor says of these
+        states is not looked at
     :param spent: What the run has spent on advice before, for budgets
     :param altered: In a few words, what was changed about the states to see what the advisor makes of it, or nothing.
         What is answered about altered states is in the log, and no advice
@@ -218,7 +239,7 @@ class QueryInterrupted(Exception):
 @dataclass(frozen=True)
 class Rejection:
     """
-    An answer, or a part of one, that could not be used.
+    An answer, or a part of one, that could not be used, or why there was none.
 
     :param reason: A short slug that serves as a counter's name, for instance ``"out_of_bounds"``. Another text is made
         one, of at most 24 characters, and is kept as the example
@@ -240,14 +261,12 @@ class Advice:
     :param actions: For each state of the query, in order, an action in the environment's units or ``None``.
         A ``None`` without a rejection of the same state is an abstention.
     :param rejected: What could not be used, and why
-    :param usage: What the whole query cost
-    :param failures: Requests that brought no answer: one line each, free of secrets
+    :param usage: What the whole query cost, of an advisor that does not record its requests
     """
 
     actions: Sequence[Any]
     rejected: Sequence[Rejection] = ()
     usage: Usage = Usage()
-    failures: Sequence[str] = ()
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sb3_varl.advice.types import Advice, AdviceQuery, Rejection, as_numbers, example_of
+from sb3_varl.arguments import check_bool
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,7 @@ class FunctionAdvisor:
                 f"FunctionAdvisor takes a function from an observation to an action, got {function!r}. "
                 "For an SB3 policy pass lambda observation: policy.predict(observation)[0]."
             )
-        if not isinstance(clip, bool):
-            raise TypeError(f"clip is {clip!r}, expected True or False.")
+        check_bool("clip", clip)
         self.function = function
         self.clip = clip
 

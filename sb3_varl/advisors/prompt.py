@@ -5,7 +5,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,16 +35,62 @@ _HUGE = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
-class Portion:
+class Chat:
     """
     As much of a query as goes into one request.
 
-    :param indices: Indices of its states
-    :param parts: The states and their pictures, as parts of a message in OpenAI's chat protocol
+    :param states: Indices of its states
+    :param messages: What is sent about them, as OpenAI's chat protocol has it
     """
 
-    indices: tuple[int, ...]
-    parts: tuple[dict[str, Any], ...]
+    states: tuple[int, ...]
+    messages: list[dict[str, Any]]
+
+
+def chats(
+    query: AdviceQuery, task: str, states: Iterable[int], states_per_request: int = 16, image_size: int = 224
+) -> Iterator[Chat]:
+    """
+    Put states of a query before a model, in requests of a bounded size. A state that is too large by itself is in none
+    of them.
+
+    :param query: The query
+    :param task: The task in words
+    :param states: Which of the query's states to ask about, as indices into ``query.states``
+    :param states_per_request: States in one request at most
+    :param image_size: Length to which a frame's longer side is scaled down, in pixels; frames are never scaled up
+    :return: The chats, made one after the other
+    :raises ValueError: as :func:`system_prompt`
+    """
+    system = {"role": "system", "content": system_prompt(query.briefing, task)}
+    chosen: list[int] = []
+    parts: list[dict[str, Any]] = []
+    n_characters = n_image_characters = 0
+    for index in states:
+        state = query.states[index]
+        line = state_line(index, state)
+        picture = _data_url(state.frame, image_size) if state.frame is not None else ""
+        if len(line) > MAX_STATE_CHARACTERS:
+            continue
+        n_characters += len(line)
+        n_image_characters += len(picture)
+        too_much = n_characters > MAX_REQUEST_CHARACTERS or n_image_characters > MAX_REQUEST_IMAGE_CHARACTERS
+        if chosen and (len(chosen) == states_per_request or too_much):
+            yield Chat(tuple(chosen), [system, _user_message(parts)])
+            chosen, parts = [], []
+            n_characters, n_image_characters = len(line), len(picture)
+        chosen.append(index)
+        parts.append({"type": "text", "text": line})
+        if picture:
+            parts.append({"type": "image_url", "image_url": {"url": picture}})
+    if chosen:
+        yield Chat(tuple(chosen), [system, _user_message(parts)])
+
+
+def _user_message(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    # Servers of text models often take nothing but a string.
+    text_only = all(part["type"] == "text" for part in parts)
+    return {"role": "user", "content": "\n".join(part["text"] for part in parts) if text_only else parts}
 
 
 def system_prompt(briefing: Briefing, task: str) -> str:
@@ -88,78 +134,6 @@ def system_prompt(briefing: Briefing, task: str) -> str:
             f"{MAX_SYSTEM_CHARACTERS}. Shorten the task or the task sheet."
         )
     return text
-
-
-def split(
-    query: AdviceQuery, indices: Sequence[int], states_per_request: int = 16, image_size: int = 224
-) -> Iterator[Portion]:
-    """
-    Divide a query into requests of a bounded size. A state that is too large by itself is in none of them.
-
-    :param query: The query
-    :param indices: Which of the query's states to ask about, as indices into ``query.states``
-    :param states_per_request: States in one request at most
-    :param image_size: Length to which a frame's longer side is scaled down, in pixels; frames are never scaled up
-    :return: The portions, made one after the other
-    """
-    chosen: list[int] = []
-    parts: list[dict[str, Any]] = []
-    n_characters = n_image_characters = 0
-    for index in indices:
-        state = query.states[index]
-        line = state_line(index, state)
-        picture = _data_url(state.frame, image_size) if state.frame is not None else ""
-        if len(line) > MAX_STATE_CHARACTERS:
-            continue
-        n_characters += len(line)
-        n_image_characters += len(picture)
-        too_much = n_characters > MAX_REQUEST_CHARACTERS or n_image_characters > MAX_REQUEST_IMAGE_CHARACTERS
-        if chosen and (len(chosen) == states_per_request or too_much):
-            yield Portion(tuple(chosen), tuple(parts))
-            chosen, parts = [], []
-            n_characters, n_image_characters = len(line), len(picture)
-        chosen.append(index)
-        parts.append({"type": "text", "text": line})
-        if picture:
-            parts.append({"type": "image_url", "image_url": {"url": picture}})
-    if chosen:
-        yield Portion(tuple(chosen), tuple(parts))
-
-
-def build_messages(briefing: Briefing, portion: Portion, task: str) -> list[dict]:
-    """
-    Put some states of a query before a model.
-
-    :param briefing: What stays the same over all queries
-    :param portion: The states
-    :param task: The task in words
-    :return: Messages as OpenAI's chat protocol has them
-    :raises ValueError: as :func:`system_prompt`
-    """
-    # Servers of text models often take nothing but a string.
-    text_only = all(part["type"] == "text" for part in portion.parts)
-    return [
-        {"role": "system", "content": system_prompt(briefing, task)},
-        {
-            "role": "user",
-            "content": "\n".join(part["text"] for part in portion.parts) if text_only else list(portion.parts),
-        },
-    ]
-
-
-def chats_of(query: AdviceQuery, task: str, states_per_request: int, image_size: int) -> list[list[dict]]:
-    """
-    Put all of a query before a model.
-
-    :param query: The query
-    :param task: The task in words
-    :param states_per_request: States in one request at most
-    :param image_size: Length to which a frame's longer side is scaled down, in pixels
-    :return: The messages of each request
-    :raises ValueError: as :func:`system_prompt`
-    """
-    portions = split(query, range(len(query.states)), states_per_request, image_size)
-    return [build_messages(query.briefing, portion, task) for portion in portions]
 
 
 def _action_section(briefing: Briefing) -> str:

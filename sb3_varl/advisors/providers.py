@@ -9,15 +9,19 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from sb3_varl.advisors.background import close_at_exit, in_background
-from sb3_varl.redaction import scrub, scrub_records
+from sb3_varl.redaction import scrub, scrub_loggers
 
 # Failures that may pass. What litellm cannot place, lost connections above all, it reports as 500; some clients
 # report as 200 what cannot be read, such as a proxy's page.
 RETRIED_STATUSES = frozenset({200, 408, 409, 425, 429, 500, 502, 503, 504, 529})
+# Failures that will not: a wrong key, one that may not do this, and a model or an address that there is not.
+PERMANENT_STATUSES = frozenset({401, 403, 404})
+_NO_SUCH_MODEL = re.compile(r"\b(model_not_found|invalid_model|unknown_model)\b")
 
 # Without these, litellm fetches its prices and its Anthropic headers from the network,
 # and loads a .env file from the working directory or its parents.
@@ -65,14 +69,54 @@ class RequestFailed(Exception):
     A request that brought no answer.
 
     :param text: One line without secrets
-    :param retryable: Whether the failure may pass
+    :param retryable: Whether the failure may pass within seconds
+    :param permanent: Whether it will not pass at all
     :param retry_after: Seconds that the server asks to wait, or 0
     """
 
-    def __init__(self, text: str, *, retryable: bool, retry_after: float = 0.0) -> None:
+    def __init__(
+        self, text: str, *, retryable: bool = False, permanent: bool = False, retry_after: float = 0.0
+    ) -> None:
         super().__init__(text)
         self.retryable = retryable
+        self.permanent = permanent
         self.retry_after = retry_after
+
+
+@dataclass
+class Endpoint:
+    """
+    A model, and how it is reached.
+
+    :param model: litellm's name of the model
+    :param api_base: URL of the server, if it is not the provider's own
+    :param has_key: Whether litellm finds the key by itself, or none is needed that we know of
+    :param deadline: Seconds until a request without a complete answer is given up
+    :param completion_kwargs: Further arguments of ``litellm.completion``
+    :param price_per_token: US dollars for a token sent and for a token received, ``None`` for litellm's prices
+    """
+
+    model: str
+    api_base: str | None
+    has_key: bool
+    deadline: float
+    completion_kwargs: dict[str, Any]
+    price_per_token: tuple[float, float] | None
+
+    def arguments(self, messages: list[dict]) -> dict[str, Any]:
+        """
+        Put together what litellm is called with.
+
+        :param messages: The chat
+        :return: Arguments of ``litellm.acompletion``
+        """
+        arguments = {**self.completion_kwargs, "model": self.model, "messages": messages, "timeout": self.deadline}
+        if self.api_base is not None:
+            arguments["api_base"] = self.api_base
+        if not self.has_key:
+            # Some clients refuse to start without any.
+            arguments["api_key"] = "unused"
+        return arguments
 
 
 def import_litellm() -> ModuleType:
@@ -91,8 +135,6 @@ def import_litellm() -> ModuleType:
                     importlib.import_module("litellm.anthropic_beta_headers_manager").reload_beta_headers_config()
                 # In a thread, because a notebook has an event loop running in its own.
                 in_background(asyncio.run, _rehearse(importlib.import_module("litellm"))).result()
-        _bound_redaction()
-        scrub_records(_LOGGERS)
     litellm = importlib.import_module("litellm")
     litellm.suppress_debug_info = True  # type: ignore[attr-defined]
     close_at_exit(litellm.close_litellm_async_clients)
@@ -137,27 +179,6 @@ def _ignore_warnings_about_others() -> None:
         warnings.filterwarnings("ignore", module=_NOT_OURS)
 
 
-def _bound_redaction() -> None:
-    """
-    Keep litellm from looking for keys in all of an error.
-
-    It takes seconds for each megabyte that a server may send, and holds the interpreter all the while: no deadline
-    would be kept, and training would stand still.
-    """
-    with contextlib.suppress(ImportError, AttributeError):
-        redaction: Any = importlib.import_module("litellm.litellm_core_utils.secret_redaction")
-        if not isinstance(redaction._SECRET_RE, _Bounded):
-            redaction._SECRET_RE = _Bounded(redaction._SECRET_RE)
-
-
-class _Bounded:
-    def __init__(self, pattern: re.Pattern[str]) -> None:
-        self._pattern = pattern
-
-    def sub(self, replacement: str, text: str) -> str:
-        return self._pattern.sub(replacement, text[:_MAX_REDACTED])
-
-
 async def complete(litellm: ModuleType, arguments: dict[str, Any], deadline: float) -> Any:
     """
     Send one request.
@@ -169,6 +190,7 @@ async def complete(litellm: ModuleType, arguments: dict[str, Any], deadline: flo
     :raises RequestFailed: if it brought no answer
     """
     _ignore_warnings_about_others()
+    scrub_loggers(_LOGGERS)
     try:
         # litellm's own retries multiply with those of the client underneath, and its timeout starts anew
         # with every byte received: neither is of use here.
@@ -184,17 +206,20 @@ async def complete(litellm: ModuleType, arguments: dict[str, Any], deadline: flo
 def _request_failed(error: Exception) -> RequestFailed:
     """Say in our own words what litellm raised: its exceptions carry the request, and the key in it."""
     # Not all clients pass the error's code on, but those that do not quote the body.
-    quota_is_gone = "insufficient_quota" in f"{error} {getattr(error, 'body', '')}"
+    said = f"{error} {getattr(error, 'body', '')} {getattr(error, 'code', '')}"
+    quota_is_gone = "insufficient_quota" in said
     headers = getattr(error, "litellm_response_headers", None) or {}
     try:
         retry_after = float(headers.get("retry-after", 0))
     except (TypeError, ValueError):  # a date
         retry_after = 0.0
+    status = getattr(error, "status_code", None)
     # litellm quotes its own tracebacks, and addresses of objects.
     text = _IN_MEMORY.sub("", str(error).partition("Traceback (most recent call last)")[0]) + _cause_of(error)
     return RequestFailed(
         scrub(text) or type(error).__name__,
-        retryable=getattr(error, "status_code", None) in RETRIED_STATUSES and not quota_is_gone,
+        retryable=status in RETRIED_STATUSES and not quota_is_gone,
+        permanent=status in PERMANENT_STATUSES or (status == 400 and _NO_SUCH_MODEL.search(said) is not None),
         retry_after=retry_after if retry_after > 0 else 0.0,
     )
 

@@ -5,7 +5,6 @@ import os
 import pathlib
 from typing import Any
 
-from sb3_varl.advice.answer import parse_answers
 from sb3_varl.advice.history import LoggedQuery, read_queries
 from sb3_varl.advice.log import encode_observation
 from sb3_varl.advice.types import Advice, AdviceQuery, Rejection
@@ -29,23 +28,21 @@ class ReplayAdvisor:
         # The same observation may have been asked about twice, with different answers.
         self._by_place: dict[tuple[int, int, str], Any] = {}
         self._by_observation: dict[str, Any] = {}
-        # Queries without the advice that was to be made of their answers, as a crash leaves them behind.
-        self._unread: list[LoggedQuery] = []
         for query in read_queries(path):
-            if query.altered:
-                continue
-            if query.advice is not None:
-                self._remember(query, dict(enumerate(query.advice.actions)))
-            elif query.answers:
-                self._unread.append(query)
-        if not self._by_observation and not self._unread:
+            if not query.altered and (query.advice is not None or query.answers):
+                self._remember(query)
+        if not self._by_observation:
             raise ValueError(f"The advice log {self.path} holds no advice: its run ended before the first answer.")
 
-    def _remember(self, query: LoggedQuery, actions: dict[int, Any]) -> None:
-        observations = [json.dumps(observation) for observation in query.encoded_observations]
-        for state, action in actions.items():
-            self._by_place[query.index, state, observations[state]] = action
-            self._by_observation[observations[state]] = action
+    def _remember(self, query: LoggedQuery) -> None:
+        unanswered = query.unanswered(query.n_states)
+        for state, (observation, action) in enumerate(
+            zip(query.encoded_observations, query.read().actions, strict=True)
+        ):
+            if state not in unanswered:
+                encoded = json.dumps(observation)
+                self._by_place[query.index, state, encoded] = action
+                self._by_observation[encoded] = action
 
     def advise(self, query: AdviceQuery) -> Advice:
         """
@@ -54,9 +51,6 @@ class ReplayAdvisor:
         :param query: The states in question
         :return: What was answered about them in the recorded run
         """
-        for logged in self._unread:
-            self._remember(logged, parse_answers(logged.answers, query.briefing.action_space).actions)
-        self._unread.clear()
         actions, rejected = [], []
         for i, state in enumerate(query.states):
             observation = json.dumps(encode_observation(state.observation))

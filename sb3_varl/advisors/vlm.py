@@ -1,24 +1,19 @@
 """A vision-language model as advisor, with any of the providers that litellm knows, or on a local server."""
 
-import logging
-import math
-import numbers
 import os
 import threading
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from sb3_varl.advice.types import Advice, AdviceQuery, Briefing, QueryInterrupted, Usage
 from sb3_varl.advisors.background import Interruptible
+from sb3_varl.advisors.budget import Budget
 from sb3_varl.advisors.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, state_line, system_prompt
-from sb3_varl.advisors.providers import check_model, price_of
-from sb3_varl.advisors.vlm_query import Conversation
+from sb3_varl.advisors.providers import Endpoint, check_model, price_of
+from sb3_varl.advisors.vlm_query import CircuitBreaker, RequestSettings, VLMQuery
+from sb3_varl.arguments import ArgumentError, check_integer, check_number, check_text
 from sb3_varl.redaction import refuse_secrets
-
-logger = logging.getLogger(__name__)
 
 _OWN_ARGUMENTS = frozenset(
     {"model", "messages", "api_base", "base_url", "timeout", "num_retries", "max_retries", "stream", "n"}
@@ -58,10 +53,10 @@ class VLMAdvisor:
         no prices for, or other prices than the list's
     :param completion_kwargs: Further arguments of ``litellm.completion``, such as ``temperature``,
         ``reasoning_effort`` or ``response_format``
-    :raises TypeError: if an argument has the wrong type
+    :raises ArgumentError: if an argument has the wrong type or is out of range, or ``max_cost`` is set and nobody knows
+        the prices
     :raises ValueError: if the model's provider is not named or not known, its key is not in the environment,
-        a number is out of range, ``max_cost`` is set and nobody knows the prices, or ``completion_kwargs`` contains
-        a secret or what is set elsewhere
+        or ``completion_kwargs`` contains a secret or what is set elsewhere
     """
 
     def __init__(
@@ -82,48 +77,36 @@ class VLMAdvisor:
         price_per_token: tuple[float, float] | None = None,
         completion_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        if task is not None and not isinstance(task, str):
-            raise TypeError(f'task must be a sentence such as "Open the drawer.", got {task!r}.')
-        _check_number("states_per_request", states_per_request, integer=True, at_most=MAX_STATES_PER_REQUEST)
-        _check_number("image_size", image_size, integer=True, at_most=MAX_IMAGE_SIZE)
-        _check_number("deadline", deadline)
-        _check_number("max_retries", max_retries, integer=True, zero=True)
-        _check_number("max_failures", max_failures, integer=True)
-        for name, limit in (("max_requests", max_requests), ("max_total_tokens", max_total_tokens)):
-            if limit is not None:
-                _check_number(name, limit, integer=True)
-        for name, amount in (("max_cost", max_cost), ("max_seconds", max_seconds)):
-            if amount is not None:
-                _check_number(name, amount)
-        if price_per_token is not None:
-            if not isinstance(price_per_token, (tuple, list)) or len(price_per_token) != 2:
-                raise TypeError(f"price_per_token must be two numbers, (sent, received), got {price_per_token!r}.")
-            for price in price_per_token:
-                _check_number("price_per_token", price, zero=True)
+        check_text("task", task, "Open the drawer.")
+        check_integer("states_per_request", states_per_request, high=MAX_STATES_PER_REQUEST)
+        check_integer("image_size", image_size, high=MAX_IMAGE_SIZE)
+        check_number("deadline", deadline, above_low=True)
+        check_integer("max_retries", max_retries, low=0)
+        check_integer("max_failures", max_failures)
+        check_integer("max_requests", max_requests, optional=True)
+        check_integer("max_total_tokens", max_total_tokens, optional=True)
+        check_number("max_cost", max_cost, above_low=True, optional=True)
+        check_number("max_seconds", max_seconds, above_low=True, optional=True)
+        _check_prices(price_per_token)
         _check_api_base(api_base)
         _check_completion_kwargs(completion_kwargs)
 
-        self.model = model
         self.task = task
-        self.api_base = api_base
-        self.states_per_request = int(states_per_request)
-        self.image_size = int(image_size)
-        self.deadline = float(deadline)
-        self.max_retries = int(max_retries)
-        self.max_failures = int(max_failures)
-        self.max_requests = max_requests
-        self.max_total_tokens = max_total_tokens
-        self.max_cost = max_cost
-        self.max_seconds = max_seconds
-        self.price_per_token = price_per_token
-        self.completion_kwargs = dict(completion_kwargs or {})
+        self.endpoint = Endpoint(
+            model,
+            api_base,
+            check_model(model, api_base),
+            float(deadline),
+            dict(completion_kwargs or {}),
+            price_per_token,
+        )
+        self.settings = RequestSettings(int(states_per_request), int(image_size), int(max_retries))
+        self.budget = Budget(model, max_requests, max_total_tokens, max_cost, max_seconds)
+        self._breaker = CircuitBreaker(model, int(max_failures))
         self._usage = Usage()
-        self._n_failures = 0
-        self._budget_reported = self._missing_counts_reported = self._has_unknown_price = False
         self._be_idle()
-        self._has_key = check_model(model, api_base)
         if max_cost is not None and price_per_token is None and price_of(model, 1, 1) is None:
-            raise ValueError(
+            raise ArgumentError(
                 f"max_cost needs prices, and litellm has none for {model!r}. Give price_per_token=(sent, received) "
                 "in US dollars, or limit max_total_tokens or max_requests instead."
             )
@@ -141,6 +124,11 @@ class VLMAdvisor:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._be_idle()
+
+    @property
+    def model(self) -> str:
+        """Litellm's name of the model."""
+        return self.endpoint.model
 
     @property
     def usage(self) -> Usage:
@@ -167,7 +155,7 @@ class VLMAdvisor:
         Ask the model, in as many requests as it takes, one after the other.
 
         :param query: The states in question
-        :return: The advice; faults of the network, the provider or the model are in its ``rejected`` and ``failures``
+        :return: The advice; faults of the network, the provider or the model are in its ``rejected``
         :raises ValueError: if there is no task
         :raises QueryInterrupted: if :meth:`interrupt` was called meanwhile
         """
@@ -178,13 +166,13 @@ class VLMAdvisor:
         with self._lock:  # an advisor may serve several callbacks
             if self._n_interruptions > n_interruptions:
                 raise QueryInterrupted("The query was broken off before it was asked.")
-            conversation = Conversation(self, query, task)
-            self._running = Interruptible(conversation.ask())
+            asked = VLMQuery(query, task, self.endpoint, self.settings, self.budget, self._breaker, self._usage)
+            self._running = Interruptible(asked.ask())
             try:
                 return self._running.result()
             finally:
                 self._running = None
-                self._usage += conversation.usage
+                self._usage += asked.usage
 
     def prompt(self, query: AdviceQuery) -> str:
         """
@@ -213,120 +201,38 @@ class VLMAdvisor:
             )
         return task
 
-    def arguments(self, messages: list[dict]) -> dict[str, Any]:
-        """
-        Put together what litellm is called with.
 
-        :param messages: The chat
-        :return: Arguments of ``litellm.acompletion``
-        """
-        arguments = {**self.completion_kwargs, "model": self.model, "messages": messages, "timeout": self.deadline}
-        if self.api_base is not None:
-            arguments["api_base"] = self.api_base
-        if not self._has_key:
-            # Some clients refuse to start without any.
-            arguments["api_key"] = "unused"
-        return arguments
-
-    def budget_left(self, spent: Usage) -> bool:
-        """
-        Say whether another request may be sent, and the first time that it may not, warn.
-
-        :param spent: What was spent so far
-        :return: Whether all budgets have something left
-        """
-        budgets = (
-            ("max_requests", self.max_requests, spent.requests),
-            ("max_total_tokens", self.max_total_tokens, spent.tokens),
-            ("max_cost", self.max_cost, spent.cost),
-            ("max_seconds", self.max_seconds, spent.seconds),
-        )
-        if self.max_cost is not None and self._has_unknown_price:
-            return False
-        for name, limit, amount in budgets:
-            if limit is not None and amount >= limit:
-                if not self._budget_reported:
-                    logger.warning("The budget %s=%s of %s is spent: it is not asked again.", name, limit, self.model)
-                    self._budget_reported = True
-                return False
-        return True
-
-    def warn_of_missing_counts(self) -> None:
-        """Say once, where it matters, that a server does not report tokens."""
-        if self.max_total_tokens is not None and not self._missing_counts_reported:
-            logger.warning(
-                "%s does not report how many tokens an answer took: max_total_tokens cannot be kept. "
-                "Limit max_requests instead.",
-                self.model,
-            )
-            self._missing_counts_reported = True
-
-    def note_missing_price(self) -> None:
-        """Note that nobody knows what an answer cost. A budget of dollars then counts as spent, which is said."""
-        if self.max_cost is not None and not self._has_unknown_price:
-            logger.warning(
-                "It cannot be told what an answer of %s cost, so that max_cost=%s cannot be kept: it is not asked "
-                "again. Give price_per_token=(sent, received), or limit max_total_tokens or max_requests instead.",
-                self.model,
-                self.max_cost,
-            )
-        self._has_unknown_price = True
-
-    def count_failure(self, failed: bool) -> None:
-        """
-        Count the requests in a row that brought nothing.
-
-        :param failed: Whether the latest did
-        """
-        if failed and self._n_failures + 1 == self.max_failures:
-            logger.warning(
-                "%d requests in a row brought nothing: %s is not asked about the rest of this query, and the next one "
-                "begins with a single try.",
-                self.max_failures,
-                self.model,
-            )
-        self._n_failures = self._n_failures + 1 if failed else 0
-
-    @property
-    def is_given_up(self) -> bool:
-        """Whether too many requests in a row brought nothing."""
-        return self._n_failures >= self.max_failures
-
-
-def _check_number(
-    name: str, value: Any, *, integer: bool = False, zero: bool = False, at_most: float = math.inf
-) -> None:
-    kind = "an integer" if integer else "a number"
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral if integer else numbers.Real):
-        raise TypeError(f"{name} must be {kind}, got {value!r}.")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"{name} must be {kind} {'of at least' if zero else 'greater than'} 0, got {value!r}.")
-    if float(value) > at_most:
-        raise ValueError(f"{name} must be at most {at_most:g}, got {value!r}.")
+def _check_prices(prices: Any) -> None:
+    if prices is None:
+        return
+    if not isinstance(prices, (tuple, list)) or len(prices) != 2:
+        raise ArgumentError(f"price_per_token is {prices!r}, expected two numbers, (sent, received), or None.")
+    for price in prices:
+        check_number("price_per_token", price)
 
 
 def _check_api_base(api_base: str | None) -> None:
     if api_base is None:
         return
     if not isinstance(api_base, str):
-        raise TypeError(f'api_base must be a URL such as "http://localhost:8000/v1", got {type(api_base).__name__}.')
+        raise ArgumentError(f'api_base is {api_base!r}, expected a URL such as "http://localhost:8000/v1", or None.')
     if "@" in api_base or "?" in api_base:
-        raise ValueError("api_base must have no password and no query: set the provider's key in the environment.")
+        raise ArgumentError("api_base must have no password and no query: set the provider's key in the environment.")
     url = urlsplit(api_base)
     if url.scheme not in ("http", "https") or not url.netloc:
-        raise ValueError(f'api_base must be a URL such as "http://localhost:8000/v1", got {api_base!r}.')
+        raise ArgumentError(f'api_base is {api_base!r}, expected a URL such as "http://localhost:8000/v1", or None.')
 
 
 def _check_completion_kwargs(arguments: Mapping[str, Any] | None) -> None:
     if arguments is None:
         return
     if not isinstance(arguments, Mapping):
-        raise TypeError(
+        raise ArgumentError(
             f'completion_kwargs must be a dictionary such as {{"temperature": 0.2}}, got {type(arguments).__name__}.'
         )
     refuse_secrets(arguments, "completion_kwargs")
     for name in arguments:
         if name in _OWN_ARGUMENTS:
-            raise ValueError(
+            raise ArgumentError(
                 f"completion_kwargs contains {name!r}, which VLMAdvisor sets itself. Use its own arguments."
             )

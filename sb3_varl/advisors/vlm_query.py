@@ -7,19 +7,17 @@ import logging
 import math
 import time
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tenacity
 
-from sb3_varl.advice.answer import MAX_ANSWER_LENGTH, ParsedAnswer, parse_answer, parse_answers
+from sb3_varl.advice.answer import MAX_ANSWER_LENGTH, ParsedAnswer, parse_answer
 from sb3_varl.advice.types import Advice, AdviceQuery, Answer, Failure, Rejection, Request, Usage
-from sb3_varl.advisors.prompt import Portion, build_messages, split
-from sb3_varl.advisors.providers import RequestFailed, complete, import_litellm, price_of
+from sb3_varl.advisors.budget import Budget
+from sb3_varl.advisors.prompt import Chat, chats
+from sb3_varl.advisors.providers import Endpoint, RequestFailed, complete, import_litellm, price_of
 from sb3_varl.redaction import without_secrets
-
-if TYPE_CHECKING:
-    from sb3_varl.advisors.vlm import VLMAdvisor
 
 logger = logging.getLogger(__name__)
 
@@ -31,113 +29,170 @@ MAX_RETRY_WAIT = 30.0
 _MIN_EQUAL_ACTIONS = 8
 
 
-class Conversation:
+@dataclasses.dataclass(frozen=True)
+class RequestSettings:
     """
-    One query on its way: requests, retries, what they cost and what they brought.
+    How a model is asked.
 
-    :param advisor: Has the settings, the budgets and the count of failures
+    :param states_per_request: States that share one request, at most
+    :param image_size: Length to which a frame's longer side is scaled down, in pixels
+    :param max_retries: How many times a request is sent again after a failure that may pass
+    """
+
+    states_per_request: int
+    image_size: int
+    max_retries: int
+
+
+class CircuitBreaker:
+    """
+    Counts the requests in a row that brought nothing, over all queries, and opens when there are too many.
+
+    :param model: The model's name
+    :param max_failures: So many of them are too many
+    """
+
+    def __init__(self, model: str, max_failures: int) -> None:
+        self.model = model
+        self.max_failures = max_failures
+        self._n_failures = 0
+
+    def count(self, failed: bool, permanent: bool = False) -> None:
+        """
+        Take note of a request.
+
+        :param failed: Whether it brought nothing
+        :param permanent: Whether the next would fail as well
+        """
+        was_open = self.is_open
+        self._n_failures = (self.max_failures if permanent else self._n_failures + 1) if failed else 0
+        if self.is_open and not was_open:
+            logger.warning(
+                "%s brought nothing: %s is not asked about the rest of this query, and the next one begins with a "
+                "single try.",
+                "A request that would fail again" if permanent else f"{self.max_failures} requests in a row",
+                self.model,
+            )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there were too many."""
+        return self._n_failures >= self.max_failures
+
+
+class VLMQuery:
+    """
+    One query on its way.
+
     :param query: The query
     :param task: The task in words
+    :param endpoint: The model, and how it is reached
+    :param settings: How it is asked
+    :param budget: What it may cost
+    :param breaker: Counts failures over all queries
+    :param spent: What the advisor has spent in its life
     """
 
-    def __init__(self, advisor: "VLMAdvisor", query: AdviceQuery, task: str) -> None:
-        self.advisor = advisor
+    def __init__(
+        self,
+        query: AdviceQuery,
+        task: str,
+        endpoint: Endpoint,
+        settings: RequestSettings,
+        budget: Budget,
+        breaker: CircuitBreaker,
+        spent: Usage,
+    ) -> None:
         self.query = query
         self.task = task
+        self.endpoint = endpoint
+        self.settings = settings
+        self.budget = budget
+        self.breaker = breaker
         self.usage = Usage()
         self.litellm: ModuleType = import_litellm()
-        self._spent_in_life = advisor.usage
-        self._is_trial = advisor.is_given_up
+        self._spent_in_life = spent
+        self._is_trial = breaker.is_open
         self._counted_until = time.monotonic()
 
     async def ask(self) -> Advice:
         """
         Send the requests, one after the other.
 
-        :return: The advice
+        :return: The advice about the states that the query has no answers about yet
         """
-        query, advisor = self.query, self.advisor
-        earlier = parse_answers(query.answers, query.briefing.action_space)
-        actions, rejected = dict(earlier.actions), list(earlier.rejected)
-        failures: list[str] = []
+        query, settings = self.query, self.settings
+        actions: dict[int, np.ndarray] = {}
+        rejected: list[Rejection] = []
         answered = {index for answer in query.answers for index in answer.states}
         missing = [index for index in range(len(query.states)) if index not in answered]
         number = max((answer.request + 1 for answer in query.answers), default=0)
-        for portion in split(query, missing, advisor.states_per_request, advisor.image_size):
-            answered.update(portion.indices)
+        for chat in chats(query, self.task, missing, settings.states_per_request, settings.image_size):
+            answered.update(chat.states)
             reason = self._reason_not_to_ask()
             if reason is not None:
-                rejected += [Rejection(reason, index) for index in portion.indices]
+                rejected += [Rejection(reason, index) for index in chat.states]
                 continue
             try:
-                parsed = await self._request(number, portion)
+                parsed = await self._request(number, chat)
             except RequestFailed as failure:
-                failures.append(f"request {number}: {failure}")
-                rejected += [Rejection("request_failed", index) for index in portion.indices]
-                advisor.count_failure(True)
+                rejected += [Rejection("request_failed", index, str(failure)) for index in chat.states]
+                self.breaker.count(failed=True, permanent=failure.permanent)
             else:
                 actions.update(parsed.actions)
                 rejected += parsed.rejected
-                advisor.count_failure(bool(parsed.rejected) and not parsed.actions)
+                self.breaker.count(failed=bool(parsed.rejected) and not parsed.actions)
             self._is_trial = False
             number += 1
         rejected += [Rejection("too_large", index) for index in missing if index not in answered]
         self._warn_of_equal_actions(list(actions.values()))
-        return Advice([actions.get(i) for i in range(len(query.states))], rejected, self.usage, failures)
+        return Advice([actions.get(i) for i in range(len(query.states))], rejected, self.usage)
 
     def _reason_not_to_ask(self) -> str | None:
-        if not self.advisor.budget_left(self._spent()):
+        if not self.budget.is_left(self._spent()):
             return "budget_exhausted"
-        return "given_up" if self.advisor.is_given_up and not self._is_trial else None
+        return "given_up" if self.breaker.is_open and not self._is_trial else None
 
     def _spent(self) -> Usage:
         """In the run or in the advisor's life, whichever is more: it may serve many runs, or the rest of one."""
-        now = Usage(seconds=time.monotonic() - self._counted_until)
-        of_run, of_life = (
-            dataclasses.astuple(before + self.usage + now) for before in (self.query.spent, self._spent_in_life)
-        )
-        return Usage(*(max(pair) for pair in zip(of_run, of_life, strict=True)))
+        now = self.usage + Usage(seconds=time.monotonic() - self._counted_until)
+        return (self.query.spent + now).at_least(self._spent_in_life + now)
 
-    async def _request(self, number: int, portion: Portion) -> ParsedAnswer:
-        max_retries = 0 if self._is_trial else self.advisor.max_retries
+    async def _request(self, number: int, chat: Chat) -> ParsedAnswer:
+        max_retries = 0 if self._is_trial else self.settings.max_retries
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, RequestFailed) and error.retryable),
-            stop=lambda state: state.attempt_number > max_retries or not self.advisor.budget_left(self._spent()),
-            wait=lambda state: min(_retry_wait(state), self._seconds_left()),
+            stop=lambda state: state.attempt_number > max_retries or not self.budget.is_left(self._spent()),
+            wait=lambda state: min(_retry_wait(state), self.budget.seconds_left(self._spent())),
             reraise=True,
         )
-        messages = build_messages(self.query.briefing, portion, self.task)
-        response: Any = await retrying(self._attempt, number, portion.indices, messages)
+        response: Any = await retrying(self._attempt, number, chat)
         choice = next(iter(getattr(response, "choices", None) or ()), None)
         content = choice.message.content if choice is not None else None
         # A server may answer with the key, and with anything of any size. The rest is for a key across the bound.
         text = without_secrets(content[: MAX_ANSWER_LENGTH + 1000]) if isinstance(content, str) else ""
         text = text[:MAX_ANSWER_LENGTH]
-        self.query.record(Answer(number, portion.indices, text, self._count(self._price(response))))
+        self.query.record(Answer(number, chat.states, text, self._count(self._price(response))))
 
-        parsed = parse_answer(text, portion.indices, self.query.briefing.action_space)
+        parsed = parse_answer(text, chat.states, self.query.briefing.action_space)
         reason = None if parsed.actions else _no_answer(choice, text)
         if reason is None:
             return parsed
-        return ParsedAnswer({}, tuple(Rejection(reason, index) for index in portion.indices))
+        return ParsedAnswer({}, tuple(Rejection(reason, index) for index in chat.states))
 
-    async def _attempt(self, number: int, indices: tuple[int, ...], messages: list[dict]) -> Any:
-        if not self.advisor.budget_left(self._spent()):
-            raise RequestFailed("no budget is left to try again", retryable=False)
-        self.query.record(Request(number, indices))
-        deadline = min(self.advisor.deadline, self._seconds_left())
+    async def _attempt(self, number: int, chat: Chat) -> Any:
+        if not self.budget.is_left(self._spent()):
+            raise RequestFailed("no budget is left to try again")
+        self.query.record(Request(number, chat.states))
+        deadline = min(self.endpoint.deadline, self.budget.seconds_left(self._spent()))
         try:
-            return await complete(self.litellm, self.advisor.arguments(messages), deadline)
+            return await complete(self.litellm, self.endpoint.arguments(chat.messages), deadline)
         except RequestFailed as failure:
-            self.query.record(Failure(number, str(failure), self._count(Usage(requests=1))))
+            self.query.record(Failure(number, str(failure), self._count(Usage(requests=1)), failure.permanent))
             raise
         except asyncio.CancelledError:
             self.query.record(Failure(number, "broken off", self._count(Usage(requests=1))))
             raise
-
-    def _seconds_left(self) -> float:
-        limit = self.advisor.max_seconds
-        return math.inf if limit is None else max(0.0, limit - self._spent().seconds)
 
     def _count(self, usage: Usage) -> Usage:
         """Add a usage and the time since the last one."""
@@ -152,29 +207,29 @@ class Conversation:
         prompt_tokens = max(0, int(getattr(counts, "prompt_tokens", None) or 0))
         completion_tokens = max(0, int(getattr(counts, "completion_tokens", None) or 0))
         if not prompt_tokens and not completion_tokens:
-            self.advisor.warn_of_missing_counts()
+            self.budget.note_missing_counts()
         cost = self._cost(response, prompt_tokens, completion_tokens)
         if cost is None:
-            self.advisor.note_missing_price()
+            self.budget.note_missing_price()
         return Usage(1, prompt_tokens, completion_tokens, cost or 0.0)
 
     def _cost(self, response: Any, prompt_tokens: int, completion_tokens: int) -> float | None:
-        prices = self.advisor.price_per_token
+        prices, model = self.endpoint.price_per_token, self.endpoint.model
         is_counted = prompt_tokens + completion_tokens > 0
         if prices is not None:
             cost = prices[0] * prompt_tokens + prices[1] * completion_tokens
             return cost if is_counted or not any(prices) else None
         with contextlib.suppress(Exception):  # raised for a model without known prices, and for answers of odd shapes
-            cost = float(self.litellm.completion_cost(completion_response=response, model=self.advisor.model))
+            cost = float(self.litellm.completion_cost(completion_response=response, model=model))
             if math.isfinite(cost) and cost >= 0 and is_counted:
                 return cost
-        return price_of(self.advisor.model, prompt_tokens, completion_tokens) if is_counted else None
+        return price_of(model, prompt_tokens, completion_tokens) if is_counted else None
 
     def _warn_of_equal_actions(self, given: list[np.ndarray]) -> None:
         if len(given) >= _MIN_EQUAL_ACTIONS and all(np.array_equal(action, given[0]) for action in given):
             logger.warning(
                 "%s advised the same action, %s, in all %d states of query %d: it does not seem to look at them.",
-                self.advisor.model,
+                self.endpoint.model,
                 given[0].tolist(),
                 len(given),
                 self.query.index + 1,

@@ -42,7 +42,7 @@ from sb3_varl.saving import replacing
 _SUMMARY_ROWS = 256
 
 # What is of the present learn() only.
-_OF_CALLBACKS = ("after_learning", "broken_off")
+_OF_CALLBACKS = ("advice_in_use", "after_learning", "broken_off")
 
 SelfGuided = TypeVar("SelfGuided", bound="Guided")
 
@@ -79,6 +79,7 @@ class Guided(OffPolicyAlgorithm):
     ent_coef_optimizer: th.optim.Adam | None
     guidance_buffer: GuidanceBuffer
     # Of the present learn().
+    advice_in_use: list[dict[str, Any]]
     after_learning: list[Callable[[bool], None]]
     broken_off: bool
 
@@ -101,8 +102,8 @@ class Guided(OffPolicyAlgorithm):
         self.guidance_buffer_size = guidance_buffer_size
         self.guidance_batch_size = guidance_batch_size
         self.fast = fast
-        # For each AdvisorCallback, in the order in which learn() has them, what it needs to go on with a resumed run:
-        # how many queries were answered, what they cost, and where the advice log is.
+        # For each advice log what an AdvisorCallback needs to go on with a resumed run: how many queries were answered,
+        # what they cost, and whose log it is.
         self.advice_progress: list[dict[str, Any]] = []
         # The step at which the advice ended before shaping_steps, if it did.
         self.shaping_ended: int | None = None
@@ -111,9 +112,9 @@ class Guided(OffPolicyAlgorithm):
         super().__init__(*args, **kwargs)
 
     def _forget_callbacks(self) -> None:
-        # What callbacks want to be done when learn() ends, told whether it came to its end; and whether it was broken
-        # off, which is set before they are told.
-        self.after_learning, self.broken_off = [], False
+        # What callbacks have of advice_progress; what they want to be done when learn() ends, told whether it came to
+        # its end; and whether it was broken off, which is set before they are told.
+        self.advice_in_use, self.after_learning, self.broken_off = [], [], False
 
     def _check_shaping_arguments(self) -> None:
         if not callable(self.shaping_coef):

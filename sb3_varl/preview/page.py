@@ -29,7 +29,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from sb3_varl.advice.sheets import action_names, load_task_sheet
 from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, TaskSheet
 from sb3_varl.advisors.by_name import make_advisor, name_of, task_of
-from sb3_varl.advisors.prompt import chats_of
+from sb3_varl.advisors.prompt import chats as make_chats
 from sb3_varl.advisors.providers import count_tokens, price_of
 from sb3_varl.advisors.vlm import VLMAdvisor
 from sb3_varl.pages import picture_url, render, view_states, write_page
@@ -230,9 +230,12 @@ class _Addressee:
 
     def preview(self, query: AdviceQuery, task: str, env_name: str) -> Preview:
         per_request, image_size = (
-            (self.model.states_per_request, self.model.image_size) if self.model is not None else (16, 224)
+            (self.model.settings.states_per_request, self.model.settings.image_size)
+            if self.model is not None
+            else (16, 224)
         )
-        chats = chats_of(query, task, per_request, image_size)
+        portions = make_chats(query, task, range(len(query.states)), per_request, image_size)
+        chats = [chat.messages for chat in portions]
         if not chats:
             raise ValueError("The states are too large to be sent. Leave out of the observation what says little.")
         n_states, system = len(query.states), count_tokens(chats[0][:1])
@@ -247,7 +250,7 @@ class _Addressee:
         sent = n_requests * system + states
         cost: float | None = None
         if self.model is not None:
-            prices = self.model.price_per_token
+            prices = self.model.endpoint.price_per_token
             cost = (
                 price_of(self.model.model, sent, received)
                 if prices is None

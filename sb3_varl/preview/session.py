@@ -23,7 +23,7 @@ from sb3_varl.preview.checks import (
 )
 from sb3_varl.preview.following import Followed, NotRepeatable, follow, without_advice
 from sb3_varl.preview.rollouts import Visit
-from sb3_varl.training.query_queue import Consultation
+from sb3_varl.training.query_queue import QueryQueue
 
 # Of the environment, in which the advice is followed.
 N_COPIES = 4
@@ -67,7 +67,7 @@ class Interview:
             raise ValueError(f"{log_path} holds the advice log of something else. Give a folder of its own.")
         self.query = query
         self._log = AdviceLog(log_path)
-        self._consultation = Consultation(advisor, self._log, Usage())
+        self._queue = QueryQueue(advisor, self._log, Usage())
         self._n_asked = 0
         self._failures: list[str] = []
 
@@ -76,7 +76,7 @@ class Interview:
         advice = self._ask(self.query.states)
         answers = [answer.text for query in read_queries(self._log.path) for answer in query.answers]
         checks = [answered(advice), differs_between_states(advice, self.query.briefing.action_space)]
-        self.findings = Findings(advice, answers, checks, failures=self._failures, usage=self._consultation.spent)
+        self.findings = Findings(advice, answers, checks, failures=self._failures, usage=self._queue.spent)
 
     @property
     def was_answered(self) -> bool:
@@ -117,17 +117,18 @@ class Interview:
 
     def _ask(self, states: tuple[VisitedState, ...], altered: str = "") -> Advice:
         query = dataclasses.replace(self.query, index=self._n_asked, states=states, altered=altered)
-        self._consultation.ask(query)
+        self._queue.ask(query)
         self._n_asked += 1
         try:
-            outcome = next(self._consultation.outcomes(wait=True))
+            outcome = next(self._queue.outcomes(wait=True))
         except KeyboardInterrupt:
-            self._consultation.break_off()
+            self._queue.break_off()
             raise
-        self._consultation.close(outcome)
-        self._failures += outcome.advice.failures
+        self._queue.close()
+        self._failures += [f"request {failure.request}: {failure.text}" for failure in outcome.failures]
+        self._failures += [outcome.error] if outcome.error is not None else []
         if self._n_asked > 1:
-            self.findings.usage = self._consultation.spent
+            self.findings.usage = self._queue.spent
         return outcome.advice
 
 

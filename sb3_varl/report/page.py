@@ -28,7 +28,7 @@ from tqdm import tqdm
 import sb3_varl
 from sb3_varl.advice.history import LoggedQuery
 from sb3_varl.advice.log import FILE_NAME
-from sb3_varl.advice.types import Answer, Usage, check_action
+from sb3_varl.advice.types import Answer, Usage
 from sb3_varl.pages import StateView, render, view_states, write_page
 from sb3_varl.report.curves import MAX_NAMES, draw_key, draw_panels, last_step
 from sb3_varl.report.runs import RunLogs, read_runs
@@ -54,7 +54,8 @@ class QueryView:
     :param rejected: Number of answers that could not be used, by the reason
     :param usage: What it cost
     :param latency: Seconds until it was done, or ``None`` if it never was
-    :param failures: Requests that failed, a line each
+    :param failures: What was said of requests that failed, retries included, a line each
+    :param n_failed: Number of requests that failed for good
     :param error: Why the advisor failed altogether, or ``None``
     :param answers: What the model said
     :param states: The states
@@ -71,6 +72,7 @@ class QueryView:
     usage: Usage
     latency: float | None
     failures: list[str]
+    n_failed: int
     error: str | None
     answers: list[Answer]
     states: list[StateView]
@@ -196,7 +198,7 @@ def _view_run(index: int, name: str, run: RunLogs, progress: Any) -> RunView:
 
 def _faults(query: QueryView) -> Counter[str]:
     faults = Counter(query.rejected)
-    faults["failed requests"] = len(query.failures)
+    faults["failed requests"] = query.n_failed
     faults["failed queries"] = int(query.error is not None)
     faults["unfinished queries"] = int(query.latency is None)
     return +faults
@@ -223,29 +225,25 @@ def _logged_totals(run: RunLogs) -> tuple[dict[str, int], Usage, Counter[str]]:
 
 
 def _view_query(log: str, query: LoggedQuery) -> QueryView:
-    advice = query.advice
     space = spaces.Box(query.action_low, query.action_high, dtype=np.float64)
     try:
+        advice = query.read(space)
         states = view_states(
             query.executed_actions, query.frames, query.steps, advice, space, query.action_names, frame_size=FRAME_SIZE
         )
-        given = [] if advice is None else [action for action in advice.actions if action is not None]
-        for problem in (check_action(action, space) for action in given):
-            if isinstance(problem, str):
-                raise ValueError(problem)
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"Query {query.index + 1} in {query.folder / FILE_NAME} does not fit together "
             f"({type(error).__name__}: {error}). Has somebody changed the file?"
         ) from None
-    if query.error is not None:
-        states = [
-            dataclasses.replace(state, kind="failed", verdict="query failed") if state.kind == "abstained" else state
-            for state in states
-        ]
-    failures = [f"request {failure.request}: {failure.text}" for failure in query.failures]
-    if advice is not None and not failures:
-        failures = list(advice.failures)
+    unanswered = query.unanswered(query.n_states)
+    verdict = ("open", "no answer") if query.advice is None else ("failed", "query failed")
+    states = [
+        dataclasses.replace(state, kind=verdict[0], verdict=verdict[1])
+        if state.index in unanswered and state.kind == "abstained"
+        else state
+        for state in states
+    ]
     return QueryView(
         query.index + 1,
         log,
@@ -253,10 +251,11 @@ def _view_query(log: str, query: LoggedQuery) -> QueryView:
         query.n_states,
         sum(state.kind == "advised" for state in states),
         sum(state.kind == "abstained" for state in states),
-        dict(Counter(rejection.reason.replace("_", " ") for rejection in advice.rejected)) if advice else {},
+        dict(Counter(rejection.reason.replace("_", " ") for rejection in advice.rejected)),
         query.usage,
-        None if advice is None else query.latency,
-        failures,
+        None if query.advice is None else query.latency,
+        [f"request {failure.request}: {failure.text}" for failure in query.failures],
+        len(query.failed_requests),
         query.error,
         query.answers,
         states,

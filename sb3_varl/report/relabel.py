@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_varl.advice.answer import parse_answers
 from sb3_varl.advice.history import LoggedQuery, read_queries
-from sb3_varl.advice.types import Observation, Usage, check_action
+from sb3_varl.advice.types import Observation, Usage
 from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
 from sb3_varl.algorithms.shaping import DEFAULT_THRESHOLDS
 
@@ -49,22 +48,10 @@ class Relabelled:
 
     def __init__(self, query: LoggedQuery) -> None:
         self.query = query
-        space = spaces.Box(query.action_low, query.action_high, dtype=np.float64)
-        answered = {state for answer in query.answers for state in answer.states}
-        given = dict(enumerate(query.advice.actions)) if query.advice is not None else {}
-        rejections = list(query.advice.rejected) if query.advice is not None else []
-        if query.answers:
-            parsed = parse_answers(query.answers, space)
-            given = parsed.actions
-            rejections = [rejection for rejection in rejections if rejection.state not in {None, *answered}]
-            rejections += parsed.rejected
-        usable = {state: check_action(action, space) for state, action in given.items() if action is not None}
-        self.actions = [
-            action if isinstance(action := usable.get(state), np.ndarray) else None for state in range(query.n_states)
-        ]
-        self.rejected = Counter(rejection.reason for rejection in rejections)
-        told = set(range(query.n_states)) if query.advice is not None else answered
-        self.n_abstained = len(told - usable.keys() - {rejection.state for rejection in rejections})
+        advice = query.read()
+        self.actions = advice.actions
+        self.rejected = Counter(rejection.reason for rejection in advice.rejected)
+        self.n_abstained = query.n_abstained
 
     @property
     def n_advised(self) -> int:
@@ -162,7 +149,7 @@ def _line(name: str, step: str, queries: Sequence[Relabelled]) -> str:
         sum(query.rejected.total() for query in queries),
         sum(query.n_abstained for query in queries),
         usage.requests,
-        sum(len(query.query.failures) for query in queries),
+        sum(len(query.query.failed_requests) for query in queries),
         usage.prompt_tokens,
         usage.completion_tokens,
         f"{usage.cost:.2f}",

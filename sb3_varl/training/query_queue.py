@@ -5,32 +5,27 @@ import contextlib
 import copy
 import dataclasses
 import logging
-import math
-import numbers
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from sb3_varl.advice.answer import parse_answers
-from sb3_varl.advice.history import QueryHistory
+from sb3_varl.advice.answer import ParsedAnswer, parse_answers
+from sb3_varl.advice.history import LoggedQuery, QueryHistory
 from sb3_varl.advice.log import AdviceLog
 from sb3_varl.advice.types import (
     Advice,
     AdviceQuery,
     Advisor,
     Event,
+    Failure,
     QueryInterrupted,
     Rejection,
     Request,
     Usage,
-    check_action,
-    example_of,
 )
+from sb3_varl.advice.validation import checked
 from sb3_varl.advisors.background import in_background
 from sb3_varl.advisors.by_name import name_of
 from sb3_varl.redaction import scrub
@@ -41,40 +36,76 @@ logger = logging.getLogger(__name__)
 PATIENCE = 3.0
 # Times that an advisor may say that it was interrupted before it is not believed any more.
 MAX_INTERRUPTIONS = 3
-# Characters of a reason: with "rejected_" before it, SB3's logger has room for no more, and refuses two keys that are
-# the same as far as there is room.
-_MAX_REASON = 24
-_NO_SLUG = re.compile(r"[^a-z0-9]+")
 
 
 @dataclass(frozen=True)
 class Outcome:
     """
-    What became of a query.
+    What became of a query, or of the states of it that were asked about again.
 
     :param query: The query
-    :param advice: Checked advice: an array or ``None`` for each state, and what the query cost
+    :param advice: Checked advice about all its states: an array or ``None`` for each
+    :param states: The states that this is news of
+    :param rejected: What could not be used of this news
+    :param unanswered: Which of these states were not answered
+    :param failures: The requests that failed
     :param latency: Seconds that it took
     :param error: Why the advisor failed altogether, in one line, or ``None``
     """
 
     query: AdviceQuery
     advice: Advice
-    latency: float
+    states: tuple[int, ...]
+    rejected: tuple[Rejection, ...] = ()
+    unanswered: frozenset[int] = frozenset()
+    failures: tuple[Failure, ...] = ()
+    latency: float = 0.0
     error: str | None = None
+
+    @property
+    def accepted(self) -> list[int]:
+        """The states that there is news of, and advice."""
+        return [state for state in self.states if self.advice.actions[state] is not None]
+
+    @property
+    def n_abstained(self) -> int:
+        """Number of states that were answered with nothing."""
+        explained = {rejection.state for rejection in self.rejected} | self.unanswered
+        return sum(self.advice.actions[state] is None and state not in explained for state in self.states)
 
 
 @dataclass
 class _OpenQuery:
     query: AdviceQuery
     history: QueryHistory
+    states: tuple[int, ...]
+    known: Advice | None
     is_logged: bool
+    # Of the history, what was there before it was put.
+    n_answers: int = field(init=False)
+    n_failures: int = field(init=False)
+    charged: Usage = field(init=False)
     n_interruptions: int = 0
     was_put_off: bool = False
     future: Future[Outcome] | None = None
 
+    def __post_init__(self) -> None:
+        self.n_answers, self.n_failures = len(self.history.answers), len(self.history.failures)
+        self.charged = self.history.usage if self.is_logged else Usage()
 
-class Consultation:
+    @property
+    def cost(self) -> Usage:
+        """What it cost since it was put."""
+        return self.history.usage - self.charged
+
+    def parsed(self) -> tuple[frozenset[int], ParsedAnswer]:
+        """What was answered since it was put, before an interruption perhaps: the states, and what is to be read."""
+        answers = self.history.answers[self.n_answers :]
+        states = frozenset(state for answer in answers for state in answer.states)
+        return states, parse_answers(answers, self.query.briefing.action_space)
+
+
+class QueryQueue:
     """
     Puts queries to an advisor, in a thread beside the training, one after the other.
 
@@ -100,24 +131,29 @@ class Consultation:
 
     @property
     def open_queries(self) -> list[AdviceQuery]:
-        """What the advisor has not answered yet."""
-        return [asked.query for asked in self._open]
+        """What the advisor has not answered yet, and was not asked before."""
+        return [asked.query for asked in self._open if asked.known is None]
 
-    def ask(self, query: AdviceQuery, history: QueryHistory | None = None) -> None:
+    def ask(self, query: AdviceQuery) -> None:
         """
         Put a query, behind those that are open.
 
         :param query: The query
-        :param history: What the log has of it, if it has; perhaps even the advice
-        :raises TypeError: if the log's advice is none
-        :raises ValueError: if it has the wrong number of actions
         """
-        asked = _OpenQuery(query, history or QueryHistory(query.index), is_logged=history is not None)
-        if asked.history.advice is not None:
-            advice = dataclasses.replace(checked(asked.history.advice, query), usage=asked.history.usage)
-            asked.future = Future()
-            asked.future.set_result(Outcome(query, advice, asked.history.latency, asked.history.error))
-        self._open.append(asked)
+        states = tuple(range(len(query.states)))
+        self._open.append(_OpenQuery(query, QueryHistory(query.index), states, known=None, is_logged=False))
+        self._start_next()
+
+    def ask_again(self, query: AdviceQuery, logged: LoggedQuery, known: Advice, states: tuple[int, ...]) -> None:
+        """
+        Put what was not answered of a query, behind those that are open.
+
+        :param query: The query
+        :param logged: What the log has of it
+        :param known: The same, as advice
+        :param states: The states that are asked about again
+        """
+        self._open.append(_OpenQuery(query, logged, states, known, is_logged=True))
         self._start_next()
 
     def outcomes(self, wait: bool) -> Iterator[Outcome]:
@@ -148,14 +184,9 @@ class Consultation:
             else:
                 yield _failed(first, error)
 
-    def close(self, outcome: Outcome) -> None:
-        """
-        Be done with a query.
-
-        :param outcome: What became of it
-        """
-        self._open.pop(0)
-        self.spent += outcome.advice.usage
+    def close(self) -> None:
+        """Be done with the query whose outcome was handed over."""
+        self.spent += self._open.pop(0).cost
 
     def drop_unasked(self) -> list[AdviceQuery]:
         """
@@ -174,7 +205,7 @@ class Consultation:
         self._is_broken_off = lambda: True
         unasked = self.drop_unasked()
         begun = self._drop(lambda asked: asked.future is None)
-        self.spent = sum((asked.history.usage for asked in begun), self.spent)
+        self.spent = sum((asked.cost for asked in begun), self.spent)
         return unasked, [asked.query for asked in begun]
 
     def _drop(self, condition: Callable[[_OpenQuery], bool]) -> list[_OpenQuery]:
@@ -214,21 +245,22 @@ class Consultation:
         query, history = asked.query, asked.history
         start = time.monotonic()
         error = None
+        before = asked.parsed()
         try:
-            advice = self._advice(asked)
+            fresh = self._advice(asked)
         except QueryInterrupted:
             history.latency += time.monotonic() - start
             raise
         except BaseException as exception:
             # An advisor is somebody else's code; it must not end the training, nor lose what was paid for.
             error = scrub(f"{type(exception).__name__}: {exception}")
-            advice = dataclasses.replace(_salvaged(asked), failures=[error])
-        history.advice = advice
+            before, fresh = asked.parsed(), Advice([None] * len(query.states))
         history.latency += time.monotonic() - start
-        advice = dataclasses.replace(advice, usage=history.usage)
+        history.error = error
+        outcome = _outcome(asked, before, fresh)
         if self.log is not None:
-            self.log.write_advice(query, advice, history.latency, error)
-        return Outcome(query, advice, history.latency, error)
+            self.log.write_advice(query, outcome.advice, history.latency, error)
+        return outcome
 
     def _advice(self, asked: _OpenQuery) -> Advice:
         history, log = asked.history, self.log
@@ -249,7 +281,7 @@ class Consultation:
             states=copy.deepcopy(asked.query.states),
             record=record,
             answers=tuple(history.answers),
-            spent=self.spent + history.usage,
+            spent=self.spent + asked.cost,
         )
         try:
             return checked(self.advisor.advise(query), query)
@@ -261,91 +293,34 @@ class Consultation:
             raise RuntimeError("The advisor says that it was interrupted, but it was not.") from interruption
 
 
-def _salvaged(asked: _OpenQuery) -> Advice:
-    """What can be made of the answers that came before an advisor failed."""
-    parsed = parse_answers(asked.history.answers, asked.query.briefing.action_space)
-    return Advice([parsed.actions.get(state) for state in range(len(asked.query.states))], parsed.rejected)
+def _outcome(asked: _OpenQuery, before: tuple[frozenset[int], ParsedAnswer], fresh: Advice) -> Outcome:
+    """Put together what was known, what was answered before an interruption, and what the advisor says now."""
+    history, states = asked.history, frozenset(asked.states)
+    answered, parsed = before
+    known = asked.known or Advice([None] * len(asked.query.states))
+    actions: list[Any] = [
+        known.actions[i] if i not in states else parsed.actions.get(i) if i in answered else action
+        for i, action in enumerate(fresh.actions)
+    ]
+    rejected = (
+        *parsed.rejected,
+        *(rejection for rejection in fresh.rejected if rejection.state is None or rejection.state in states - answered),
+    )
+    earlier = [rejection for rejection in known.rejected if rejection.state not in states]
+    history.advice = Advice(actions, (*earlier, *rejected), fresh.usage)
+    return Outcome(
+        asked.query,
+        dataclasses.replace(history.advice, usage=history.usage),
+        asked.states,
+        rejected,
+        history.unanswered(len(actions)) & states,
+        tuple(failure for failure in history.failed_requests if failure in history.failures[asked.n_failures :]),
+        history.latency,
+        history.error,
+    )
 
 
 def _failed(asked: _OpenQuery, error: BaseException) -> Outcome:
     """Of a query in whose thread something broke that should not."""
-    text = scrub(f"{type(error).__name__}: {error}")
-    advice = Advice([None] * len(asked.query.states), usage=asked.history.usage, failures=[text])
-    return Outcome(asked.query, advice, asked.history.latency, text)
-
-
-def checked(advice: Advice, query: AdviceQuery) -> Advice:
-    """
-    Hold an advisor to the protocol: what cannot be used is dropped and counted, and costs nothing else.
-
-    :param advice: What an advisor returned
-    :param query: What it was asked
-    :return: The same with an array of the action space, or ``None``, for each state
-    :raises TypeError: if it is something other than an Advice
-    :raises ValueError: if it has the wrong number of actions
-    """
-    if not isinstance(advice, Advice):
-        raise TypeError(f"The advisor returned {type(advice).__name__}, expected a sb3_varl.Advice.")
-    if len(advice.actions) != len(query.states):
-        raise ValueError(
-            f"The advisor returned {len(advice.actions)} actions for {len(query.states)} states, "
-            "expected one for each state, or None where it has no advice."
-        )
-    rejected = _checked_rejections(advice.rejected)
-    actions: list[np.ndarray | None] = []
-    for i, action in enumerate(advice.actions):
-        usable = None if action is None else check_action(action, query.briefing.action_space)
-        if isinstance(usable, str):
-            rejected.append(Rejection(usable, i, example_of(action)))
-            usable = None
-        actions.append(usable)
-    usage, failures = _checked_usage(advice.usage), _checked_failures(advice.failures)
-    return Advice(actions, tuple(rejected), usage, failures)
-
-
-def _checked_rejections(rejected: Any) -> list[Rejection]:
-    usable = []
-    for item in _items(rejected):
-        if (
-            isinstance(item, Rejection)
-            and isinstance(item.reason, str)
-            and isinstance(item.state, int | np.integer | None)
-            and isinstance(item.example, str)
-        ):
-            slug = _NO_SLUG.sub("_", item.reason.lower()).strip("_")[:_MAX_REASON].strip("_") or "unknown"
-            text = item.example or (item.reason if slug != item.reason else "")
-            usable.append(Rejection(slug, None if item.state is None else int(item.state), example_of(text)))
-        else:
-            _complain_of("rejected", item, "a Rejection with a reason and a state")
-    return usable
-
-
-def _checked_usage(usage: Any) -> Usage:
-    amounts = dataclasses.astuple(usage) if isinstance(usage, Usage) else ()
-    if not amounts or not all(isinstance(n, numbers.Real) and 0 <= float(n) < math.inf for n in amounts):
-        _complain_of("usage", usage, "a Usage of numbers that are at least 0")
-        return Usage()
-    return Usage(*(int(n) for n in amounts[:3]), *(float(n) for n in amounts[3:]))  # of NumPy, perhaps
-
-
-def _checked_failures(failures: Any) -> tuple[str, ...]:
-    lines = []
-    for line in _items(failures):
-        if isinstance(line, str):
-            lines.append(scrub(line))
-        else:
-            _complain_of("failures", line, "a line of text for each")
-    return tuple(lines)
-
-
-def _items(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
-
-
-def _complain_of(name: str, value: Any, expected: str) -> None:
-    logger.warning(
-        "The advisor returned %s as %s, expected %s. That is left out, its actions are taken.",
-        example_of(value),
-        name,
-        expected,
-    )
+    asked.history.error = scrub(f"{type(error).__name__}: {error}")
+    return _outcome(asked, asked.parsed(), Advice([None] * len(asked.query.states)))

@@ -1,70 +1,296 @@
-"""Where a run's advice log is, and what a model and its log know of the advice so far."""
+"""
+Which advice log a run goes on with, and what the model knows of it.
+
+A log belongs to a run, which has given itself a name. The model keeps for each log what it has of it, with the name of
+the run and, if the log is below the working directory, its relative path: a zip holds no other.
+"""
 
 import datetime
+import itertools
+import logging
 import os
 import pathlib
+import uuid
 import warnings
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import platformdirs
 from gymnasium import spaces
 
-from sb3_varl.advice.history import LoggedQuery
+from sb3_varl.advice.history import LoggedQuery, read_queries
 from sb3_varl.advice.log import FILE_NAME, AdviceLog, decode_observation
-from sb3_varl.advice.types import AdviceWarning, Briefing
+from sb3_varl.advice.types import Advice, AdviceQuery, AdviceWarning, Briefing
+from sb3_varl.training.model import GuidedModel
+from sb3_varl.training.query_queue import Outcome
+
+logger = logging.getLogger(__name__)
+
+Progress = dict[str, Any]
+
+# Folders of the advice logs of this process, by the names of their runs.
+_folders: dict[str, pathlib.Path] = {}
 
 
-def log_folder(model: Any, place: int, log_path: str | os.PathLike[str] | None) -> pathlib.Path:
+def open_log(
+    model: GuidedModel, advisor: str, log_path: str | os.PathLike[str] | Literal[False] | None, resume: bool
+) -> tuple[AdviceLog | None, Progress]:
     """
-    Find the place of the advice log.
+    Find the advice log of a callback, and what the model knows of it.
 
-    :param model: A VARL or one of its sisters
-    :param place: Number of the callback among those of its kind
-    :param log_path: Where the user wants it
-    :return: The folder
-    :raises ValueError: if another callback has the same
+    :param model: The model; what it knows becomes part of its ``advice_progress``
+    :param advisor: The advisor's name
+    :param log_path: Where the user wants the log; ``None`` for the usual place, ``False`` for none
+    :param resume: Whether to take over a log that is of another run
+    :return: The log, and a dictionary that is part of the model
+    :raises OSError: if the log cannot be written
+    :raises RuntimeError: if another process writes to it
+    :raises ValueError: if another callback of the model has it
     """
-    earlier = [progress.get("log_path") for progress in model.advice_progress[:place]]
-    if log_path is not None:
-        folder = pathlib.Path(log_path).absolute()
-        if str(folder) in earlier:
+    folder, progress = _Search(model, advisor, log_path, resume).result()
+    if folder is None:
+        log = None
+    else:
+        log = AdviceLog(folder, progress["run"])
+        _folders[progress["run"]] = log.path
+        progress["log"] = _relative(log.path)
+    if not any(entry is progress for entry in model.advice_progress):
+        model.advice_progress.append(progress)
+    model.advice_in_use.append(progress)
+    return log, progress
+
+
+class _Search:
+    def __init__(
+        self, model: GuidedModel, advisor: str, log_path: str | os.PathLike[str] | Literal[False] | None, resume: bool
+    ) -> None:
+        self.model = model
+        self.advisor = advisor
+        self.has_log = log_path is not False
+        self.wanted = pathlib.Path(log_path).absolute() if log_path else None
+        self.resume = resume
+        in_use = model.advice_in_use
+        self.used = {_folders.get(entry["run"]) for entry in in_use}
+        self.free = [entry for entry in model.advice_progress if not any(entry is other for other in in_use)]
+        if self.wanted in self.used:
             raise ValueError(
                 f"Two AdvisorCallbacks have the log_path {str(log_path)!r}, but a log belongs to one. "
                 "Give them different ones."
             )
-        return folder
-    remembered = dict(*model.advice_progress[place : place + 1]).get("log_path")
-    if remembered is not None and model.num_timesteps > 0:
-        if (pathlib.Path(remembered) / FILE_NAME).exists():
-            return pathlib.Path(remembered)
-        warnings.warn(
-            f"The model's advice log is not in {remembered} any more. What was answered after the model was saved "
-            "is asked again; if the log is somewhere else, give its log_path.",
-            AdviceWarning,
-            stacklevel=2,
+
+    def result(self) -> tuple[pathlib.Path | None, Progress]:
+        folder, progress = self._find()
+        return folder, self._named(progress)
+
+    def _find(self) -> tuple[pathlib.Path | None, Progress]:
+        if self.model.num_timesteps == 0:
+            # What the model knew was of another run, unless it is that run's log that is taken over.
+            self.model.advice_progress[:] = self.model.advice_in_use
+            return self._of_new_run()
+        if not self.has_log:
+            return None, self._first(lambda entry: folder_of(entry) is None) or self._new()
+        return self._of_given_log(self.wanted) if self.wanted is not None else self._of_usual_log()
+
+    def _of_new_run(self) -> tuple[pathlib.Path | None, Progress]:
+        if not self.has_log:
+            return None, self._new()
+        progress = self._new()
+        folder = self.wanted or self._usual_folder(progress["run"])
+        if self.resume and (run := _run_of(folder)):
+            return folder, next((entry for entry in self.free if entry.get("run") == run), self._new(run))
+        return folder if self.resume else self._unused(folder), progress
+
+    def _of_given_log(self, folder: pathlib.Path) -> tuple[pathlib.Path, Progress]:
+        if not _holds_log(folder):
+            known = self._first(lambda entry: folder_of(entry) is None)
+            if known is not None and known.get("answered"):
+                _warn_of_missing_log(known)
+            return folder, known or self._new()
+        run = _run_of(folder)
+        for entry in self.free:
+            # Version 0.1.0 gave runs no names.
+            if entry.get("run") == run if run is not None else folder_of(entry) in (folder, None):
+                return folder, entry
+        return (folder, self._new(run)) if self.resume else (self._unused(folder), self._new())
+
+    def _of_usual_log(self) -> tuple[pathlib.Path, Progress]:
+        known = self._first(lambda entry: folder_of(entry) is not None)
+        if known is not None and (folder := folder_of(known)) is not None:
+            return folder, known
+        known = self._first(lambda entry: folder_of(entry) is None)
+        if known is not None and known.get("answered"):
+            _warn_of_missing_log(known)
+        progress = known or self._new()
+        return self._unused(self._usual_folder(self._named(progress)["run"])), progress
+
+    def _first(self, condition: Callable[[Progress], bool]) -> Progress | None:
+        """What the model knows of this advisor."""
+        fits = (entry for entry in self.free if entry.get("advisor") in (self.advisor, None) and condition(entry))
+        return next(fits, None)
+
+    def _new(self, run: str | None = None) -> Progress:
+        return self._named({"run": run})
+
+    def _named(self, entry: Progress) -> Progress:
+        entry["run"] = entry.get("run") or uuid.uuid4().hex[:12]
+        entry["advisor"] = self.advisor
+        entry.setdefault("log", None)
+        entry.pop("log_path", None)
+        return entry
+
+    def _usual_folder(self, run: str) -> pathlib.Path:
+        if self.model.tensorboard_log is not None or self.model._custom_logger:
+            return pathlib.Path(self.model.logger.get_dir() or ".").absolute() / "advice"
+        # SB3's logger then writes to a temporary folder, where nothing that was paid for should be.
+        folder = _data_folder() / f"{datetime.datetime.now():%Y-%m-%d-%H-%M-%S}-{run}"
+        logger.warning(
+            "The advice log of this run is in %s. Give it another place with AdvisorCallback(log_path=...), or the "
+            "model a tensorboard_log.",
+            folder,
         )
-    if model.tensorboard_log is not None or model._custom_logger:
-        return pathlib.Path(model.logger.get_dir() or ".") / (f"advice_{place + 1}" if place else "advice")
-    # SB3's logger then writes to a temporary folder, where nothing that was paid for should be.
-    return pathlib.Path("advice") / f"{datetime.datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
+        return folder
+
+    def _unused(self, folder: pathlib.Path) -> pathlib.Path:
+        """The folder, or one beside it, as SB3's loggers have run_1 and run_2."""
+        candidates = (folder if n == 1 else folder.with_name(f"{folder.name}_{n}") for n in itertools.count(1))
+        unused = next(path for path in candidates if path not in self.used and not _holds_log(path))
+        if unused != folder and folder not in self.used:
+            logger.warning(
+                "The advice log %s belongs to another run; that of this run is in %s. To go on with the answers in the "
+                "first, pass AdvisorCallback(resume=True).",
+                folder,
+                unused,
+            )
+        return unused
 
 
-def progress_of(model: Any, place: int, log: AdviceLog | None) -> dict[str, Any]:
+def _data_folder() -> pathlib.Path:
+    return platformdirs.user_data_path("sb3_varl", appauthor=False) / "advice"
+
+
+def _relative(folder: pathlib.Path) -> str | None:
+    try:
+        return folder.relative_to(pathlib.Path.cwd()).as_posix()
+    except ValueError:
+        return None
+
+
+def folder_of(progress: Progress) -> pathlib.Path | None:
     """
-    Find what a model knows of its advice. One that is trained anew knows something if its log is that of before.
+    Find an advice log that a model knows.
 
-    :param model: A VARL or one of its sisters
-    :param place: Number of the callback among those of its kind
-    :param log: The run's advice log
-    :return: A dictionary that is part of the model, with ``log_path`` and, once there are any answers, ``answered``
-        (queries), ``totals`` and ``usage``
+    :param progress: What it knows, an entry of its ``advice_progress``
+    :return: The folder, or ``None`` if it cannot be found
     """
-    everyone: list[dict[str, Any]] = model.advice_progress
-    everyone += [{} for _ in range(place + 1 - len(everyone))]
-    path = None if log is None else str(log.path)
-    if model.num_timesteps == 0 and (path is None or everyone[place].get("log_path") != path):
-        everyone[place] = {}
-    everyone[place]["log_path"] = path
-    return everyone[place]
+    run = progress.get("run")
+    if run is None:  # of version 0.1.0
+        return _existing(progress.get("log_path"))
+    if run in _folders:
+        return _existing(_folders[run])
+    folder = _existing(progress["log"])
+    if folder is not None and _run_of(folder) in (run, None):
+        return folder
+    return next(_data_folder().glob(f"*-{run}"), None)
+
+
+def _existing(path: str | os.PathLike[str] | None) -> pathlib.Path | None:
+    return pathlib.Path(path).absolute() if path is not None and _holds_log(pathlib.Path(path)) else None
+
+
+def _holds_log(folder: pathlib.Path) -> bool:
+    file = folder / FILE_NAME
+    return file.is_file() and file.stat().st_size > 0
+
+
+def _run_of(folder: pathlib.Path) -> str | None:
+    """Name of the run that wrote last."""
+    queries = read_queries(folder) if _holds_log(folder) else []
+    return queries[-1].run if queries else None
+
+
+def _place_of(progress: Progress) -> str:
+    folder = _folders.get(progress.get("run", "")) or progress.get("log") or progress.get("log_path")
+    return str(folder or "a place that the model knows")
+
+
+def _warn_of_missing_log(progress: Progress) -> None:
+    warnings.warn(
+        f"The model's advice log is not in {_place_of(progress)} any more. What was "
+        "answered after the model was saved is asked again; if the log is somewhere else, give its log_path.",
+        AdviceWarning,
+        stacklevel=2,
+    )
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """
+    A query of the log that the model does not have all of.
+
+    :param logged: The query
+    :param known: What was answered
+    :param states: The states of which the model does not have the answers
+    :param open: The states that were not answered
+    :param is_new: Whether the model has nothing of it
+    """
+
+    logged: LoggedQuery
+    known: Advice
+    states: tuple[int, ...]
+    open: tuple[int, ...]
+    is_new: bool
+
+    def outcome(self, query: AdviceQuery, is_over: bool) -> Outcome:
+        """
+        Put it as news.
+
+        :param query: The query
+        :param is_over: Whether what is open will not be asked about again
+        :return: What the model does not have
+        """
+        logged, states = self.logged, self.states + (self.open if is_over else ())
+        return Outcome(
+            query,
+            self.known,
+            states,
+            tuple(r for r in self.known.rejected if r.state in states or (r.state is None and self.is_new)),
+            frozenset(self.open) & frozenset(states),
+            tuple(logged.failed_requests) if self.is_new and (is_over or not self.open) else (),
+            logged.latency,
+            logged.error if is_over else None,
+        )
+
+
+def recover(queries: Sequence[LoggedQuery], progress: Progress, space: spaces.Box) -> list[Recovered]:
+    """
+    Compare a log with what a model has of it.
+
+    :param queries: The queries of the log
+    :param progress: What the model knows
+    :param space: The action space
+    :return: Of which queries something is missing
+    """
+    n_answered = progress.get("answered", 0)
+    if "open" not in progress:  # of version 0.1.0
+        progress["open"] = [entry for query in queries if query.index < n_answered for entry in _open_states(query)]
+    recovered = []
+    for query in queries:
+        unanswered, is_new = query.unanswered(query.n_states), query.index >= n_answered
+        missing = frozenset(state for index, state, _ in progress["open"] if index == query.index)
+        if is_new:
+            missing = frozenset(range(query.n_states))
+            progress["open"] += [[query.index, state, ""] for state in sorted(unanswered)]
+        if missing:
+            states, still_open = sorted(missing - unanswered), sorted(missing & unanswered)
+            recovered.append(Recovered(query, query.read(space), tuple(states), tuple(still_open), is_new))
+    return recovered
+
+
+def _open_states(query: LoggedQuery) -> list[list[Any]]:
+    rejections = query.advice.rejected if query.advice is not None else ()
+    reasons = {rejection.state: rejection.reason for rejection in rejections}
+    return [[query.index, state, reasons.get(state)] for state in sorted(query.unanswered(query.n_states))]
 
 
 def check_environment(query: LoggedQuery, briefing: Briefing) -> None:
@@ -87,7 +313,7 @@ def check_environment(query: LoggedQuery, briefing: Briefing) -> None:
         "observation": _shapes(decode_observation(query.encoded_observations[0], query.dtype)),
     }
     # Earlier versions did not log the task of a VLMAdvisor, which is called as its model, that had one of its own.
-    if query.task is None and "/" in (query.advisor or ""):
+    if query.task is None and query.run is None and "/" in (query.advisor or ""):
         del expected["task"]
     for name, value in expected.items():
         if given[name] != value:

@@ -1,0 +1,86 @@
+"""What an advisor returned, held to the protocol: what cannot be used is dropped and counted, and costs no more."""
+
+import dataclasses
+import logging
+import math
+import numbers
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from sb3_varl.advice.types import Advice, AdviceQuery, Rejection, Usage, check_action, example_of
+
+logger = logging.getLogger(__name__)
+
+# Characters of a reason: with "rejected_" before it, SB3's logger has room for no more, and refuses two keys that are
+# the same as far as there is room.
+_MAX_REASON = 24
+_NO_SLUG = re.compile(r"[^a-z0-9]+")
+
+
+def checked(advice: Advice, query: AdviceQuery) -> Advice:
+    """
+    Check an advisor's answer to a query.
+
+    :param advice: What an advisor returned
+    :param query: What it was asked
+    :return: The same with an array of the action space, or ``None``, for each state
+    :raises TypeError: if it is something other than an Advice
+    :raises ValueError: if it has the wrong number of actions
+    """
+    if not isinstance(advice, Advice):
+        raise TypeError(f"The advisor returned {type(advice).__name__}, expected a sb3_varl.Advice.")
+    if len(advice.actions) != len(query.states):
+        raise ValueError(
+            f"The advisor returned {len(advice.actions)} actions for {len(query.states)} states, "
+            "expected one for each state, or None where it has no advice."
+        )
+    rejected = _checked_rejections(advice.rejected)
+    actions: list[np.ndarray | None] = []
+    for i, action in enumerate(advice.actions):
+        usable = None if action is None else check_action(action, query.briefing.action_space)
+        if isinstance(usable, str):
+            rejected.append(Rejection(usable, i, example_of(action)))
+            usable = None
+        actions.append(usable)
+    return Advice(actions, tuple(rejected), _checked_usage(advice.usage))
+
+
+def _checked_rejections(rejected: Any) -> list[Rejection]:
+    usable = []
+    for item in _items(rejected):
+        if (
+            isinstance(item, Rejection)
+            and isinstance(item.reason, str)
+            and isinstance(item.state, int | np.integer | None)
+            and isinstance(item.example, str)
+        ):
+            slug = _NO_SLUG.sub("_", item.reason.lower()).strip("_")[:_MAX_REASON].strip("_") or "unknown"
+            text = item.example or (item.reason if slug != item.reason else "")
+            usable.append(Rejection(slug, None if item.state is None else int(item.state), example_of(text)))
+        else:
+            _complain_of("rejected", item, "a Rejection with a reason and a state")
+    return usable
+
+
+def _checked_usage(usage: Any) -> Usage:
+    amounts = dataclasses.astuple(usage) if isinstance(usage, Usage) else ()
+    if not amounts or not all(isinstance(n, numbers.Real) and 0 <= float(n) < math.inf for n in amounts):
+        _complain_of("usage", usage, "a Usage of numbers that are at least 0")
+        return Usage()
+    return Usage(*(int(n) for n in amounts[:3]), *(float(n) for n in amounts[3:]))  # of NumPy, perhaps
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+
+
+def _complain_of(name: str, value: Any, expected: str) -> None:
+    logger.warning(
+        "The advisor returned %s as %s, expected %s. That is left out, its actions are taken.",
+        example_of(value),
+        name,
+        expected,
+    )

@@ -1,0 +1,72 @@
+"""What the callback needs of a model: the algorithms have it, and the callback knows nothing else of them."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import TrainFreq
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_varl.advice.types import Observation
+
+
+class Guidance(Protocol):
+    """Where advice goes: the model's guidance buffer."""
+
+    def add_all(self, observations: Sequence[Observation], actions: Sequence[np.ndarray], step: int = 0) -> None:
+        """
+        Take in advice.
+
+        :param observations: Original observations
+        :param actions: What was advised there, in ``[-1, 1]^d``
+        :param step: The run's environment steps
+        """
+
+
+class GuidedModel(Protocol):
+    """
+    A model that takes guidance: :class:`~sb3_varl.VARL` and its sisters.
+
+    Besides what any off-policy algorithm has, it has a guidance buffer and a cutoff, keeps what the callbacks need to
+    go on with a run in ``advice_progress``, which is part of its zip, and tells them of the end of ``learn()``.
+    """
+
+    num_timesteps: int
+    learning_starts: int
+    seed: int | None
+    policy: BasePolicy
+    train_freq: TrainFreq
+    tensorboard_log: str | None
+    ep_info_buffer: deque[Any]
+    ep_success_buffer: deque[Any]
+    _custom_logger: bool
+    _total_timesteps: int
+
+    shaping_steps: int
+    shaping_ended: int | None
+    advice_progress: list[dict[str, Any]]
+    # Of the present learn().
+    advice_in_use: list[dict[str, Any]]
+    after_learning: list[Callable[[bool], None]]
+    broken_off: bool
+
+    @property
+    def guidance_buffer(self) -> Guidance:
+        """Where advice goes."""
+
+    @property
+    def cutoff(self) -> int:
+        """Environment step from which on guidance does not count."""
+
+    @property
+    def logger(self) -> Logger:
+        """SB3's logger."""
+
+    def end_shaping(self) -> None:
+        """Have the guidance count no longer."""
+
+    def get_vec_normalize_env(self) -> VecNormalize | None:
+        """The wrapper that normalises, if there is one."""

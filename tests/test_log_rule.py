@@ -1,0 +1,392 @@
+"""One rule for the advice log: what is done and what is asked again, whose log it is, and where it lies."""
+
+import base64
+import io
+import json
+import logging
+import multiprocessing
+import pathlib
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+from stable_baselines3.common.callbacks import ConvertCallback
+from stable_baselines3.common.logger import configure
+
+from conftest import CounterEnv, make_vlm
+from sb3_varl import VARL, Advice, AdvisorCallback, AdvisorError, FunctionAdvisor, Rejection
+from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.log import AdviceLog
+from vlm_server import VLMServer, error
+
+pytestmark = [
+    pytest.mark.usefixtures("vlm_environment"),
+    pytest.mark.filterwarnings("ignore:. of . queries w"),
+]
+
+SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}
+SETTINGS = {"n_queries": 2, "first_query": 20, "query_freq": 20, "states_per_query": 4, "window": 10}
+WRONG_KEY = error(401, "Incorrect API key provided")
+
+
+def make_callback(advisor, log_path=None, **kwargs):
+    return AdvisorCallback(advisor, log_path=log_path, **{**SETTINGS, "frames": False, "blocking": True, **kwargs})
+
+
+def make_model(**kwargs):
+    return VARL("MlpPolicy", CounterEnv(), **{**SMALL, **kwargs})
+
+
+def centre():
+    return FunctionAdvisor(lambda observation: np.zeros(2))
+
+
+def go_on(model, path="model.zip"):
+    """The same model in another process, as far as the log can tell."""
+    model.save(path)
+    return VARL.load(path, env=CounterEnv(offset=100))
+
+
+def asked(server):
+    return [[state["state"] for state in request.states] for request in server.requests]
+
+
+# ---- (a) A state is done when it was answered
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_states_whose_request_failed_are_asked_again(resumed):
+    """By a model that goes on, and by a new one that takes over the log; and what was answered is not."""
+    with VLMServer(script=(None, error(400), None, None)) as server:
+        first = make_callback(make_vlm(server, states_per_request=2), "log")
+        model = make_model()
+        model.learn(50, callback=first)
+        assert asked(server) == [[0, 1], [2, 3], [0, 1], [2, 3]]
+        assert first.totals["rejected_request_failed"] == 2
+        assert model.guidance_buffer.size() == 6
+
+        model = go_on(model) if resumed else make_model()
+        second = make_callback(make_vlm(server, states_per_request=2), "log", resume=not resumed)
+        model.learn(20, callback=second, reset_num_timesteps=False)
+        assert asked(server)[4:] == [[2, 3]]
+    assert model.guidance_buffer.size() == 8
+    assert second.totals["queries"] == 2
+    assert second.totals["states"] == second.totals["accepted"] == 8
+    assert second.totals["rejected_request_failed"] == 0
+    assert second.usage.requests == 5
+    assert [query.unanswered(4) for query in read_queries("log")] == [frozenset(), frozenset()]
+
+
+def test_what_is_open_is_so_until_it_is_answered():
+    """Whatever is in between: a run that fails in the same way, a zip that is older than the log."""
+    with VLMServer(script=(None, error(400), error(400))) as server:
+        model = make_model()
+        model.learn(30, callback=make_callback(make_vlm(server, states_per_request=2), "log", n_queries=1))
+        model.save("old")
+        for n_rows in (2, 4):
+            model = VARL.load("old", env=CounterEnv(offset=100))
+            callback = make_callback(make_vlm(server, states_per_request=2), "log", n_queries=1)
+            model.learn(5, callback=callback, reset_num_timesteps=False)
+            assert model.guidance_buffer.size() == n_rows
+        # The old model takes from the log what was answered meanwhile.
+        model = VARL.load("old", env=CounterEnv(offset=100))
+        callback = make_callback(make_vlm(server), "log", n_queries=1)
+        model.learn(5, callback=callback, reset_num_timesteps=False)
+        assert asked(server) == [[0, 1], [2, 3], [2, 3], [2, 3]]
+    assert model.guidance_buffer.size() == callback.totals["accepted"] == 4
+    assert callback.totals["rejected_request_failed"] == 0
+
+
+def test_abstentions_and_answers_that_cannot_be_used_are_done():
+    answers = iter(['{"advice": [{"state": 0, "action": [9, 9]}, {"state": 1, "action": null}]}', "no idea"])
+    with VLMServer(lambda states, images: next(answers)) as server:
+        model = make_model()
+        model.learn(30, callback=make_callback(make_vlm(server, states_per_request=2), "log", n_queries=1))
+        model = go_on(model)
+        model.learn(10, callback=make_callback(make_vlm(server), "log", n_queries=1), reset_num_timesteps=False)
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("reason", ["budget_exhausted", "given_up", "raised"])
+def test_states_that_nobody_was_asked_about_are_open(reason):
+    class Poor:
+        def advise(self, query):
+            return Advice([np.zeros(2), None, None, np.ones(2)], [Rejection(reason, 1), Rejection("out_of_bounds", 2)])
+
+    model = make_model()
+    model.learn(30, callback=make_callback(Poor(), "log", n_queries=1))
+    (query,) = read_queries("log")
+    assert query.unanswered(4) == {1}
+    model = go_on(model)
+    callback = make_callback(FunctionAdvisor(lambda observation: np.full(2, 0.5)), "log", n_queries=1)
+    # A new name of the advisor, and the log is given: it is the log that counts.
+    model.learn(10, callback=callback, reset_num_timesteps=False)
+    np.testing.assert_allclose(model.guidance_buffer.rows()["actions"], [[0, 0], [1, 1], [0.5, 0.5]])
+    assert callback.totals["rejected_out_of_bounds"] == 1
+    assert callback.totals[f"rejected_{reason}"] == 0
+
+
+def test_an_advisor_that_fails_altogether_is_asked_again():
+    def fail(query):
+        raise RuntimeError("no")
+
+    broken = type("Broken", (), {"advise": staticmethod(fail)})()
+    model = make_model()
+    first = make_callback(broken, "log", n_queries=1)
+    model.learn(30, callback=first)
+    assert first.totals["failed_queries"] == 1
+    model = go_on(model)
+    second = make_callback(centre(), "log", n_queries=1)
+    model.learn(10, callback=second, reset_num_timesteps=False)
+    assert model.guidance_buffer.size() == second.totals["accepted"] == second.totals["states"] == 4
+    assert second.totals["failed_queries"] == 0
+
+
+def test_after_the_cutoff_nothing_is_asked_again():
+    with VLMServer(script=(error(400),)) as server:
+        model = make_model(shaping_steps=40)
+        model.learn(50, callback=make_callback(make_vlm(server), "log", n_queries=1))
+        model = go_on(model)
+        with pytest.warns(UserWarning, match="the advisor will not be asked"):
+            model.learn(10, callback=make_callback(make_vlm(server), "log", n_queries=1), reset_num_timesteps=False)
+        assert len(server.requests) == 1
+
+
+# ---- (b) A failure that cannot pass
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_failure_that_cannot_pass_ends_the_start_of_training(status, blocking):
+    with VLMServer(always=error(status, "no such thing")) as server:
+        model = make_model()
+        with pytest.raises(AdvisorError, match=r"openai/test cannot be asked.*no such thing.*Mend the key"):
+            model.learn(3000, callback=make_callback(make_vlm(server), "log", blocking=blocking))
+        assert len(server.requests) == 1
+        server.always = None
+        model = make_model()
+        model.learn(50, callback=make_callback(make_vlm(server), "log", resume=True))
+    assert model.guidance_buffer.size() == 8
+
+
+def test_an_unknown_model_ends_it_whatever_the_status():
+    fault = error(400, "The model `x` does not exist", "model_not_found")
+    with VLMServer(always=fault) as server, pytest.raises(AdvisorError, match="does not exist"):
+        make_model().learn(60, callback=make_callback(make_vlm(server)))
+
+
+@pytest.mark.parametrize("fault", [error(400), error(429, "slow", "insufficient_quota"), error(500), error(503)])
+def test_other_failures_do_not(fault):
+    with VLMServer(always=fault) as server:
+        make_model().learn(60, callback=make_callback(make_vlm(server)))
+        assert len(server.requests) >= 2
+
+
+def test_nor_does_a_key_that_expires(caplog):
+    with VLMServer(script=(None,), always=WRONG_KEY) as server:
+        model = make_model()
+        model.learn(50, callback=make_callback(make_vlm(server), "log"))
+        model = go_on(model)
+        model.learn(20, callback=make_callback(make_vlm(server), "log", n_queries=3), reset_num_timesteps=False)
+    assert model.guidance_buffer.size() == 4
+    assert "Incorrect API key" in caplog.text
+
+
+def test_nor_at_the_end_of_a_training():
+    """What was trained is worth saving."""
+    with VLMServer(always=WRONG_KEY) as server:
+        settings = {"first_query": 20, "n_queries": 1, "blocking": False}
+        make_model().learn(20, callback=make_callback(make_vlm(server), "log", **settings))
+        assert len(server.requests) == 1
+
+
+def test_the_rest_of_the_query_is_not_asked_after_a_failure_that_cannot_pass(caplog):
+    with VLMServer(script=(None,), always=WRONG_KEY) as server:
+        make_model().learn(50, callback=make_callback(make_vlm(server, states_per_request=1), n_queries=1))
+        assert len(server.requests) == 2
+    assert "A request that would fail again brought nothing" in caplog.text
+
+
+# ---- (c) A log belongs to a run
+
+
+def test_a_loop_over_seeds_with_one_folder(caplog):
+    seen = []
+    for seed in range(3):
+        advisor = FunctionAdvisor(lambda observation: seen.append(observation) or np.zeros(2))
+        model = make_model(seed=seed)
+        model.learn(50, callback=make_callback(advisor, "runs/advice"))
+        assert model.guidance_buffer.size() == 8
+    assert len(seen) == 24
+    assert sorted(path.parent.name for path in pathlib.Path("runs").glob("*/advice.jsonl")) == [
+        "advice",
+        "advice_2",
+        "advice_3",
+    ]
+    assert len({query.run for log in pathlib.Path("runs").iterdir() for query in read_queries(log)}) == 3
+    assert "belongs to another run; that of this run is in" in caplog.text
+    assert "resume=True" in caplog.text
+
+
+def test_one_logger_folder_for_several_models():
+    for _ in range(2):
+        model = make_model()
+        model.set_logger(configure("run", ["csv"]))
+        model.learn(50, callback=make_callback(centre()))
+        model.logger.close()
+    assert [len(read_queries(log)) for log in ("run/advice", "run/advice_2")] == [2, 2]
+
+
+def test_a_new_model_takes_over_a_log_if_told_to():
+    make_model().learn(50, callback=make_callback(centre(), "log"))
+    model, asked_about = make_model(), []
+    advisor = FunctionAdvisor(lambda observation: asked_about.append(observation) or np.zeros(2))
+    callback = make_callback(advisor, "log", n_queries=3, resume=True)
+    model.learn(80, callback=callback)
+    assert len(asked_about) == 4
+    assert model.guidance_buffer.size() == 12
+    assert len({query.run for query in read_queries("log")}) == 1
+
+
+def test_resume_is_no_number():
+    with pytest.raises(ValueError, match="resume is 1, expected True or False"):
+        make_callback(centre(), resume=1)
+
+
+# ---- (d) The task that is sent is the task that is logged and compared
+
+
+def test_the_task_of_the_advisor_is_logged_and_compared():
+    with VLMServer() as server:
+        make_model().learn(50, callback=make_callback(make_vlm(server, task="Open the drawer."), "log"))
+        assert {query.task for query in read_queries("log")} == {"Open the drawer."}
+        with pytest.raises(ValueError, match=r"the task of its query 1 is 'Open the drawer.', expected 'CLOSE"):
+            make_model().learn(50, callback=make_callback(make_vlm(server, task="CLOSE it."), "log", resume=True))
+
+
+# ---- (e) Progress is found by its log
+
+
+@pytest.mark.parametrize("in_between", [lambda model: model, go_on], ids=["same process", "zip"])
+def test_a_second_advisor_on_an_advised_model_has_a_log_of_its_own(in_between):
+    model = make_model()
+    model.learn(50, callback=make_callback(centre(), "first"))
+    model = in_between(model)
+    second = make_callback(FunctionAdvisor(lambda observation: np.ones(2)), "second", first_query=60)
+    model.learn(60, callback=second, reset_num_timesteps=False)
+    assert second.n_asked == 2
+    assert model.guidance_buffer.size() == 16
+    assert [progress["log"] for progress in model.advice_progress] == ["first", "second"]
+
+
+def test_callbacks_in_another_order_find_their_own_logs():
+    other = type("Other", (), {"advise": lambda self, query: Advice([np.ones(2)] * len(query.states))})
+    model = make_model()
+    model.learn(30, callback=[make_callback(centre(), "a"), make_callback(other(), "b")])
+    model = go_on(model)
+    callbacks = [make_callback(other()), make_callback(centre())]
+    model.learn(30, callback=callbacks, reset_num_timesteps=False)
+    assert [callback.n_asked for callback in callbacks] == [1, 1]
+    for log in "ab":
+        assert [query.index for query in read_queries(log)] == [0, 1]
+    assert not any(pathlib.Path().glob("*_2"))
+
+
+def test_a_log_of_another_advisor_that_is_given_is_gone_on_with():
+    model = make_model()
+    model.learn(30, callback=make_callback(centre(), "log"))
+    model = go_on(model)
+    other = type("Other", (), {"advise": lambda self, query: Advice([np.ones(2)] * len(query.states))})
+    callback = make_callback(other(), "log")
+    model.learn(30, callback=callback, reset_num_timesteps=False)
+    assert callback.n_asked == 1
+    assert [query.advisor for query in read_queries("log")] == ["FunctionAdvisor", "Other"]
+
+
+# ---- (f) One process at a time
+
+
+def _hold(folder, started, stop):
+    log = AdviceLog(folder)
+    started.set()
+    stop.wait(30)
+    log.release()
+
+
+def test_a_second_process_gets_an_error(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    started, stop = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path / "log", started, stop))
+    process.start()
+    try:
+        assert started.wait(60)
+        with pytest.raises(RuntimeError, match=r"Another run is writing to the advice log .*log_path="):
+            make_model().learn(50, callback=make_callback(centre(), tmp_path / "log"))
+    finally:
+        stop.set()
+        process.join()
+    make_model().learn(50, callback=make_callback(centre(), tmp_path / "log"))
+
+
+def test_the_log_is_free_when_training_has_ended():
+    model, callback = make_model(), make_callback(centre(), "log")
+    model.learn(30, callback=callback)
+    AdviceLog("log").release()
+    model.learn(30, callback=callback, reset_num_timesteps=False)
+    AdviceLog("log").release()
+    with pytest.raises(ZeroDivisionError):
+        model.learn(10, callback=[callback, ConvertCallback(lambda *_: 1 / 0)], reset_num_timesteps=False)
+    AdviceLog("log").release()
+
+
+# ---- (g) No absolute path in a zip
+
+
+def zip_text(model):
+    buffer = io.BytesIO()
+    model.save(buffer)
+    with zipfile.ZipFile(buffer) as archive:
+        data = json.loads(archive.read("data"))
+    pickled = [base64.b64decode(value[":serialized:"]) for value in data.values() if ":serialized:" in repr(value)]
+    return json.dumps(data).encode() + b"".join(pickled)
+
+
+@pytest.mark.parametrize("log_path", [None, "relative", "absolute", "elsewhere"])
+def test_a_zip_has_no_absolute_path(log_path, tmp_path, tmp_path_factory):
+    folder = {"absolute": tmp_path / "log", "elsewhere": tmp_path_factory.mktemp("else")}.get(log_path, log_path)
+    model = make_model()
+    model.learn(50, callback=make_callback(centre(), folder))
+    text = zip_text(model)
+    assert str(tmp_path.parent).encode() not in text
+    assert pickle.dumps(model.advice_progress).count(b"/tmp") == 0
+    (progress,) = model.advice_progress
+    assert progress["log"] == {"relative": "relative", "absolute": "log"}.get(log_path)
+
+
+# ---- (h) Nothing in the working directory unasked
+
+
+def test_without_a_folder_the_log_is_in_the_user_s_data(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path.parent / f"{tmp_path.name}-data"))
+    model, callback = make_model(), make_callback(centre())
+    model.learn(30, callback=callback)
+    model.learn(30, callback=callback, reset_num_timesteps=False)
+    assert list(tmp_path.iterdir()) == []
+    (folder,) = (tmp_path.parent / f"{tmp_path.name}-data" / "sb3_varl" / "advice").iterdir()
+    assert len(read_queries(folder)) == 2
+    assert caplog.text.count(f"The advice log of this run is in {folder}") == 1
+
+
+def test_a_model_finds_its_log_in_the_user_s_data(monkeypatch):
+    from sb3_varl.training import resume
+
+    model = make_model()
+    model.learn(30, callback=make_callback(centre()))
+    model = go_on(model)
+    monkeypatch.setattr(resume, "_folders", {})  # as in another process
+    callback = make_callback(centre())
+    model.learn(30, callback=callback, reset_num_timesteps=False)
+    assert callback.n_asked == 1
+    assert callback.totals["queries"] == 2
