@@ -369,6 +369,7 @@ class AdvisorCallback(BaseCallback):
         if self.until_success is None or self.num_timesteps >= self.model.cutoff:
             return False
         successes = self.model.ep_success_buffer
+        assert successes is not None
         n_episodes = min(_N_EPISODES, successes.maxlen or _N_EPISODES)
         recent = list(successes)[-n_episodes:]
         return len(recent) == n_episodes and float(np.mean(recent)) >= self.until_success

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import numpy as np
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_varl.advice.types import Observation
@@ -37,11 +36,9 @@ class GuidedModel(Protocol):
     num_timesteps: int
     learning_starts: int
     seed: int | None
-    policy: BasePolicy
-    train_freq: TrainFreq
     tensorboard_log: str | None
-    ep_info_buffer: deque[Any]
-    ep_success_buffer: deque[Any]
+    ep_info_buffer: deque[Any] | None
+    ep_success_buffer: deque[Any] | None
     _custom_logger: bool
     _total_timesteps: int
 
@@ -52,6 +49,14 @@ class GuidedModel(Protocol):
     advice_in_use: list[dict[str, Any]]
     after_learning: list[Callable[[bool], None]]
     broken_off: bool
+
+    @property
+    def policy(self) -> BasePolicy:
+        """The policy, which knows the action space."""
+
+    @property
+    def train_freq(self) -> Any:
+        """How often the model is updated, a ``TrainFreq`` by the time that training starts."""
 
     @property
     def guidance_buffer(self) -> Guidance:
