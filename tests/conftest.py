@@ -16,6 +16,7 @@ from gymnasium import spaces
 from playwright.sync_api import sync_playwright
 
 from sb3_varl import AdviceQuery, Briefing, VisitedState, VLMAdvisor
+from sb3_varl.advice import Failure
 from sb3_varl.advisors import vlm_query
 from vlm_server import VLMServer
 
@@ -193,6 +194,11 @@ def make_query(n_states, record=lambda event: None, frames=False, **kwargs):
 def make_vlm(server, **arguments):
     """An advisor that asks the server and does not retry."""
     return VLMAdvisor("openai/test", **{"task": "Go.", "api_base": server.api_base, "max_retries": 0, **arguments})
+
+
+def failures(events):
+    """What was said of the requests that failed."""
+    return [event.text for event in events if isinstance(event, Failure)]
 
 
 def reasons(advice):

@@ -23,7 +23,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from conftest import CounterEnv, make_query, make_vlm
 from sb3_varl import VARL, AdvisorCallback, VLMAdvisor
 from sb3_varl.advice.history import read_queries
-from sb3_varl.advisors import vlm_query as conversation
+from sb3_varl.advisors import vlm_query
 from vlm_server import Misbehaviour, VLMServer, centre, error
 
 N_STATES = 2
@@ -97,7 +97,7 @@ def soak(n_queries, seed, deadline=1.0):
     :return: The meter's rows
     """
     os.environ["OPENAI_API_KEY"] = "not-a-key"
-    conversation.RETRY_WAIT = conversation.MAX_RETRY_WAIT = 0.001
+    vlm_query.RETRY_WAIT = vlm_query.MAX_RETRY_WAIT = 0.001
     logging.disable()
     with VLMServer() as warm_up:  # the first request imports much of litellm, for longer than the deadline
         make_vlm(warm_up).advise(make_query(1))

@@ -18,7 +18,7 @@ from test_callback import SMALL, Recorder
 
 from conftest import CounterEnv
 from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, ReplayAdvisor
-from sb3_varl.training import query_queue as consultation
+from sb3_varl.training import query_queue
 
 
 def make_callback(advisor=None, **kwargs):
@@ -203,7 +203,7 @@ def test_what_an_advisor_answers_soon_after_control_c_is_not_lost(caplog):
 
 
 def test_a_query_in_flight_when_the_model_was_saved_is_asked_again(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(consultation, "PATIENCE", 0.1)
+    monkeypatch.setattr(query_queue, "PATIENCE", 0.1)
     model = make_model()
     callback = make_callback(Recorder(latency=0.5), blocking=False)
     with pytest.raises(KeyboardInterrupt):

@@ -13,7 +13,7 @@ from scripted_vlm import scripted_answer
 from conftest import CounterEnv, assert_same_parameters
 from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, VLMAdvisor
 from sb3_varl.advice.log import read_records
-from sb3_varl.advisors import vlm_query as conversation
+from sb3_varl.advisors import vlm_query
 from vlm_server import VLMServer, error
 
 QUICKSTART = pathlib.Path(__file__).parent.parent / "examples" / "quickstart.py"
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")
 @pytest.fixture(autouse=True)
 def _no_key_and_no_long_waits(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr(conversation, "RETRY_WAIT", 0.001)
+    monkeypatch.setattr(vlm_query, "RETRY_WAIT", 0.001)
 
 
 def learn(advisor, log_path):

@@ -13,11 +13,11 @@ import time
 
 import pytest
 
-from conftest import KEY, CounterEnv, counts, make_query, make_vlm, page_table, reasons
+from conftest import KEY, CounterEnv, counts, failures, make_query, make_vlm, page_table, reasons
 from sb3_varl import VARL, AdvisorCallback, Answer, VLMAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.types import Failure, Request
-from sb3_varl.advisors import vlm_query as conversation
+from sb3_varl.advisors import vlm_query
 from vlm_server import Misbehaviour, VLMServer, error
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
@@ -90,7 +90,7 @@ def train(fault, log_path, model="openai/test"):
         settings = {"states_per_request": 2, "deadline": deadline, "max_retries": RETRIES, "max_failures": 9}
         advisor = VLMAdvisor(model, "Go.", api_base=server.api_base, **settings)
         if fault is REFUSED:
-            advisor.api_base = "http://127.0.0.1:9/v1"
+            advisor.endpoint.api_base = "http://127.0.0.1:9/v1"
         callback = AdvisorCallback(
             advisor,
             n_queries=1,
@@ -196,7 +196,7 @@ def test_a_retry_that_succeeds_leaves_no_trace_but_its_cost():
     with VLMServer(script=(error(429), Misbehaviour(reset=True))) as server:
         advice = make_vlm(server, max_retries=2).advise(make_query(1, events.append))
         assert len(server.requests) == 3
-    assert advice.rejected == advice.failures == []
+    assert advice.rejected == []
     assert counts(advice.usage) == (3, 100, 10, 0.0)
     assert [type(event) for event in events] == [Request, Failure, Request, Failure, Request, Answer]
 
@@ -206,23 +206,23 @@ def test_a_retry_that_succeeds_leaves_no_trace_but_its_cost():
     [("0.4", 10.0, 0.4, 5.0), ("3600", 0.1, 0.1, 5.0), ("soon", 0.1, 0, 5.0)],
 )
 def test_retry_after_is_obeyed_up_to_a_cap(monkeypatch, retry_after, cap, at_least, at_most):
-    monkeypatch.setattr(conversation, "MAX_RETRY_WAIT", cap)
+    monkeypatch.setattr(vlm_query, "MAX_RETRY_WAIT", cap)
     with VLMServer(script=(error(429, Retry_After=retry_after),)) as server:
         started = time.monotonic()
         advice = make_vlm(server, max_retries=1).advise(make_query(1))
     assert at_least <= time.monotonic() - started < at_most
-    assert advice.failures == []
+    assert advice.rejected == []
 
 
 @pytest.mark.parametrize("behaviour", [Misbehaviour(drip=0.05), Misbehaviour(delay=60.0)])
 def test_the_deadline_holds_for_the_whole_request(behaviour):
     with VLMServer(script=(behaviour,)) as server:
-        started = time.monotonic()
-        advice = make_vlm(server, deadline=0.7, states_per_request=1).advise(make_query(2))
+        events, started = [], time.monotonic()
+        advice = make_vlm(server, deadline=0.7, states_per_request=1).advise(make_query(2, events.append))
         assert 0.7 <= time.monotonic() - started < 10
         if behaviour.drip:
             assert server.hung_up.wait(5)
-    assert advice.failures == ["request 0: no complete answer within 0.7 s"]
+    assert failures(events) == [reason.example for reason in advice.rejected] == ["no complete answer within 0.7 s"]
     assert [action is None for action in advice.actions] == [True, False]
 
 
@@ -245,19 +245,19 @@ def test_a_large_error_keeps_neither_the_deadline_nor_the_training_waiting():
         started = time.monotonic()
         advice = make_vlm(server).advise(make_query(1))
     assert time.monotonic() - started < 10  # litellm by itself takes a minute
-    assert len(advice.failures[0]) < 400
+    assert len(advice.rejected[0].example) < 400
 
 
 def test_the_deadline_counts_for_each_attempt():
     with VLMServer(script=(Misbehaviour(delay=60.0),)) as server:
         advice = make_vlm(server, deadline=0.7, max_retries=1).advise(make_query(1))
-    assert advice.failures == []
+    assert advice.rejected == []
     assert advice.usage.requests == 2
 
 
 if __name__ == "__main__":
     os.environ["OPENAI_API_KEY"] = KEY
-    conversation.RETRY_WAIT, conversation.MAX_RETRY_WAIT = 0.001, 0.01
+    vlm_query.RETRY_WAIT, vlm_query.MAX_RETRY_WAIT = 0.001, 0.01
     logging.disable()
     with VLMServer() as server:
         make_vlm(server).advise(make_query(1))
@@ -289,8 +289,9 @@ if __name__ == "__main__":
 def test_a_connection_that_fails_says_why(model, place, words, caplog):
     with VLMServer() as server:
         base = server.api_base.replace("http:", "https:") if place == "https" else place
-        advisor = VLMAdvisor(model, "Go.", api_base=base, max_retries=0)
-        (failure,) = advisor.advise(make_query(1)).failures
+        advisor, events = VLMAdvisor(model, "Go.", api_base=base, max_retries=0), []
+        advisor.advise(make_query(1, events.append))
+    (failure,) = failures(events)
     assert words in failure or words.replace("gaierror", "not known") in failure
     assert "object at 0x" not in failure
 
@@ -303,7 +304,9 @@ def test_a_proxy_that_cannot_be_reached_is_named(model, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     # A place of its own, because clients are kept for the next request.
     advisor = VLMAdvisor(model, "Go.", api_base="http://behind-a-proxy.invalid/v1", max_retries=0)
-    (failure,) = advisor.advise(make_query(1)).failures
+    events = []
+    advisor.advise(make_query(1, events.append))
+    (failure,) = failures(events)
     assert "through the proxy that the environment names, in HTTP_PROXY for instance" in failure
     assert "127.0.0.1" in failure
     assert "planted" not in failure

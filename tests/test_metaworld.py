@@ -314,7 +314,7 @@ def test_the_sheet_knows_the_frame_skip():
 
 @pytest.mark.parametrize("frame_skip", [0, -1, 1.5, True, "3"])
 def test_bad_frame_skip(frame_skip):
-    with pytest.raises(ValueError, match=r"frame_skip is .* should be a positive integer"):
+    with pytest.raises(ValueError, match=r"frame_skip is .*expected an integer that is at least 1"):
         SparseMetaWorldEnv("reach-v3", frame_skip=frame_skip)
 
 
@@ -427,16 +427,16 @@ def test_advisor_latency(observations):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"noise": -0.1}, ValueError, "noise is -0.1, but should be finite and not negative"),
+        ({"noise": -0.1}, ValueError, "noise is -0.1, expected a number that is at least 0."),
         ({"noise": float("nan")}, ValueError, "noise is nan"),
-        ({"noise": "much"}, TypeError, "noise is 'much', but should be a number"),
-        ({"resolution": -1}, ValueError, "resolution is -1, but should be between 0 and 2"),
+        ({"noise": "much"}, TypeError, "noise is 'much', expected a number"),
+        ({"resolution": -1}, ValueError, "resolution is -1, expected a number that is at least 0 and at most 2."),
         ({"resolution": None}, TypeError, "resolution is None"),
-        ({"error_rate": 1.1}, ValueError, "error_rate is 1.1, but should be between 0 and 1"),
+        ({"error_rate": 1.1}, ValueError, "error_rate is 1.1, expected a number that is at least 0 and at most 1."),
         ({"abstain_rate": True}, TypeError, "abstain_rate is True"),
         ({"latency": float("inf")}, ValueError, "latency is inf"),
-        ({"seed": -1}, ValueError, "seed is -1, but should not be negative"),
-        ({"seed": 0.5}, TypeError, "seed is 0.5, but should be an integer or None"),
+        ({"seed": -1}, ValueError, "seed is -1, expected an integer that is at least 0 or None."),
+        ({"seed": 0.5}, TypeError, "seed is 0.5, expected an integer"),
     ],
 )
 def test_advisor_refuses_bad_arguments(arguments, error, message):

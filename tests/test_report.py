@@ -78,7 +78,7 @@ def run(finished_run, tmp_path):
 
 
 def write_log(
-    folder, step=100, text="{}", error=None, failures=(), finished=True, actions=((0.5, 0.5), None, None), cost=0.25
+    folder, step=100, text="", error=None, failures=(), finished=True, actions=((0.5, 0.5), None, None), cost=0.25
 ):
     """An advice log with a query about three states, made by hand."""
     frame = np.full((300, 400, 3), 90, np.uint8)
@@ -91,7 +91,12 @@ def write_log(
     for failure in failures:
         log.write_event(query, Failure(0, failure, Usage(1, seconds=0.5)))
         log.write_event(query, Request(0, (0, 1, 2)))
-    log.write_event(query, Answer(0, (0, 1, 2), text, Usage(1, 1200, 34, cost, 1.5)))
+    items = [
+        {"state": i, "action": action or [9, 9 * (i == 1)]} for i, action in enumerate(actions) if action or i == 1
+    ]
+    log.write_event(
+        query, Answer(0, (0, 1, 2), f"{text} {json.dumps({'advice': items})}", Usage(1, 1200, 34, cost, 1.5))
+    )
     if finished:
         advised = [None if action is None else np.array(action) for action in actions]
         log.write_advice(query, Advice(advised, [Rejection("out_of_bounds", 1)]), 2.25, error)

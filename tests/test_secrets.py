@@ -47,8 +47,8 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.logger import configure
 from conftest import CounterEnv
 from sb3_varl import VARL, AdvisorCallback, VLMAdvisor
-from sb3_varl.advisors import vlm_query as conversation
-conversation.RETRY_WAIT = 0.001
+from sb3_varl.advisors import vlm_query
+vlm_query.RETRY_WAIT = 0.001
 
 advisor = VLMAdvisor("openai/test", "Go.", api_base=sys.argv[1], states_per_request=1, max_failures=99)
 callback = AdvisorCallback(
@@ -117,7 +117,7 @@ def test_no_file_and_no_output_has_the_key(verbose_litellm, tmp_path):
 
 
 async def send(advisor):
-    await complete(import_litellm(), advisor.arguments([{"role": "user", "content": "x"}]), 60.0)
+    await complete(import_litellm(), advisor.endpoint.arguments([{"role": "user", "content": "x"}]), 60.0)
 
 
 @pytest.mark.parametrize("echo", ECHOES)

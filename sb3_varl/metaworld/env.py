@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_varl.advice.types import TaskSheet
+from sb3_varl.arguments import check_integer
 from sb3_varl.metaworld.sheets import CAMERAS, TASKS, write_sheet
 
 try:
@@ -50,8 +51,7 @@ def task_sheet(task: str, camera_name: str = DEFAULT_CAMERA, frame_skip: int = 1
     :return: Goal, components of actions and observations, conventions
     :raises ValueError: if there is no such task or camera, or ``frame_skip`` is not a positive integer
     """
-    if isinstance(frame_skip, bool) or not isinstance(frame_skip, int) or frame_skip < 1:
-        raise ValueError(f"frame_skip is {frame_skip!r}, but should be a positive integer.")
+    check_integer("frame_skip", frame_skip)
     if camera_name not in CAMERAS:
         raise ValueError(f"Meta-World has no camera {camera_name!r}. The choices are {', '.join(sorted(CAMERAS))}.")
     return write_sheet(check_task(task), camera_name, frame_skip)

@@ -1,9 +1,7 @@
 """A simulated vision-language model for Meta-World's tasks: the scripted experts, made worse."""
 
-import math
 import time
 import warnings
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,7 @@ from gymnasium import spaces
 from metaworld.policies import ENV_POLICY_MAP
 
 from sb3_varl.advice.types import Advice, AdviceQuery, Briefing
+from sb3_varl.arguments import check_integer, check_number
 from sb3_varl.metaworld.env import ACTION_SHAPE, OBSERVATION_SHAPE, check_task, task_sheet
 from sb3_varl.metaworld.sheets import TASKS
 
@@ -34,8 +33,8 @@ class ScriptedAdvisor:
     :param abstain_rate: Probability that there is no answer for a state
     :param latency: Seconds that each query takes
     :param seed: Seed of all randomness; ``None`` picks one
-    :raises ValueError: if there is no such task or a number is out of range
-    :raises TypeError: if what should be a number is not one
+    :raises ValueError: if there is no such task
+    :raises ArgumentError: if something else is no number, or out of range
     """
 
     def __init__(
@@ -50,18 +49,18 @@ class ScriptedAdvisor:
         seed: int | None = None,
     ) -> None:
         self.task = check_task(task)
-        self.noise = _check_number("noise", noise, math.inf)
-        self.resolution = _check_number("resolution", resolution, 2.0)
-        self.error_rate = _check_number("error_rate", error_rate, 1.0)
-        self.abstain_rate = _check_number("abstain_rate", abstain_rate, 1.0)
-        self.latency = _check_number("latency", latency, math.inf)
-        if seed is None:
-            seed = int(np.random.default_rng().integers(2**32))
-        elif isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-            raise TypeError(f"seed is {seed!r}, but should be an integer or None.")
-        elif seed < 0:
-            raise ValueError(f"seed is {seed}, but should not be negative.")
-        self.seed = int(seed)
+        check_number("noise", noise)
+        check_number("resolution", resolution, high=2.0)
+        check_number("error_rate", error_rate, high=1.0)
+        check_number("abstain_rate", abstain_rate, high=1.0)
+        check_number("latency", latency)
+        check_integer("seed", seed, low=0, optional=True)
+        self.noise = float(noise)
+        self.resolution = float(resolution)
+        self.error_rate = float(error_rate)
+        self.abstain_rate = float(abstain_rate)
+        self.latency = float(latency)
+        self.seed = int(np.random.default_rng().integers(2**32)) if seed is None else int(seed)
         self._expert = ENV_POLICY_MAP[task]()
         # The experts warn whenever they ask for more than the box allows, which they do most of the time. A filter
         # for good, because advisors are called from worker threads and `warnings.catch_warnings` is not safe there.
@@ -119,22 +118,3 @@ class ScriptedAdvisor:
         if self.resolution > 0:
             action = self.resolution * np.round(action / self.resolution)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
-
-
-def _check_number(name: str, value: float, high: float) -> float:
-    """
-    Refuse what is not a finite number between 0 and a bound.
-
-    :param name: The argument's name
-    :param value: Its value
-    :param high: Highest value allowed
-    :return: The value
-    :raises TypeError: if it is not a number
-    :raises ValueError: if it is out of range
-    """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} is {value!r}, but should be a number.")
-    if not (0.0 <= value <= high and math.isfinite(value)):
-        range_ = f"between 0 and {high:g}" if math.isfinite(high) else "finite and not negative"
-        raise ValueError(f"{name} is {value!r}, but should be {range_}.")
-    return float(value)
