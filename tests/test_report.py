@@ -78,7 +78,15 @@ def run(finished_run, tmp_path):
 
 
 def write_log(
-    folder, step=100, text="", error=None, failures=(), finished=True, actions=((0.5, 0.5), None, None), cost=0.25
+    folder,
+    step=100,
+    text="",
+    error=None,
+    failures=(),
+    finished=True,
+    actions=((0.5, 0.5), None, None),
+    cost=0.25,
+    answered=(0, 1, 2),
 ):
     """An advice log with a query about three states, made by hand."""
     frame = np.full((300, 400, 3), 90, np.uint8)
@@ -87,16 +95,14 @@ def write_log(
     query = AdviceQuery(0, step, states, briefing)
     log = AdviceLog(folder)
     log.write_query(query)
-    log.write_event(query, Request(0, (0, 1, 2)))
+    log.write_event(query, Request(0, answered))
     for failure in failures:
         log.write_event(query, Failure(0, failure, Usage(1, seconds=0.5)))
-        log.write_event(query, Request(0, (0, 1, 2)))
-    items = [
-        {"state": i, "action": action or [9, 9 * (i == 1)]} for i, action in enumerate(actions) if action or i == 1
-    ]
-    log.write_event(
-        query, Answer(0, (0, 1, 2), f"{text} {json.dumps({'advice': items})}", Usage(1, 1200, 34, cost, 1.5))
-    )
+        log.write_event(query, Request(0, answered))
+    said = {0: actions[0], 1: actions[1] or (9.0, 9.0), 2: actions[2]}
+    items = [{"state": state, "action": said[state]} for state in answered if said[state] is not None]
+    answer = f"{text} {json.dumps({'advice': items})}"
+    log.write_event(query, Answer(0, answered, answer, Usage(1, 1200, 34, cost, 1.5)))
     if finished:
         advised = [None if action is None else np.array(action) for action in actions]
         log.write_advice(query, Advice(advised, [Rejection("out_of_bounds", 1)]), 2.25, error)
@@ -407,10 +413,10 @@ def test_a_run_with_two_advisors(tmp_path, figures):
 def test_the_table_says_what_each_query_brought(tmp_path):
     write_log(tmp_path / "VARL_1" / "advice", failures=["overloaded", "no complete answer within 60 s"])
     page = write_report(tmp_path)
-    cells = ["1", "100", "3", "1", "1", "1 out of bounds", "3", "2", "1200", "34", "0.250", "2.2"]
+    cells = ["1", "100", "3", "1", "1", "1 out of bounds", "3", "0", "1200", "34", "0.250", "2.2"]
     assert rows_of(page, "Queries") == [cells]
     text = text_of(page)
-    assert "Faults: 2 failed requests, 1 out of bounds." in text
+    assert "Faults: 1 out of bounds." in text
     assert "request 0: overloaded request 0: no complete answer within 60 s" in text
 
 
@@ -420,12 +426,12 @@ def test_tokens_where_the_price_is_not_known(tmp_path):
 
 
 def test_queries_that_failed_or_are_not_finished(tmp_path):
-    write_log(tmp_path / "VARL_1" / "advice", error="ZeroDivisionError: of mine", actions=(None, None, None))
+    write_log(tmp_path / "VARL_1" / "advice", error="ZeroDivisionError: of mine", actions=(None,) * 3, answered=(1,))
     write_log(tmp_path / "VARL_2" / "advice", finished=False)
     page = write_report(tmp_path)
     failed, unfinished = rows_of(page, "Runs")
     assert failed[-1] == "1 out of bounds, 1 failed queries"
-    assert unfinished[-1] == "1 unfinished queries"
+    assert unfinished[-1] == "1 out of bounds, 1 unfinished queries"
     text = text_of(page)
     assert "The query failed ZeroDivisionError: of mine" in text
     assert "The run ended before the query did." in text

@@ -242,7 +242,7 @@ def test_providers_with_other_ways_to_log_in(model: str) -> None:
         (
             {"states_per_request": 0},
             ValueError,
-            "states_per_request is 0, expected an integer that is at least 1 and at most 100.",
+            "expected an integer that is at least 1 and at most 100.",
         ),
         ({"states_per_request": 1.5}, TypeError, "states_per_request is 1.5, expected an integer"),
         ({"image_size": True}, TypeError, "image_size"),
