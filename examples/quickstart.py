@@ -40,7 +40,7 @@ from sb3_varl.metaworld import TASKS, ScriptedAdvisor
 # An action holds for 3 steps of the simulation, so an episode lasts as long as 150 of Meta-World's own steps.
 ENV_KWARGS: dict[str, Any] = {"frame_skip": 3, "max_episode_steps": 50}
 
-# Both algorithms get these. What they are good for is in the README, under "What helps after the cutoff".
+# Both algorithms get these. What they are good for is in docs/tips.md, under "What helps after the cutoff".
 SETTINGS: dict[str, Any] = {
     "learning_rate": 1e-3,
     "batch_size": 128,

@@ -212,8 +212,8 @@ def counts(usage):
 
 
 def page_table(heading):
-    """The rows of the first table below a heading of FAULTS.md: for each first cell the others."""
-    page = (pathlib.Path(__file__).parent / "FAULTS.md").read_text()
+    """The rows of the first table below a heading of docs/faults.md: for each first cell the others."""
+    page = (pathlib.Path(__file__).parent.parent / "docs" / "faults.md").read_text()
     section = page.split(f"## {heading}\n")[1].split("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in section.splitlines() if "|" in line]
     return {name: cells for name, *cells in rows[2:]}

@@ -1,7 +1,7 @@
 """
 Every fault of a server, in a whole training run: it ends normally, with the guidance that did arrive.
 
-What is expected is in the first table of FAULTS.md. ``python tests/test_faults.py`` measures and prints it.
+What is expected is in the first table of docs/faults.md. ``python tests/test_faults.py`` measures and prints it.
 """
 
 import asyncio

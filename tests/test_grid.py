@@ -312,12 +312,12 @@ def test_methods_are_compared_on_seeds_that_all_have(tmp_path):
 
 
 def test_the_tables_follow_from_the_data(tmp_path):
-    """Whoever adds runs draws the figures again, and copies the main tables into the README."""
+    """Whoever adds runs draws the figures again, and copies the main tables into docs/results.md."""
     kept = BENCHMARK / "results"
     figures.write_tables(figures.Evaluations(results.Results(kept)), tmp_path / "tables.md")
     tables = (kept / "tables.md").read_text()
     assert (tmp_path / "tables.md").read_text() == tables
-    readme = (BENCHMARK.parents[1] / "README.md").read_text()
+    page = (BENCHMARK.parents[1] / "docs" / "results.md").read_text()
     for name in ("main, 102000 steps", "main, 60000 steps", "rivals, 60000 steps"):
         table = tables.split(f"## {name}\n\n")[1].split("\n\n")[0]
-        assert table in readme
+        assert table in page

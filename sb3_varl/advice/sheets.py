@@ -1,7 +1,7 @@
 """
 What there is to know about an environment: from its attribute ``task_sheet``, or from a file.
 
-A file is YAML, with the names that :class:`~sb3_varl.advice.TaskSheet` has::
+A file is YAML, with the names that :class:`~sb3_varl.TaskSheet` has::
 
     goal: Push the block onto the red dot.
     action:

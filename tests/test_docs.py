@@ -1,0 +1,134 @@
+"""The README and the pages in docs: their links lead somewhere, and their code runs."""
+
+import importlib.util
+import pathlib
+import re
+import signal
+import textwrap
+
+import numpy as np
+import pytest
+import yaml
+
+from conftest import CounterEnv, make_query
+from sb3_varl import VARL, AdvisorCallback, FunctionAdvisor, load_task_sheet
+from sb3_varl.advisors.by_name import check_arguments
+from vlm_server import VLMServer
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in (
+        *ROOT.glob("*.md"),
+        ROOT / "examples" / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    )
+}
+
+
+def blocks(page, language):
+    """The pieces of code in a page, without their indentation."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", PAGES[page], re.M | re.S)
+    return [textwrap.dedent(code) for _, code in found]
+
+
+def anchors(text):
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_relative_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^()\s]+)\)", re.sub(r"```.*?```", "", PAGES[page], flags=re.S)):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists() or file.name == "CONTRIBUTING.md", target
+        assert not anchor or anchor in anchors(file.read_text()), target
+
+
+def test_every_page_is_in_the_table_of_contents():
+    listed = PAGES["docs/index.md"].split("```{toctree}")[1].split("```")[0].split()
+    pages = {pathlib.Path(page).stem for page in PAGES if page.startswith("docs/")}
+    assert set(listed[1:]) | {"index"} == pages
+
+
+def run(code, **names):
+    """Run a piece of code with fewer steps than it says."""
+    exec(re.sub(r"\b\d+_?000\b", "140", code), names)
+    return names
+
+
+def make_model(**kwargs):
+    return VARL("MlpPolicy", CounterEnv(), buffer_size=200, policy_kwargs={"net_arch": [8]}, **kwargs)
+
+
+# Short as the runs are, they end before most queries; the progress bar is not to be turned into an error.
+@pytest.mark.filterwarnings("ignore::sb3_varl.AdviceWarning", "ignore::tqdm.TqdmExperimentalWarning")
+@pytest.mark.usefixtures("vlm_environment")
+class TestCode:
+    """Each piece of Python."""
+
+    @pytest.fixture(autouse=True)
+    def _data_folder(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+
+    def test_all_of_it_is_here(self):
+        numbers = {page: len(blocks(page, "python")) for page in PAGES}
+        assert {page: n for page, n in numbers.items() if n} == {
+            "README.md": 1,
+            "docs/advisors.md": 2,
+            "docs/reliability.md": 2,
+        }
+
+    def test_readme(self, monkeypatch):
+        with VLMServer() as server:
+            monkeypatch.setenv("OPENAI_API_BASE", server.api_base)
+            (code,) = blocks("README.md", "python")
+            model = run(code, env=CounterEnv(render_mode="rgb_array"))["model"]
+            assert "Open the drawer." in server.requests[0].text
+            assert all(image is not None for image in server.requests[0].images)
+        assert model.guidance_buffer.size() == 32
+
+    def test_own_advisor(self):
+        advice = run(blocks("docs/advisors.md", "python")[0])["Brake"]().advise(make_query(3))
+        assert advice.actions[:2] == [None, None]
+        np.testing.assert_array_equal(advice.actions[2], [0, 0])
+
+    @pytest.mark.skipif(importlib.util.find_spec("sb3_varl.testing") is None, reason="there is no server to test with")
+    def test_scripted_server(self, capsys):
+        run(blocks("docs/advisors.md", "python")[1], model=make_model())
+        assert "Open the drawer." in capsys.readouterr().out
+
+    def test_a_run_that_goes_on(self):
+        advisor = FunctionAdvisor(lambda observation: np.zeros(2))
+        model = make_model().learn(140, callback=AdvisorCallback(advisor, blocking=True))
+        model.save("checkpoints/rl_model_20000_steps")
+        model.save_replay_buffer("checkpoints/rl_model_replay_buffer_20000_steps")
+        names = {"VARL": VARL, "AdvisorCallback": AdvisorCallback, "advisor": advisor, "env": CounterEnv()}
+        assert run(blocks("docs/reliability.md", "python")[0], **names)["model"].num_timesteps == 280
+
+    def test_sigterm(self):
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            run(blocks("docs/reliability.md", "python")[1], signal=signal)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def test_the_task_sheet(tmp_path):
+    (code,) = blocks("docs/advisors.md", "yaml")
+    (tmp_path / "sheet.yml").write_text(code)
+    assert load_task_sheet(tmp_path / "sheet.yml").observation[2].key == "desired_goal"
+
+
+def test_the_settings_for_rl_zoo():
+    (code,) = blocks("docs/rl-zoo.md", "yaml")
+    ((_, settings),) = yaml.safe_load(code).items()
+    ((_, arguments),) = settings.pop("callback")[0].items()
+    check_arguments(VARL, settings, also=["n_timesteps"])
+    check_arguments(AdvisorCallback, arguments)
