@@ -76,6 +76,7 @@ def live(folder, api_base, life, started):
         states_per_query=N_STATES,
         window=20,
         log_path=folder / "advice",
+        resume=True,  # of the life before, which may not have come to a checkpoint
     )
     checkpoints = CheckpointCallback(6, str(folder), save_replay_buffer=True)
     replays = folder.glob("rl_model_replay_buffer_*_steps.pkl")

@@ -1,5 +1,6 @@
 """Budgets: nothing is sent once one is spent, training goes on, and what was spent before a resume counts."""
 
+import shutil
 import time
 from typing import Any
 
@@ -23,7 +24,7 @@ SECONDS = "`max_seconds=1`, where an answer takes 0.4 s"
 
 
 def train(
-    advisor: VLMAdvisor, tmp_path: Any, model: VARL | None = None, steps: int = 60
+    advisor: VLMAdvisor, tmp_path: Any, model: VARL | None = None, steps: int = 60, resume: bool = False
 ) -> tuple[VARL, AdvisorCallback]:
     """Three queries about four states each, at steps 20, 40 and 60, in requests of one state."""
     callback = AdvisorCallback(
@@ -36,6 +37,7 @@ def train(
         frames=False,
         blocking=True,
         log_path=tmp_path / "advice",
+        resume=resume,
     )
     goes_on = model is not None
     model = model or VARL("MlpPolicy", CounterEnv(), **SMALL)
@@ -62,7 +64,7 @@ def test_the_page_has_all_budgets() -> None:
     assert list(page_table("What a budget holds")) == [*BUDGETS, SECONDS]
 
 
-@pytest.mark.filterwarnings("ignore:. of 3 queries w")
+@pytest.mark.filterwarnings("ignore:. of 3 queries w", "ignore:The model's advice log")
 @pytest.mark.parametrize("keeps_log", [True, False])
 @pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
 def test_a_budget_holds_across_a_resume(budget: dict[str, Any], keeps_log: bool, tmp_path: Any) -> None:
@@ -71,6 +73,8 @@ def test_a_budget_holds_across_a_resume(budget: dict[str, Any], keeps_log: bool,
         model.save(tmp_path / "model")
         assert len(server.requests) == 4
         resumed = VARL.load(tmp_path / "model", env=CounterEnv())
+        if not keeps_log:
+            shutil.rmtree(tmp_path / "first")
         folder = tmp_path / ("first" if keeps_log else "second")
         _, callback = train(make_vlm(server, states_per_request=1, **budget), folder, resumed, steps=30)
         assert len(server.requests) == 5
@@ -79,12 +83,12 @@ def test_a_budget_holds_across_a_resume(budget: dict[str, Any], keeps_log: bool,
     assert callback.totals["states"] == 12
 
 
-@pytest.mark.filterwarnings("ignore:. of 3 queries w", "ignore:The advice log")
+@pytest.mark.filterwarnings("ignore:. of 3 queries w")
 @pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
 def test_a_budget_holds_where_only_the_log_is_left(budget: dict[str, Any], tmp_path: Any) -> None:
     with VLMServer() as server:
         train(make_vlm(server, states_per_request=1, **budget), tmp_path, steps=30)
-        model, _ = train(make_vlm(server, states_per_request=1, **budget), tmp_path)
+        model, _ = train(make_vlm(server, states_per_request=1, **budget), tmp_path, resume=True)
         assert len(server.requests) == 5
     assert model.guidance_buffer.size() == 5
 
@@ -97,7 +101,7 @@ def test_a_budget_of_requests_counts_retries(caplog: pytest.LogCaptureFixture) -
         assert len(server.requests) == 2
     assert list(first.rejected) == [Rejection("request_failed", 1), Rejection("budget_exhausted", 2)]
     assert first.actions[0] is not None
-    assert second == Advice([None], [Rejection("budget_exhausted", 0)], Usage(), [])
+    assert second == Advice([None], [Rejection("budget_exhausted", 0)], Usage())
     assert counts(advisor.usage) == (2, 100, 10, 0.0)
     assert caplog.text.count("max_requests=2 of openai/test is spent") == 1
 

@@ -80,12 +80,9 @@ def test_a_signal_ends_the_process_soon_and_with_everything_saved(sent, handler,
             assert sent == signal.SIGTERM
             assert not handler
             model, reset = make_model(CounterEnv(offset=1000)), True
-        callback = make_callback(make_vlm(server, states_per_request=2), tmp_path / "log", n_queries=1)
-        if reset:
-            with pytest.warns(UserWarning, match="The advice log"):
-                model.learn(10, callback=callback)
-        else:
-            model.learn(10, callback=callback, reset_num_timesteps=False)
+        advisor = make_vlm(server, states_per_request=2)
+        callback = make_callback(advisor, tmp_path / "log", n_queries=1, resume=reset)
+        model.learn(10, callback=callback, reset_num_timesteps=reset)
         assert [[state for state, _ in request] for request in asked(server)] == [[0, 1], [2, 3], [2, 3]]
     assert model.guidance_buffer.size() == 4
 

@@ -14,7 +14,7 @@ import pytest
 from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.logger import configure
 
-from conftest import CounterEnv, make_vlm
+from conftest import CounterEnv, make_query, make_vlm, reasons
 from sb3_varl import VARL, Advice, AdvisorCallback, AdvisorError, FunctionAdvisor, Rejection
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import AdviceLog
@@ -202,9 +202,10 @@ def test_nor_at_the_end_of_a_training():
 
 
 def test_the_rest_of_the_query_is_not_asked_after_a_failure_that_cannot_pass(caplog):
-    with VLMServer(script=(None,), always=WRONG_KEY) as server:
-        make_model().learn(50, callback=make_callback(make_vlm(server, states_per_request=1), n_queries=1))
-        assert len(server.requests) == 2
+    with VLMServer(always=WRONG_KEY) as server:
+        advice = make_vlm(server, states_per_request=1).advise(make_query(3))
+        assert len(server.requests) == 1
+    assert reasons(advice) == ["request_failed", "given_up", "given_up"]
     assert "A request that would fail again brought nothing" in caplog.text
 
 

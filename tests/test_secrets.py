@@ -257,7 +257,8 @@ def test_configurations_that_only_sound_like_secrets(configuration):
 
 
 def test_tokens_of_a_text_may_be_arguments():
-    assert VLMAdvisor("openai/test", completion_kwargs={"eos_token": "</s>"}).completion_kwargs == {"eos_token": "</s>"}
+    arguments = {"eos_token": "</s>"}
+    assert VLMAdvisor("openai/test", completion_kwargs=arguments).endpoint.completion_kwargs == arguments
 
 
 @pytest.mark.parametrize("place", [0, 40, 85, 95, 105, 110, 115])

@@ -165,7 +165,7 @@ def test_connections_do_not_add_up(model: str) -> None:
 
 def test_a_query_without_states_sends_nothing() -> None:
     with VLMServer() as server:
-        assert make_vlm(server).advise(make_query(0)) == Advice([], [], Usage(), [])
+        assert make_vlm(server).advise(make_query(0)) == Advice([], [], Usage())
         assert server.requests == []
 
 

@@ -56,21 +56,23 @@ class CircuitBreaker:
         self.model = model
         self.max_failures = max_failures
         self._n_failures = 0
+        self._was_answered = False
 
     def count(self, failed: bool, permanent: bool = False) -> None:
         """
         Take note of a request.
 
         :param failed: Whether it brought nothing
-        :param permanent: Whether the next would fail as well
+        :param permanent: Whether the next would fail as well, if none was ever answered
         """
-        was_open = self.is_open
-        self._n_failures = (self.max_failures if permanent else self._n_failures + 1) if failed else 0
+        was_open, is_hopeless = self.is_open, permanent and not self._was_answered
+        self._was_answered = self._was_answered or not failed
+        self._n_failures = (self.max_failures if is_hopeless else self._n_failures + 1) if failed else 0
         if self.is_open and not was_open:
             logger.warning(
                 "%s brought nothing: %s is not asked about the rest of this query, and the next one begins with a "
                 "single try.",
-                "A request that would fail again" if permanent else f"{self.max_failures} requests in a row",
+                "A request that would fail again" if is_hopeless else f"{self.max_failures} requests in a row",
                 self.model,
             )
 

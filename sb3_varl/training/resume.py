@@ -71,7 +71,7 @@ class _Search:
         self.wanted = pathlib.Path(log_path).absolute() if log_path else None
         self.resume = resume
         in_use = model.advice_in_use
-        self.used = {_folders.get(entry["run"]) for entry in in_use}
+        self.used = {_folders[entry["run"]] for entry in in_use if entry["run"] in _folders}
         self.free = [entry for entry in model.advice_progress if not any(entry is other for other in in_use)]
         if self.wanted in self.used:
             raise ValueError(
