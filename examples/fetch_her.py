@@ -7,8 +7,8 @@ Pushing a block to a goal with a robot: Dict observations, hindsight experience 
 
 HER learns from every push, wherever the block ends, but with random actions it moves in a fifth of the episodes only.
 The task sheet names the entries of each part of the observation, and the camera is placed so that the picture has the
-axes of the actions. The advice, with these pictures, is in ``--out`` under ``VARL_1/advice``. ``--compare`` trains SAC
-as well.
+axes of the actions. The advice, with these pictures, is in ``--out`` under ``VARL/VARL_1/advice``. ``--compare`` trains
+SAC as well.
 """
 
 import argparse
@@ -156,20 +156,20 @@ def make_advisor(args: argparse.Namespace) -> Advisor:
 
 def train(algorithm: type[SAC], args: argparse.Namespace, callbacks: list[BaseCallback], **shaping: Any) -> float:
     """:return: Share of successes in the last three evaluations"""
-    name = algorithm.__name__
-    print(f"Training {name} for {args.steps} steps")
+    folder = args.out / algorithm.__name__
+    print(f"Training {folder.name} for {args.steps} steps")
     env, eval_env = make_env(), make_env()
     eval_env.seed(1000 + args.seed)
     evaluation = EvalCallback(
         eval_env,
         eval_freq=args.steps // N_EVALUATIONS,
         n_eval_episodes=N_EVAL_EPISODES,
-        log_path=str(args.out / name),
+        log_path=str(folder),
         verbose=0,
     )
-    model = algorithm(LayerNormMlpPolicy, env, seed=args.seed, tensorboard_log=str(args.out), **SETTINGS, **shaping)
+    model = algorithm(LayerNormMlpPolicy, env, seed=args.seed, tensorboard_log=str(folder), **SETTINGS, **shaping)
     model.learn(args.steps, callback=[evaluation, *callbacks], progress_bar=True)
-    model.save(args.out / f"{name}.zip")
+    model.save(folder / "model.zip")
     env.close()
     eval_env.close()
     return float(np.mean(evaluation.evaluations_successes[-3:]))

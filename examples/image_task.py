@@ -7,7 +7,7 @@ Advice for an agent that sees nothing but pixels: a car in a valley, as three sm
 
 No single frame tells which way the car is going. The agent sees it in the stack of three. A model is shown what
 ``render()`` returns, so the wrapper's draws the last places of the car into one picture, and its task sheet says so.
-The advice, with these pictures, is in ``--out`` under ``VARL_1/advice``. ``--compare`` trains SAC as well.
+The advice, with these pictures, is in ``--out`` under ``VARL/VARL_1/advice``. ``--compare`` trains SAC as well.
 """
 
 import argparse
@@ -153,20 +153,20 @@ def make_advisor(args: argparse.Namespace) -> Advisor:
 
 def train(algorithm: type[SAC], args: argparse.Namespace, callbacks: list[BaseCallback], **shaping: Any) -> float:
     """:return: Share of successes in the last three evaluations"""
-    name = algorithm.__name__
-    print(f"Training {name} for {args.steps} steps")
+    folder = args.out / algorithm.__name__
+    print(f"Training {folder.name} for {args.steps} steps")
     env, eval_env = make_env(), make_env()
     eval_env.seed(1000 + args.seed)
     evaluation = EvalCallback(
         eval_env,
         eval_freq=args.steps // N_EVALUATIONS,
         n_eval_episodes=N_EVAL_EPISODES,
-        log_path=str(args.out / name),
+        log_path=str(folder),
         verbose=0,
     )
-    model = algorithm(LayerNormMlpPolicy, env, seed=args.seed, tensorboard_log=str(args.out), **SETTINGS, **shaping)
+    model = algorithm(LayerNormMlpPolicy, env, seed=args.seed, tensorboard_log=str(folder), **SETTINGS, **shaping)
     model.learn(args.steps, callback=[evaluation, *callbacks], progress_bar=True)
-    model.save(args.out / f"{name}.zip")
+    model.save(folder / "model.zip")
     env.close()
     eval_env.close()
     return float(np.mean(evaluation.evaluations_successes[-3:]))

@@ -6,7 +6,7 @@ A car in a valley, with an engine too weak for the hill: SAC finds that doing no
     python examples/mountain_car.py --model openai/gpt-5    # a real vision-language model
 
 It shows how to make an environment of Gymnasium understandable to a model: a wrapper with a task sheet, and with
-``info["is_success"]``. The advice, with the pictures that were shown, is in ``--out`` under ``VARL_1/advice``.
+``info["is_success"]``. The advice, with the pictures that were shown, is in ``--out`` under ``VARL/VARL_1/advice``.
 Advice is not the only way up this hill: noise that holds for many steps (``use_sde=True``) finds the flag as well.
 """
 
@@ -95,20 +95,20 @@ def make_advisor(args: argparse.Namespace) -> Advisor:
 
 def train(algorithm: type[SAC], args: argparse.Namespace, callbacks: list[BaseCallback], **shaping: Any) -> float:
     """:return: Share of successes in the last three evaluations"""
-    name = algorithm.__name__
-    print(f"Training {name} for {args.steps} steps")
+    folder = args.out / algorithm.__name__
+    print(f"Training {folder.name} for {args.steps} steps")
     env, eval_env = make_env(), make_env(training=False)
     eval_env.seed(1000 + args.seed)
     evaluation = EvalCallback(
         eval_env,
         eval_freq=args.steps // N_EVALUATIONS,
         n_eval_episodes=N_EVAL_EPISODES,
-        log_path=str(args.out / name),
+        log_path=str(folder),
         verbose=0,
     )
-    model = algorithm(LayerNormMlpPolicy, env, seed=args.seed, tensorboard_log=str(args.out), **SETTINGS, **shaping)
+    model = algorithm(LayerNormMlpPolicy, env, seed=args.seed, tensorboard_log=str(folder), **SETTINGS, **shaping)
     model.learn(args.steps, callback=[evaluation, *callbacks], progress_bar=True)
-    model.save(args.out / f"{name}.zip")
+    model.save(folder / "model.zip")
     env.close()
     eval_env.close()
     return float(np.mean(evaluation.evaluations_successes[-3:]))

@@ -204,7 +204,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     th.set_num_threads(1)  # more hardly help networks this small
 
-    log = args.out / f"advice-{datetime.datetime.now():%Y-%m-%d-%H-%M-%S}"
+    log = args.out / "VARL" / f"advice-{datetime.datetime.now():%Y-%m-%d-%H-%M-%S}"
     try:
         advice = AdvisorCallback(
             make_advisor(args),

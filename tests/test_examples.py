@@ -56,12 +56,12 @@ def test_varl_and_sac_are_trained_and_the_simulated_advisor_answers(
     printed = capsys.readouterr().out
     assert "SIMULATED" in printed
     assert re.search(r"Success in the last three evaluations: VARL \d+%, SAC \d+%", printed)
-    records = list(read_records(out / "VARL_1" / "advice"))
+    records = list(read_records(out / "VARL" / "VARL_1" / "advice"))
     answers = [action for record in records if record["type"] == "advice" for action in record["actions"]]
     assert len(answers) == 16
     assert None not in answers
     assert np.std(answers) > 0.1
-    assert len(list((out / "VARL_1" / "advice").glob("*.png"))) == 16
+    assert len(list((out / "VARL" / "VARL_1" / "advice").glob("*.png"))) == 16
     for algorithm in ("VARL", "SAC"):
         assert "successes" in np.load(out / algorithm / "evaluations.npz")
 

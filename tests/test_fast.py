@@ -17,7 +17,7 @@ from torch import nn
 from conftest import CounterEnv, DictEnv, assert_same_parameters, parameters
 from sb3_varl import VARL
 from sb3_varl.algorithms.fast import mlp
-from sb3_varl.algorithms.fast.acceleration import constant_critic, flushed_denormals, fused_adam
+from sb3_varl.algorithms.fast.acceleration import constant_critic, flushed_denormals, fused_adam, optimizers_of
 from sb3_varl.algorithms.fast.fast_sac import FastSAC
 from sb3_varl.algorithms.fast.mlp import Mlp, product
 from sb3_varl.algorithms.shaping import GATES
@@ -88,7 +88,7 @@ def test_one_update_has_the_gradients_of_sb3s(kwargs):
     assert FastSAC.of(fast) is not None
     for model in (slow, fast):
         # Nothing moves, so that the actor's gradient is taken at the same critics.
-        for optimizer in model._optimizers():
+        for optimizer in optimizers_of(model):
             optimizer.step = lambda: None
         if kwargs.get("advice"):  # a hook on a step that is no step
             model.actor.optimizer.step = hooked_step(model.actor.optimizer)
@@ -184,6 +184,17 @@ def test_what_is_not_covered_is_left_to_sb3(change):
     change(model)
     assert FastSAC.of(model) is None
     model.learn(60)
+
+
+def test_a_subclass_that_calls_our_train_is_fast_as_well(monkeypatch):
+    class Mine(VARL):
+        def train(self, gradient_steps, batch_size=64):
+            super().train(gradient_steps, batch_size)
+
+    updates = []
+    monkeypatch.setattr(FastSAC, "train", lambda self, *arguments: updates.append(arguments))
+    model = Mine("MlpPolicy", "Pendulum-v1", fast=True, **SMALL).learn(42)
+    assert updates == [(1, model.batch_size, None)] * 2
 
 
 @pytest.mark.parametrize("advice", [0, 5])
@@ -294,7 +305,7 @@ def test_fast_models_are_saved_and_go_on_as_if_never_stopped(tmp_path):
 def test_adam_is_as_it_was_after_training():
     model = make(fast=True).learn(60)
     plain = make().learn(60)
-    for mine, sb3s in zip(model._optimizers(), plain._optimizers(), strict=True):
+    for mine, sb3s in zip(optimizers_of(model), optimizers_of(plain), strict=True):
         assert mine.param_groups[0]["fused"] is None
         assert mine.param_groups[0].keys() == sb3s.param_groups[0].keys()
 

@@ -3,15 +3,19 @@
 import base64
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 
 import numpy as np
 import pytest
 from gymnasium import spaces
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
@@ -285,12 +289,14 @@ def test_the_cutoff_is_the_earlier_of_what_the_model_and_the_logger_know(run):
 
 def test_the_layout_of_the_quickstart(run, tmp_path, figures):
     root = tmp_path / "quickstart"
-    write_evaluations(root / "SAC", success=0.25)
-    write_evaluations(root / "VARL", success=0.75)
-    write_log(root / "advice-2026-11-21-03-50-37")
+    for name, success, active in (("VARL", 0.75, [1, 1, 0]), ("SAC", 0.25, [np.nan] * 3)):
+        write_evaluations(root / name, success=success)
+        steps = [100, 200, STEPS] if name == "VARL" else [50, 100, 200]
+        write_progress(root / name, **{"time/total_timesteps": steps, "varl/shaping_active": active})
+    write_log(root / "VARL" / "advice-2026-11-21-03-50-37")
     shutil.copy(run / "model.zip", root / "varl.zip")
     varl, sac = read_runs(root)
-    assert (varl.folder.name, varl.cutoff) == ("VARL", CUTOFF)
+    assert (varl.folder.name, varl.cutoff) == ("VARL", STEPS)
     assert list(varl.queries) == ["advice-2026-11-21-03-50-37"]
     assert (sac.folder.name, sac.queries, sac.cutoff) == ("SAC", {}, None)
     assert (varl.n_steps, sac.n_steps) == (STEPS, 200)
@@ -306,11 +312,12 @@ def test_the_layout_of_the_quickstart(run, tmp_path, figures):
 
 def test_evaluations_and_models_beside_the_folders_of_tensorboard(run, tmp_path):
     root = tmp_path / "mountain_car"
+    unlogged = shutil.ignore_patterns("*.npz", "*.zip", "*monitor*", "advice")
     for name in ("VARL", "SAC"):
-        shutil.copytree(run, root / f"{name}_1", ignore=shutil.ignore_patterns("*.npz", "*.zip", "*monitor*", "advice"))
+        shutil.copytree(run, root / name / f"{name}_1", ignore=unlogged)
         write_evaluations(root / name)
-    write_log(root / "VARL_1" / "advice")
-    shutil.copy(run / "model.zip", root / "VARL.zip")
+    write_log(root / "VARL" / "VARL_1" / "advice")
+    shutil.copy(run / "model.zip", root / "VARL" / "model.zip")
     varl, sac = read_runs(root)
     assert (varl.folder.name, varl.success.source, len(varl.all_queries)) == ("VARL_1", "4 evaluation episodes", 1)
     assert (sac.folder.name, sac.success.source, len(sac.all_queries)) == ("SAC_1", "4 evaluation episodes", 0)
@@ -325,22 +332,11 @@ def test_what_is_not_clear_is_not_guessed(tmp_path):
     assert {run.folder.name for run in read_runs(tmp_path)} == {"VARL_1", "VARL_2", "VARL", "advice-today"}
 
 
-def test_files_of_several_runs_beside_one_of_nobody(tmp_path):
-    for name in ("VARL_1", "SAC_1"):
-        write_progress(tmp_path / name)
-    write_evaluations(tmp_path, steps=(7,))
-    write_evaluations(tmp_path / "SAC", steps=(9,))
-    found = {run.folder: run for run in read_runs(tmp_path)}
-    assert found.keys() == {tmp_path, tmp_path / "VARL_1", tmp_path / "SAC_1"}
-    assert found[tmp_path / "SAC_1"].success.values.index.tolist() == [9]
-    assert found[tmp_path].success.values.index.tolist() == [7]
-
-
 def test_a_folder_for_each_seed(tmp_path):
     for seed in ("seed_1", "seed_2"):
         write_evaluations(tmp_path / seed / "VARL")
         write_evaluations(tmp_path / seed / "SAC")
-        write_log(tmp_path / seed / "advice", step=int(seed[-1]))
+        write_log(tmp_path / seed / "VARL" / "advice", step=int(seed[-1]))
     runs = read_runs(tmp_path)
     assert [(f"{run.folder.parent.name}/{run.folder.name}", [q.step for q in run.all_queries]) for run in runs] == [
         ("seed_1/VARL", [1]),
@@ -350,6 +346,161 @@ def test_a_folder_for_each_seed(tmp_path):
     ]
     names = [row[0] for row in rows_of(write_report(tmp_path), "Runs")]
     assert names == ["seed_1/VARL", "seed_2/VARL", "seed_1/SAC", "seed_2/SAC"]
+
+
+# For each layout, the files of each run by its folder, and by None those that are of no run.
+LAYOUTS = {
+    "logger": {"VARL_1": ["VARL_1/progress.csv", "VARL_1/advice/advice.jsonl", "VARL_1/advice_2/advice.jsonl"]},
+    "all around the logger": {
+        "tb/VARL_1": [
+            "tb/VARL_1/events.out.tfevents.1",
+            "evaluations.npz",
+            "monitor.csv",
+            "advice/advice.jsonl",
+            "checkpoints/rl_model_100_steps.zip",
+            "best_model.zip",
+        ]
+    },
+    "two of tensorboard, one place for the rest": {
+        "VARL_1": ["VARL_1/events.out.tfevents.1", "VARL_1/advice/advice.jsonl"],
+        "VARL_2": ["VARL_2/events.out.tfevents.2", "VARL_2/advice/advice.jsonl"],
+        ".": ["evaluations.npz", "0.monitor.csv", "best_model.zip"],
+    },
+    "two runs, models of nobody": {
+        "VARL_1": ["VARL_1/progress.csv", "VARL_1/rl_model_100_steps.zip"],
+        "SAC_1": ["SAC_1/progress.csv"],
+        None: ["VARL_1.zip", "models/SAC_1.zip"],
+    },
+    "two runs, evaluations of nobody": {
+        "VARL_1": ["VARL_1/progress.csv", "VARL_1/advice/advice.jsonl"],
+        "SAC_1": ["SAC_1/progress.csv"],
+        "VARL": ["VARL/evaluations.npz"],
+        "SAC": ["SAC/evaluations.npz", "SAC/best_model.zip"],
+    },
+    "evaluations of another": {
+        "VARL": ["VARL/progress.csv", "VARL/evaluations.npz"],
+        "SAC": ["SAC/evaluations.npz"],
+    },
+    "monitors in a run's folder": {
+        "VARL_1": ["VARL_1/progress.csv", "VARL_1/train/0.monitor.csv", "VARL_1/eval/0.monitor.csv"]
+    },
+    "a logger's folder in another's": {
+        ".": ["progress.csv", "evaluations.npz"],
+        "VARL_1": ["VARL_1/progress.csv", "VARL_1/evaluations.npz", "VARL_1/advice/advice.jsonl"],
+    },
+    "rl-zoo": {
+        "logs/varl/Env-v0_1": [
+            "logs/varl/Env-v0_1/0.monitor.csv",
+            "logs/varl/Env-v0_1/1.monitor.csv",
+            "logs/varl/Env-v0_1/evaluations.npz",
+            "logs/varl/Env-v0_1/best_model.zip",
+            "logs/varl/Env-v0_1/Env-v0.zip",
+            "logs/varl/Env-v0_1/advice/advice.jsonl",
+        ],
+        "logs/varl/Env-v0_2": ["logs/varl/Env-v0_2/0.monitor.csv", "logs/varl/Env-v0_2/rl_model_100_steps.zip"],
+        "tb/Env-v0/VARL_1": ["tb/Env-v0/VARL_1/events.out.tfevents.1"],
+    },
+    "rl-zoo, one run": {
+        "tb/Env-v0/VARL_1": [
+            "tb/Env-v0/VARL_1/events.out.tfevents.1",
+            "logs/varl/Env-v0_1/0.monitor.csv",
+            "logs/varl/Env-v0_1/advice/advice.jsonl",
+        ]
+    },
+    "quickstart": {
+        "VARL": ["VARL/progress.csv", "VARL/evaluations.npz", "VARL/advice-today/advice.jsonl"],
+        "SAC": ["SAC/progress.csv", "SAC/evaluations.npz"],
+        None: ["varl.zip"],
+    },
+    "examples": {
+        "VARL/VARL_1": [
+            "VARL/VARL_1/events.out.tfevents.1",
+            "VARL/VARL_1/advice/advice.jsonl",
+            "VARL/evaluations.npz",
+            "VARL/model.zip",
+        ],
+        "SAC/SAC_1": ["SAC/SAC_1/events.out.tfevents.2", "SAC/evaluations.npz", "SAC/model.zip"],
+    },
+    "advice beside evaluations": {"eval": ["eval/evaluations.npz", "advice/today/advice.jsonl", "model.zip"]},
+    "advice of several runs": {
+        "eval": ["eval/evaluations.npz"],
+        "advice/yesterday": ["advice/yesterday/advice.jsonl"],
+        "advice/today": ["advice/today/advice.jsonl"],
+    },
+    "advice beside two runs": {
+        "VARL": ["VARL/evaluations.npz"],
+        "SAC": ["SAC/evaluations.npz"],
+        ".": ["advice/advice.jsonl", "advice_2/advice.jsonl"],
+    },
+    "nothing but advice": {"VARL_1": ["VARL_1/advice/advice.jsonl"], "VARL_2": ["VARL_2/advice/advice.jsonl"]},
+}
+
+
+def found_in(root, files):
+    """Make empty files, and see which runs they are."""
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    return read_runs(root)
+
+
+def below(root, path):
+    return path.relative_to(root).as_posix()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_whose_is_what(layout, tmp_path):
+    runs = found_in(tmp_path, [file for files in layout.values() for file in files])
+    found = {below(tmp_path, run.folder): {below(tmp_path, file) for file in run.files} for run in runs}
+    assert found == {folder: set(files) for folder, files in layout.items() if folder is not None}
+    assert len(runs) == len(found)
+
+
+FOLDERS = st.lists(st.sampled_from(["VARL_1", "eval", "advice", "advice_2"]), max_size=3).map("/".join)
+FILES = st.sampled_from(["progress.csv", "evaluations.npz", "0.monitor.csv", "advice.jsonl", "model.zip"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.tuples(FOLDERS, FILES).map(lambda parts: "/".join(filter(None, parts))), min_size=1, max_size=9))
+def test_nothing_is_lost_and_nothing_counts_twice(files):
+    needed = {file for file in files if not file.endswith(".zip")}
+    assume(needed)
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder)
+        runs = found_in(root, files)
+        of_runs = [below(root, file) for run in runs for file in run.files]
+        assert needed <= set(of_runs) <= files
+        assert len(of_runs) == len(set(of_runs))
+        assert sum(len(run.queries) for run in runs) == sum(file.endswith("advice.jsonl") for file in files)
+        for run in runs:
+            logged = {file.parent for file in run.files if file.name == "progress.csv"}
+            assert logged <= {run.folder}
+            # No run has anything of the folder of another one's logger.
+            for other in runs:
+                if other is not run and run.folder in logged and run.folder not in other.folder.parents:
+                    assert not any(run.folder in file.parents for file in other.files)
+
+
+def test_what_is_there_and_not_read_is_named(tmp_path):
+    for folder in ("", "eval"):
+        write_evaluations(tmp_path / folder)
+        (tmp_path / folder / "0.monitor.csv").touch()
+    write_progress(tmp_path, **{"advice/queries": [1, 2]})
+    (run,) = read_runs(tmp_path)
+    for name in ("evaluations", "monitors"):
+        assert f"Of the {name} in 2 folders, only those in {tmp_path} are read." in run.missing
+
+
+def test_a_cutoff_that_nobody_knows(run, tmp_path):
+    write_log(tmp_path / "VARL" / "advice")
+    (unknown,) = read_runs(tmp_path / "VARL")
+    sentence = "The cutoff is not known: there is neither a saved model (*.zip) nor varl/shaping_active"
+    assert unknown.cutoff is None
+    assert any(missing.startswith(sentence) for missing in unknown.missing)
+    shutil.copy(run / "model.zip", tmp_path / "VARL")
+    (known,) = read_runs(tmp_path / "VARL")
+    assert known.cutoff == CUTOFF
+    assert not any(missing.startswith(sentence) for missing in known.missing)
 
 
 def test_one_run_may_be_scattered(tmp_path):

@@ -191,7 +191,7 @@ def profile(model: Any, n: int) -> dict[str, float]:
     """Seconds of an update by what is done in them."""
     from stable_baselines3.sac import sac
 
-    from sb3_varl.algorithms import guided
+    from sb3_varl.algorithms import shaping_term
     from sb3_varl.algorithms.fast import fast_sac, mlp
 
     stages: list[tuple[str, float]] = []
@@ -228,9 +228,9 @@ def profile(model: Any, n: int) -> dict[str, float]:
         (th.autograd, "backward", "backward"),
         (sac, "polyak_update", "target networks"),
         (th, "_foreach_lerp_", "target networks"),
-        (guided._ShapingTerm, "add_gradient", "shaping term"),
-        (guided._ShapingTerm, "sample", "shaping term"),
-        (guided._ShapingTerm, "gradient", "shaping term"),
+        (fast_sac.FastShapingTerm, "add_gradient", "shaping term"),
+        (shaping_term.ShapingTerm, "sample", "shaping term"),
+        (shaping_term.ShapingTerm, "gradient", "shaping term"),
         *(
             (optimizer, name, "Adam")
             for optimizer in (model.actor.optimizer, model.critic.optimizer, model.ent_coef_optimizer)

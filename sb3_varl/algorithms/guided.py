@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BaseModel, BasePolicy
@@ -23,23 +22,11 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_varl.algorithms.fast.acceleration import constant_critic, flushed_denormals, fused_adam
-from sb3_varl.algorithms.fast.fast_sac import FastSAC, add_shaping_gradient
-from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer, GuidanceBufferSamples
-from sb3_varl.algorithms.shaping import (
-    DEFAULT_THRESHOLDS,
-    GATES,
-    Comparison,
-    clip_advice,
-    entropy,
-    min_q_value,
-    shaping_gradient,
-    shaping_loss,
-)
+from sb3_varl.algorithms.fast import accelerated
+from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
+from sb3_varl.algorithms.shaping import GATES, min_q_value
+from sb3_varl.algorithms.shaping_term import ShapingTerm
 from sb3_varl.saving import replacing
-
-# Rows of guidance that the logged figures are about.
-_SUMMARY_ROWS = 256
 
 # What is of the present learn() only.
 _OF_CALLBACKS = ("advice_in_use", "after_learning", "broken_off")
@@ -76,7 +63,6 @@ class Guided(OffPolicyAlgorithm):
 
     actor: Any
     critic: Any
-    ent_coef_optimizer: th.optim.Adam | None
     guidance_buffer: GuidanceBuffer
     # Of the present learn().
     advice_in_use: list[dict[str, Any]]
@@ -194,35 +180,25 @@ class Guided(OffPolicyAlgorithm):
         self.logger.record("varl/shaping_active", int(shaping is not None))
         self.logger.record("varl/guidance_size", self.guidance_buffer.size())
         if shaping is not None:
-            self.logger.record("varl/shaping_coef", shaping.shaping_coef)
+            self.logger.record("varl/shaping_coef", shaping.coef)
+        self._update(gradient_steps, batch_size, shaping)
 
-        # Who inherits from another train() than SAC's gets that one.
-        is_sac = isinstance(self, SAC) and super().train.__func__ is SAC.train  # type: ignore[attr-defined]
-        updates = FastSAC.of(self) if self.fast and is_sac else None  # type: ignore[arg-type]
-        if updates is not None:
-            updates.train(self._optimizers(), gradient_steps, batch_size, shaping)
-        else:
-            with contextlib.ExitStack() as stack:
-                stack.enter_context(constant_critic(self.critic, self.actor.optimizer))
-                if self.fast:
-                    stack.enter_context(fused_adam(self._optimizers()))
-                    stack.enter_context(flushed_denormals())
-                if shaping is not None:
-                    optimizer = self.actor.optimizer
-                    hook = optimizer.register_step_pre_hook(shaping.add_gradient)
-                    stack.callback(hook.remove)
-                    # Before the user's hooks, which may clip the gradient.
-                    optimizer._optimizer_step_pre_hooks.move_to_end(hook.id, last=False)
-                super().train(gradient_steps, batch_size)
+    @accelerated
+    def _update(self, gradient_steps: int, batch_size: int, shaping: ShapingTerm | None) -> None:
+        """Have the parent do its updates, with the term's gradient added before each step of the actor's optimizer."""
+        optimizer = self.actor.optimizer
+        with contextlib.ExitStack() as stack:
+            if shaping is not None:
+                hook = optimizer.register_step_pre_hook(shaping.add_gradient)
+                stack.callback(hook.remove)
+                # Before the user's hooks, which may clip the gradient.
+                optimizer._optimizer_step_pre_hooks.move_to_end(hook.id, last=False)
+            super().train(gradient_steps, batch_size)
 
-    def _shaping_term(self) -> "_ShapingTerm":
+    def _shaping_term(self) -> ShapingTerm:
         shaping_coef = self.shaping_coef_schedule(self._current_progress_remaining)
         _check_number("shaping_coef", shaping_coef, "a schedule of numbers that are at least 0")
-        return _ShapingTerm(self, shaping_coef)
-
-    def _optimizers(self) -> list[th.optim.Optimizer]:
-        optimizers = (self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer)
-        return [optimizer for optimizer in optimizers if optimizer is not None]
+        return ShapingTerm(self, shaping_coef)
 
     def dump_logs(self) -> None:
         """
@@ -350,64 +326,6 @@ class Guided(OffPolicyAlgorithm):
         self.guidance_buffer.load(path)
 
 
-class _ShapingTerm:
-    """The shaping term of one model, with the coefficient that it has at present."""
-
-    def __init__(self, model: Guided, shaping_coef: float) -> None:
-        self.model = model
-        self.shaping_coef = shaping_coef
-        self.gate = GATES[model.gate]
-        self.threshold = DEFAULT_THRESHOLDS[model.gate] if model.gate_threshold is None else model.gate_threshold
-
-    def sample(self) -> GuidanceBufferSamples:
-        model = self.model
-        return model.guidance_buffer.sample(model.guidance_batch_size, env=model._vec_normalize_env)
-
-    def add_gradient(self, *_: Any) -> None:
-        """Gradients add up: as a hook this runs after the parent's backward pass and before the optimizer's step."""
-        if add_shaping_gradient(self.model.actor, self):
-            return
-        batch = self.sample()
-        with _evaluation_mode(self.model.policy):
-            mean, std = _gaussian(self.model.actor, batch.observations)
-            gradient = self.gradient(batch, mean, std)
-        if gradient is not None:
-            mean.backward(gradient)
-
-    @th.no_grad()
-    def gradient(self, batch: GuidanceBufferSamples, mean: th.Tensor, std: th.Tensor) -> th.Tensor | None:
-        comparison = self._compare(batch, mean, std)
-        is_open = self.gate(comparison, self.threshold)
-        # Looking costs nothing on the CPU, and saves the backward pass; elsewhere the host would have to wait.
-        if is_open.device.type == "cpu" and not is_open.any():
-            return None
-        return self.shaping_coef * shaping_gradient(comparison, is_open)
-
-    @th.no_grad()
-    def summary(self) -> dict[str, float]:
-        batch = self.model.guidance_buffer.latest(_SUMMARY_ROWS, env=self.model._vec_normalize_env)
-        with _evaluation_mode(self.model.policy):
-            mean, std = _gaussian(self.model.actor, batch.observations)
-            comparison = self._compare(batch, mean, std)
-            is_open = self.gate(comparison, self.threshold)
-            q_advised, q_greedy = comparison.q_value(comparison.advice), comparison.q_value(mean.tanh())
-        return {
-            "gate_open": is_open.float().mean().item(),
-            "shaping_loss": shaping_loss(comparison, is_open).item(),
-            "q_advised": q_advised.mean().item(),
-            "q_greedy": q_greedy.mean().item(),
-            "entropy": entropy(mean, std).mean().item(),
-        }
-
-    def _compare(self, batch: GuidanceBufferSamples, mean: th.Tensor, std: th.Tensor) -> Comparison:
-        return Comparison(
-            clip_advice(batch.actions),
-            mean,
-            std,
-            lambda actions: self.model._q_value(batch.observations, actions),
-        )
-
-
 @contextlib.contextmanager
 def _replacing(
     path: str | pathlib.Path | io.BufferedIOBase, suffix: str
@@ -419,31 +337,6 @@ def _replacing(
         file = pathlib.Path(path)
         with replacing(file if file.suffix else file.with_name(f"{file.name}.{suffix}")) as partial:
             yield partial
-
-
-def _gaussian(actor: Any, observations: th.Tensor | TensorDict) -> tuple[th.Tensor, th.Tensor]:
-    """The policy's mean and standard deviation before the squashing, ``(n, d)`` each."""
-    mean, log_std, latent = actor.get_action_dist_params(observations)
-    if not actor.use_sde:
-        return mean, log_std.exp()
-    return mean, actor.action_dist.proba_distribution(mean, log_std, **latent).distribution.stddev
-
-
-@contextlib.contextmanager
-def _evaluation_mode(policy: BasePolicy) -> Iterator[None]:
-    """
-    Compare the advice with what the policy does when it acts: without dropout, and normalised as it then is.
-
-    It also keeps the statistics of batch normalisation about the states that are visited.
-    """
-    modules = [module for module in policy.modules() if module.training]
-    for module in modules:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.training = True
 
 
 def _check_number(name: str, value: Any, expected: str) -> None:

@@ -8,7 +8,8 @@ import re
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,16 +22,20 @@ from sb3_varl.redaction import scrub
 PROGRESS, EVENTS, EVALUATIONS, MONITOR = "progress.csv", "events.out.tfevents", "evaluations.npz", "monitor.csv"
 # Episodes that a point of the training's curves is the mean of, as in SB3's logger.
 EPISODES_WINDOW = 100
-_STEPS = "time/total_timesteps"
+_STEPS, _ACTIVE = "time/total_timesteps", "varl/shaping_active"
 # What pandas, NumPy, SB3 and zipfile raise for files that are damaged.
 _READ_ERRORS = (OSError, ValueError, LookupError, AssertionError, EOFError, zipfile.BadZipFile)
 
-# Folders of advice that are part of a run's folder, one for each AdvisorCallback.
+# What a run leaves behind, by the names of the files. Its folder is where the first of these kinds is.
+_KINDS = {
+    "logger": (PROGRESS, f"{EVENTS}*"),
+    "evaluations": (EVALUATIONS,),
+    "monitors": (f"*{MONITOR}",),
+    "advice": (FILE_NAME,),
+    "models": ("*.zip",),
+}
+# What AdvisorCallback calls its folders in that of a run.
 _ADVICE = re.compile(r"advice(_\d+)?")
-# What SB3 and rl-zoo put behind the names of runs.
-_NUMBER = re.compile(r"_\d+$")
-# Names of folders that say nothing of the run that they belong to.
-_ANY_RUN = re.compile(r"(eval|log|monitor|result).*")
 
 T = TypeVar("T")
 
@@ -53,8 +58,9 @@ class RunLogs:
     """
     One run, as far as it is on the disk.
 
-    :param folder: Its folder
-    :param queries: What was asked, for each advice log by the name of its folder
+    :param folder: Where SB3's logger wrote; without that, where its evaluations, monitors or advice logs are
+    :param files: All that was found of it
+    :param queries: What was asked, for each advice log by its folder as seen from the run's
     :param scalars: What SB3's logger has recorded, by its key, with the run's environment steps as index
     :param success: Share of successful episodes: of evaluations if there are any, else of training
     :param returns: Return of an episode, of the same
@@ -64,6 +70,7 @@ class RunLogs:
     """
 
     folder: pathlib.Path
+    files: list[pathlib.Path] = field(default_factory=list)
     queries: dict[str, list[LoggedQuery]] = field(default_factory=dict)
     scalars: dict[str, pd.Series] = field(default_factory=dict)
     success: Curve | None = None
@@ -87,25 +94,28 @@ class RunLogs:
         return self.scalars.get(key, pd.Series(dtype=float))
 
 
-@dataclass
-class _Files:
-    """Where the logs of a run are."""
+class _File(NamedTuple):
+    """
+    Something that a run has left behind.
 
-    folder: pathlib.Path
-    logger: list[pathlib.Path] = field(default_factory=list)
-    data: list[pathlib.Path] = field(default_factory=list)
-    advice: list[pathlib.Path] = field(default_factory=list)
-    models: list[pathlib.Path] = field(default_factory=list)
+    :param kind: One of ``_KINDS``
+    :param place: The folder that it stands for
+    :param path: Its path
+    """
+
+    kind: str
+    place: pathlib.Path
+    path: pathlib.Path
 
 
 def read_runs(path: str | os.PathLike[str]) -> list[RunLogs]:
     """
     Read a run, or all runs that a folder holds.
 
-    A folder with the output of SB3's logger is a run, together with all that is below it. Evaluations, monitors and
-    models beside it belong to it if it is the only run, or the only one with their name (``VARL/evaluations.npz`` and
-    ``VARL.zip`` to ``VARL_1``); an advice log if it is the only run, or the only one that is called after VARL. What
-    belongs to none is a run by itself.
+    A folder is one run unless it has output of SB3's logger, evaluations, monitors or advice logs in two places. Then
+    its folders are looked at one by one, and what lies beside them is a run by itself, or passed over if it is only
+    models. All that lies below a folder of SB3's logger is in that one place, and an :class:`~sb3_varl.AdvisorCallback`
+    folder (``advice``, ``advice_2``) stands for the one around it.
 
     :param path: The folder
     :return: The runs, those with advice first, in the order of their folders' names
@@ -118,13 +128,13 @@ def read_runs(path: str | os.PathLike[str]) -> list[RunLogs]:
         raise FileNotFoundError(f"There is no {root}, expected the folder of a run.")
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file, expected the folder of a run.")
-    runs = _find_runs(root)
+    runs = [files for files in _split(root, _find(root)) if any(file.kind != "models" for file in files)]
     if not runs:
         raise FileNotFoundError(
             f"{root} holds no run: there is none of {FILE_NAME}, {PROGRESS}, {EVENTS}*, {EVALUATIONS} and *{MONITOR} "
             "in it or below."
         )
-    return [_read(files) for files in sorted(runs, key=lambda files: (not files.advice, _sortable(files.folder)))]
+    return sorted(map(_read, runs), key=lambda run: (not run.queries, _sortable(run.folder)))
 
 
 def _sortable(folder: pathlib.Path) -> list[Any]:
@@ -132,94 +142,53 @@ def _sortable(folder: pathlib.Path) -> list[Any]:
     return [(part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", str(folder))]
 
 
-def _find_runs(root: pathlib.Path) -> list[_Files]:
-    found = _Files(root)
+def _find(root: pathlib.Path) -> list[_File]:
+    """What runs have left behind in a folder, one kind after the other, and the least deep first."""
+    paths: list[pathlib.Path] = []
     for parent, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if kind := _kind(name):
-                getattr(found, kind).append(pathlib.Path(parent, name))
-
-    runs: list[_Files] = []
-    for kind in ("logger", "data", "advice", "models"):
-        of_earlier_kinds = list(runs)
-        for file in sorted(getattr(found, kind), key=lambda file: (len(file.parts), file)):
-            has_folder = kind == "advice" and _is_in_folder_of_run(file.parent, root, of_earlier_kinds)
-            owner = (
-                _around(file, of_earlier_kinds)
-                or (None if has_folder else _near(file, kind, root, of_earlier_kinds))
-                or _around(file, runs)
-            )
-            if owner is None and kind != "models":
-                owner = _Files(file.parent.parent if has_folder else file.parent)
-                runs.append(owner)
-            if owner is not None:
-                getattr(owner, kind).append(file)
-    return runs
+        paths += [pathlib.Path(parent, name) for name in names]
+    paths.sort(key=lambda path: (len(path.parts), path))
+    found = [
+        (kind, path)
+        for kind, patterns in _KINDS.items()
+        for path in paths
+        if any(fnmatchcase(path.name, pattern) for pattern in patterns)
+    ]
+    logged = {path.parent for kind, path in found if kind == "logger"}
+    return [_File(kind, _place(path, root, logged), path) for kind, path in found]
 
 
-def _is_in_folder_of_run(folder: pathlib.Path, root: pathlib.Path, runs: Sequence[_Files]) -> bool:
-    """Whether a folder of advice is where AdvisorCallback puts it, in the folder of a run that left nothing else."""
-    is_usual = folder != root and _ADVICE.fullmatch(folder.name) is not None
-    return is_usual and not any(_is_inside(run.folder, folder.parent) for run in runs)
+def _place(path: pathlib.Path, root: pathlib.Path, logged: set[pathlib.Path]) -> pathlib.Path:
+    for folder in path.parents:
+        if folder in logged:
+            return folder
+    folder = path.parent
+    is_part = path.name == FILE_NAME and folder != root and _ADVICE.fullmatch(folder.name)
+    return folder.parent if is_part else folder
 
 
-def _kind(name: str) -> str | None:
-    if name == PROGRESS or name.startswith(EVENTS):
-        return "logger"
-    if name == EVALUATIONS or name.endswith(MONITOR):
-        return "data"
-    if name == FILE_NAME:
-        return "advice"
-    return "models" if name.endswith(".zip") else None
+def _split(folder: pathlib.Path, files: list[_File]) -> list[list[_File]]:
+    """Tell apart the runs in a folder."""
+    places = {(file.kind, file.place) for file in files if file.kind != "models"}
+    if len(places) == len({kind for kind, _ in places}):
+        return [files]
+    parts: dict[pathlib.Path, list[_File]] = {}
+    for file in files:
+        below = file.place.relative_to(folder).parts[:1]
+        parts.setdefault(folder.joinpath(*below), []).append(file)
+    return [run for part, of_part in parts.items() for run in _split(part, of_part)]
 
 
-def _is_inside(path: pathlib.Path, folder: pathlib.Path) -> bool:
-    return folder in path.parents
-
-
-def _around(file: pathlib.Path, runs: Sequence[_Files]) -> _Files | None:
-    """The run in whose folder a file is, the innermost if there are several."""
-    around = [run for run in runs if _is_inside(file, run.folder)]
-    return max(around, key=lambda run: len(run.folder.parts), default=None)
-
-
-def _near(file: pathlib.Path, kind: str, root: pathlib.Path, runs: Sequence[_Files]) -> _Files | None:
-    """Of the runs that are nearest to a file, the one that it belongs to, if that is clear."""
-    if kind == "logger":
-        return None
-    folder = file.parent
-    above = [folder, *folder.parents]
-    for ancestor in above[: above.index(root) + 1]:
-        near = [run for run in runs if _is_inside(run.folder, ancestor)]
-        if near:
-            name = file.stem if kind == "models" else folder.name
-            pattern = "varl.*" if kind == "advice" else re.escape(_base(name))
-            fits_any = kind != "data" or ancestor == folder or _ANY_RUN.fullmatch(folder.name) is not None
-            for candidates in (
-                near if fits_any else [],
-                [run for run in near if run.folder.name == name],
-                [run for run in near if re.fullmatch(pattern, _base(run.folder.name))],
-            ):
-                if len(candidates) == 1:
-                    return candidates[0]
-            return None
-    return None
-
-
-def _base(name: str) -> str:
-    return _NUMBER.sub("", name).casefold()
-
-
-def _read(files: _Files) -> RunLogs:
-    run = RunLogs(files.folder)
-    for log in files.advice:
-        name = str(log.parent.relative_to(run.folder)) if _is_inside(log, run.folder) else log.parent.name
-        run.queries[name] = read_queries(log)
-    run.scalars = _read_logger(run, files.logger)
-    curves = _read_curves(run, files.data)
+def _read(files: list[_File]) -> RunLogs:
+    of_kind = {kind: [file.path for file in files if file.kind == kind] for kind in _KINDS}
+    run = RunLogs(files[0].place, [file.path for file in files])
+    for log in of_kind["advice"]:
+        run.queries[os.path.relpath(log.parent, run.folder)] = read_queries(log)
+    run.scalars = _read_logger(run, of_kind["logger"])
+    curves = _read_curves(run, of_kind["evaluations"], of_kind["monitors"])
     run.success, run.returns = curves.get("success"), curves.get("returns")
-    run.n_steps, run.cutoff = _find_end(run, files.models)
+    run.n_steps, run.cutoff = _find_end(run, of_kind["models"])
     if not curves:
         run.missing.append(
             f"There are neither evaluations ({EVALUATIONS} of EvalCallback) nor training episodes "
@@ -229,8 +198,12 @@ def _read(files: _Files) -> RunLogs:
         run.missing.append(
             'Success is not known: the environment has to put "is_success" into the info of an episode\'s last step.'
         )
-    if not files.advice and _is_guided(run):
+    if not run.queries and _is_guided(run):
         run.missing.append(f"There is no advice log ({FILE_NAME}): the queries are not known one by one.")
+    if _is_guided(run) and not of_kind["models"] and run.scalar(_ACTIVE).empty:
+        run.missing.append(
+            f"The cutoff is not known: there is neither a saved model (*.zip) nor {_ACTIVE} of SB3's logger."
+        )
     return run
 
 
@@ -260,12 +233,14 @@ def _read_logger(run: RunLogs, files: Sequence[pathlib.Path]) -> dict[str, pd.Se
     return _attempt(run, _read_events, files[0])
 
 
-def _read_curves(run: RunLogs, files: Sequence[pathlib.Path]) -> dict[str, Curve]:
+def _read_curves(
+    run: RunLogs, evaluations: Sequence[pathlib.Path], monitors: Sequence[pathlib.Path]
+) -> dict[str, Curve]:
     """Success and return, each from the best source that there is."""
-    evaluations = [file for file in files if file.name == EVALUATIONS]
-    monitors = [file for file in files if file.name != EVALUATIONS]
-    if len(evaluations) > 1:
-        run.missing.append(f"Of {len(evaluations)} files of evaluations, only {evaluations[0]} is shown.")
+    for name, files in (("evaluations", evaluations), ("monitors", monitors)):
+        folders = list(dict.fromkeys(file.parent for file in files))
+        if len(folders) > 1:
+            run.missing.append(f"Of the {name} in {len(folders)} folders, only those in {folders[0]} are read.")
     curves = _curves_of_logger(run, "rollout/ep_rew_mean", "rollout/success_rate", "the latest training episodes")
     if monitors:
         curves = {**_attempt(run, _read_monitors, monitors[0]), **curves}
@@ -332,7 +307,7 @@ def _curves_of_logger(run: RunLogs, returns: str, success: str, source: str) -> 
 
 
 def _is_guided(run: RunLogs) -> bool:
-    return bool(run.all_queries) or bool((run.scalar("varl/shaping_active") > 0).any())
+    return bool(run.all_queries) or bool((run.scalar(_ACTIVE) > 0).any())
 
 
 def _find_end(run: RunLogs, models: Sequence[pathlib.Path]) -> tuple[int, int | None]:
@@ -344,7 +319,7 @@ def _find_end(run: RunLogs, models: Sequence[pathlib.Path]) -> tuple[int, int | 
         saved = _attempt(run, _read_model, file)
         steps.append(saved.get("num_timesteps", 0))
         cutoffs += [saved[name] for name in ("shaping_steps", "shaping_ended") if name in saved]
-    active = run.scalar("varl/shaping_active")
+    active = run.scalar(_ACTIVE)
     # The model may have been saved before until_success ended the advice.
     after = active[active.index > active.index[active > 0].max()] if (active > 0).any() else active[:0]
     cutoffs += [int(step) for step in after.index[:1]]

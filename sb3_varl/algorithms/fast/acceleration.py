@@ -92,3 +92,14 @@ def flushed_denormals() -> Iterator[None]:
         yield
     finally:
         th.set_flush_denormal(flushed_before)
+
+
+def optimizers_of(model: Any) -> list[th.optim.Optimizer]:
+    """
+    List a model's optimizers.
+
+    :param model: A SAC, TQC or CrossQ
+    :return: Those of its actor and its critic, and of its temperature if that is learnt
+    """
+    optimizers = (model.actor.optimizer, model.critic.optimizer, model.ent_coef_optimizer)
+    return [optimizer for optimizer in optimizers if optimizer is not None]

@@ -9,7 +9,7 @@ There is one exception. With gSDE, SB3 takes the Gaussian's value back out of th
 action is within 1e-7 of the box's faces. The density here is right there, too.
 """
 
-from typing import Any, NamedTuple, Protocol, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch as th
 from stable_baselines3 import SAC
@@ -19,24 +19,14 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor
 from torch import nn
 
-from sb3_varl.algorithms.fast.acceleration import flushed_denormals, fused_adam
+from sb3_varl.algorithms.fast.acceleration import flushed_denormals, fused_adam, optimizers_of
 from sb3_varl.algorithms.fast.mlp import BlockRecord, Mlp, is_plain, product
-from sb3_varl.algorithms.guidance_buffer import GuidanceBufferSamples
 from sb3_varl.algorithms.policies import LayerNormCritic
 from sb3_varl.algorithms.shaping import LOG_SQRT_2PI
+from sb3_varl.algorithms.shaping_term import ShapingTerm
 
 # What SB3 adds to 1 - tanh(u)^2 before it takes the logarithm.
 _EPSILON = 1e-6
-
-
-class ShapingTerm(Protocol):
-    """The term that VARL adds to the actor's loss, as far as the updates need to know it."""
-
-    def sample(self) -> GuidanceBufferSamples:
-        """Draw a batch of guidance."""
-
-    def gradient(self, batch: GuidanceBufferSamples, mean: th.Tensor, std: th.Tensor) -> th.Tensor | None:
-        """Compute the gradient with respect to the policy's mean in the batch's states; None if it is zero."""
 
 
 class FastActor:
@@ -151,22 +141,15 @@ class FastSAC:
             return None
         return cls(model, actor, *critics)  # type: ignore[arg-type]
 
-    def train(
-        self,
-        optimizers: list[th.optim.Optimizer],
-        gradient_steps: int,
-        batch_size: int,
-        shaping: ShapingTerm | None,
-    ) -> None:
+    def train(self, gradient_steps: int, batch_size: int, shaping: ShapingTerm | None) -> None:
         """
         Do what SAC's ``train()`` does, with the shaping term in the actor's loss.
 
-        :param optimizers: All of the model
         :param gradient_steps: Number of gradient updates
         :param batch_size: Minibatch size of SAC's own terms
         :param shaping: The shaping term, or None for none
         """
-        model = self.model
+        model, optimizers = self.model, optimizers_of(self.model)
         model.policy.set_training_mode(True)
         model._update_learning_rate(optimizers)
         parameters: list[th.Tensor] = list(model.critic.parameters())
@@ -281,34 +264,33 @@ class FastSAC:
         return actions, -log_density.sum(dim=1)
 
 
-def add_shaping_gradient(actor: nn.Module, shaping: ShapingTerm) -> bool:
+class FastShapingTerm(ShapingTerm):
     """
-    Add the gradient of the shaping term to those of an actor's parameters, in one pass of the batch through the actor,
-    and one back of the rows that have a gradient.
+    The shaping term amid SB3's updates: where the actor is covered here, one pass of the batch through it, and one back
+    of the rows that have a gradient.
 
-    The products are PyTorch's own: in the midst of SB3's updates, which use them, they are faster than oneDNN's.
-
-    :param actor: Any actor
-    :param shaping: The shaping term
-    :return: Whether that was done. If not, autograd has to.
+    The products are PyTorch's own: beside SB3's, which use them, they are faster than oneDNN's.
     """
-    if not _is_covered(actor) or actor.use_sde:
-        return False
-    network = Mlp.of(actor.latent_pi, actor.mu, product=nn.functional.linear)
-    if network is None:
-        return False
-    batch = shaping.sample()
-    with th.no_grad():
-        mean, records = network.forward(actor.extract_features(batch.observations, actor.features_extractor))
-        std = _std(actor, records[-1].x)
-    gradient = shaping.gradient(batch, mean, std)
-    if gradient is not None:
-        has_gradient = gradient.any(dim=1)
-        if not has_gradient.all():
-            records = [record.rows(has_gradient) for record in records]
-            gradient = gradient[has_gradient]
-        network.add_gradients(records, gradient)
-    return True
+
+    def add_gradient(self, *_: Any) -> None:
+        actor = self.model.actor
+        network = None
+        if _is_covered(actor) and not actor.use_sde:
+            network = Mlp.of(actor.latent_pi, actor.mu, product=nn.functional.linear)
+        if network is None:
+            super().add_gradient()
+            return
+        batch = self.sample()
+        with th.no_grad():
+            mean, records = network.forward(actor.extract_features(batch.observations, actor.features_extractor))
+            std = _std(actor, records[-1].x)
+        gradient = self.gradient(batch, mean, std)
+        if gradient is not None:
+            has_gradient = gradient.any(dim=1)
+            if not has_gradient.all():
+                records = [record.rows(has_gradient) for record in records]
+                gradient = gradient[has_gradient]
+            network.add_gradients(records, gradient)
 
 
 def _std(actor: Actor, latent: th.Tensor) -> th.Tensor:
