@@ -12,7 +12,14 @@ class ArgumentError(TypeError, ValueError):
 
 
 def check_number(
-    name: str, value: Any, low: float = 0.0, high: float = math.inf, *, above_low: bool = False, optional: bool = False
+    name: str,
+    value: Any,
+    low: float = 0.0,
+    high: float = math.inf,
+    *,
+    above_low: bool = False,
+    optional: bool = False,
+    alternative: str = "",
 ) -> None:
     """
     Refuse what is not a finite number of a range.
@@ -23,9 +30,10 @@ def check_number(
     :param high: Highest value allowed
     :param above_low: Whether the lowest value itself is not allowed
     :param optional: Whether ``None`` is allowed
+    :param alternative: What else it may be, that is not checked here
     :raises ArgumentError: if it is something else
     """
-    _check(name, value, numbers.Real, "a number", low, high, above_low, optional)
+    _check(name, value, numbers.Real, "a number", low, high, above_low, optional, alternative)
 
 
 def check_integer(name: str, value: Any, low: int = 1, high: float = math.inf, *, optional: bool = False) -> None:
@@ -39,21 +47,30 @@ def check_integer(name: str, value: Any, low: int = 1, high: float = math.inf, *
     :param optional: Whether ``None`` is allowed
     :raises ArgumentError: if it is something else
     """
-    _check(name, value, numbers.Integral, "an integer", low, high, False, optional)
+    _check(name, value, numbers.Integral, "an integer", low, high, False, optional, "")
 
 
 def _check(
-    name: str, value: Any, kind: type, noun: str, low: float, high: float, above_low: bool, optional: bool
+    name: str,
+    value: Any,
+    kind: type,
+    noun: str,
+    low: float,
+    high: float,
+    above_low: bool,
+    optional: bool,
+    alternative: str,
 ) -> None:
     if value is None and optional:
         return
     is_kind = isinstance(value, kind) and not isinstance(value, bool | np.bool_)
     if is_kind and math.isfinite(value) and low <= value <= high and not (above_low and value == low):
         return
-    bound = f"greater than {low:g}" if above_low else f"that is at least {low:g}"
+    bounds = f"greater than {low:g}" if above_low else f"that is at least {low:g}"
     if math.isfinite(high):
-        bound += f" and at most {high:g}"
-    raise ArgumentError(f"{name} is {value!r}, expected {noun} {bound}{' or None' if optional else ''}.")
+        bounds += f" and at most {high:g}"
+    others = [alternative] * bool(alternative) + ["None"] * optional
+    raise ArgumentError(f"{name} is {value!r}, expected {' or '.join([f'{noun} {bounds}', *others])}.")
 
 
 def check_bool(name: str, value: Any) -> None:

@@ -412,7 +412,7 @@ def test_the_same_seed_visits_the_same_states():
     ("arguments", "message"),
     [
         ({"check": True}, "give ask=True, too"),
-        ({"n_states": 0}, "n_states is 0, expected at least 1"),
+        ({"n_states": 0}, "n_states is 0, expected an integer that is at least 1"),
         ({"n_states": 99, "n_steps": 20}, "99 states cannot be drawn from 20 steps"),
     ],
 )

@@ -165,7 +165,9 @@ def test_layer_norm_bounds_the_critics_away_from_the_data():
 
 def test_a_schedule_that_turns_negative_is_found_out():
     model = advised(shaping_coef=lambda progress: progress - 0.5)
-    with pytest.raises(ValueError, match=r"shaping_coef is -0.*expected a schedule of numbers that are at least 0"):
+    with pytest.raises(
+        ValueError, match=r"the schedule shaping_coef returns is -0.*expected a number that is at least 0"
+    ):
         model.learn(100)
 
 
@@ -220,7 +222,7 @@ def test_writing_the_logs_changes_nothing():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"shaping_coef": -1}, "shaping_coef is -1, expected a number that is at least 0, or a schedule"),
+        ({"shaping_coef": -1}, "shaping_coef is -1, expected a number that is at least 0 or a schedule."),
         ({"shaping_coef": float("nan")}, "shaping_coef is nan"),
         ({"shaping_coef": float("inf")}, "shaping_coef is inf"),
         ({"shaping_coef": "20"}, "shaping_coef is '20'"),

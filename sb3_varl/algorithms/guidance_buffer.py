@@ -12,6 +12,7 @@ from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_varl.arguments import check_integer
 from sb3_varl.saving import replacing
 
 
@@ -36,7 +37,7 @@ class GuidanceBuffer(BaseBuffer):
     :param observation_space: The policy's observation space
     :param action_space: The environment's action space
     :param device: Where batches are put
-    :raises ValueError: if ``buffer_size`` is not a positive integer
+    :raises ArgumentError: if ``buffer_size`` is not a positive integer
     """
 
     observations: dict[str, np.ndarray]
@@ -55,8 +56,7 @@ class GuidanceBuffer(BaseBuffer):
         action_space: spaces.Space,
         device: th.device | str = "auto",
     ) -> None:
-        if isinstance(buffer_size, bool) or not isinstance(buffer_size, int | np.integer) or buffer_size < 1:
-            raise ValueError(f"guidance_buffer_size is {buffer_size!r}, expected a positive number of rows.")
+        check_integer("guidance_buffer_size", buffer_size)
         super().__init__(int(buffer_size), observation_space, action_space, device)
         self._allocate()
 

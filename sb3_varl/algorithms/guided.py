@@ -7,12 +7,10 @@ After "Teaching RL Agents to Act Better: VLM as Action Advisor for Online Reinfo
 
 import contextlib
 import io
-import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
@@ -26,6 +24,7 @@ from sb3_varl.algorithms.fast import accelerated
 from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
 from sb3_varl.algorithms.shaping import GATES, min_q_value
 from sb3_varl.algorithms.shaping_term import ShapingTerm
+from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number
 from sb3_varl.saving import replacing
 
 # What is of the present learn() only.
@@ -57,7 +56,8 @@ class Guided(OffPolicyAlgorithm):
     :param guidance_batch_size: Rows in the shaping term of each gradient update
     :param fast: Whether gradient updates may differ from the parent's in the last digits
     :param kwargs: Keyword arguments of the parent
-    :raises ValueError: if one of the seven is out of its range, or the policy is one of another algorithm
+    :raises ArgumentError: if one of the seven is of the wrong type or out of its range
+    :raises ValueError: if the policy is one of another algorithm
     :raises AssertionError: if the action space is not continuous
     """
 
@@ -104,16 +104,14 @@ class Guided(OffPolicyAlgorithm):
 
     def _check_shaping_arguments(self) -> None:
         if not callable(self.shaping_coef):
-            _check_number("shaping_coef", self.shaping_coef, "a number that is at least 0, or a schedule")
+            check_number("shaping_coef", self.shaping_coef, alternative="a schedule")
         if self.gate not in GATES:
-            raise ValueError(f"gate is {self.gate!r}, expected one of {', '.join(map(repr, GATES))}.")
-        if self.gate_threshold is not None:
-            _check_number("gate_threshold", self.gate_threshold, "a number that is at least 0, or None")
-        if not isinstance(self.fast, bool):
-            raise ValueError(f"fast is {self.fast!r}, expected True or False.")
-        _check_integer("shaping_steps", self.shaping_steps, minimum=0)
-        _check_integer("guidance_batch_size", self.guidance_batch_size, minimum=1)
-        _check_integer("guidance_buffer_size", self.guidance_buffer_size, minimum=1)
+            raise ArgumentError(f"gate is {self.gate!r}, expected one of {', '.join(map(repr, GATES))}.")
+        check_number("gate_threshold", self.gate_threshold, optional=True)
+        check_bool("fast", self.fast)
+        check_integer("shaping_steps", self.shaping_steps, low=0)
+        check_integer("guidance_batch_size", self.guidance_batch_size)
+        check_integer("guidance_buffer_size", self.guidance_buffer_size)
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -197,7 +195,7 @@ class Guided(OffPolicyAlgorithm):
 
     def _shaping_term(self) -> ShapingTerm:
         shaping_coef = self.shaping_coef_schedule(self._current_progress_remaining)
-        _check_number("shaping_coef", shaping_coef, "a schedule of numbers that are at least 0")
+        check_number("what the schedule shaping_coef returns", shaping_coef)
         return ShapingTerm(self, shaping_coef)
 
     def dump_logs(self) -> None:
@@ -337,14 +335,3 @@ def _replacing(
         file = pathlib.Path(path)
         with replacing(file if file.suffix else file.with_name(f"{file.name}.{suffix}")) as partial:
             yield partial
-
-
-def _check_number(name: str, value: Any, expected: str) -> None:
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name} is {value!r}, expected {expected}.")
-
-
-def _check_integer(name: str, value: Any, minimum: int) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < minimum:
-        raise ValueError(f"{name} is {value!r}, expected an integer that is at least {minimum}.")

@@ -84,7 +84,8 @@ class VARL(Guided, SAC):
         On a CPU, networks of linear layers, ReLUs and layer normalisations get updates of their own
         (:class:`~sb3_varl.algorithms.fast.fast_sac.FastSAC`); all others keep SB3's, on a CPU with fused Adam and
         without denormals.
-    :raises ValueError: if one of the last seven is out of its range, or the policy is one of another algorithm
+    :raises ArgumentError: if one of the last seven is of the wrong type or out of its range
+    :raises ValueError: if the policy is one of another algorithm
     :raises AssertionError: if the action space is not continuous
     """
 

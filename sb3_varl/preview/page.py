@@ -32,6 +32,7 @@ from sb3_varl.advisors.by_name import make_advisor, name_of, task_of
 from sb3_varl.advisors.prompt import chats as make_chats
 from sb3_varl.advisors.providers import count_tokens, price_of
 from sb3_varl.advisors.vlm import VLMAdvisor
+from sb3_varl.arguments import check_integer
 from sb3_varl.pages import picture_url, render, view_states, write_page
 from sb3_varl.preview.checks import Check
 from sb3_varl.preview.following import NotRepeatable
@@ -174,9 +175,9 @@ def preview(
     """
     if (check or follow_rounds) and not ask:
         raise ValueError("check and follow_rounds ask the advisor: give ask=True, too.")
-    for name, number, low in (("n_states", n_states, 1), ("follow_rounds", follow_rounds, 0), ("hold", hold, 1)):
-        if number < low:
-            raise ValueError(f"{name} is {number}, expected at least {low}.")
+    check_integer("n_states", n_states)
+    check_integer("follow_rounds", follow_rounds, low=0)
+    check_integer("hold", hold)
     if not isinstance(env, gym.Env) and (isinstance(env, VecEnv) or not callable(env)):
         raise TypeError(f"env is {env!r}, expected a Gymnasium environment or a function that makes one.")
     sheet = sheet if isinstance(sheet, TaskSheet | None) else load_task_sheet(sheet)
