@@ -19,7 +19,8 @@ from sb3_varl.advice.log import read_records
 from sb3_varl.preview import preview
 from sb3_varl.preview.checks import changes_with_the_picture
 from sb3_varl.preview.page import main
-from sb3_varl.preview.rollouts import make_act, statistics_of, visit
+from sb3_varl.preview.policy import make_act, statistics_of
+from sb3_varl.preview.rollouts import visit
 from sb3_varl.report.page import write_report
 from sb3_varl.report.relabel import main as relabel
 from vlm_server import VLMServer, error

@@ -165,9 +165,8 @@ def test_layer_norm_bounds_the_critics_away_from_the_data():
 
 def test_a_schedule_that_turns_negative_is_found_out():
     model = advised(shaping_coef=lambda progress: progress - 0.5)
-    with pytest.raises(
-        ValueError, match=r"the schedule shaping_coef returns is -0.*expected a number that is at least 0"
-    ):
+    match = r"the schedule shaping_coef returns is -0.*expected a number that is at least 0"
+    with pytest.raises(ValueError, match=match):
         model.learn(100)
 
 

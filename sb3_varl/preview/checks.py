@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from sb3_varl.advice.types import Advice
 from sb3_varl.algorithms.shaping import DEFAULT_THRESHOLDS
-from sb3_varl.preview.following import Followed
+from sb3_varl.preview.rollouts import Followed
 
 # Further apart than this, in a component whose bounds are 2 apart, two actions are different ones.
 THRESHOLD = DEFAULT_THRESHOLDS["distance"]

@@ -35,8 +35,8 @@ from sb3_varl.advisors.vlm import VLMAdvisor
 from sb3_varl.arguments import check_integer
 from sb3_varl.pages import picture_url, render, view_states, write_page
 from sb3_varl.preview.checks import Check
-from sb3_varl.preview.following import NotRepeatable
-from sb3_varl.preview.rollouts import can_render, make_act, statistics_of, visit, wrapped
+from sb3_varl.preview.policy import make_act, statistics_of
+from sb3_varl.preview.rollouts import NotRepeatable, can_render, visit, wrapped
 from sb3_varl.preview.session import N_COPIES, Findings, Interview
 from sb3_varl.training.briefing import make_briefing
 from sb3_varl.training.callback import AdvisorCallback
@@ -156,7 +156,7 @@ def preview(
     :param sheet: A task sheet or a YAML file of one. ``None`` for the environment's ``task_sheet``, if it has one
     :param advisor_kwargs: Further arguments for an advisor that is given by its name
     :param policy: How to come to the states: ``"random"``; a zip of any of Stable-Baselines3's algorithms, with the
-        statistics of ``VecNormalize`` that :func:`~sb3_varl.preview.rollouts.statistics_of` finds; or
+        statistics of ``VecNormalize`` that :func:`~sb3_varl.preview.policy.statistics_of` finds; or
         ``"file.py:function"``
     :param n_states: Number of states to ask about
     :param n_steps: Number of steps that they are drawn from

@@ -1,29 +1,23 @@
-"""States of an environment to ask about without training: by random actions, a saved policy or a function."""
+"""Short rollouts: to states that can be asked about without training, and from them on as an advisor says."""
 
-import functools
 import importlib
-import importlib.util
-import pathlib
-import re
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 from tqdm import tqdm
 
 from sb3_varl.advice.types import Observation, VisitedState
+from sb3_varl.preview.policy import Act
 from sb3_varl.training.state_collector import StateCollector
 
-# From the observations of a VecEnv to its actions.
-Act = Callable[[Any], np.ndarray]
+# From states to an action, or None, for each.
+Ask = Callable[[tuple[VisitedState, ...]], Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -86,102 +80,6 @@ def wrapped(env: VecEnv) -> VecEnv:
     return BaseAlgorithm._wrap_env(env, monitor_wrapper=False)
 
 
-def make_act(policy: str, env: VecEnv, seed: int) -> Act:
-    """
-    Find out how to act.
-
-    :param policy: ``"random"``; a zip of any of Stable-Baselines3's algorithms, whose greedy actions are taken; or
-        ``"file.py:function"`` with a function from an observation to an action
-    :param env: The environment
-    :param seed: Of random actions
-    :return: A function from the environment's observations to its actions
-    :raises FileNotFoundError: if there is no such file
-    :raises ValueError: if the name is none of these, or the policy is for other spaces
-    """
-    if policy == "random":
-        env.action_space.seed(seed)
-        return lambda observations: np.stack([env.action_space.sample() for _ in range(env.num_envs)])
-    name, _, function = policy.partition(".py:")
-    if function:
-        act = _load_function(pathlib.Path(f"{name}.py"), function)
-        return lambda observations: np.stack([np.asarray(act(observation)) for observation in _each(observations, env)])
-    if policy.endswith(".zip"):
-        return functools.partial(_predict, _load_policy(policy, env))
-    raise ValueError(f"The policy is {policy!r}, expected random, a model's .zip, or file.py:function.")
-
-
-def statistics_of_checkpoint(model: pathlib.Path) -> pathlib.Path | None:
-    """
-    Find the statistics of ``VecNormalize`` that ``CheckpointCallback`` saved with a model.
-
-    :param model: The model's zip
-    :return: The file, or ``None`` if there is none
-    """
-    path = model.parent / re.sub(r"_(\d+_steps)\.zip$", r"_vecnormalize_\1.pkl", model.name)
-    return path if path.suffix == ".pkl" and path.is_file() else None
-
-
-def statistics_of(model: pathlib.Path) -> pathlib.Path | None:
-    """
-    Find the statistics of ``VecNormalize`` that belong to a saved model: those of a checkpoint, ``vecnormalize.pkl``
-    beside the model, or in the folder where rl-zoo has it, which is called as the run's own folder is, without its
-    number.
-
-    :param model: The model's zip
-    :return: The file, or ``None`` if there is none of these
-    """
-    run = model.absolute().parent
-    of_rl_zoo = [path for path in run.glob("*/vecnormalize.pkl") if run.name.startswith(f"{path.parent.name}_")]
-    candidates = (statistics_of_checkpoint(model), run / "vecnormalize.pkl", *sorted(of_rl_zoo))
-    return next((path for path in candidates if path is not None and path.is_file()), None)
-
-
-def _predict(policy: BasePolicy, observations: Any) -> np.ndarray:
-    return policy.predict(observations, deterministic=True)[0]
-
-
-def _each(observations: Observation, env: VecEnv) -> list[Any]:
-    if isinstance(observations, dict):
-        return [{key: value[i] for key, value in observations.items()} for i in range(env.num_envs)]
-    return list(observations)
-
-
-def _load_function(path: pathlib.Path, name: str) -> Callable[[Any], Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path} to take the function {name} from.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look for it there
-    spec.loader.exec_module(module)
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ValueError(f"{path} has no function {name!r} from an observation to an action.")
-    return function
-
-
-def _load_policy(path: str, env: VecEnv) -> BasePolicy:
-    # The policy alone, so that the algorithm need not be known, nor its package's version fit.
-    data, parameters, _ = load_from_zip_file(path, device="cpu")
-    if not data or "policy_class" not in data:
-        raise ValueError(f"{path} is no model of Stable-Baselines3.")
-    for name, mine in (("observation", env.observation_space), ("action", env.action_space)):
-        if data[f"{name}_space"] != mine:
-            raise ValueError(
-                f"The policy in {path} is for the {name} space {data[f'{name}_space']}, and the environment has {mine}."
-            )
-    # The others have it among the keyword arguments.
-    use_sde = {"use_sde": data["use_sde"]} if issubclass(data["policy_class"], ActorCriticPolicy) else {}
-    arguments = {**use_sde, **data["policy_kwargs"]}
-    policy: BasePolicy = data["policy_class"](
-        data["observation_space"], data["action_space"], lambda progress: 0.0, **arguments
-    )
-    policy.load_state_dict(parameters["policy"])  # type: ignore[arg-type]
-    policy.set_training_mode(False)
-    return policy
-
-
 def original(env: VecEnv, observations: Observation) -> Observation:
     """
     Undo what ``VecNormalize`` did to the latest observations.
@@ -239,3 +137,149 @@ def visit(env: VecEnv, act: Act, n_states: int, n_steps: int, frames: bool = Tru
         observations, rewards, dones, infos = env.step(actions[-1])
         steps.append(step_of(float(rewards[0]), bool(dones[0]), infos[0]))
     return Visit(collector.take(), tuple(np.array(action[0]) for action in actions), tuple(steps), seed)
+
+
+@dataclass
+class Followed:
+    """
+    What came of following advice from one state on.
+
+    :param start: The state
+    :param reward: Sum of the rewards
+    :param n_steps: Number of steps until success, the end of the episode or of the advice
+    :param success: Whether it succeeded, or ``None`` if the environment does not say
+    :param n_advised: How many times there was advice
+    :param frames: A frame before each piece of advice and one at the end, as far as there are any
+    """
+
+    start: VisitedState
+    reward: float = 0.0
+    n_steps: int = 0
+    success: bool | None = None
+    n_advised: int = 0
+    frames: list[np.ndarray] = field(default_factory=list)
+
+
+class NotRepeatable(Exception):
+    """Raised for an environment that does not come to the same state by the same actions."""
+
+
+class _Copy:
+    """An environment of the same kind, taken to a state that was visited."""
+
+    def __init__(self, make: Callable[[], gym.Env], visit: Visit, state: VisitedState) -> None:
+        self.env: VecEnv = wrapped(DummyVecEnv([make]))
+        self.env.seed(visit.seed)
+        self.observations: Any = self.env.reset()
+        for action in visit.actions[: state.step]:
+            self.observations, _, _, _ = self.env.step(action[None])
+        if not _is_close(self._observation(), state.observation):
+            self.env.close()
+            raise NotRepeatable(
+                "a copy of the environment did not come to the same state by the same seed and the same actions"
+            )
+        self.action = state.executed_action
+        self.result = Followed(state)
+        self.is_done = False
+
+    def _observation(self) -> Observation:
+        if isinstance(self.observations, dict):
+            return {key: value[0] for key, value in self.observations.items()}
+        return self.observations[0]
+
+    def state(self, frames: bool) -> VisitedState:
+        collector = StateCollector(1, frames, np.random.default_rng())
+        collector.draw(range(0, 1, 1))
+        collector.visit(self.env, 0, self.observations)
+        collector.complete(self.action[None])
+        (state,) = collector.take()
+        if state.frame is not None:
+            self.result.frames.append(state.frame)
+        return state
+
+    def step(self, action: np.ndarray) -> None:
+        self.action = action
+        self.observations, rewards, dones, infos = self.env.step(action[None])
+        step = step_of(float(rewards[0]), bool(dones[0]), infos[0])
+        self.result.reward += step.reward
+        self.result.n_steps += 1
+        self.result.success, self.is_done = step.success, step.done
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to do."""
+        return bool(self.result.success) or self.is_done
+
+
+def follow(
+    make: Callable[[], gym.Env],
+    visit: Visit,
+    starts: Sequence[VisitedState],
+    ask: Ask,
+    rounds: int,
+    hold: int,
+    frames: bool,
+) -> list[Followed]:
+    """
+    Do what an advisor says, from some states on, in copies of an environment.
+
+    :param make: Makes a copy
+    :param visit: How the states were come to
+    :param starts: The states
+    :param ask: The advisor; where it has no advice, the last action goes on
+    :param rounds: How many times it is asked, about all copies at once
+    :param hold: Steps that each piece of advice holds for
+    :param frames: Whether states come with pictures
+    :return: What came of it, for each of the states
+    :raises NotRepeatable: if the copies do not come to these states
+    """
+    copies: list[_Copy] = []
+    try:
+        for start in starts:
+            copies.append(_Copy(make, visit, start))
+            if len({id(copy.env.get_attr("unwrapped")[0]) for copy in copies}) < len(copies):
+                raise NotRepeatable("the function that makes the environment returns the same one each time")
+        for _ in tqdm(range(rounds), desc="following the advice", leave=False):
+            going = [copy for copy in copies if not copy.is_over]
+            if not going:
+                break
+            actions = ask(tuple(copy.state(frames) for copy in going))
+            for copy, action in zip(going, actions, strict=True):
+                copy.result.n_advised += action is not None
+                for _ in range(hold):
+                    if not copy.is_over:
+                        copy.step(copy.action if action is None else np.asarray(action))
+        for copy in copies:
+            if frames and not copy.is_done:  # after the end it is the next episode's first
+                copy.state(frames)
+        return [copy.result for copy in copies]
+    finally:
+        for copy in copies:
+            copy.env.close()
+
+
+def without_advice(visit: Visit, start: VisitedState, n_steps: int) -> Followed:
+    """
+    Look up what came of a state when it was visited.
+
+    :param visit: The visit
+    :param start: One of its states
+    :param n_steps: How many steps to look ahead
+    :return: The same as of following advice
+    """
+    result = Followed(start)
+    for step in visit.steps[start.step : start.step + n_steps]:
+        result.reward += step.reward
+        result.n_steps += 1
+        result.success = step.success
+        if step.success or step.done:
+            break
+    return result
+
+
+def _is_close(mine: Observation, other: Observation) -> bool:
+    if isinstance(mine, dict):
+        assert isinstance(other, dict)
+        return all(np.allclose(mine[key], other[key], atol=1e-4) for key in mine)
+    assert not isinstance(other, dict)
+    return np.allclose(mine, other, atol=1e-4)

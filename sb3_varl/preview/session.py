@@ -21,8 +21,7 @@ from sb3_varl.preview.checks import (
     differs_between_states,
     leads_to_success,
 )
-from sb3_varl.preview.following import Followed, NotRepeatable, follow, without_advice
-from sb3_varl.preview.rollouts import Visit
+from sb3_varl.preview.rollouts import Followed, NotRepeatable, Visit, follow, without_advice
 from sb3_varl.training.query_queue import QueryQueue
 
 # Of the environment, in which the advice is followed.
