@@ -270,12 +270,13 @@ def test_the_task_of_the_advisor_is_logged_and_compared():
 
 
 @pytest.mark.parametrize("in_between", [lambda model: model, go_on], ids=["same process", "zip"])
-def test_a_second_advisor_on_an_advised_model_has_a_log_of_its_own(in_between):
+def test_a_second_advisor_on_an_advised_model_has_a_log_of_its_own(in_between, caplog):
     model = make_model()
     model.learn(50, callback=make_callback(centre(), "first"))
     model = in_between(model)
     second = make_callback(FunctionAdvisor(lambda observation: np.ones(2)), "second", first_query=60)
     model.learn(60, callback=second, reset_num_timesteps=False)
+    assert "FunctionAdvisor has advised this model before, and its log is in" in caplog.text
     assert second.n_asked == 2
     assert model.guidance_buffer.size() == 16
     assert [progress["log"] for progress in model.advice_progress] == ["first", "second"]

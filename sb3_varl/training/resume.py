@@ -106,6 +106,14 @@ class _Search:
             known = self._first(lambda entry: folder_of(entry) is None)
             if known is not None and known.get("answered"):
                 _warn_of_missing_log(known)
+            elif known is None and (other := self._first(lambda entry: "answered" in entry)) is not None:
+                logger.warning(
+                    "%s has advised this model before, and its log is in %s. With %s as its log it is asked all its "
+                    "queries anew, as another advisor would be. To go on with that log, give it as log_path.",
+                    self.advisor,
+                    folder_of(other),
+                    folder,
+                )
             return folder, known or self._new()
         run = _run_of(folder)
         for entry in self.free:
