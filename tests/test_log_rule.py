@@ -15,9 +15,10 @@ from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.logger import configure
 
 from conftest import CounterEnv, make_query, make_vlm, reasons
-from sb3_varl import VARL, Advice, AdvisorCallback, AdvisorError, FunctionAdvisor, Rejection
+from sb3_varl import VARL, Advice, AdvisorCallback, AdvisorError, FunctionAdvisor, Rejection, ReplayAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import AdviceLog
+from sb3_varl.report.relabel import main as relabel
 from vlm_server import VLMServer, error
 
 pytestmark = [
@@ -392,3 +393,34 @@ def test_a_model_finds_its_log_in_the_user_s_data(monkeypatch):
     model.learn(30, callback=callback, reset_num_timesteps=False)
     assert callback.n_asked == 1
     assert callback.totals["queries"] == 2
+
+
+# ---- What readers make of it
+
+
+def test_a_request_that_failed_and_was_answered_before_a_crash(capsys):
+    """The log, the report and relabel agree on what it holds, and so does the run that goes on."""
+    with VLMServer(script=(None, error(400))) as server:
+        model = make_model()
+        model.learn(30, callback=make_callback(make_vlm(server, states_per_request=2), "run/log", n_queries=1))
+        model.save("model")
+        model = VARL.load("model", env=CounterEnv(offset=100))
+        callback = make_callback(make_vlm(server, states_per_request=2), "run/log", n_queries=1)
+        model.learn(5, callback=callback, reset_num_timesteps=False)
+    # As if it had crashed before the query was closed again.
+    file = pathlib.Path("run/log/advice.jsonl")
+    lines = file.read_text().splitlines(keepends=True)
+    assert json.loads(lines.pop())["type"] == "advice"
+    file.write_text("".join(lines))
+    (query,) = read_queries("run/log")
+    assert query.unanswered(4) == frozenset()
+    assert [action is None for action in query.read().actions] == [False] * 4
+    assert query.read().rejected == []
+    relabel(["run/log", "--output", "guidance.npz"])
+    assert "4 rows of guidance" in capsys.readouterr().out
+    assert len(ReplayAdvisor("run/log").advise(query.to_query(make_query(1).briefing)).rejected) == 0
+    model = VARL.load("model", env=CounterEnv(offset=100))
+    callback = make_callback(centre(), "run/log", task="Go.", n_queries=1)
+    model.learn(5, callback=callback, reset_num_timesteps=False)
+    assert model.guidance_buffer.size() == callback.totals["accepted"] == 4
+    assert callback.totals["rejected_request_failed"] == 0

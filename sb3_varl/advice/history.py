@@ -178,7 +178,8 @@ class LoggedQuery(QueryHistory):
             if isinstance(usable, str):
                 raise ValueError(f"the action of state {state} is {action}: {usable}")
             actions.append(parsed.actions.get(state) if state in self.answered else usable)
-        rejected = list(recorded.rejected)
+        # A request that failed may have been answered since.
+        rejected = [r for r in recorded.rejected if r.reason not in UNANSWERED or r.state not in self.answered]
         explained = {rejection.state for rejection in rejected}
         rejected += [
             rejection

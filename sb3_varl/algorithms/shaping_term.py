@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TensorDict
+from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_varl.algorithms.guidance_buffer import GuidanceBufferSamples
+from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer, GuidanceBufferSamples
 from sb3_varl.algorithms.shaping import (
     DEFAULT_THRESHOLDS,
     GATES,
@@ -19,11 +20,25 @@ from sb3_varl.algorithms.shaping import (
     shaping_loss,
 )
 
-if TYPE_CHECKING:
-    from sb3_varl.algorithms.guided import Guided
-
 # Rows of guidance that the summary is about.
 _SUMMARY_ROWS = 256
+
+
+class Guided(Protocol):
+    """What the term needs of a model, which :class:`sb3_varl.algorithms.guided.Guided` has."""
+
+    actor: Any
+    guidance_buffer: GuidanceBuffer
+    guidance_batch_size: int
+    gate: str
+    gate_threshold: float | None
+    _vec_normalize_env: VecNormalize | None
+
+    @property
+    def policy(self) -> BasePolicy:
+        """The policy, with all its networks."""
+
+    def _q_value(self, observations: th.Tensor | TensorDict, actions: th.Tensor) -> th.Tensor: ...
 
 
 class ShapingTerm:
@@ -34,7 +49,7 @@ class ShapingTerm:
     :param coef: Weight of the term
     """
 
-    def __init__(self, model: "Guided", coef: float) -> None:
+    def __init__(self, model: Guided, coef: float) -> None:
         self.model = model
         self.coef = coef
         self.gate = GATES[model.gate]
