@@ -24,7 +24,7 @@ from conftest import CounterEnv, make_query, make_vlm
 from sb3_varl import VARL, AdvisorCallback, VLMAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advisors import vlm_query as conversation
-from vlm_server import Misbehaviour, VLMServer, centre, error
+from sb3_varl.testing import Misbehaviour, VLMServer, centre, error
 
 N_STATES = 2
 # The share of requests that meet with a fault, and which.

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import CounterEnv, counts, make_query, make_vlm, page_table, reasons
 from sb3_varl import VARL, Advice, AdvisorCallback, Rejection, Usage, VLMAdvisor
-from vlm_server import Misbehaviour, VLMServer, error
+from sb3_varl.testing import Misbehaviour, VLMServer, error
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
 

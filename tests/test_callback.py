@@ -23,8 +23,8 @@ from sb3_varl import VARL, Advice, AdviceWarning, AdvisorCallback, FunctionAdvis
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import read_records
 from sb3_varl.advice.types import ActionComponent, Rejection, TaskSheet, Usage
+from sb3_varl.testing import VLMServer, centre
 from sb3_varl.training.callback import postponed
-from vlm_server import VLMServer, centre
 
 SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}
 

@@ -14,7 +14,7 @@ from conftest import CounterEnv, assert_same_parameters
 from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, VLMAdvisor
 from sb3_varl.advice.log import read_records
 from sb3_varl.advisors import vlm_query as conversation
-from vlm_server import VLMServer, error
+from sb3_varl.testing import VLMServer, error
 
 QUICKSTART = pathlib.Path(__file__).parent.parent / "examples" / "quickstart.py"
 SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}

@@ -15,7 +15,7 @@ from test_resume import NEVER, asked, make_callback, make_model
 from conftest import KEY, CounterEnv, make_vlm
 from sb3_varl import VARL
 from sb3_varl.advice.history import read_queries
-from vlm_server import VLMServer
+from sb3_varl.testing import VLMServer
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
 

@@ -12,7 +12,7 @@ import pytest
 from sb3_varl.advice.log import read_records
 from sb3_varl.advice.sheets import make_briefing
 from sb3_varl.advisors.prompt import system_prompt
-from vlm_server import VLMServer
+from sb3_varl.testing import VLMServer
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 NAMES = ("fetch_her", "mountain_car", "image_task")

@@ -18,7 +18,7 @@ from sb3_varl import VARL, AdvisorCallback, Answer, VLMAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.types import Failure, Request
 from sb3_varl.advisors import vlm_query as conversation
-from vlm_server import Misbehaviour, VLMServer, error
+from sb3_varl.testing import Misbehaviour, VLMServer, error
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
 

@@ -41,7 +41,7 @@ def test_every_public_name_exists():
 _RUN = """
 import sys
 from conftest import make_query
-from vlm_server import VLMServer
+from sb3_varl.testing import VLMServer
 from sb3_varl import VLMAdvisor
 
 with VLMServer() as server:

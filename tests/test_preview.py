@@ -22,7 +22,7 @@ from sb3_varl.preview.page import main
 from sb3_varl.preview.rollouts import make_act, statistics_of, visit
 from sb3_varl.report.page import write_report
 from sb3_varl.report.relabel import main as relabel
-from vlm_server import VLMServer, error
+from sb3_varl.testing import VLMServer, error
 
 KEY = "planted-key-0123456789"
 

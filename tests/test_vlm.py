@@ -30,7 +30,7 @@ from sb3_varl.advice.types import (
     Usage,
 )
 from sb3_varl.advisors.vlm import VLMAdvisor
-from vlm_server import Images, Misbehaviour, States, VLMServer, error
+from sb3_varl.testing import Images, Misbehaviour, States, VLMServer, error
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
 ACTION_SPACE = spaces.Box(-1.0, 1.0, (2,))
@@ -371,7 +371,7 @@ def test_a_request_that_waits_for_another_is_refused() -> None:
 _FORK = """
 import os, sys, threading, time
 from conftest import make_query, make_vlm
-from vlm_server import VLMServer
+from sb3_varl.testing import VLMServer
 
 def ask(who):
     advice = advisor.advise(make_query(1))

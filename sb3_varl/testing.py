@@ -245,8 +245,9 @@ class _Handler(BaseHTTPRequestHandler):
         states: States = []
         images: Images = []
         for message in body["messages"]:
-            content = message["content"]
-            for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            content: Any = message["content"]
+            parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            for part in parts:
                 if part["type"] == "image_url":
                     images[-1] = decode_image(part["image_url"]["url"])
                     continue
