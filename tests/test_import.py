@@ -26,7 +26,7 @@ def test_import_is_quiet():
 @pytest.mark.parametrize(
     ("statement", "modules"),
     [
-        ("import sb3_varl.testing, sb3_varl.__main__", {"gymnasium", "numpy", "stable_baselines3", "torch"}),
+        ("import sb3_varl.testing", {"gymnasium", "numpy", "stable_baselines3", "torch"}),
         ("from sb3_varl import *", {"litellm", "metaworld", "mujoco", "openai", "rl_zoo3"}),
     ],
 )

@@ -312,9 +312,9 @@ def _parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m sb3_varl.preview",
+        prog=prog,
         description="See what an advisor is shown, what asking costs and, if told to, what it says.",
     )
     parser.add_argument("--env", required=True, metavar="ID", help="environment, as for gym.make: [module:]name")
@@ -342,13 +342,14 @@ def _dollars(estimate: Estimate) -> str:
     return "unknown price" if estimate.cost is None else f"about {estimate.cost:.3f} US dollars"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl.preview") -> None:
     """
     Run the command.
 
     :param arguments: Its arguments, ``None`` for those of the command line
+    :param prog: How it was called, for its messages
     """
-    parser = _parser()
+    parser = _parser(prog)
     args = parser.parse_args(arguments)
     try:
         kwargs = _parse_pairs(args.env_kwargs)
