@@ -28,7 +28,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_varl.advice.sheets import load_task_sheet, make_briefing
 from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, TaskSheet
-from sb3_varl.advisors.by_name import make_advisor, name_of, task_of
+from sb3_varl.advisors.by_name import is_model, make_advisor, name_of, task_of
 from sb3_varl.advisors.prompt import action_names, chats_of
 from sb3_varl.advisors.providers import count_tokens, price_of
 from sb3_varl.advisors.vlm import VLMAdvisor
@@ -213,7 +213,7 @@ class _Addressee:
         self.name = advisor if isinstance(advisor, str) else name_of(advisor)
         if isinstance(advisor, str):
             arguments = dict(arguments or {})
-            if not ask and advisor.partition("/")[0] not in ("simulated", "replay"):
+            if not ask and is_model(advisor):
                 arguments["api_base"] = arguments.get("api_base") or _NO_SERVER
             advisor = make_advisor(advisor, task, **arguments)
         self.advisor = advisor
