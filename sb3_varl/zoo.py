@@ -18,7 +18,7 @@ import pathlib
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gymnasium import spaces
@@ -307,19 +307,33 @@ def register() -> None:
         importlib.import_module("sb3_varl.metaworld")
 
 
-def main() -> None:
-    """Run one of rl-zoo's scripts. SIGTERM ends training as Ctrl-C does: the model is saved."""
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl.zoo") -> None:
+    """
+    Run one of rl-zoo's scripts. SIGTERM ends training as Ctrl-C does: the model is saved.
+
+    :param arguments: The script's name and its arguments, ``None`` for those of the command line
+    :param prog: How this command was called, for its messages
+    """
     from rl_zoo3 import cli
 
-    if len(sys.argv) < 2 or sys.argv[1] not in SCRIPTS:
-        sys.exit(f"usage: python -m sb3_varl.zoo {{{','.join(SCRIPTS)}}} …")
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    usage = f"usage: {prog} {{{','.join(SCRIPTS)}}} …"
+    if arguments in (["-h"], ["--help"]):
+        print(usage)
+        return
+    if not arguments or arguments[0] not in SCRIPTS:
+        sys.exit(usage)
     # rl-zoo writes its command line to files. A storage is a database's address, which may well hold a password.
-    refuse_secrets([a for before, a in itertools.pairwise(sys.argv) if before != "--storage"], "the command line")
+    refuse_secrets(
+        [a for before, a in itertools.pairwise(["", *arguments]) if before != "--storage"], "the command line"
+    )
     register()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if "plot" in sys.argv[1]:
+    if "plot" in arguments[0]:
         # The plots look for environments by the names of their folders.
-        sys.argv = [argument.replace("SparseMetaWorld/", "SparseMetaWorld-") for argument in sys.argv]
+        arguments = [argument.replace("SparseMetaWorld/", "SparseMetaWorld-") for argument in arguments]
+    # rl-zoo reads these.
+    sys.argv = [f"{prog} {arguments[0]}", *arguments]
     cli.main()
 
 

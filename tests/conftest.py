@@ -18,7 +18,7 @@ from playwright.sync_api import sync_playwright
 from sb3_varl import AdviceQuery, Briefing, VisitedState, VLMAdvisor
 from sb3_varl.advice import Failure
 from sb3_varl.advisors import vlm_query
-from vlm_server import VLMServer
+from sb3_varl.testing import VLMServer
 
 th.set_num_threads(1)
 

@@ -29,7 +29,7 @@ from conftest import CounterEnv
 from sb3_varl import VARL, AdvisorCallback, VLMAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advisors.providers import import_litellm
-from vlm_server import Misbehaviour, VLMServer
+from sb3_varl.testing import Misbehaviour, VLMServer
 
 import_litellm()  # once, in the process that all others are forked from
 

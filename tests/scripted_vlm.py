@@ -14,7 +14,7 @@ import numpy as np
 
 from sb3_varl.advice.types import AdviceQuery, Briefing, VisitedState
 from sb3_varl.metaworld import ScriptedAdvisor, SparseMetaWorldEnv
-from vlm_server import VLMServer
+from sb3_varl.testing import VLMServer
 
 
 def scripted_answer(task, seed=0):

@@ -24,16 +24,16 @@ from conftest import CounterEnv, make_query, make_vlm
 from sb3_varl import VARL, AdvisorCallback, VLMAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advisors import vlm_query
-from vlm_server import Misbehaviour, VLMServer, centre, error
+from sb3_varl.testing import Misbehaviour, VLMServer, advise_zeros, http_error
 
 N_STATES = 2
 # The share of requests that meet with a fault, and which.
 FAULT_RATE = 0.3
 FAULTS = [
-    error(400),
-    error(429),
-    error(500),
-    error(529, "x" * 10_000),
+    http_error(400),
+    http_error(429),
+    http_error(500),
+    http_error(529, "x" * 10_000),
     Misbehaviour(reset=True),
     Misbehaviour(cut=50),
     Misbehaviour(body="<html>Bad gateway</html>"),
@@ -48,7 +48,7 @@ FAULTS = [
 def serve(seed, connection):
     """Run the server until told to stop, and tell what it counted. A process of its own."""
     rng = random.Random(seed)
-    with VLMServer(centre, always=lambda: rng.choice(FAULTS) if rng.random() < FAULT_RATE else None) as server:
+    with VLMServer(advise_zeros, always=lambda: rng.choice(FAULTS) if rng.random() < FAULT_RATE else None) as server:
         connection.send(server.api_base)
         connection.recv()
         connection.send(len(server.requests))

@@ -8,7 +8,7 @@ import pytest
 
 from conftest import CounterEnv, counts, make_query, make_vlm, page_table, reasons
 from sb3_varl import VARL, Advice, AdvisorCallback, Rejection, Usage, VLMAdvisor
-from vlm_server import Misbehaviour, VLMServer, error
+from sb3_varl.testing import Misbehaviour, VLMServer, http_error
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
 
@@ -94,7 +94,7 @@ def test_a_budget_holds_where_only_the_log_is_left(budget: dict[str, Any], tmp_p
 
 
 def test_a_budget_of_requests_counts_retries(caplog: pytest.LogCaptureFixture) -> None:
-    with VLMServer(script=(None, error(500))) as server:
+    with VLMServer(script=(None, http_error(500))) as server:
         advisor = make_vlm(server, states_per_request=1, max_retries=5, max_requests=2)
         first = advisor.advise(make_query(3))
         second = advisor.advise(make_query(1))
@@ -137,7 +137,7 @@ def test_a_server_that_counts_no_tokens(tokens: Any) -> None:
 
 def test_a_budget_of_time_is_not_spent_on_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sb3_varl.advisors.vlm_query.MAX_RETRY_WAIT", 30.0)
-    with VLMServer(always=error(503, Retry_After="20")) as server:
+    with VLMServer(always=http_error(503, Retry_After="20")) as server:
         started = time.monotonic()
         advisor = make_vlm(server, max_retries=3, max_seconds=0.5)
         advice = advisor.advise(make_query(1))

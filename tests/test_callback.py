@@ -25,8 +25,8 @@ from sb3_varl import VARL, Advice, AdviceWarning, AdvisorCallback, FunctionAdvis
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import read_records
 from sb3_varl.advice.types import ActionComponent, Rejection, TaskSheet, Usage
+from sb3_varl.testing import VLMServer, advise_zeros
 from sb3_varl.training.schedule import Schedule
-from vlm_server import VLMServer, centre
 
 SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}
 
@@ -691,7 +691,7 @@ def test_after_the_cutoff_nothing_more_of_a_query_is_sent(tmp_path, caplog):
 
     def answer(states, images):
         answered.wait(30)
-        return centre(states, images)
+        return advise_zeros(states, images)
 
     class Watch(BaseCallback):
         def _on_step(self):

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from conftest import CounterEnv, assert_same_parameters, make_query, make_vlm
 from sb3_varl import VARL, VARLTQC, AdvisorCallback, FunctionAdvisor, VARLCrossQ
-from vlm_server import VLMServer
+from sb3_varl.testing import VLMServer
 
 SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}}
 SETTINGS = {"n_queries": 1, "first_query": 20, "states_per_query": 4, "window": 10, "blocking": True}

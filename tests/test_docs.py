@@ -13,7 +13,7 @@ import yaml
 from conftest import CounterEnv, make_query
 from sb3_varl import VARL, AdvisorCallback, FunctionAdvisor, load_task_sheet
 from sb3_varl.advisors.by_name import check_arguments
-from vlm_server import VLMServer
+from sb3_varl.testing import VLMServer
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = {

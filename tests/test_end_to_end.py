@@ -14,7 +14,7 @@ from conftest import CounterEnv, assert_same_parameters
 from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, VLMAdvisor
 from sb3_varl.advice.log import read_records
 from sb3_varl.advisors import vlm_query
-from vlm_server import VLMServer, error
+from sb3_varl.testing import VLMServer, http_error
 
 QUICKSTART = pathlib.Path(__file__).parent.parent / "examples" / "quickstart.py"
 SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
@@ -78,7 +78,7 @@ def test_a_vlm_s_answers_become_guidance_and_are_on_disk(tmp_path):
 
 
 def test_a_dead_endpoint_costs_answers_and_not_the_run(tmp_path):
-    with VLMServer(by_the_step, script=(error(400, "bad request"),)) as server:
+    with VLMServer(by_the_step, script=(http_error(400, "bad request"),)) as server:
         advisor = VLMAdvisor("openai/some-model", api_base=server.api_base, states_per_request=10)
         model, callback = learn(advisor, tmp_path / "log")
     assert model.num_timesteps == 200

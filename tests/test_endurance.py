@@ -1,5 +1,6 @@
 """Processes that are ended from outside, and one that goes on for long."""
 
+import logging
 import os
 import pathlib
 import signal
@@ -15,7 +16,7 @@ from test_resume import NEVER, asked, make_callback, make_model
 from conftest import KEY, CounterEnv, make_vlm
 from sb3_varl import VARL
 from sb3_varl.advice.history import read_queries
-from vlm_server import VLMServer
+from sb3_varl.testing import VLMServer
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
 
@@ -94,6 +95,13 @@ def test_random_kills():
     assert n_answers == 12 * n_runs
 
 
+@pytest.fixture
+def _noisy_again():
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("_noisy_again")
 def test_soak():
     """A short one; ``python tests/soak.py`` has thousands of queries."""
     rows = soak.soak(150, seed=0, deadline=1.0)

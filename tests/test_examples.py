@@ -11,8 +11,8 @@ import pytest
 
 from sb3_varl.advice.log import read_records
 from sb3_varl.advisors.prompt import system_prompt
+from sb3_varl.testing import VLMServer
 from sb3_varl.training.briefing import make_briefing
-from vlm_server import VLMServer
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 NAMES = ("fetch_her", "mountain_car", "image_task")

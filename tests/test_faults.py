@@ -18,7 +18,7 @@ from sb3_varl import VARL, AdvisorCallback, Answer, VLMAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.types import Failure, Request
 from sb3_varl.advisors import vlm_query
-from vlm_server import Misbehaviour, VLMServer, error
+from sb3_varl.testing import Misbehaviour, VLMServer, http_error
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
 
@@ -32,26 +32,26 @@ FAULTS = {
     "refuses the connection": REFUSED,
     "resets the connection": Misbehaviour(reset=True),
     "closes it in the middle of the answer": Misbehaviour(cut=100),
-    "400 Bad Request": error(400),
-    "401 Unauthorized": error(401),
-    "403 Forbidden": error(403),
-    "404 Not Found": error(404),
-    "413 Content Too Large": error(413),
-    "422 Unprocessable Content": error(422),
-    "408 Request Timeout": error(408),
-    "409 Conflict": error(409),
-    "425 Too Early": error(425),
-    "429 Too Many Requests": error(429),
-    "429 with `Retry-After: 3600`": error(429, Retry_After="3600"),
-    "429 with `Retry-After: soon`": error(429, Retry_After="soon"),
-    "429, the quota is exhausted": error(429, "Pay!", "insufficient_quota"),
-    "500 Internal Server Error": error(500),
-    "500 and 100 000 bytes of zeros": error(500, "\x00" * 100_000),
-    "501 Not Implemented": error(501),
-    "502 Bad Gateway": error(502),
-    "503 Service Unavailable": error(503),
-    "504 Gateway Timeout": error(504),
-    "529 Overloaded": error(529),
+    "400 Bad Request": http_error(400),
+    "401 Unauthorized": http_error(401),
+    "403 Forbidden": http_error(403),
+    "404 Not Found": http_error(404),
+    "413 Content Too Large": http_error(413),
+    "422 Unprocessable Content": http_error(422),
+    "408 Request Timeout": http_error(408),
+    "409 Conflict": http_error(409),
+    "425 Too Early": http_error(425),
+    "429 Too Many Requests": http_error(429),
+    "429 with `Retry-After: 3600`": http_error(429, Retry_After="3600"),
+    "429 with `Retry-After: soon`": http_error(429, Retry_After="soon"),
+    "429, the quota is exhausted": http_error(429, "Pay!", "insufficient_quota"),
+    "500 Internal Server Error": http_error(500),
+    "500 and 100 000 bytes of zeros": http_error(500, "\x00" * 100_000),
+    "501 Not Implemented": http_error(501),
+    "502 Bad Gateway": http_error(502),
+    "503 Service Unavailable": http_error(503),
+    "504 Gateway Timeout": http_error(504),
+    "529 Overloaded": http_error(529),
     "says nothing until the deadline": SLOW[0],
     "sends a byte now and then, for ever": SLOW[1],
     "answers with invalid JSON": Misbehaviour(body='{"choices": ['),
@@ -161,7 +161,7 @@ def test_the_page_has_all_faults():
 
 
 def test_a_dead_endpoint_is_given_up_and_tried_again(tmp_path, caplog):
-    with VLMServer(script=(None,), always=error(503)) as server:
+    with VLMServer(script=(None,), always=http_error(503)) as server:
         advisor = make_vlm(server, states_per_request=1, max_retries=1, max_failures=2)
         advice = advisor.advise(make_query(6))
         # Two requests with a retry each, and then none.
@@ -193,7 +193,7 @@ def test_abstaining_is_of_use():
 
 def test_a_retry_that_succeeds_leaves_no_trace_but_its_cost():
     events = []
-    with VLMServer(script=(error(429), Misbehaviour(reset=True))) as server:
+    with VLMServer(script=(http_error(429), Misbehaviour(reset=True))) as server:
         advice = make_vlm(server, max_retries=2).advise(make_query(1, events.append))
         assert len(server.requests) == 3
     assert advice.rejected == []
@@ -207,7 +207,7 @@ def test_a_retry_that_succeeds_leaves_no_trace_but_its_cost():
 )
 def test_retry_after_is_obeyed_up_to_a_cap(monkeypatch, retry_after, cap, at_least, at_most):
     monkeypatch.setattr(vlm_query, "MAX_RETRY_WAIT", cap)
-    with VLMServer(script=(error(429, Retry_After=retry_after),)) as server:
+    with VLMServer(script=(http_error(429, Retry_After=retry_after),)) as server:
         started = time.monotonic()
         advice = make_vlm(server, max_retries=1).advise(make_query(1))
     assert at_least <= time.monotonic() - started < at_most

@@ -1,11 +1,16 @@
 """Importing the package is quiet, light and offline."""
 
+import ast
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
+
+import sb3_varl
 
 
 def python(code, *options):
@@ -15,12 +20,18 @@ def python(code, *options):
 
 
 def test_import_is_quiet():
-    assert python("import sb3_varl", "-W", "error") == ""
+    assert python("from sb3_varl import *", "-W", "error") == ""
 
 
-@pytest.mark.parametrize("module", ["litellm", "metaworld", "rl_zoo3", "mujoco", "openai"])
-def test_heavy_modules_wait_until_they_are_needed(module):
-    assert python(f"import sys, sb3_varl; print({module!r} in sys.modules)").strip() == "False"
+@pytest.mark.parametrize(
+    ("statement", "modules"),
+    [
+        ("import sb3_varl.testing", {"gymnasium", "numpy", "stable_baselines3", "torch"}),
+        ("from sb3_varl import *", {"litellm", "metaworld", "mujoco", "openai", "rl_zoo3"}),
+    ],
+)
+def test_heavy_modules_wait_until_they_are_needed(statement, modules):
+    assert python(f"{statement}; import sys; print({modules!r} & sys.modules.keys())").strip() == "set()"
 
 
 def test_import_makes_no_network_call():
@@ -29,19 +40,26 @@ import socket
 def refuse(*args, **kwargs):
     raise AssertionError("network call at import")
 socket.socket.connect = socket.getaddrinfo = refuse
-import sb3_varl
+from sb3_varl import *
 """
     python(code)
 
 
-def test_every_public_name_exists():
-    python("import sb3_varl; [getattr(sb3_varl, name) for name in sb3_varl.__all__]")
+def test_public_names():
+    assert [name for name in sb3_varl.__all__ if getattr(sb3_varl, name).__name__ != name] == []
+    assert set(sb3_varl.__all__) <= set(dir(sb3_varl))
+    with pytest.raises(AttributeError, match="module 'sb3_varl' has no attribute 'VARLX'"):
+        _ = sb3_varl.VARLX
+    (block,) = re.findall(r"^if TYPE_CHECKING:\n(.*?)\n\n", pathlib.Path(sb3_varl.__file__).read_text(), re.M | re.S)
+    for statement in ast.parse(textwrap.dedent(block)).body:
+        for name in statement.names:
+            assert getattr(sb3_varl, name.name).__module__ == statement.module
 
 
 _RUN = """
 import sys
 from conftest import make_query
-from vlm_server import VLMServer
+from sb3_varl.testing import VLMServer
 from sb3_varl import VLMAdvisor
 
 with VLMServer() as server:

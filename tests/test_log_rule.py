@@ -19,7 +19,7 @@ from sb3_varl import VARL, Advice, AdvisorCallback, AdvisorError, FunctionAdviso
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import AdviceLog
 from sb3_varl.report.relabel import main as relabel
-from vlm_server import VLMServer, error
+from sb3_varl.testing import VLMServer, http_error
 
 pytestmark = [
     pytest.mark.usefixtures("vlm_environment"),
@@ -28,7 +28,7 @@ pytestmark = [
 
 SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}
 SETTINGS = {"n_queries": 2, "first_query": 20, "query_freq": 20, "states_per_query": 4, "window": 10}
-WRONG_KEY = error(401, "Incorrect API key provided")
+WRONG_KEY = http_error(401, "Incorrect API key provided")
 
 
 def make_callback(advisor, log_path=None, **kwargs):
@@ -59,7 +59,7 @@ def asked(server):
 @pytest.mark.parametrize("resumed", [True, False])
 def test_states_whose_request_failed_are_asked_again(resumed):
     """By a model that goes on, and by a new one that takes over the log; and what was answered is not."""
-    with VLMServer(script=(None, error(400), None, None)) as server:
+    with VLMServer(script=(None, http_error(400), None, None)) as server:
         first = make_callback(make_vlm(server, states_per_request=2), "log")
         model = make_model()
         model.learn(50, callback=first)
@@ -81,7 +81,7 @@ def test_states_whose_request_failed_are_asked_again(resumed):
 
 def test_what_is_open_is_so_until_it_is_answered():
     """Whatever is in between: a run that fails in the same way, a zip that is older than the log."""
-    with VLMServer(script=(None, error(400), error(400))) as server:
+    with VLMServer(script=(None, http_error(400), http_error(400))) as server:
         model = make_model()
         model.learn(30, callback=make_callback(make_vlm(server, states_per_request=2), "log", n_queries=1))
         model.save("old")
@@ -145,7 +145,7 @@ def test_an_advisor_that_fails_altogether_is_asked_again():
 
 
 def test_after_the_cutoff_nothing_is_asked_again():
-    with VLMServer(script=(error(400),)) as server:
+    with VLMServer(script=(http_error(400),)) as server:
         model = make_model(shaping_steps=40)
         model.learn(50, callback=make_callback(make_vlm(server), "log", n_queries=1))
         model = go_on(model)
@@ -172,12 +172,14 @@ def test_a_failure_that_cannot_pass_ends_the_start_of_training(status, blocking)
 
 
 def test_an_unknown_model_ends_it_whatever_the_status():
-    fault = error(400, "The model `x` does not exist", "model_not_found")
+    fault = http_error(400, "The model `x` does not exist", "model_not_found")
     with VLMServer(always=fault) as server, pytest.raises(AdvisorError, match="does not exist"):
         make_model().learn(60, callback=make_callback(make_vlm(server)))
 
 
-@pytest.mark.parametrize("fault", [error(400), error(429, "slow", "insufficient_quota"), error(500), error(503)])
+@pytest.mark.parametrize(
+    "fault", [http_error(400), http_error(429, "slow", "insufficient_quota"), http_error(500), http_error(503)]
+)
 def test_other_failures_do_not(fault):
     with VLMServer(always=fault) as server:
         make_model().learn(60, callback=make_callback(make_vlm(server)))
@@ -400,7 +402,7 @@ def test_a_model_finds_its_log_in_the_user_s_data(monkeypatch):
 
 def test_a_request_that_failed_and_was_answered_before_a_crash(capsys):
     """The log, the report and relabel agree on what it holds, and so does the run that goes on."""
-    with VLMServer(script=(None, error(400))) as server:
+    with VLMServer(script=(None, http_error(400))) as server:
         model = make_model()
         model.learn(30, callback=make_callback(make_vlm(server, states_per_request=2), "run/log", n_queries=1))
         model.save("model")

@@ -11,7 +11,7 @@ from conftest import CounterEnv, DictEnv, make_vlm
 from sb3_varl import VARL, VARLTQC, AdvisorCallback, GuidanceBuffer, ReplayAdvisor, VARLCrossQ
 from sb3_varl.advice.history import read_queries
 from sb3_varl.report import relabel
-from vlm_server import VLMServer
+from sb3_varl.testing import VLMServer
 
 OLD = pathlib.Path(__file__).parent / "data" / "v0.1.0"
 EXPECTED = json.loads((OLD / "expected.json").read_text())

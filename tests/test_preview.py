@@ -23,7 +23,7 @@ from sb3_varl.preview.policy import make_act, statistics_of
 from sb3_varl.preview.rollouts import visit
 from sb3_varl.report.page import write_report
 from sb3_varl.report.relabel import main as relabel
-from vlm_server import VLMServer, error
+from sb3_varl.testing import VLMServer, http_error
 
 KEY = "planted-key-0123456789"
 
@@ -230,7 +230,7 @@ def test_what_cannot_be_used_is_shown_with_its_reason():
 
 @pytest.mark.usefixtures("vlm_environment")
 def test_a_server_that_is_down_is_told_of(tmp_path):
-    with VLMServer(always=error(401, f"Wrong key: {KEY}")) as server:
+    with VLMServer(always=http_error(401, f"Wrong key: {KEY}")) as server:
         shown = ask(server, n_states=4, check=True, follow_rounds=2)
     assert shown.findings.advice.actions == [None] * 4
     # Having no answer, it is not asked again.

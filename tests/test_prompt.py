@@ -20,7 +20,7 @@ from sb3_varl.advice.types import (
     VisitedState,
 )
 from sb3_varl.advisors.prompt import MAX_IMAGE_BYTES, chats, state_line, system_prompt
-from vlm_server import decode_image
+from sb3_varl.testing import decode_image
 
 ACTION_SPACE = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 5.0], np.float32))
 OBSERVATION_SPACE = spaces.Box(-np.inf, np.inf, (3,))

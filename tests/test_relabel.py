@@ -11,7 +11,7 @@ from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, GuidanceBuf
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.types import Answer, Failure, Request
 from sb3_varl.report.relabel import main
-from vlm_server import VLMServer
+from sb3_varl.testing import VLMServer
 
 SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}}
 

@@ -27,7 +27,7 @@ from sb3_varl.advice.types import AdviceQuery, Answer, Failure, Request
 from sb3_varl.report import curves as panels
 from sb3_varl.report.page import main, write_report
 from sb3_varl.report.runs import read_runs
-from vlm_server import Misbehaviour, VLMServer
+from sb3_varl.testing import Misbehaviour, VLMServer
 
 STEPS, CUTOFF = 300, 200
 # As much as a browser has to be told before it runs something, if nobody keeps it from that.

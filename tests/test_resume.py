@@ -18,7 +18,7 @@ from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import read_records
 from sb3_varl.report import relabel
-from vlm_server import Misbehaviour, VLMServer
+from sb3_varl.testing import Misbehaviour, VLMServer
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
 

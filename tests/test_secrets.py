@@ -19,7 +19,7 @@ from sb3_varl.advisors.background import Interruptible
 from sb3_varl.advisors.providers import RequestFailed, complete, import_litellm
 from sb3_varl.metaworld import ScriptedAdvisor
 from sb3_varl.redaction import refuse_secrets, scrub, without_secrets
-from vlm_server import Misbehaviour, VLMServer
+from sb3_varl.testing import Misbehaviour, VLMServer
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
 

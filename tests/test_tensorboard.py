@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from conftest import CounterEnv, make_query, make_vlm
 from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, Rejection, TaskSheet
 from sb3_varl.advice.types import ActionComponent, Briefing
+from sb3_varl.testing import VLMServer
 from sb3_varl.training.tensorboard import draw_query
-from vlm_server import VLMServer
 
 EXECUTED, SUGGESTED = (213, 94, 0), (0, 114, 178)
 

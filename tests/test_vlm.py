@@ -30,7 +30,7 @@ from sb3_varl.advice.types import (
     Usage,
 )
 from sb3_varl.advisors.vlm import VLMAdvisor
-from vlm_server import Images, Misbehaviour, States, VLMServer, error
+from sb3_varl.testing import Images, Misbehaviour, States, VLMServer, http_error
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
 ACTION_SPACE = spaces.Box(-1.0, 1.0, (2,))
@@ -152,7 +152,7 @@ def test_advise_works_inside_of_a_running_event_loop() -> None:
 @pytest.mark.parametrize("model", ["openai/test", "hosted_vllm/test"])
 def test_connections_do_not_add_up(model: str) -> None:
     """One may be kept for the next request, whoever sends it; those that failed are closed."""
-    with VLMServer(script=(None, error(500), Misbehaviour(drip=0.05))) as server:
+    with VLMServer(script=(None, http_error(500), Misbehaviour(drip=0.05))) as server:
         settings = {"api_base": server.api_base, "deadline": 0.7, "states_per_request": 1, "max_retries": 0}
         for n_states in (3, 1, 1, 1):
             VLMAdvisor(model, "Go.", **settings).advise(make_query(n_states))
@@ -374,7 +374,7 @@ def test_a_request_that_waits_for_another_is_refused() -> None:
 _FORK = """
 import os, sys, threading, time
 from conftest import make_query, make_vlm
-from vlm_server import VLMServer
+from sb3_varl.testing import VLMServer
 
 def ask(who):
     advice = advisor.advise(make_query(1))

@@ -28,7 +28,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_varl.advice.sheets import action_names, load_task_sheet
 from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, TaskSheet
-from sb3_varl.advisors.by_name import make_advisor, name_of, task_of
+from sb3_varl.advisors.by_name import is_model, make_advisor, name_of, task_of
 from sb3_varl.advisors.prompt import chats as make_chats
 from sb3_varl.advisors.providers import count_tokens, price_of
 from sb3_varl.advisors.vlm import VLMAdvisor
@@ -215,7 +215,7 @@ class _Addressee:
         self.name = advisor if isinstance(advisor, str) else name_of(advisor)
         if isinstance(advisor, str):
             arguments = dict(arguments or {})
-            if not ask and advisor.partition("/")[0] not in ("simulated", "replay"):
+            if not ask and is_model(advisor):
                 arguments["api_base"] = arguments.get("api_base") or _NO_SERVER
             advisor = make_advisor(advisor, task, **arguments)
         self.advisor = advisor
@@ -317,9 +317,9 @@ def _parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m sb3_varl.preview",
+        prog=prog,
         description="See what an advisor is shown, what asking costs and, if told to, what it says.",
     )
     parser.add_argument("--env", required=True, metavar="ID", help="environment, as for gym.make: [module:]name")
@@ -347,13 +347,14 @@ def _dollars(estimate: Estimate) -> str:
     return "unknown price" if estimate.cost is None else f"about {estimate.cost:.3f} US dollars"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl.preview") -> None:
     """
     Run the command.
 
     :param arguments: Its arguments, ``None`` for those of the command line
+    :param prog: How it was called, for its messages
     """
-    parser = _parser()
+    parser = _parser(prog)
     args = parser.parse_args(arguments)
     try:
         kwargs = _parse_pairs(args.env_kwargs)

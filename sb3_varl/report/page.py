@@ -263,14 +263,15 @@ def _view_query(log: str, query: LoggedQuery) -> QueryView:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl.report") -> None:
     """
     Run the command.
 
     :param arguments: Its arguments, ``None`` for those of the command line
+    :param prog: How it was called, for its messages
     """
     parser = argparse.ArgumentParser(
-        prog="python -m sb3_varl.report",
+        prog=prog,
         description="Write a page about runs: their advice, what it cost, and the curves of their training.",
         epilog="It is made of advice.jsonl, progress.csv or TensorBoard files, evaluations.npz, *monitor.csv and the "
         "latest model's zip.",

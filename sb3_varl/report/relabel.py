@@ -159,14 +159,15 @@ def _line(name: str, step: str, queries: Sequence[Relabelled]) -> str:
     return " ".join(f"{cell!s:>{width}}" for cell, (_, width) in zip(cells, _COLUMNS, strict=True))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl.relabel") -> None:
     """
     Run the command.
 
     :param arguments: Its arguments, ``None`` for those of the command line
+    :param prog: How it was called, for its messages
     """
     parser = argparse.ArgumentParser(
-        prog="python -m sb3_varl.relabel",
+        prog=prog,
         description="Show what advice logs hold, and merge their advice into a guidance file.",
         epilog=f"'agree' is the share of the advice that is within {DEFAULT_THRESHOLDS['distance']} of what was "
         "executed, in each component, where the bounds of an action are 2 apart.",

@@ -17,10 +17,10 @@ import threading
 import time
 
 import numpy as np
+from vlm_server import Misbehaviour, VLMServer, error
 
 from conftest import CounterEnv, DictEnv, make_vlm
 from sb3_varl import VARL, VARLTQC, AdvisorCallback, VARLCrossQ
-from vlm_server import Misbehaviour, VLMServer, error
 
 HERE = pathlib.Path(__file__).parent
 SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [4]}, "device": "cpu"}
