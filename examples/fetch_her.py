@@ -2,8 +2,8 @@
 Pushing a block to a goal with a robot: Dict observations, hindsight experience replay (HER), and advice.
 
     pip install -e ".[examples]"
-    python examples/fetch_her.py                         # the advisor is simulated: no key, no cost
-    python examples/fetch_her.py --model openai/gpt-5    # a real vision-language model
+    python examples/fetch_her.py                               # the advisor is simulated: no key, no cost
+    python examples/fetch_her.py --model openai/gpt-6.1-sol    # a real vision-language model
 
 HER learns from every push, wherever the block ends, but with random actions it moves in a fifth of the episodes only.
 The task sheet names the entries of each part of the observation, and the camera is placed so that the picture has the
@@ -41,6 +41,7 @@ from sb3_varl import (
     TaskSheet,
     VLMAdvisor,
 )
+from sb3_varl.advisors import EXAMPLE_MODEL
 
 N_EVALUATIONS, N_EVAL_EPISODES = 10, 20
 # From the side of the table, so that the axes of the actions are those of the picture.
@@ -177,7 +178,7 @@ def train(algorithm: type[SAC], args: argparse.Namespace, callbacks: list[BaseCa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="litellm model string, such as openai/gpt-5; default: the simulated advisor")
+    parser.add_argument("--model", help=f"litellm model string such as {EXAMPLE_MODEL}; default: the simulated advisor")
     parser.add_argument("--api-base", help="URL of an OpenAI-compatible server of your own")
     parser.add_argument("--steps", type=int, default=30_000, help="environment steps of each run")
     parser.add_argument("--seed", type=int, default=0)

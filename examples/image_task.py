@@ -2,8 +2,8 @@
 Advice for an agent that sees nothing but pixels: a car in a valley, as three small grey frames for a small CNN.
 
     pip install -e ".[examples]"
-    python examples/image_task.py                         # the advisor is simulated: no key, no cost
-    python examples/image_task.py --model openai/gpt-5    # a real vision-language model
+    python examples/image_task.py                               # the advisor is simulated: no key, no cost
+    python examples/image_task.py --model openai/gpt-6.1-sol    # a real vision-language model
 
 No single frame tells which way the car is going. The agent sees it in the stack of three. A model is shown what
 ``render()`` returns, so the wrapper's draws the last places of the car into one picture, and its task sheet says so.
@@ -40,6 +40,7 @@ from sb3_varl import (
     TaskSheet,
     VLMAdvisor,
 )
+from sb3_varl.advisors import EXAMPLE_MODEL
 
 HEIGHT, WIDTH, N_FRAMES, ACTION_REPEAT, MAX_EPISODE_STEPS = 32, 48, 3, 4, 500
 N_EVALUATIONS, N_EVAL_EPISODES = 10, 5
@@ -174,7 +175,7 @@ def train(algorithm: type[SAC], args: argparse.Namespace, callbacks: list[BaseCa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="litellm model string, such as openai/gpt-5; default: the simulated advisor")
+    parser.add_argument("--model", help=f"litellm model string such as {EXAMPLE_MODEL}; default: the simulated advisor")
     parser.add_argument("--api-base", help="URL of an OpenAI-compatible server of your own")
     parser.add_argument("--steps", type=int, default=10_000, help="environment steps of each run")
     parser.add_argument("--seed", type=int, default=0)

@@ -2,8 +2,8 @@
 A car in a valley, with an engine too weak for the hill: SAC finds that doing nothing costs nothing, VARL takes advice.
 
     pip install -e ".[examples]"
-    python examples/mountain_car.py                         # the advisor is simulated: no key, no cost
-    python examples/mountain_car.py --model openai/gpt-5    # a real vision-language model
+    python examples/mountain_car.py                               # the advisor is simulated: no key, no cost
+    python examples/mountain_car.py --model openai/gpt-6.1-sol    # a real vision-language model
 
 It shows how to make an environment of Gymnasium understandable to a model: a wrapper with a task sheet, and with
 ``info["is_success"]``. The advice, with the pictures that were shown, is in ``--out`` under ``VARL/VARL_1/advice``.
@@ -36,6 +36,7 @@ from sb3_varl import (
     TaskSheet,
     VLMAdvisor,
 )
+from sb3_varl.advisors import EXAMPLE_MODEL
 
 # Both algorithms get these; all else is as SB3 has it.
 SETTINGS: dict[str, Any] = {
@@ -116,7 +117,7 @@ def train(algorithm: type[SAC], args: argparse.Namespace, callbacks: list[BaseCa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="litellm model string, such as openai/gpt-5; default: the simulated advisor")
+    parser.add_argument("--model", help=f"litellm model string such as {EXAMPLE_MODEL}; default: the simulated advisor")
     parser.add_argument("--api-base", help="URL of an OpenAI-compatible server of your own")
     parser.add_argument("--steps", type=int, default=20_000, help="environment steps of each of the two runs")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,8 +1,8 @@
 """
 SAC and VARL side by side on a sparse Meta-World task, with six advice queries.
 
-    python examples/quickstart.py                          # the advisor is simulated: no key, no cost
-    python examples/quickstart.py --model openai/gpt-5     # a real vision-language model
+    python examples/quickstart.py                                # the advisor is simulated: no key, no cost
+    python examples/quickstart.py --model openai/gpt-6.1-sol     # a real vision-language model
 
 Prints a table of the success rate over the steps and writes two pictures into the folder ``--out``:
 ``success.png``, the learning curves, and ``advice.png``, the frames that were asked about with the executed and
@@ -35,6 +35,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_varl import VARL, Advisor, AdvisorCallback, LayerNormMlpPolicy, VLMAdvisor
 from sb3_varl.advice.log import read_records
+from sb3_varl.advisors import EXAMPLE_MODEL
 from sb3_varl.metaworld import TASKS, ScriptedAdvisor
 
 # An action holds for 3 steps of the simulation, so an episode lasts as long as 150 of Meta-World's own steps.
@@ -68,7 +69,7 @@ Curve = tuple[np.ndarray, np.ndarray]
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="button-press-topdown-v3", choices=TASKS, metavar="TASK")
-    parser.add_argument("--model", help="litellm model string, such as openai/gpt-5; default: the simulated advisor")
+    parser.add_argument("--model", help=f"litellm model string such as {EXAMPLE_MODEL}; default: the simulated advisor")
     parser.add_argument("--api-base", help="URL of an OpenAI-compatible server of your own")
     parser.add_argument("--steps", type=int, default=14_000, help="environment steps of each of the two runs")
     parser.add_argument("--seed", type=int, default=0)

@@ -19,6 +19,10 @@ from typing import Any, Protocol
 
 from sb3_varl.advice.types import Advisor
 
+# What docstrings, errors and help texts have for an example: a general model that takes pictures, whose price litellm
+# knows, and whose end its provider has not announced.
+EXAMPLE_MODEL = "openai/gpt-6.1-sol"
+
 PLUGINS = "sb3_varl.advisors"
 
 # Modules and classes. Those of other packages cannot take their place.
@@ -49,8 +53,8 @@ def make_advisor(name: str, task: str | None = None, **kwargs: Any) -> Advisor:
     :param name: ``"simulated/<task>"`` for a :class:`~sb3_varl.metaworld.ScriptedAdvisor` of a Meta-World task,
         ``"replay/<folder>"`` for a :class:`~sb3_varl.ReplayAdvisor` of an advice log, ``"<kind>/<anything>"`` where an
         installed package has an entry point ``<kind>`` of the group ``sb3_varl.advisors``, and anything else is
-        a litellm model string such as ``"openai/gpt-5"`` for a :class:`~sb3_varl.VLMAdvisor`. An installed package goes
-        before a provider of litellm's that has the same name
+        a litellm model string such as ``"openai/gpt-6.1-sol"`` for a :class:`~sb3_varl.VLMAdvisor`. An installed
+        package goes before a provider of litellm's that has the same name
     :param task: The task in words, for a VLM
     :param kwargs: Further arguments of the advisor
     :return: The advisor

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from sb3_varl.advisors.background import close_at_exit, in_background
+from sb3_varl.advisors.by_name import EXAMPLE_MODEL
 from sb3_varl.redaction import scrub, scrub_loggers
 
 # Failures that may pass. What litellm cannot place, lost connections above all, it reports as 500; some clients
@@ -253,7 +254,7 @@ def check_model(model: str, api_base: str | None) -> bool:
     :raises ValueError: if the name has no provider or an unknown one, or its key is missing without an ``api_base``
     """
     if not isinstance(model, str):
-        raise TypeError(f'model must be litellm\'s name of a model, such as "openai/gpt-5", got {model!r}.')
+        raise TypeError(f'model must be litellm\'s name of a model, such as "{EXAMPLE_MODEL}", got {model!r}.')
     litellm = import_litellm()
     provider, _, name = model.partition("/")
     if not provider or not name:

@@ -32,7 +32,7 @@ class VLMAdvisor:
     The budgets hold for the advisor's life and for each run, with all that was spent before it was resumed. No request
     is sent once one of them is spent, so that ``max_total_tokens`` and ``max_cost`` are exceeded by one answer at most.
 
-    :param model: litellm's name of the model with its provider, for instance ``"openai/gpt-5"``;
+    :param model: litellm's name of the model with its provider, for instance ``"openai/gpt-6.1-sol"``;
         for a local server with OpenAI's protocol, ``"openai/"`` and the name that the server gives the model
     :param task: The task in words; goes before the task that the callback or the environment gives
     :param api_base: URL of the server, for instance ``"http://localhost:8000/v1"``; default: the provider's own

@@ -1,7 +1,7 @@
 """
 See what an advisor is shown, before paying for it.
 
-    python -m sb3_varl.preview --env sb3_varl.metaworld:SparseMetaWorld/drawer-open-v3 --model openai/gpt-5
+    python -m sb3_varl.preview --env sb3_varl.metaworld:SparseMetaWorld/drawer-open-v3 --model openai/gpt-6.1-sol
 
 visits some states of an environment and writes a page with the prompt and the frames of a query about them, its size in
 tokens and its price. Nothing is sent without ``--ask``; with it, the answers are shown beside the frames. ``--check``
@@ -28,7 +28,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_varl.advice.sheets import action_names, load_task_sheet
 from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, TaskSheet
-from sb3_varl.advisors.by_name import is_model, make_advisor, name_of, task_of
+from sb3_varl.advisors.by_name import EXAMPLE_MODEL, is_model, make_advisor, name_of, task_of
 from sb3_varl.advisors.prompt import chats as make_chats
 from sb3_varl.advisors.providers import count_tokens, price_of
 from sb3_varl.advisors.vlm import VLMAdvisor
@@ -324,7 +324,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--env", required=True, metavar="ID", help="environment, as for gym.make: [module:]name")
     parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="its arguments")
-    parser.add_argument("--model", required=True, help="litellm model string, or simulated/<Meta-World task>")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help=f"litellm model string such as {EXAMPLE_MODEL}, or simulated/<Meta-World task>",
+    )
     parser.add_argument("--advisor-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="the advisor's arguments")
     parser.add_argument("--task", help="the task in words; default: that of the environment's task sheet")
     parser.add_argument("--sheet", metavar="FILE", help="task sheet in YAML; default: that of the environment")

@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.sheets import load_task_sheet
 from sb3_varl.advice.types import AdviceQuery, AdviceWarning, Advisor, AdvisorError, TaskSheet, Usage
-from sb3_varl.advisors.by_name import make_advisor, name_of, task_of
+from sb3_varl.advisors.by_name import EXAMPLE_MODEL, make_advisor, name_of, task_of
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number, check_text
 from sb3_varl.training.briefing import make_briefing
 from sb3_varl.training.explain import why_nothing
@@ -65,7 +65,7 @@ class AdvisorCallback(BaseCallback):
     It may stand alone, in a list, or inside an event callback such as ``EveryNTimesteps``: whichever steps its parent
     passes on, it sees all of them and keeps to its own schedule.
 
-    :param advisor: An advisor, or its name: a litellm model string such as ``"openai/gpt-5"``, or another that
+    :param advisor: An advisor, or its name: a litellm model string such as ``"openai/gpt-6.1-sol"``, or another that
         :func:`~sb3_varl.advisors.make_advisor` knows
     :param task: The task in words. ``None`` for what the environment's ``task_sheet`` says, if it has one
     :param sheet: What there is to know of the environment, as a :class:`~sb3_varl.TaskSheet` or a YAML file of one
@@ -131,7 +131,7 @@ class AdvisorCallback(BaseCallback):
         if isinstance(advisor, type) or not isinstance(advisor, Advisor):
             raise TypeError(
                 f"advisor is {advisor!r}, expected an object with a method advise(query), a litellm model string "
-                'such as "openai/gpt-5", or FunctionAdvisor(f) for a function f from observation to action.'
+                f'such as "{EXAMPLE_MODEL}", or FunctionAdvisor(f) for a function f from observation to action.'
             )
         if sheet is not None and not isinstance(sheet, TaskSheet | str | os.PathLike):
             raise ArgumentError(f"sheet is {sheet!r}, expected a sb3_varl.TaskSheet, a YAML file of one, or None.")
