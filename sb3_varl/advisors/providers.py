@@ -136,6 +136,7 @@ def import_litellm() -> ModuleType:
                     importlib.import_module("litellm.anthropic_beta_headers_manager").reload_beta_headers_config()
                 # In a thread, because a notebook has an event loop running in its own.
                 in_background(asyncio.run, _rehearse(importlib.import_module("litellm"))).result()
+        _bound_redaction()
     litellm = importlib.import_module("litellm")
     litellm.suppress_debug_info = True  # type: ignore[attr-defined]
     close_at_exit(litellm.close_litellm_async_clients)
@@ -178,6 +179,28 @@ def _ignore_warnings_about_others() -> None:
     first = warnings.filters[0][3] if warnings.filters else None
     if getattr(first, "pattern", None) != _NOT_OURS:
         warnings.filterwarnings("ignore", module=_NOT_OURS)
+
+
+def _bound_redaction() -> None:
+    """
+    Keep litellm from looking for keys in all of an error.
+
+    It takes seconds for each megabyte that a server may send, and holds the interpreter all the while: no deadline
+    would be kept, and training would stand still. It is done before any error reaches us, and its only switch would turn
+    it off for everybody in the process.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        redaction: Any = importlib.import_module("litellm.litellm_core_utils.secret_redaction")
+        if not isinstance(redaction._SECRET_RE, _Bounded):
+            redaction._SECRET_RE = _Bounded(redaction._SECRET_RE)
+
+
+class _Bounded:
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+
+    def sub(self, replacement: str, text: str) -> str:
+        return self._pattern.sub(replacement, text[:_MAX_REDACTED])
 
 
 async def complete(litellm: ModuleType, arguments: dict[str, Any], deadline: float) -> Any:
