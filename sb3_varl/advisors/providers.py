@@ -186,7 +186,7 @@ def _bound_redaction() -> None:
     Keep litellm from looking for keys in all of an error.
 
     It takes seconds for each megabyte that a server may send, and holds the interpreter all the while: no deadline
-    would be kept, and training would stand still. It is done before any error reaches us, and its only switch would turn
+    would be kept, and training would stand still. It is done before an error reaches us, and its only switch would turn
     it off for everybody in the process.
     """
     with contextlib.suppress(ImportError, AttributeError):
