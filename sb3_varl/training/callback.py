@@ -291,7 +291,9 @@ class AdvisorCallback(BaseCallback):
             query = part.logged.to_query(self._briefing, frames=len(part.open) > 0)
             if part.is_new:
                 self._ledger.ask([query])
-            self._accept(part.outcome(query, is_over))
+            outcome = part.outcome(query, is_over)
+            if part.is_new or outcome.states:
+                self._accept(outcome)
             if part.open and not is_over:
                 self._queue.ask_again(query, part.logged, part.known, part.open)
 
