@@ -19,6 +19,7 @@ Neither PyTorch nor Stable-Baselines3 nor litellm is needed for the server itsel
 
 import base64
 import contextlib
+import dataclasses
 import io
 import json
 import socket
@@ -261,25 +262,31 @@ class VLMServer:
             self._connections.discard(connection)
             self._changed.notify_all()
 
-    def _respond(self, request: ReceivedRequest) -> tuple[Misbehaviour, str]:
-        """What to do with a request, and the body of the response."""
+    def _next_behaviour(self, request: ReceivedRequest) -> Misbehaviour:
         with self._changed:
             index = len(self._requests)
             self._requests.append(request)
-        try:
-            behaviour = self.script[index] if index < len(self.script) else self.always
-            if callable(behaviour):
+        behaviour = self.script[index] if index < len(self.script) else self.always
+        if callable(behaviour):
+            try:
                 behaviour = behaviour()
-            behaviour = behaviour or Misbehaviour()
-            body = behaviour.body
-            if body is None:
-                body = json.dumps(_completion(request, self.answer(request.states, request.images), behaviour))
-        except BaseException as error:  # pytest's own are none of Exception
-            with self._changed:
-                self._error = self._error or error
-            behaviour = http_error(500, f"{type(error).__name__}: {error}")
-            body = behaviour.body or ""
-        return behaviour, body.replace("{authorization}", request.authorization)
+            except BaseException as error:  # pytest's own are none of Exception
+                return self._note_error(error)
+        return behaviour or Misbehaviour()
+
+    def _with_body(self, behaviour: Misbehaviour, request: ReceivedRequest) -> Misbehaviour:
+        if behaviour.body is not None:
+            return behaviour
+        try:
+            text = self.answer(request.states, request.images)
+            return dataclasses.replace(behaviour, body=json.dumps(_completion(request, text, behaviour)))
+        except BaseException as error:
+            return self._note_error(error)
+
+    def _note_error(self, error: BaseException) -> Misbehaviour:
+        with self._changed:
+            self._error = self._error or error
+        return http_error(500, f"{type(error).__name__}: {error}")
 
     def _note_delivery(self, request: ReceivedRequest) -> None:
         with self._changed:
@@ -336,10 +343,9 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             request = _parse_request(self.path, self.headers.get("Authorization", ""), body)
         except (LookupError, TypeError, ValueError) as error:
-            refusal = http_error(400, f"This is no chat: {type(error).__name__}: {error}")
-            self._send(refusal, (refusal.body or "").encode())
+            self._send(http_error(400, f"This is no chat: {type(error).__name__}: {error}"), "")
             return
-        behaviour, text = owner._respond(request)
+        behaviour = owner._next_behaviour(request)
         if owner._stopping.wait(behaviour.delay):
             self.close_connection = True
             return
@@ -350,13 +356,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         try:
-            self._send(behaviour, text.encode())
+            self._send(owner._with_body(behaviour, request), request.authorization)
             owner._note_delivery(request)
         except OSError:
             owner._note_lost_client()
             self.close_connection = True
 
-    def _send(self, behaviour: Misbehaviour, payload: bytes) -> None:
+    def _send(self, behaviour: Misbehaviour, authorization: str) -> None:
+        payload = (behaviour.body or "").replace("{authorization}", authorization).encode()
         self.send_response(behaviour.status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(payload)))

@@ -87,6 +87,19 @@ def test_what_goes_wrong_in_an_answer_is_raised_in_the_test():
         ask(lambda states, images: write_answer(states, []))
 
 
+def test_what_is_scripted_comes_before_the_answer():
+    answered = []
+
+    def answer(states, images):
+        answered.append(states)
+        return write_answer(states, [None])
+
+    with VLMServer(answer, script=[Misbehaviour(reset=True), http_error(500), Misbehaviour(delay=0.1)]) as server:
+        make_vlm(server, max_retries=3).advise(make_query(1))
+    assert len(server.requests) == 3
+    assert len(answered) == 1
+
+
 def test_requests_side_by_side():
     together = threading.Barrier(8, timeout=10)
 
