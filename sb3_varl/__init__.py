@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from sb3_varl.algorithms.varl import VARL, VARLTQC, VARLCrossQ
     from sb3_varl.arguments import ArgumentError
     from sb3_varl.training.callback import AdvisorCallback
+
+if TYPE_CHECKING:
     from sb3_varl.training.model import GuidedModel
 
     # The callback and the algorithms do not know each other: this is where a type checker sees that they fit.

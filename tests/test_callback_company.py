@@ -305,7 +305,7 @@ def test_advisors_by_name(tmp_path, monkeypatch):
     simulated = AdvisorCallback("simulated/reach-v3", advisor_kwargs={"noise": 0.1}).advisor
     assert (type(simulated).__name__, simulated.noise) == ("ScriptedAdvisor", 0.1)
     vlm = AdvisorCallback("openai/gpt-4o", "Count.", advisor_kwargs={"max_requests": 3}).advisor
-    assert (vlm.task, vlm.max_requests) == ("Count.", 3)
+    assert (vlm.task, vlm.budget.max_requests) == ("Count.", 3)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_public_names():
     assert set(sb3_varl.__all__) <= set(dir(sb3_varl))
     with pytest.raises(AttributeError, match="module 'sb3_varl' has no attribute 'VARLX'"):
         _ = sb3_varl.VARLX
-    (block,) = re.findall(r"^if TYPE_CHECKING:\n(.*?)\n\n", pathlib.Path(sb3_varl.__file__).read_text(), re.M | re.S)
+    (block, _) = re.findall(r"^if TYPE_CHECKING:\n(.*?)\n\n", pathlib.Path(sb3_varl.__file__).read_text(), re.M | re.S)
     for statement in ast.parse(textwrap.dedent(block)).body:
         for name in statement.names:
             assert getattr(sb3_varl, name.name).__module__ == statement.module

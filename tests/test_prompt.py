@@ -255,9 +255,9 @@ def test_requests_are_bounded(limit: str, monkeypatch: pytest.MonkeyPatch) -> No
     noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
     query = make_query(*[make_state(frame=noise)] * 10)
     whole = next(chats(query, "x", range(10)))
-    assert whole.indices == tuple(range(10))
-    texts = [len(part["text"]) for part in whole.parts if part["type"] == "text"]
-    urls = [len(part["image_url"]["url"]) for part in whole.parts if part["type"] == "image_url"]
+    assert whole.states == tuple(range(10))
+    texts = [len(part["text"]) for part in whole.messages[1]["content"] if part["type"] == "text"]
+    urls = [len(part["image_url"]["url"]) for part in whole.messages[1]["content"] if part["type"] == "image_url"]
     monkeypatch.setattr(
         f"sb3_varl.advisors.prompt.{limit}", int(3.5 * max(texts if limit == "MAX_REQUEST_CHARACTERS" else urls))
     )
