@@ -1,6 +1,5 @@
 """The README and the pages in docs: their links lead somewhere, and their code runs."""
 
-import importlib.util
 import pathlib
 import re
 import signal
@@ -11,7 +10,7 @@ import pytest
 import yaml
 
 from conftest import CounterEnv, make_query
-from sb3_varl import VARL, AdvisorCallback, FunctionAdvisor, load_task_sheet
+from sb3_varl import VARL, Advice, AdviceQuery, AdvisorCallback, FunctionAdvisor, load_task_sheet
 from sb3_varl.advisors.by_name import check_arguments
 from sb3_varl.testing import VLMServer
 
@@ -78,6 +77,7 @@ class TestCode:
     def test_all_of_it_is_here(self):
         numbers = {page: len(blocks(page, "python")) for page in PAGES}
         assert {page: n for page, n in numbers.items() if n} == {
+            "CONTRIBUTING.md": 1,
             "README.md": 1,
             "docs/advisors.md": 2,
             "docs/reliability.md": 2,
@@ -97,7 +97,11 @@ class TestCode:
         assert advice.actions[:2] == [None, None]
         np.testing.assert_array_equal(advice.actions[2], [0, 0])
 
-    @pytest.mark.skipif(importlib.util.find_spec("sb3_varl.testing") is None, reason="there is no server to test with")
+    def test_contributing(self):
+        (code,) = blocks("CONTRIBUTING.md", "python")
+        advice = run(code, AdviceQuery=AdviceQuery, Advice=Advice)["Cautious"]().advise(make_query(3))
+        np.testing.assert_array_equal(advice.actions, np.zeros((3, 2)))
+
     def test_scripted_server(self, capsys):
         run(blocks("docs/advisors.md", "python")[1], model=make_model())
         assert "Open the drawer." in capsys.readouterr().out
