@@ -118,7 +118,8 @@ class _Search:
         run = _run_of(folder)
         for entry in self.free:
             # Version 0.1.0 gave runs no names.
-            if entry.get("run") == run if run is not None else folder_of(entry) in (folder, None):
+            is_of_run = entry.get("run") == run if run is not None else folder_of(entry) in (folder, None)
+            if is_of_run:
                 return folder, entry
         return (folder, self._new(run)) if self.resume else (self._unused(folder), self._new())
 
