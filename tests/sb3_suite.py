@@ -1,7 +1,7 @@
 """
 Run SB3's own tests of SAC with VARL in SAC's place.
 
-    python tests/sb3_suite.py                                   # all modes, nine minutes
+    python tests/sb3_suite.py                                   # all modes, ten to fifteen minutes
     python tests/sb3_suite.py --modes advised --keyword sde
 
 Fetches the source distribution of the installed SB3, which has the tests in it, and runs all of them with SAC itself
