@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import pathlib
 import pickle
+import warnings
 import zipfile
 
 import numpy as np
@@ -19,7 +20,7 @@ from sb3_varl import VARL, Advice, AdvisorCallback, AdvisorError, FunctionAdviso
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import AdviceLog
 from sb3_varl.report.relabel import main as relabel
-from sb3_varl.testing import VLMServer, http_error
+from sb3_varl.testing import VLMServer, http_error, write_answer
 
 pytestmark = [
     pytest.mark.usefixtures("vlm_environment"),
@@ -424,3 +425,36 @@ def test_a_request_that_failed_and_was_answered_before_a_crash(capsys):
     model.learn(5, callback=callback, reset_num_timesteps=False)
     assert model.guidance_buffer.size() == callback.totals["accepted"] == 4
     assert callback.totals["rejected_request_failed"] == 0
+
+
+@pytest.mark.parametrize("saved", [None, 30, 50])
+def test_a_log_that_ends_after_any_line(saved, monkeypatch):
+    """Whatever a crash leaves of it, and whatever the model knows: each state has one answer, and totals add up."""
+
+    def answer(states, images):
+        return write_answer(states, [[state["observation"][1] / 10, 0.5] for state in states])
+
+    with VLMServer(answer, script=(None, http_error(400))) as server:
+        model = make_model()
+        for steps in (30, 20):
+            callback = make_callback(make_vlm(server, states_per_request=2), "log")
+            model.learn(steps, callback=callback, reset_num_timesteps=False)
+            model.save(f"model_{model.num_timesteps}")
+        lines = pathlib.Path("log/advice.jsonl").read_text().splitlines(keepends=True)
+        for n_lines in range(len(lines) + 1):
+            monkeypatch.setattr("sb3_varl.training.resume._folders", {})  # as in another process
+            pathlib.Path("log/advice.jsonl").write_text("".join(lines[:n_lines]))
+            model = VARL.load(f"model_{saved}", env=CounterEnv(offset=100)) if saved else make_model()
+            callback = make_callback(make_vlm(server, states_per_request=2), "log", resume=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of an empty log, that it is missing
+                model.learn(60, callback=callback, reset_num_timesteps=not saved)
+            rows = model.guidance_buffer.rows()
+            assert len(np.unique(rows["observations/observation"], axis=0)) == model.guidance_buffer.size()
+            np.testing.assert_allclose(rows["actions"][:, 0], rows["observations/observation"][:, 1] / 10, atol=1e-6)
+            totals = {name: n for name, n in callback.totals.items() if n}
+            n_rejected = sum(n for name, n in totals.items() if name.startswith("rejected_"))
+            assert totals["states"] == totals["accepted"] + n_rejected == 8, (n_lines, totals)
+            assert totals["accepted"] == model.guidance_buffer.size()
+            if n_lines and saved != 50:  # that one has all of it, whatever the log has lost
+                assert [query.unanswered(4) for query in read_queries("log")] == [frozenset()] * 2, n_lines
