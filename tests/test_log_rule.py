@@ -458,3 +458,4 @@ def test_a_log_that_ends_after_any_line(saved, monkeypatch):
             assert totals["accepted"] == model.guidance_buffer.size()
             if n_lines and saved != 50:  # that one has all of it, whatever the log has lost
                 assert [query.unanswered(4) for query in read_queries("log")] == [frozenset()] * 2, n_lines
+                assert all(query.advice is not None for query in read_queries("log")), "a query was left open"

@@ -294,6 +294,8 @@ class AdvisorCallback(BaseCallback):
             outcome = part.outcome(query, is_over)
             if part.is_new or outcome.states:
                 self._accept(outcome)
+            if part.logged.advice is None and not part.open:
+                self._queue.log.write_advice(query, part.known, part.logged.latency)  # a crash came in between
             if part.open and not is_over:
                 self._queue.ask_again(query, part.logged, part.known, part.open)
 
