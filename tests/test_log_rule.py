@@ -459,3 +459,66 @@ def test_a_log_that_ends_after_any_line(saved, monkeypatch):
             if n_lines and saved != 50:  # that one has all of it, whatever the log has lost
                 assert [query.unanswered(4) for query in read_queries("log")] == [frozenset()] * 2, n_lines
                 assert all(query.advice is not None for query in read_queries("log")), "a query was left open"
+
+
+# ---- Several callbacks of one advisor's name
+
+
+def actions_of(log):
+    """Of each query: its number, and the first component of its first action."""
+    return [(query.index, query.read().actions[0][0]) for query in read_queries(log)]
+
+
+def standing(value):
+    return FunctionAdvisor(lambda observation: np.full(2, value))
+
+
+def test_logs_outside_the_working_directory_are_not_mixed_up(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    late = {"first_query": 40}
+    model = make_model()
+    model.learn(
+        30, callback=[make_callback(standing(0.25), folder / "A"), make_callback(standing(0.5), folder / "B", **late)]
+    )
+    model = go_on(model)
+    monkeypatch.setattr("sb3_varl.training.resume._folders", {})
+    callbacks = [make_callback(standing(0.5), folder / "B", **late), make_callback(standing(0.25), folder / "A")]
+    model.learn(40, callback=callbacks, reset_num_timesteps=False)
+    assert actions_of(folder / "A") == [(0, 0.25), (1, 0.25)]
+    assert actions_of(folder / "B") == [(0, 0.5), (1, 0.5)]
+    assert sorted(path.name for path in folder.iterdir()) == ["A", "B"]
+
+
+def test_callbacks_keep_their_logs_whatever_is_in_between():
+    model = make_model()
+    model.set_logger(configure("run", ["csv"]))
+    first, second = make_callback(standing(0.25), n_queries=3), make_callback(standing(0.5), n_queries=3)
+    model.learn(30, callback=[first, second])
+    model.learn(3, reset_num_timesteps=False)
+    model.learn(40, callback=[second, first], reset_num_timesteps=False)
+    model.logger.close()
+    assert actions_of("run/advice") == [(0, 0.25), (1, 0.25), (2, 0.25)]
+    assert actions_of("run/advice_2") == [(0, 0.5), (1, 0.5), (2, 0.5)]
+
+
+def test_a_log_that_is_refused_leaves_nothing_behind():
+    make_model().learn(30, callback=make_callback(centre(), "log", task="Open."))
+    model = make_model()
+    with pytest.raises(ValueError, match="belongs to another run"):
+        model.learn(30, callback=make_callback(centre(), "log", task="Close.", resume=True))
+    assert model.advice_progress == []
+
+
+def test_a_model_goes_on_where_the_log_of_another_run_lies(tmp_path, tmp_path_factory, monkeypatch):
+    model = make_model()
+    model.learn(30, callback=make_callback(centre(), "log"))
+    model.save("model")
+    monkeypatch.chdir(tmp_path_factory.mktemp("other"))
+    make_model().learn(30, callback=make_callback(centre(), "log"))
+    monkeypatch.setattr("sb3_varl.training.resume._folders", {})
+    model = VARL.load(tmp_path / "model", env=CounterEnv(offset=100))
+    callback = make_callback(centre(), "log")
+    with pytest.warns(UserWarning, match="advice log is not in log any more"):
+        model.learn(30, callback=callback, reset_num_timesteps=False)
+    assert callback.n_asked == 1
+    assert len(read_queries("log")) == 1

@@ -230,12 +230,12 @@ class AdvisorCallback(BaseCallback):
             self._queue.log.claim()
 
     def _begin_run(self) -> None:
-        model = self.model
+        model, run = self.model, self._ledger.progress.get("run")
         self._forget_run()
         self.num_timesteps = model.num_timesteps
         schedule = self._whole_schedule()
         try:
-            log, progress = open_log(model, name_of(self.advisor), self.log_path, self.resume)
+            log, progress = open_log(model, name_of(self.advisor), self.log_path, self.resume, run)
         except OSError as error:
             raise type(error)(
                 error.errno,
@@ -248,7 +248,11 @@ class AdvisorCallback(BaseCallback):
         self._queue = QueryQueue(self.advisor, log, Usage(**progress.get("usage", {})))
         self._schedule = schedule.without_first(self._ledger.n_answered)
         if log is not None:
-            self._recover(schedule)
+            try:
+                self._recover(schedule)
+            except ValueError:
+                model.advice_progress.remove(progress)  # of a log that is not this run's
+                raise
         self._model_of_run = model
 
     def _whole_schedule(self) -> Schedule:

@@ -68,7 +68,8 @@ class Ledger:
                 was_failure = True
             elif reason:
                 # What was counted of it when it was not answered counts no more.
-                self.totals[f"rejected_{reason}"] -= 1
+                name = f"rejected_{reason}"
+                self.totals[name if name in self.totals else "rejected_other"] -= 1
         if was_failure:
             self.totals["failed_queries"] -= 1
         self.progress["open"] = others + [[index, state, reasons.get(state)] for state in sorted(outcome.unanswered)]

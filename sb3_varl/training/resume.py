@@ -2,10 +2,12 @@
 Which advice log a run goes on with, and what the model knows of it.
 
 A log belongs to a run, which has given itself a name. The model keeps for each log what it has of it, with the name of
-the run and, if the log is below the working directory, its relative path: a zip holds no other.
+the run, a digest of the log's folder and, if that is below the working directory, its relative path: a zip holds no
+other.
 """
 
 import datetime
+import hashlib
 import itertools
 import logging
 import os
@@ -34,7 +36,11 @@ _folders: dict[str, pathlib.Path] = {}
 
 
 def open_log(
-    model: GuidedModel, advisor: str, log_path: str | os.PathLike[str] | Literal[False] | None, resume: bool
+    model: GuidedModel,
+    advisor: str,
+    log_path: str | os.PathLike[str] | Literal[False] | None,
+    resume: bool,
+    run: str | None = None,
 ) -> tuple[AdviceLog | None, Progress]:
     """
     Find the advice log of a callback, and what the model knows of it.
@@ -43,18 +49,19 @@ def open_log(
     :param advisor: The advisor's name
     :param log_path: Where the user wants the log; ``None`` for the usual place, ``False`` for none
     :param resume: Whether to take over a log that is of another run
+    :param run: The run that the callback was part of before, if it was of any
     :return: The log, and a dictionary that is part of the model
     :raises OSError: if the log cannot be written
     :raises RuntimeError: if another process writes to it
     :raises ValueError: if another callback of the model has it
     """
-    folder, progress = _Search(model, advisor, log_path, resume).result()
+    folder, progress = _Search(model, advisor, log_path, resume, run).result()
     if folder is None:
         log = None
     else:
         log = AdviceLog(folder, progress["run"])
         _folders[progress["run"]] = log.path
-        progress["log"] = _relative(log.path)
+        progress["log"], progress["folder"] = _relative(log.path), _digest(log.path)
     if not any(entry is progress for entry in model.advice_progress):
         model.advice_progress.append(progress)
     model.advice_in_use.append(progress)
@@ -63,13 +70,19 @@ def open_log(
 
 class _Search:
     def __init__(
-        self, model: GuidedModel, advisor: str, log_path: str | os.PathLike[str] | Literal[False] | None, resume: bool
+        self,
+        model: GuidedModel,
+        advisor: str,
+        log_path: str | os.PathLike[str] | Literal[False] | None,
+        resume: bool,
+        run: str | None,
     ) -> None:
         self.model = model
         self.advisor = advisor
         self.has_log = log_path is not False
         self.wanted = pathlib.Path(log_path).absolute() if log_path else None
         self.resume = resume
+        self.run = run
         in_use = model.advice_in_use
         self.used = {_folders[entry["run"]] for entry in in_use if entry["run"] in _folders}
         self.free = [entry for entry in model.advice_progress if not any(entry is other for other in in_use)]
@@ -103,10 +116,8 @@ class _Search:
 
     def _of_given_log(self, folder: pathlib.Path) -> tuple[pathlib.Path, Progress]:
         if not _holds_log(folder):
-            known = self._first(lambda entry: folder_of(entry) is None)
-            if known is not None and known.get("answered"):
-                _warn_of_missing_log(known)
-            elif known is None and (other := self._first(lambda entry: "answered" in entry)) is not None:
+            known = self._lost(folder)
+            if known is None and (other := self._first(lambda entry: "answered" in entry)) is not None:
                 logger.warning(
                     "%s has advised this model before, and its log is in %s. With %s as its log it is asked all its "
                     "queries anew, as another advisor would be. To go on with that log, give it as log_path.",
@@ -118,10 +129,13 @@ class _Search:
         run = _run_of(folder)
         for entry in self.free:
             # Version 0.1.0 gave runs no names.
-            is_of_run = entry.get("run") == run if run is not None else folder_of(entry) in (folder, None)
+            is_nameless = folder_of(entry) == folder or ("run" not in entry and folder_of(entry) is None)
+            is_of_run = is_nameless if run is None else entry.get("run") == run
             if is_of_run:
                 return folder, entry
-        return (folder, self._new(run)) if self.resume else (self._unused(folder), self._new())
+        if self.resume:
+            return folder, self._new(run)
+        return self._unused(folder), self._lost(folder) or self._new()
 
     def _of_usual_log(self) -> tuple[pathlib.Path, Progress]:
         known = self._first(lambda entry: folder_of(entry) is not None)
@@ -133,10 +147,22 @@ class _Search:
         progress = known or self._new()
         return self._unused(self._usual_folder(self._named(progress)["run"])), progress
 
+    def _fitting(self, condition: Callable[[Progress], bool]) -> list[Progress]:
+        """What the model knows of this advisor, and of this callback first."""
+        fits = [entry for entry in self.free if entry.get("advisor") in (self.advisor, None) and condition(entry)]
+        return sorted(fits, key=lambda entry: self.run is None or entry.get("run") != self.run)
+
     def _first(self, condition: Callable[[Progress], bool]) -> Progress | None:
-        """What the model knows of this advisor."""
-        fits = (entry for entry in self.free if entry.get("advisor") in (self.advisor, None) and condition(entry))
-        return next(fits, None)
+        return next(iter(self._fitting(condition)), None)
+
+    def _lost(self, folder: pathlib.Path) -> Progress | None:
+        """What the model knows of a log that cannot be found: that of this folder, or the only one that it may be."""
+        lost = self._fitting(lambda entry: folder_of(entry) is None)
+        was_here = [entry for entry in lost if entry.get("folder") == _digest(folder)]
+        known = next(iter(was_here), lost[0] if len(lost) == 1 else None)
+        if known is not None and known.get("answered"):
+            _warn_of_missing_log(known)
+        return known
 
     def _new(self, run: str | None = None) -> Progress:
         return self._named({"run": run})
@@ -176,6 +202,10 @@ class _Search:
 
 def _data_folder() -> pathlib.Path:
     return platformdirs.user_data_path("sb3_varl", appauthor=False) / "advice"
+
+
+def _digest(folder: pathlib.Path) -> str:
+    return hashlib.sha256(str(folder).encode()).hexdigest()[:12]
 
 
 def _relative(folder: pathlib.Path) -> str | None:
