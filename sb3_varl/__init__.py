@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sb3_varl.algorithms.policies import LayerNormMlpPolicy
     from sb3_varl.algorithms.varl import VARL, VARLTQC, VARLCrossQ
     from sb3_varl.arguments import ArgumentError
+    from sb3_varl.rules.rules import Rules
     from sb3_varl.training.callback import AdvisorCallback
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ __all__ = [
     "ObservationSlice",
     "Rejection",
     "ReplayAdvisor",
+    "Rules",
     "TaskSheet",
     "Usage",
     "VARLCrossQ",
@@ -73,6 +75,7 @@ _MODULES = {
     "GuidanceBuffer": "algorithms.guidance_buffer",
     "LayerNormMlpPolicy": "algorithms.policies",
     "ReplayAdvisor": "advisors.recorded",
+    "Rules": "rules.rules",
     "VARL": "algorithms.varl",
     "VARLCrossQ": "algorithms.varl",
     "VARLTQC": "algorithms.varl",

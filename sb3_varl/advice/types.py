@@ -51,6 +51,7 @@ class ObservationSlice:
     :param stop: One past the last index
     :param meaning: Unit and frame of reference in a few words
     :param key: Which entry of a Dict observation; ``None`` for an observation that is an array
+    :param before: First index of the same components as they were a moment earlier, if the observation has them
     """
 
     name: str
@@ -58,6 +59,7 @@ class ObservationSlice:
     stop: int
     meaning: str = ""
     key: str | None = None
+    before: int | None = None
 
 
 @dataclass(frozen=True)

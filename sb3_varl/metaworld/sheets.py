@@ -5,6 +5,7 @@ Thresholds, reference points and directions are those of Meta-World 3.1.1's succ
 Nothing here needs Meta-World to be installed.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from sb3_varl.advice.types import ActionComponent, ObservationSlice, TaskSheet
@@ -489,18 +490,19 @@ def write_sheet(task: str, camera_name: str, frame_skip: int) -> TaskSheet:
     :return: The task's sheet
     """
     entry = _TASKS[task]
-    observation = [
+    present = [
         ObservationSlice("gripper position", 0, 3, "x, y, z of the gripper's palm"),
         ObservationSlice("gripper opening", 3, 4, "1 is open, about 0.3 closed with nothing between the fingers"),
         ObservationSlice(f"{entry.thing} position", 4, 7, f"x, y, z: {entry.point}"),
         ObservationSlice(f"{entry.thing} orientation", 7, 11, _QUATERNIONS[entry.quaternion]),
     ]
     if entry.second is None:
-        observation.append(ObservationSlice("unused", 11, 18, "always zero"))
+        present.append(ObservationSlice("unused", 11, 18, "always zero"))
     else:
         thing, point, quaternion = entry.second
-        observation.append(ObservationSlice(f"{thing} position", 11, 14, f"x, y, z: {point}"))
-        observation.append(ObservationSlice(f"{thing} orientation", 14, 18, _QUATERNIONS[quaternion]))
+        present.append(ObservationSlice(f"{thing} position", 11, 14, f"x, y, z: {point}"))
+        present.append(ObservationSlice(f"{thing} orientation", 14, 18, _QUATERNIONS[quaternion]))
+    observation = [dataclasses.replace(part, before=part.start + 18) for part in present]
     observation.append(ObservationSlice("previously", 18, 36, "components 0 to 17 as they were 12.5 ms earlier"))
     observation.append(ObservationSlice("goal position", 36, 39, f"x, y, z: {entry.target}"))
     timing = _NOTES.format(milliseconds=frame_skip * _MILLISECONDS)

@@ -1,0 +1,5 @@
+"""The rules language: what a model writes once, and what advises in every state."""
+
+from sb3_varl.rules.rules import RejectedRule, Rule, Rules
+
+__all__ = ["RejectedRule", "Rule", "Rules"]

@@ -1,0 +1,133 @@
+"""From the text of a model's answer, whatever it is, to the list of rules that it means."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import json_repair
+
+# What is read of an answer, in characters, and what is repaired of it: far beyond any real one.
+MAX_ANSWER_LENGTH = 200_000
+MAX_REPAIRED_LENGTH = 50_000
+# How many times something may look like the start of rules without being one.
+_MAX_TRIES = 20
+# JSON within JSON, as far as it is repaired.
+_MAX_NESTING = 40
+_START = re.compile(r"""["']?rules["']?\s*[:=]\s*\[""", re.IGNORECASE)
+_FENCE = re.compile(r"```[a-zA-Z0-9]*")
+# Python refuses to read integers of more than 4300 digits.
+_DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
+
+
+@dataclass
+class RawRules:
+    """
+    What an answer says, before anything of it is checked.
+
+    :param items: What stands in the list of rules
+    :param let: Definitions that stand before it
+    :param faults: What is wrong with the answer as a whole: a slug, and an explanation
+    """
+
+    items: list[Any] = field(default_factory=list)
+    let: dict[str, Any] = field(default_factory=dict)
+    faults: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read_answer(text: str) -> RawRules:
+    """
+    Find the rules in an answer. Of several lists the last one counts, as models tend to draft before they answer.
+
+    :param text: The model's words
+    :return: What they say
+    """
+    text = text[:MAX_ANSWER_LENGTH]
+    starts = [match.end() - 1 for match in _START.finditer(text)][-_MAX_TRIES:]
+    if not starts:
+        return _without_key(text)
+    start = starts[-1]
+    try:
+        items, _ = _DECODER.raw_decode(text, start)
+        raw = RawRules(items)
+    except (ValueError, RecursionError):
+        raw = _repaired(text[start:])
+    raw.let = _definitions(text, start)
+    if not raw.items and not raw.faults:
+        raw.faults.append(("no_rules", "the list of rules is empty. Write at least one rule"))
+    return raw
+
+
+def _without_key(text: str) -> RawRules:
+    """Of an answer that has the rules in a list of their own, or one after the other."""
+    items = [item for found in _json_values(text) for item in (found if isinstance(found, list) else [found])]
+    rules = [item for item in items if isinstance(item, dict) and "action" in item]
+    if rules:
+        return RawRules(rules)
+    start = min((i for i in (text.find("["), text.find("{")) if i >= 0), default=-1)
+    if start >= 0 and '"action"' in text:
+        return _repaired(text[start:])
+    fault = ("no_rules", 'there is no list of rules. Write one JSON object, {"rules": [...]}')
+    return RawRules(faults=[fault])
+
+
+def _json_values(text: str) -> Iterator[Any]:
+    position, n_false_starts = 0, 0
+    while n_false_starts < _MAX_TRIES:
+        match = re.compile(r"[\[{]").search(text, position)
+        if match is None:
+            return
+        try:
+            value, position = _DECODER.raw_decode(text, match.start())
+            yield value
+        except (ValueError, RecursionError):
+            n_false_starts += 1
+            position = match.start() + 1
+
+
+def _repaired(text: str) -> RawRules:
+    is_cut = len(text) > MAX_REPAIRED_LENGTH
+    text = _FENCE.sub("", text[:MAX_REPAIRED_LENGTH])
+    if _nesting(text) > _MAX_NESTING:
+        return RawRules(faults=[("not_json", "what looks like a list of rules is no JSON, nested too deep")])
+    try:
+        value = json_repair.loads(text, skip_json_loads=True)
+    except (ValueError, RecursionError):
+        value = None
+    items = value if isinstance(value, list) else [value] if isinstance(value, dict) else []
+    while len(items) == 1 and isinstance(items[0], list):
+        items = items[0]
+    if not items:
+        return RawRules(faults=[("not_json", "what looks like a list of rules is no JSON, and cannot be repaired")])
+    raw = RawRules(items)
+    if is_cut or not text.rstrip().endswith(("]", "}")):
+        # Of an answer that was cut off, nobody knows how the last rule would have ended.
+        raw.items = raw.items[:-1]
+        raw.faults.append(
+            ("truncated", "the answer breaks off, and its last rule is left out. Allow more tokens (max_tokens)")
+        )
+    return raw
+
+
+def _nesting(text: str) -> int:
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _definitions(text: str, start: int) -> dict[str, Any]:
+    """What the object that has the rules defines before them or after them."""
+    begin = text.rfind("{", 0, start)
+    while begin >= 0:
+        try:
+            value, end = _DECODER.raw_decode(text, begin)
+        except (ValueError, RecursionError):
+            return {}
+        if end > start:
+            let = value.get("let") if isinstance(value, dict) else None
+            return let if isinstance(let, dict) else {}
+        begin = text.rfind("{", 0, begin)
+    return {}

@@ -1,0 +1,369 @@
+"""Rules: advice for every state, from one answer of a model."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_varl.advice.types import ActionComponent, Observation, TaskSheet, example_of
+from sb3_varl.arguments import ArgumentError
+from sb3_varl.rules.expressions import ExpressionError, Translator, Value
+from sb3_varl.rules.graph import Column, Graph, Node, TooDeep, Undefined
+from sb3_varl.rules.names import Names, spell
+from sb3_varl.rules.reading import RawRules, read_answer
+
+# More than anybody reads.
+MAX_RULES = 100
+# What models call the condition of the last rule.
+_ALWAYS = frozenset({"", "always", "else", "otherwise", "default"})
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """
+    Where it holds, and is the first that does, its action is the advice.
+
+    :param name: What it is called
+    :param when: Its condition
+    :param action: Expressions for the action's components, or ``None`` for no advice
+    :param let: Names that it and those after it use, with their expressions
+    """
+
+    name: str
+    when: str
+    action: tuple[str, ...] | None
+    let: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class RejectedRule:
+    """
+    A rule that cannot be used, or a definition.
+
+    :param name: What it is called
+    :param reason: A short slug that serves as a counter's name, for instance ``"unknown_name"``
+    :param text: What was given, what was expected, and what to do, in one line
+    """
+
+    name: str
+    reason: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}"
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    when: Node
+    action: tuple[Node, ...] | None
+
+
+class Rules:
+    """
+    Ordered rules over the named numbers of an observation. In each state the first whose condition holds gives the
+    action. Where none holds there is no advice, and neither is there where an expression has no value, by a division by
+    zero for instance.
+
+    They are data: their text is never executed. Make them with :meth:`parse`.
+
+    :param rules: The rules, in order
+    :param sheet: The environment's task sheet, which has the names
+    :param observation_space: The environment's observation space
+    :param action_space: The environment's action space
+    :param rejected: What was rejected before
+    :raises ArgumentError: if the task sheet has no names, or such as cannot be told apart, or is of another environment
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        sheet: TaskSheet | None,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        rejected: Sequence[RejectedRule] = (),
+    ) -> None:
+        if not isinstance(action_space, spaces.Box):
+            raise ArgumentError(f"Rules give actions of numbers, a Box, but the action space is {action_space}.")
+        self.sheet = sheet
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.names = Names(sheet, observation_space)
+        self._low, self._high = (
+            bound.astype(np.float64).ravel().tolist() for bound in (action_space.low, action_space.high)
+        )
+        self._components = [spell(component.name) for component in _components(sheet, action_space)]
+        # Of each rule, in how many states an expression had no value.
+        self.undefined: Counter[str] = Counter()
+        self._graph = Graph(self.names.n_numbers)
+        translator = Translator(self._graph, self.names.variables)
+        kept: list[Rule] = []
+        self._compiled: list[_Compiled] = []
+        lost, let = list(rejected), dict[str, str]()
+        for i, rule in enumerate(rules):
+            if i >= MAX_RULES:
+                lost.append(
+                    RejectedRule(rule.name, "too_long", f"expected at most {MAX_RULES} rules, this is one more")
+                )
+                break
+            for name, text in rule.let:
+                if _attempt(lost, f"{rule.name}, let {name}", translator.define, name, text) is not None:
+                    let[name] = text
+            compiled = _attempt(lost, rule.name, self._compile, translator, rule)
+            if compiled is not None:
+                # What was defined in a rule that is lost, others may use.
+                kept.append(dataclasses.replace(rule, let=tuple(let.items())))
+                self._compiled.append(compiled)
+                let = {}
+        self.rules: tuple[Rule, ...] = tuple(kept)
+        self.rejected: tuple[RejectedRule, ...] = tuple(lost)
+
+    @classmethod
+    def parse(
+        cls, text: str, sheet: TaskSheet | None, observation_space: spaces.Space, action_space: spaces.Box
+    ) -> "Rules":
+        """
+        Read a model's answer, rule by rule, so that a bad one does not cost the others.
+
+        :param text: The model's words: JSON with a list of ``rules``, each with ``name``, ``when`` and ``action``, and
+            perhaps ``let``; prose and fences around it do not matter, and slightly broken JSON is repaired
+        :param sheet: The environment's task sheet, which has the names
+        :param observation_space: The environment's observation space
+        :param action_space: The environment's action space
+        :return: The rules that can be used, perhaps none, and in ``rejected`` the others
+        :raises ArgumentError: if the task sheet has no names, or such as cannot be told apart, or is of another
+            environment
+        """
+        raw = read_answer(text)
+        rejected = [RejectedRule("the answer", reason, explanation) for reason, explanation in raw.faults]
+        rules = list(_rules_of(raw, sheet, action_space, rejected))
+        return cls(rules, sheet, observation_space, action_space, rejected)
+
+    def __len__(self) -> int:
+        return len(self.rules)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rules) and self._source == other._source
+
+    def __hash__(self) -> int:
+        return hash(self.rules)
+
+    @property
+    def _source(self) -> tuple[Any, ...]:
+        return self.rules, self.sheet, self.observation_space, self.action_space, self.rejected
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._source
+
+    @property
+    def text(self) -> str:
+        """The rules as JSON, as a model would write them."""
+        items = []
+        for rule in self.rules:
+            item: dict[str, Any] = {"name": rule.name, "when": rule.when}
+            if rule.let:
+                item["let"] = dict(rule.let)
+            items.append({**item, "action": None if rule.action is None else list(rule.action)})
+        lines = ",\n".join(json.dumps(item, ensure_ascii=False) for item in items)
+        return f'{{"rules": [\n{lines}\n]}}'
+
+    def __call__(self, observation: Observation, previous: Observation | None = None) -> np.ndarray | None:
+        """
+        Advise in a state.
+
+        :param observation: The original observation
+        :param previous: The one before, for ``velocity``, or ``None`` if it is not known
+        :return: An action of the action space, inside its bounds, or ``None`` for no advice
+        :raises ValueError: if the observation is of another space
+        """
+        return self._decide(observation, previous)[1]
+
+    def which(self, observation: Observation, previous: Observation | None = None) -> int | None:
+        """
+        Say which rule it is.
+
+        :param observation: The original observation
+        :param previous: The one before, or ``None`` if it is not known
+        :return: The index, in ``rules``, of the first rule that holds, or ``None``
+        """
+        return self._decide(observation, previous)[0]
+
+    def _decide(self, observation: Observation, previous: Observation | None) -> tuple[int | None, np.ndarray | None]:
+        graph, names = self._graph, self.names
+        before = None if previous is None else names.numbers(previous).tolist()
+        values = graph.values(names.numbers(observation).tolist(), before)
+        i: int | None = None
+        try:
+            for i, rule in enumerate(self._compiled):
+                if graph.evaluate(rule.when, values):
+                    if rule.action is None:
+                        return i, None
+                    return i, self._action([graph.evaluate(node, values) for node in rule.action])
+            return None, None
+        except Undefined:
+            self.undefined[self.rules[i or 0].name] += 1
+            return None, None
+
+    def batch(self, observations: Observation, previous: Observation | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Advise in many states at once.
+
+        :param observations: Original observations, ``(n, d)``, or a dictionary of such
+        :param previous: Those before, or ``None`` if they are not known
+        :return: Actions, ``(n, *action_space.shape)`` in float64, NaN where there is none; and the index of the rule in
+            each state, -1 for none
+        :raises ValueError: if the observations are of another space
+        """
+        graph = self._graph
+        known_numbers = [self.names.batch(part) for part in (observations, previous) if part is not None]
+        numbers = np.ascontiguousarray(np.concatenate(known_numbers, axis=1).T)
+        n = numbers.shape[1]
+        size = int(np.prod(self.action_space.shape))
+        actions, which = np.full((n, size), np.nan), np.full(n, -1)
+        undecided, known = np.ones(n, bool), dict[Node, Column]()
+        with np.errstate(all="ignore"):
+            for i, (rule, compiled) in enumerate(zip(self.rules, self._compiled, strict=True)):
+                condition = graph.evaluate_batch(compiled.when, numbers, known)
+                holds = undecided & np.not_equal(condition.values, 0)
+                if condition.is_defined:
+                    undefined = np.zeros(n, bool)
+                else:
+                    undefined = undecided & np.isnan(condition.values)
+                    holds &= ~undefined
+                if compiled.action is not None and holds.any():
+                    advised = np.empty((n, size))
+                    for component, node in enumerate(compiled.action):
+                        advised[:, component] = graph.evaluate_batch(node, numbers, known).values
+                    advised = advised[holds]
+                    lost = np.isnan(advised).any(axis=1)
+                    undefined[holds] |= lost
+                    holds[holds] = ~lost
+                    actions[holds] = advised[~lost]
+                which[holds] = i
+                undecided &= ~(holds | undefined)
+                self.undefined[rule.name] += int(undefined.sum())
+                if not undecided.any():
+                    break
+        self.undefined = +self.undefined
+        is_advised = which >= 0
+        actions[is_advised] = self._actions(actions[is_advised])
+        return actions.reshape(n, *self.action_space.shape), which
+
+    def _action(self, numbers: list[float]) -> np.ndarray:
+        space = self.action_space
+        bounded = [min(max(x, low), high) for x, low, high in zip(numbers, self._low, self._high, strict=True)]
+        return np.array(bounded, space.dtype).reshape(space.shape)
+
+    def _actions(self, numbers: np.ndarray) -> np.ndarray:
+        return np.clip(numbers, self._low, self._high).astype(self.action_space.dtype)
+
+    def _compile(self, translator: Translator, rule: Rule) -> _Compiled:
+        when = translator.condition(rule.when)
+        if rule.action is None:
+            return _Compiled(when, None)
+        nodes = [node for text in rule.action for node in _nodes(translator.vector(text))]
+        n = int(np.prod(self.action_space.shape))
+        if len(nodes) != n:
+            raise ExpressionError(
+                "wrong_shape", f"its action has {len(nodes)} components, expected {n}: {', '.join(self._components)}"
+            )
+        return _Compiled(when, tuple(nodes))
+
+
+def _components(sheet: TaskSheet | None, space: spaces.Box) -> list[ActionComponent]:
+    n = int(np.prod(space.shape))
+    named = list(sheet.action) if sheet is not None else []
+    if named and len(named) != n:
+        raise ArgumentError(
+            f"The task sheet names {len(named)} action components, but the action space has {n}. "
+            "Name all of them in order, or none."
+        )
+    return named or [ActionComponent(f"action[{i}]") for i in range(n)]
+
+
+def _nodes(value: Value) -> list[Node]:
+    return value if isinstance(value, list) else [value]
+
+
+def _attempt(lost: list[RejectedRule], name: str, function: Callable[..., Result], *args: Any) -> Result | None:
+    try:
+        return function(*args)
+    except ExpressionError as error:
+        lost.append(RejectedRule(name, error.reason, str(error)))
+    except TooDeep:
+        lost.append(RejectedRule(name, "too_deep", "too much depends on one another. Define less with let"))
+    return None
+
+
+def _rules_of(
+    raw: RawRules, sheet: TaskSheet | None, space: spaces.Box, rejected: list[RejectedRule]
+) -> Iterator[Rule]:
+    let = _definitions(raw.let)
+    components = [component.name for component in _components(sheet, space)]
+    for i, item in enumerate(raw.items[: MAX_RULES + 1]):
+        name = f"rule {i + 1}"
+        if not isinstance(item, dict):
+            text = f"{example_of(item)} is no rule. Write an object with name, when and action"
+            rejected.append(RejectedRule(name, "malformed_item", text))
+            continue
+        if item.get("name"):
+            name = example_of(" ".join(str(item["name"]).split()))
+        let += _definitions(item.get("let"))
+        if "when" not in item and "action" not in item and "let" in item:
+            continue
+        try:
+            if "action" not in item:
+                raise ExpressionError("wrong_shape", "it has no action")
+            rule = Rule(name, _condition(item.get("when")), _action(item["action"], components), tuple(let))
+        except ExpressionError as error:
+            rejected.append(RejectedRule(name, error.reason, str(error)))
+            continue
+        let = []
+        yield rule
+
+
+def _condition(when: Any) -> str:
+    if isinstance(when, bool | None):
+        return "false" if when is False else "true"
+    if isinstance(when, int | float):
+        return repr(when)
+    if not isinstance(when, str):
+        raise ExpressionError("not_readable", f"its condition is {example_of(when)}, expected text")
+    return "true" if when.strip().lower() in _ALWAYS else " ".join(when.split())
+
+
+def _action(action: Any, components: Sequence[str]) -> tuple[str, ...] | None:
+    if action is None:
+        return None
+    if isinstance(action, dict):
+        given = {spell(str(name)): value for name, value in action.items()}
+        if set(given) != {spell(name) for name in components}:
+            raise ExpressionError(
+                "wrong_shape", f"its action has the components {', '.join(given)}, expected {', '.join(components)}"
+            )
+        action = [given[spell(name)] for name in components]
+    return tuple(_text(part) for part in (action if isinstance(action, list) else [action]))
+
+
+def _definitions(let: Any) -> list[tuple[str, str]]:
+    if isinstance(let, dict):
+        return [(str(name).strip(), _text(text)) for name, text in let.items()]
+    if let is None:
+        return []
+    lines = [str(line).partition("=") for line in (let if isinstance(let, list) else [let])]
+    return [(name.strip(), _text(text)) for name, _, text in lines]
+
+
+def _text(expression: Any) -> str:
+    if isinstance(expression, list):
+        return f"[{', '.join(map(_text, expression))}]"
+    if isinstance(expression, str):
+        return " ".join(expression.split())
+    return repr(expression)

@@ -1,0 +1,603 @@
+"""The rules language: what is read, what is rejected and why, and that it never raises, hangs or escapes."""
+
+import copy
+import json
+import math
+import pathlib
+import pickle
+import time
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sb3_varl
+from sb3_varl import ActionComponent, ArgumentError, ObservationSlice, Rules, TaskSheet
+from sb3_varl.metaworld import task_sheet
+from sb3_varl.rules.expressions import FUNCTIONS, MAX_DEPTH
+
+DATA = pathlib.Path(__file__).parent / "data" / "rules_other"
+RECORDED = pathlib.Path(sb3_varl.__file__).parent / "advisors" / "recorded_rules"
+SHEET = TaskSheet(
+    "Go.",
+    (ActionComponent("dx"), ActionComponent("dy")),
+    (
+        ObservationSlice("gripper position", 0, 3, before=6),
+        ObservationSlice("puck", 3, 5),
+        ObservationSlice("Opening", 5, 6),
+        ObservationSlice("previously", 6, 9),
+    ),
+)
+OBSERVATIONS = spaces.Box(-np.inf, np.inf, (9,), np.float32)
+ACTIONS = spaces.Box(-1.0, 1.0, (2,), np.float32)
+STATE = np.array([0.1, 0.2, 0.3, 1.0, 2.0, 0.5, 0.0, 0.25, 0.3], np.float32)
+
+
+def parse(text, sheet=SHEET, observation_space=OBSERVATIONS, action_space=ACTIONS):
+    return Rules.parse(text, sheet, observation_space, action_space)
+
+
+def rules_of(*rules):
+    return parse(json.dumps({"rules": rules}))
+
+
+def rule(*action, when="true", **other):
+    return {"name": "go", "when": when, "action": list(action), **other}
+
+
+def value(expression, when="true"):
+    """Of an expression in STATE, which has to be within the bounds."""
+    rules = rules_of(rule(expression, "0", when=when))
+    assert not rules.rejected, rules.rejected
+    action = rules(STATE)
+    return None if action is None else float(action[0])
+
+
+def rejection(*rules):
+    (only,) = rules_of(*rules).rejected
+    return only
+
+
+# ---- What expressions mean
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("0.25", 0.25),
+        ("gripper_position[1] + opening / 2", 0.45),
+        ("gripper_position[-1]", 0.3),
+        ("-gripper_position[0] * 2 - +0.1", -0.3),
+        ("gripper_position[0] ** 2", 0.01),
+        ("0.04 ** 0.5", 0.2),
+        ("abs(-0.5)", 0.5),
+        ("min(0.5, 0.25, 0.75)", 0.25),
+        ("max(gripper_position)", 0.3),
+        ("min(puck - 0.75)", 0.25),
+        ("clip(puck[1], -1, 0.5)", 0.5),
+        ("sqrt(0.25)", 0.5),
+        ("sin(0.1) * sin(0.1) + cos(0.1) * cos(0.1) - 0.5", 0.5),
+        ("atan2(0.1, 1)", math.atan2(0.1, 1)),
+        ("norm(gripper_position[0:2])", math.hypot(0.1, 0.2)),
+        ("distance(puck, [1, 1.5])", 0.5),
+        ("dot(gripper_position, [1, 1, 1])", 0.6),
+        ("0.5 if opening > 0.4 else 0.25", 0.5),
+        ("(0.5 if opening > 0.6 else 0.25) * true", 0.25),
+        ("velocity(gripper_position)[1]", -0.05),
+        ("(puck - [0.5, 1.5])[0]", 0.5),
+        ("(-puck / 4)[1]", -0.5),
+        ("(gripper_position if opening < 0 else [0.7, 0.8, 0.9])[2]", 0.9),
+        ("1 - (0 < opening <= 0.5)", 0.0),
+        ("norm(clip(puck, 0, 0.5)) - dot(puck, [0, 0])", math.hypot(0.5, 0.5)),
+        (0.5, 0.5),
+        (" \n 0.5", 0.5),
+    ],
+)
+def test_expressions(expression, expected):
+    assert value(expression) == pytest.approx(expected, abs=1e-6)
+    # The same in a batch.
+    actions, which = rules_of(rule(expression, "0")).batch(np.stack([STATE] * 3))
+    np.testing.assert_allclose(actions, [[expected, 0]] * 3, atol=1e-6)
+    assert which.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("true", True),
+        ("True", True),
+        ("false", False),
+        (True, True),
+        (False, False),
+        (None, True),
+        ("", True),
+        ("otherwise", True),
+        (1, True),
+        ("opening == 0.5 and puck[0] != 2", True),
+        ("opening >= 0.5 and not (puck[0] > 2 or false)", True),
+        ("opening < 0.5 || puck[1] < 1", False),
+        ("opening > 0.4 && puck[1] > 1", True),
+        ("opening", True),
+        ("opening - 0.5", False),
+        ("0.4 < opening < 0.5", False),
+        # What is not looked at has no need of a value.
+        ("puck[0] > 0 or 1 / (puck[0] - 1) > 0", True),
+        ("puck[0] < 0 and sqrt(-puck[0]) > 0", False),
+    ],
+)
+def test_conditions(condition, expected):
+    rules = rules_of({**rule("0.5", "0"), "when": condition})
+    assert not rules.rejected
+    assert (rules(STATE) is not None) == expected
+    assert (rules.batch(STATE[None])[1][0] == 0) == expected
+
+
+def test_the_first_rule_that_holds_gives_the_action():
+    rules = rules_of(
+        rule("0.1", "0", when="puck[0] > 5"),
+        rule("0.2", "0", when="puck[0] > 0.5"),
+        rule("0.3", "0"),
+    )
+    assert rules.which(STATE) == 1
+    np.testing.assert_allclose(rules(STATE), [0.2, 0])
+    assert rules(STATE).dtype == np.float32
+    assert rules.which(np.zeros(9)) == 2
+    assert len(rules) == 3
+
+
+def test_no_rule_holds_or_there_is_no_advice():
+    rules = rules_of({"name": "leave it", "when": "puck[0] > 0.5", "action": None}, rule("1", "1", when="puck[0] > 0"))
+    assert rules(STATE) is None
+    assert rules.which(STATE) == 0
+    assert rules.which(np.full(9, -1)) is None
+    assert rules(np.full(9, -1)) is None
+    actions, which = rules.batch(np.stack([STATE, np.full(9, -1), np.full(9, 0.25)]))
+    assert which.tolist() == [0, -1, 1]
+    assert np.isnan(actions[:2]).all()
+
+
+def test_actions_are_clipped_and_may_be_vectors():
+    rules = rules_of(rule("100 * (puck - [1.5, 1.5])"))
+    assert rules(STATE).tolist() == [-1, 1]
+    rules = parse('{"rules": [{"when": "true", "action": "[0.5, opening]"}]}')
+    assert rules(STATE).tolist() == [0.5, 0.5]
+    rules = parse('{"rules": [{"when": "true", "action": {"DY": "0.25", "dx": 1}}]}')
+    assert rules(STATE).tolist() == [1, 0.25]
+
+
+def test_definitions_serve_their_rule_and_those_after_it():
+    rules = rules_of(
+        {"let": {"gap": "puck - gripper_position[0:2]"}},
+        rule("gap[0] / 10", "twice / 100", let={"twice": "2 * gap[1]"}, when="norm(gap) > 100"),
+        rule("gap[0] / 10", "twice / 100"),
+    )
+    assert not rules.rejected
+    np.testing.assert_allclose(rules(STATE), [0.09, 0.036], rtol=1e-5)
+    again = parse(rules.text)
+    assert again == rules
+    text = '{"let": {"far": "puck[0] > 0.5"}, "rules": [{"when": "far", "action": ["0.5", "0"]}]}'
+    assert parse(text)(STATE)[0] == 0.5
+
+
+def test_what_a_lost_rule_defined_others_may_use():
+    rules = rules_of(rule("nothing", "0", let={"a": "0.5"}), rule("a", "0"))
+    assert [lost.reason for lost in rules.rejected] == ["unknown_name"]
+    assert rules(STATE)[0] == 0.5
+    assert parse(rules.text)(STATE)[0] == 0.5
+
+
+def test_velocity_is_the_change_since_the_observation_before():
+    rules = rules_of(rule("velocity(opening)", "velocity(puck)[1]"))
+    before = STATE.copy()
+    before[4:6] = [1.75, 0.25]
+    np.testing.assert_allclose(rules(STATE, before), [0.25, 0.25])
+    actions, _ = rules.batch(np.stack([STATE] * 2), np.stack([before, STATE]))
+    np.testing.assert_allclose(actions, [[0.25, 0.25], [0, 0]])
+    # It is not known what it was.
+    assert rules(STATE) is None
+    assert rules.batch(STATE[None])[1].tolist() == [-1]
+
+
+def test_dict_observations():
+    sheet = TaskSheet("Go.", (), (ObservationSlice("a", 1, 2, key="x"), ObservationSlice("b c", 0, 2, key="y")))
+    space = spaces.Dict({"x": spaces.Box(-1, 1, (2,)), "y": spaces.Box(-1, 1, (1, 2)), "z": spaces.Box(-1, 1, (3,))})
+    rules = parse('{"rules": [{"when": "true", "action": ["a", "b_c[1]"]}]}', sheet, space)
+    observation = {"x": np.array([0, 0.25]), "y": np.array([[0, 0.5]]), "z": np.zeros(3)}
+    assert rules(observation).tolist() == [0.25, 0.5]
+    batch = {key: np.stack([part, -part]) for key, part in observation.items()}
+    assert rules.batch(batch)[0].tolist() == [[0.25, 0.5], [-0.25, -0.5]]
+
+
+def test_copies():
+    rules = rules_of(rule("nothing", "0"), {"let": {"a": "0.5"}}, rule("a", "0"))
+    for other in (copy.deepcopy(rules), pickle.loads(pickle.dumps(rules))):
+        assert other == rules
+        assert other.rejected == rules.rejected
+        assert other(STATE).tolist() == [0.5, 0]
+    assert rules_of(rule("0", "0")) != rules
+
+
+# ---- What has no value
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "1 / (puck[0] - 1)",
+        "sqrt(-puck[0])",
+        "puck[0] * 1e308 * 10",
+        "(puck[0] * 1e200) ** 2",
+        "norm([puck[0] * 1e200, 0])",
+        "0 * (1 / (opening - 0.5))",
+        "clip(1e308 * puck[1], -1, 1)",
+        "min(1, 1 / (puck[0] - 1))",
+    ],
+)
+def test_what_has_no_value_is_no_advice_and_is_counted(expression):
+    for rules in (rules_of(rule(expression, "0"), rule("1", "1")), rules_of(rule("0", "0", when=f"{expression} > 0"))):
+        assert not rules.rejected
+        assert rules(STATE) is None
+        assert rules.which(STATE) is None
+        actions, which = rules.batch(np.stack([STATE] * 2))
+        assert which.tolist() == [-1, -1]
+        assert np.isnan(actions).all()
+        assert rules.undefined == {"go": 4}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_observations_that_are_not_finite(bad):
+    rules = rules_of(rule("0.5", "0", when="opening > 0"), rule("puck[0]", "0"))
+    state = STATE.copy()
+    state[3] = bad
+    assert rules(state)[0] == 0.5  # nobody looks at it
+    state[5] = -1
+    assert rules(state) is None
+    state[5] = bad
+    assert rules(state) is None
+    assert rules.batch(state[None])[1].tolist() == [-1]
+
+
+# ---- What is rejected, and why
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason", "words"),
+    [
+        (rule("wrist", "0"), "unknown_name", ["wrist", "gripper_position, puck, opening"]),
+        (rule("0", "0", when="wrist > 0"), "unknown_name", ["wrist"]),
+        (rule("0"), "wrong_shape", ["1 components", "expected 2: dx, dy"]),
+        (rule("0", "0", "0"), "wrong_shape", ["3 components"]),
+        (rule("gripper_position", "0"), "wrong_shape", ["4 components"]),
+        (rule(), "wrong_shape", ["0 components"]),
+        ({"when": "true"}, "wrong_shape", ["no action"]),
+        ({"when": "true", "action": {"dx": 0}}, "wrong_shape", ["expected dx, dy"]),
+        (rule("exp(1)", "0"), "unknown_function", ["exp", *FUNCTIONS]),
+        (rule("__import__('os').system('true')", "0"), "unknown_function", []),
+        (rule("__import__('os')", "0"), "unknown_function", ["__import__"]),
+        (rule("puck.size", "0"), "not_allowed", ["puck.size"]),
+        (rule("(lambda: 1)()", "0"), "unknown_function", []),
+        (rule("[x for x in puck][0]", "0"), "not_allowed", []),
+        (rule("(y := 1)", "0"), "not_allowed", []),
+        (rule("'text'", "0"), "not_allowed", []),
+        (rule("f'{1}'", "0"), "not_allowed", []),
+        (rule("1j", "0"), "not_allowed", []),
+        (rule("...", "0"), "not_allowed", []),
+        (rule("None", "0"), "not_allowed", []),
+        (rule("1 // 2", "0"), "not_allowed", []),
+        (rule("1 << 62", "0"), "not_allowed", []),
+        (rule("9 ** 9 ** 9", "0"), "not_allowed", ["9 ** 9", "product"]),
+        (rule("2 ** puck[0]", "0"), "not_allowed", ["1 to 8"]),
+        (rule("0", "0", when="opening is true"), "not_allowed", []),
+        (rule("0", "0", when="opening in puck"), "not_allowed", []),
+        (rule("clip(x=1)", "0"), "unknown_function", []),
+        (rule("clip(1)", "0"), "wrong_arguments", ["clip(x, low, high)"]),
+        (rule("min(1)", "0"), "wrong_arguments", ["min(a, b, ...)"]),
+        (rule("norm()", "0"), "wrong_arguments", ["norm(list)"]),
+        (rule("distance(puck, gripper_position)", "0"), "wrong_arguments", ["list of 2, a list of 3"]),
+        (rule("dot(puck, 1)", "0"), "wrong_arguments", ["equal length"]),
+        (rule("velocity(puck + 1)[0]", "0"), "wrong_arguments", ["one name"]),
+        (rule("velocity(wrist)", "0"), "wrong_arguments", ["wrist"]),
+        (rule("puck + gripper_position", "0"), "wrong_length", ["2 and 3"]),
+        (rule("0", "0", when="puck > 0"), "not_a_number", ["list of 2"]),
+        (rule("0", "0", when="puck"), "not_a_number", []),
+        (rule("puck[2]", "0"), "bad_index", ["0 to 1"]),
+        (rule("puck[opening]", "0"), "bad_index", []),
+        (rule("puck[1:1]", "0"), "bad_index", []),
+        (rule("puck[::2]", "0"), "bad_index", []),
+        (rule("opening[0]", "0"), "no_vector", ["opening"]),
+        (rule("1 +", "0"), "not_readable", ["at"]),
+        (rule("1; 2", "0"), "not_readable", []),
+        (rule("import os", "0"), "not_readable", []),
+        (rule("a = 1", "0"), "not_readable", []),
+        (rule("\x00", "0"), "not_readable", []),
+        (rule("", "0"), "no_expression", []),
+        (rule(None, "0"), "not_allowed", []),
+        (rule({"a": 1}, "0"), "not_allowed", []),
+        (rule("0", "0", when=[1]), "not_readable", ["[1]"]),
+        (rule("1 / 0", "0"), "undefined", ["divided by zero", "every state"]),
+        (rule("sqrt(-1)", "0"), "undefined", ["negative"]),
+        (rule("1e999", "0"), "undefined", ["too large"]),
+        (rule("9" * 10_000, "0"), "too_long", []),
+        (rule("9" * 50, "0"), "too_long", ["digits"]),
+        (rule("1 + " * 3000 + "1", "0"), "too_long", ["12001 characters", "let"]),
+        (rule("(" * 150 + "1" + ")" * 150, "0"), None, []),
+        (rule("-" * 3000 + "1", "0"), "too_deep", [str(MAX_DEPTH)]),
+        (rule("(" * 1500 + "1" + ")" * 1500, "0"), None, []),
+        (rule("abs(" * 150 + "1" + ")" * 150, "0"), "too_deep", ["let"]),
+        (rule("puck[0]" + "[0]" * 1000, "0"), "too_deep", []),
+        ("no object", "malformed_item", ["'no object'", "name, when and action"]),
+        (rule("0", "0", let={"puck": "1"}), "name_taken", ["puck"]),
+        (rule("0", "0", let={"a b": "1"}), "bad_name", ["'a b'"]),
+        (rule("0", "0", let={"if": "1"}), "bad_name", []),
+    ],
+)
+def test_rejections(bad, reason, words):
+    good = {"name": "good", "when": "true", "action": ["0.5", "0"]}
+    if reason is None:  # parentheses cost nothing, as far as Python reads them
+        assert {lost.reason for lost in rules_of(bad).rejected} <= {"not_readable", "too_deep"}
+        return
+    rules = rules_of(bad, good)
+    (lost,) = rules.rejected
+    assert lost.reason == reason
+    for word in words:
+        assert word in lost.text.replace("no object", "'no object'"), lost.text
+    assert len(lost.text) < 500
+    if isinstance(bad, dict) and "name" in bad:
+        assert lost.name.startswith("go")
+    else:
+        assert lost.name == "rule 1"
+    # It costs no other.
+    assert rules(STATE).tolist() in ([0.5, 0], [0, 0])
+
+
+def test_a_name_that_is_lost_costs_those_that_use_it():
+    rules = rules_of({"let": {"a": "1 +"}}, rule("a", "0"), rule("0.5", "0"))
+    assert [(lost.reason, lost.name) for lost in rules.rejected] == [
+        ("not_readable", "go, let a"),
+        ("unknown_name", "go"),
+    ]
+    assert "cannot be used" in rules.rejected[1].text
+
+
+def test_definitions_do_not_grow_without_bounds():
+    lets = {"a0": "puck[0]"} | {f"a{i + 1}": f"a{i} * a{i} + {i}" for i in range(300)}
+    rules = rules_of({"let": lets}, rule("a300", "0"))
+    assert {lost.reason for lost in rules.rejected} == {"too_deep", "unknown_name"}
+    lets = {"v0": "puck"} | {f"v{i + 1}": f"[v{i}, v{i}, v{i}]" for i in range(40)}
+    start = time.process_time()
+    rules = rules_of({"let": lets}, rule("norm(v40)", "0"))
+    assert "too_long" in {lost.reason for lost in rules.rejected}
+    assert time.process_time() - start < 5
+
+
+def test_too_many_rules():
+    rules = rules_of(*[rule("0", str(i / 1000)) for i in range(300)])
+    assert len(rules) == 100
+    assert rules.rejected[-1].reason == "too_long"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no_rules"),
+        ("I cannot help with that.", "no_rules"),
+        ('{"rules": []}', "no_rules"),
+        ('{"advice": [{"state": 0, "action": [0, 0]}]}', None),
+        ('{"rules": 3}', "no_rules"),
+        ('{"rules": [}', "not_json"),
+        ("[" * 100_000, "no_rules"),
+        ('{"rules": ' + "[" * 100_000, "not_json"),
+        ('{"rules": [' + '{"a":' * 50_000, "not_json"),
+        ("x" * 1_000_000, "no_rules"),
+        ('{"rules": [' + '"' * 1_000_000, None),
+        ('{"rules": [{"name": "' + "x" * 1_000_000, None),
+        ('"action" {' * 30_000, None),
+        ('"rules": [' * 30_000, None),
+    ],
+)
+def test_answers_without_rules(text, reason):
+    start = time.process_time()
+    rules = parse(text)
+    assert time.process_time() - start < 10
+    assert len(rules) == 0
+    assert rules(STATE) is None
+    assert rules.batch(STATE[None])[1].tolist() == [-1]
+    assert rules.rejected
+    assert reason is None or rules.rejected[0].reason == reason
+    assert all(len(str(lost)) < 500 for lost in rules.rejected)
+
+
+GOOD = '{"name": "a", "when": "true", "action": ["0.5", "0"]}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"rules": [{GOOD}]}}',
+        f'Here you are:\n```json\n{{"rules": [{GOOD}]}}\n```\nGood luck! [1]',
+        f'{{"diagnosis": "none {{}}", "rules": [{GOOD}]}}',
+        f'{{"answer": {{"rules": [{GOOD}]}}}}',
+        f"[{GOOD}]",
+        GOOD,
+        f'{{"rules": [{GOOD},]}}',
+        f"{{'rules': [{GOOD}]}}".replace('"', "'"),
+        f"{{rules: [{GOOD}]}}",
+        f'{{"Rules": [{GOOD}]}}',
+        '{"rules": [{name: "a", when: "true", action: ["0.5", "0"],},],}',
+        '{"rules": [{"name": "a", "when": "true", "action": [+0.5, 0]}]}',
+        '{"rules": [\n// comment\n{"name": "a", "when": "true", "action": ["0.5", "0"]}]}',
+        '{"rules": [{"name": "a\nb", "when": "true", "action": ["0.5", "0"]}]}',
+        f'{{"rules": [{GOOD}, {{"name": "b", "when": "puck[0] > ',
+        f'{{"rules": [{{"when": "true", "action": ["1", "1"]}}]}}\nNo, better:\n{{"rules": [{GOOD}]}}',
+        f'{{"rules": [{{"when": "true", "action": ["1", "1"]}}]}}\nNo, better:\n{{"rules": [{GOOD},]',
+        f'<think>{{"rules": [...]}}</think>\n{{"rules": [{GOOD}]}}',
+    ],
+)
+def test_answers_that_a_person_could_read(text):
+    rules = parse(text)
+    assert len(rules) == 1
+    assert rules(STATE).tolist() == [0.5, 0]
+
+
+def test_an_answer_that_breaks_off_loses_its_last_rule():
+    rules = parse(f'{{"rules": [{GOOD}, {{"name": "b", "when": "true", "action": ["1", "0.1')
+    assert [lost.reason for lost in rules.rejected] == ["truncated"]
+    assert len(rules) == 1
+
+
+# ---- What the sheet has to be
+
+
+def sheet_of(*slices):
+    return TaskSheet("Go.", (), slices)
+
+
+@pytest.mark.parametrize(
+    ("sheet", "space", "words"),
+    [
+        (None, OBSERVATIONS, ["task sheet", 'form="actions"']),
+        (TaskSheet("Go."), OBSERVATIONS, ["task sheet"]),
+        (sheet_of(ObservationSlice("a b", 0, 1), ObservationSlice("A-b", 1, 2)), OBSERVATIONS, ["'a b' and 'A-b'"]),
+        (sheet_of(ObservationSlice("?!", 0, 1)), OBSERVATIONS, ["'?!'", "Rename"]),
+        (sheet_of(ObservationSlice("a", 0, 10)), OBSERVATIONS, ["0 to 10", "9 numbers"]),
+        (sheet_of(ObservationSlice("a", 0, 2, before=8)), OBSERVATIONS, ["8 to 10"]),
+        (sheet_of(ObservationSlice("a", 0, 2, key="x")), OBSERVATIONS, ["'x'"]),
+        (sheet_of(ObservationSlice("a", 0, 2)), spaces.Dict({"x": OBSERVATIONS}), ["'x'"]),
+        (sheet_of(ObservationSlice("a", 0, 2)), spaces.Box(0, 255, (3, 8, 8), np.uint8), ["image"]),
+        (TaskSheet("Go.", SHEET.action[:1], SHEET.observation), OBSERVATIONS, ["1 action components"]),
+    ],
+)
+def test_sheets_that_rules_cannot_be_about(sheet, space, words):
+    with pytest.raises(ArgumentError) as error:
+        parse(GOOD, sheet, space)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_names_that_are_words_of_the_language():
+    sheet = sheet_of(*(ObservationSlice(name, i, i + 1) for i, name in enumerate(["velocity", "lambda", "true", "3d"])))
+    rules = parse('{"rules": [{"when": "true", "action": ["velocity + _lambda", "_true + _3d"]}]}', sheet)
+    assert not rules.rejected
+    np.testing.assert_allclose(rules(STATE), [0.3, 1])
+
+
+def test_observations_of_another_environment():
+    rules = parse(GOOD)
+    with pytest.raises(ValueError, match="of 9 numbers, got an array of shape \\(4,\\)"):
+        rules(np.zeros(4))
+    with pytest.raises(ValueError, match="an array, got"):
+        rules({"x": np.zeros(9)})
+
+
+# ---- Whatever a model writes
+
+NUMBERS = st.floats(-1e6, 1e6).map(lambda x: f"{x:.6g}") | st.sampled_from(["0", "1", "1e308", "-1e-308"])
+SCALARS = st.sampled_from(["gripper_position[0]", "puck[1]", "opening", "velocity(opening)", "previously[2]"]) | NUMBERS
+VECTORS = st.sampled_from(["gripper_position", "previously", "[1, opening, puck[0]]", "velocity(gripper_position)"])
+
+
+def _scalars(part):
+    binary = st.sampled_from(["+", "-", "*", "/", "<", "<=", ">", ">=", "==", "!=", "and", "or"])
+    two = st.sampled_from(["min", "max", "atan2"])
+    one = st.sampled_from(["abs", "sqrt", "sin", "cos", "not ", "-"])
+    return (
+        st.tuples(part, binary, part).map(lambda t: f"({t[0]} {t[1]} {t[2]})")
+        | st.tuples(two, part, part).map(lambda t: f"{t[0]}({t[1]}, {t[2]})")
+        | st.tuples(one, part).map(lambda t: f"({t[0]}({t[1]}))")
+        | st.tuples(part, part, part).map(lambda t: f"({t[0]} if {t[1]} else {t[2]})")
+        | st.tuples(part, part, part).map(lambda t: f"clip({t[0]}, {t[1]}, {t[2]})")
+        | st.tuples(VECTORS, VECTORS, part).map(lambda t: f"distance({t[0]}, {t[1]} * {t[2]})")
+        | st.tuples(VECTORS, VECTORS).map(lambda t: f"dot({t[0]}, {t[1]})")
+    )
+
+
+EXPRESSIONS = st.recursive(SCALARS, _scalars, max_leaves=12)
+FINITE = st.floats(-1e3, 1e3, width=32)
+ANY_NUMBER = FINITE | st.sampled_from([0.0, 1.0, np.nan, np.inf, -np.inf, 3e38])
+STATES = st.lists(st.lists(ANY_NUMBER, min_size=9, max_size=9), min_size=1, max_size=4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(EXPRESSIONS, EXPRESSIONS, EXPRESSIONS), min_size=1, max_size=3), STATES)
+def test_one_state_and_a_batch_agree(expressions, states):
+    rules = rules_of(*(rule(first, second, when=when) for when, first, second in expressions))
+    assert {lost.reason for lost in rules.rejected} <= {"undefined"}
+    states = np.array(states, np.float32)
+    previous = states[::-1].copy()
+    for before in (None, previous):
+        actions, which = rules.batch(states, before)
+        for i, state in enumerate(states):
+            was = None if before is None else before[i]
+            single = rules(state, was)
+            assert (rules.which(state, was) is None) == (which[i] == -1)
+            if single is None:
+                assert np.isnan(actions[i]).all()
+            else:
+                assert ACTIONS.contains(single)
+                np.testing.assert_allclose(actions[i], single, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text() | st.text("()[]{}\"':,.+-*/<>=!&|%@~ \n0123456789eprulsactionwhbgk_", max_size=200))
+def test_any_text_is_read_without_an_exception(text):
+    parse(text)
+    parse(f'{{"rules": [{text}]}}')
+    rules = rules_of({"name": text, "when": text, "action": [text, text], "let": {text: text}})
+    rules(STATE)
+    rules.batch(STATE[None])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["opening", "1"]),
+    lambda part: (
+        st.lists(part, max_size=4)
+        | st.dictionaries(st.sampled_from(["rules", "name", "when", "action", "let", "dx", "dy"]), part, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(JSON)
+def test_any_json_is_read_without_an_exception(content):
+    for text in (json.dumps(content), json.dumps({"rules": content}), json.dumps({"rules": [content]})):
+        rules = parse(text)
+        action = rules(STATE)
+        assert action is None or ACTIONS.contains(action)
+        assert parse(rules.text).rules == rules.rules or not rules.rules
+
+
+# ---- Recorded answers of a large multimodal model
+
+
+@pytest.mark.parametrize("file", sorted(RECORDED.glob("*.txt")), ids=lambda file: file.stem)
+def test_recorded_answers_are_read_without_a_rejection(file):
+    space = spaces.Box(-np.inf, np.inf, (39,), np.float32)
+    rules = parse(file.read_text(), task_sheet(file.name.split(".")[0]), space, spaces.Box(-1, 1, (4,), np.float32))
+    assert not rules.rejected
+    assert [(rule.when, list(rule.action)) for rule in rules.rules] == [
+        (rule["when"], rule["action"]) for rule in json.loads(file.read_text())["rules"]
+    ]
+    states = np.random.default_rng(0).normal(0, 0.3, (200, 39)).astype(np.float32)
+    actions, which = rules.batch(states)
+    assert [rules.which(state) for state in states] == which.tolist()
+    np.testing.assert_allclose(np.stack([rules(state) for state in states]), actions, atol=1e-6)
+
+
+@pytest.mark.parametrize("file", sorted(DATA.glob("*.txt")), ids=lambda file: file.stem)
+def test_recorded_answers_about_other_environments(file):
+    names = json.loads((DATA / "names.json").read_text())[file.stem]
+    slices = [ObservationSlice(name, start, stop, meaning, key) for name, (key, start, stop, meaning) in names.items()]
+    has_keys = any(part.key for part in slices)
+    space = spaces.Box(-np.inf, np.inf, (25,), np.float32)
+    n_components = len(json.loads(file.read_text())["rules"][0]["action"])
+    rules = parse(
+        file.read_text(),
+        sheet_of(*slices),
+        spaces.Dict({"observation": space, "desired_goal": space}) if has_keys else space,
+        spaces.Box(-2, 2, (n_components,), np.float32),
+    )
+    assert not rules.rejected
+    assert len(rules) == len(json.loads(file.read_text())["rules"])
