@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from sb3_varl.advisors.function import FunctionAdvisor
     from sb3_varl.advisors.recorded import ReplayAdvisor
+    from sb3_varl.advisors.rules_advisor import RulesAdvisor
     from sb3_varl.advisors.vlm import VLMAdvisor
     from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
     from sb3_varl.algorithms.policies import LayerNormMlpPolicy
@@ -58,6 +59,7 @@ __all__ = [
     "Rejection",
     "ReplayAdvisor",
     "Rules",
+    "RulesAdvisor",
     "TaskSheet",
     "Usage",
     "VARLCrossQ",
@@ -76,6 +78,7 @@ _MODULES = {
     "LayerNormMlpPolicy": "algorithms.policies",
     "ReplayAdvisor": "advisors.recorded",
     "Rules": "rules.rules",
+    "RulesAdvisor": "advisors.rules_advisor",
     "VARL": "algorithms.varl",
     "VARLCrossQ": "algorithms.varl",
     "VARLTQC": "algorithms.varl",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import sb3_varl
 from sb3_varl import ActionComponent, ArgumentError, ObservationSlice, Rules, TaskSheet
-from sb3_varl.metaworld import task_sheet
+from sb3_varl.metaworld import SparseMetaWorldEnv, task_sheet
 from sb3_varl.rules.expressions import FUNCTIONS, MAX_DEPTH
 
 DATA = pathlib.Path(__file__).parent / "data" / "rules_other"
@@ -601,3 +601,33 @@ def test_recorded_answers_about_other_environments(file):
     )
     assert not rules.rejected
     assert len(rules) == len(json.loads(file.read_text())["rules"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "at_least"),
+    [
+        ("push-v3", 0.95),
+        ("pick-place-v3", 0.95),
+        ("drawer-open-v3", 0.95),
+        ("peg-insert-side-v3.round2", 0.95),
+        ("peg-insert-side-v3", 0.0),
+    ],
+)
+def test_recorded_rules_solve_their_tasks(name, at_least):
+    task = name.split(".")[0]
+    env = SparseMetaWorldEnv(task, frame_skip=3, terminate_on_success=True)
+    rules = parse((RECORDED / f"{name}.txt").read_text(), env.task_sheet, env.observation_space, env.action_space)
+    n_successes = 0
+    for seed in range(1000, 1020):
+        observation, _ = env.reset(seed=seed)
+        for _ in range(50):
+            action = rules(observation)
+            assert action is not None
+            observation, _, succeeded, _, _ = env.step(action)
+            if succeeded:
+                n_successes += 1
+                break
+    assert n_successes >= at_least * 20
+    if not at_least:  # it was not to be solved without a correction
+        assert n_successes == 0

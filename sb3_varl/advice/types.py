@@ -255,6 +255,20 @@ class Rejection:
     example: str = field(default="", compare=False)
 
 
+class StandingAdvice(Protocol):
+    """Advice for any state, without a request: rules, a function, a controller."""
+
+    def __call__(self, observation: Observation, previous: Observation | None = None, /) -> Any:
+        """
+        Advise in a state.
+
+        :param observation: The original observation, not batched
+        :param previous: The observation before, which is the same one at the start of an episode, or ``None`` if it is
+            not known
+        :return: An action in the environment's units, or ``None`` for no advice
+        """
+
+
 @dataclass(frozen=True)
 class Advice:
     """
@@ -264,11 +278,13 @@ class Advice:
         A ``None`` without a rejection of the same state is an abstention.
     :param rejected: What could not be used, and why
     :param usage: What the whole query cost, of an advisor that does not record its requests
+    :param standing: What it advises in any state, if its answer says so. It takes the place of what stood before
     """
 
     actions: Sequence[Any]
     rejected: Sequence[Rejection] = ()
     usage: Usage = Usage()
+    standing: StandingAdvice | None = field(default=None, compare=False)
 
 
 @runtime_checkable
@@ -276,11 +292,13 @@ class Advisor(Protocol):
     """
     Whatever can say what it would have done in a state: a vision-language model, a planner, a person.
 
-    It is called from a worker thread, one query at a time. Three more methods are optional. With
+    It is called from a worker thread, one query at a time. Four more methods are optional. With
     ``prepare(briefing: Briefing) -> None`` an advisor says before training starts, by raising, that it will not be able
     to answer. ``interrupt() -> None`` is called from another thread when training breaks off, by Ctrl-C for instance:
     ``advise`` is then to raise :class:`QueryInterrupted` soon. ``prompt(query: AdviceQuery) -> str`` is what the
-    advisor is told, for TensorBoard. An attribute ``task``, in words, goes before the task that it is given.
+    advisor is told, for TensorBoard. ``standing(briefing: Briefing) -> StandingAdvice | None``, called after
+    ``prepare``, is what it advises in any state before it was asked anything. An attribute ``task``, in words, goes
+    before the task that it is given.
 
     The states that it is shown are copies, its own to work on.
     """

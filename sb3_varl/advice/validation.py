@@ -45,7 +45,11 @@ def checked(advice: Advice, query: AdviceQuery) -> Advice:
             rejected.append(Rejection(usable, i, example_of(action)))
             usable = None
         actions.append(usable)
-    return Advice(actions, tuple(rejected), _checked_usage(advice.usage))
+    standing = advice.standing
+    if not (standing is None or callable(standing)):
+        _complain_of("standing", standing, "a function from an observation to an action, or None")
+        standing = None
+    return Advice(actions, tuple(rejected), _checked_usage(advice.usage), standing)
 
 
 def _checked_rejections(rejected: Any) -> list[Rejection]:

@@ -15,6 +15,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from operator import attrgetter
 from typing import Any, Protocol
 
 from sb3_varl.advice.types import Advisor
@@ -27,7 +28,9 @@ PLUGINS = "sb3_varl.advisors"
 
 # Modules and classes. Those of other packages cannot take their place.
 _BUILT_IN = {
+    "recorded": ("sb3_varl.advisors.rules_advisor", "RulesAdvisor.recorded"),
     "replay": ("sb3_varl.advisors.recorded", "ReplayAdvisor"),
+    "rules": ("sb3_varl.advisors.rules_advisor", "RulesAdvisor.load"),
     "simulated": ("sb3_varl.metaworld", "ScriptedAdvisor"),
 }
 
@@ -50,7 +53,9 @@ def make_advisor(name: str, task: str | None = None, **kwargs: Any) -> Advisor:
     """
     Make an advisor from its name.
 
-    :param name: ``"simulated/<task>"`` for a :class:`~sb3_varl.metaworld.ScriptedAdvisor` of a Meta-World task,
+    :param name: ``"recorded/<task>"`` for a :class:`~sb3_varl.RulesAdvisor` with the recorded rules of a large
+        multimodal model for a Meta-World task, ``"rules/<file>"`` for one with those of a file,
+        ``"simulated/<task>"`` for a :class:`~sb3_varl.metaworld.ScriptedAdvisor` of a Meta-World task,
         ``"replay/<folder>"`` for a :class:`~sb3_varl.ReplayAdvisor` of an advice log, ``"<kind>/<anything>"`` where an
         installed package has an entry point ``<kind>`` of the group ``sb3_varl.advisors``, and anything else is
         a litellm model string such as ``"openai/gpt-6.1-sol"`` for a :class:`~sb3_varl.VLMAdvisor`. An installed
@@ -64,8 +69,8 @@ def make_advisor(name: str, task: str | None = None, **kwargs: Any) -> Advisor:
     """
     kind, _, rest = name.partition("/")
     if kind in _BUILT_IN:
-        module, class_name = _BUILT_IN[kind]
-        make = getattr(importlib.import_module(module), class_name)
+        module, path = _BUILT_IN[kind]
+        make = attrgetter(path)(importlib.import_module(module))
         check_arguments(make, kwargs)
         return make(rest, **kwargs)
     plugin = _plugin(kind)

@@ -30,8 +30,8 @@ class GuidanceBufferSamples(NamedTuple):
 
 class GuidanceBuffer(BaseBuffer):
     """
-    Rows of (original observation, normalised action, step at which the advice was given).
-    A full buffer drops its oldest row.
+    Rows of (original observation, normalised action, step at which the advice was given, whether it is a label: of
+    standing advice, which may change). A full buffer drops its oldest row.
 
     :param buffer_size: Number of rows that fit
     :param observation_space: The policy's observation space
@@ -43,6 +43,7 @@ class GuidanceBuffer(BaseBuffer):
     observations: dict[str, np.ndarray]
     actions: np.ndarray
     steps: np.ndarray
+    labels: np.ndarray
 
     # The name of the only observation of a Box space.
     BOX_KEY = "observation"
@@ -67,6 +68,7 @@ class GuidanceBuffer(BaseBuffer):
         }
         self.actions = np.zeros((self.buffer_size, self.action_dim), dtype=np.float32)
         self.steps = np.zeros(self.buffer_size, dtype=np.int64)
+        self.labels = np.zeros(self.buffer_size, dtype=bool)
 
     def _subspaces(self) -> dict[str, spaces.Space]:
         if isinstance(self.observation_space, spaces.Dict):
@@ -86,7 +88,12 @@ class GuidanceBuffer(BaseBuffer):
         self.add_all([observation], [action], step)
 
     def add_all(
-        self, observations: Sequence[np.ndarray | dict[str, np.ndarray]], actions: Sequence[np.ndarray], step: int = 0
+        self,
+        observations: Sequence[np.ndarray | dict[str, np.ndarray]],
+        actions: Sequence[np.ndarray],
+        step: int = 0,
+        *,
+        labels: bool = False,
     ) -> None:
         """
         Add several rows, as :meth:`add` does, all or none.
@@ -94,6 +101,7 @@ class GuidanceBuffer(BaseBuffer):
         :param observations: The original observations
         :param actions: The advised actions in the policy's space
         :param step: Environment steps of the run when the advice was given
+        :param labels: Whether they are labels, which :meth:`remove_labels` removes
         :raises ValueError: as :meth:`add`
         """
         if not actions:
@@ -104,8 +112,16 @@ class GuidanceBuffer(BaseBuffer):
                 **{f"{self._PREFIX}{key}": np.stack([np.asarray(row[key]) for row in named]) for key in named[0]},
                 "actions": np.stack([np.ravel(action) for action in actions]),
                 "steps": np.full(len(actions), step),
+                "labels": np.full(len(actions), labels),
             }
         )
+
+    def remove_labels(self) -> None:
+        """Remove the labels, because the advice that they are of stands no longer."""
+        rows = self.rows()
+        kept = {name: column[~rows["labels"]] for name, column in rows.items()}
+        self.reset()
+        self.extend(kept)
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> GuidanceBufferSamples:  # type: ignore[override]
         rows: Any = {key: array[batch_inds] for key, array in self.observations.items()}
@@ -133,17 +149,18 @@ class GuidanceBuffer(BaseBuffer):
         """
         Copy out what the buffer holds, oldest row first.
 
-        :return: ``actions`` ``(n, d)``, ``steps`` ``(n,)`` and each observation as ``observations/<key>``
+        :return: ``actions`` ``(n, d)``, ``steps`` and ``labels`` ``(n,)``, and each observation as
+            ``observations/<key>``
         """
         order = np.roll(np.arange(self.size()), -self.pos if self.full else 0)
         rows = {f"{self._PREFIX}{key}": array[order] for key, array in self.observations.items()}
-        return {**rows, "actions": self.actions[order], "steps": self.steps[order]}
+        return {**rows, "actions": self.actions[order], "steps": self.steps[order], "labels": self.labels[order]}
 
     def extend(self, rows: dict[str, np.ndarray]) -> None:
         """
         Add rows in the form that :meth:`rows` returns them.
 
-        :param rows: ``actions``, ``steps`` and ``observations/<key>``, of equal length
+        :param rows: ``actions``, ``steps``, ``observations/<key>`` and perhaps ``labels``, of equal length
         :raises ValueError: if the rows do not fit the spaces
         """
         observations = {
@@ -183,6 +200,8 @@ class GuidanceBuffer(BaseBuffer):
             self.observations[key][places] = array[kept]
         self.actions[places] = actions[kept]
         self.steps[places] = np.asarray(rows["steps"])[kept]
+        # Which version 0.1.0 did not have.
+        self.labels[places] = np.asarray(rows["labels"])[kept] if "labels" in rows else False
         self.full = self.full or self.pos + len(actions) >= self.buffer_size
         self.pos = (self.pos + len(actions)) % self.buffer_size
 
@@ -241,7 +260,14 @@ class GuidanceBuffer(BaseBuffer):
 
     def __getstate__(self) -> dict[str, Any]:
         # A model's zip carries the rows, not the empty space behind them.
-        return {**self.__dict__, "observations": None, "actions": None, "steps": None, "rows": self.rows()}
+        return {
+            **self.__dict__,
+            "observations": None,
+            "actions": None,
+            "steps": None,
+            "labels": None,
+            "rows": self.rows(),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         rows = state.pop("rows")

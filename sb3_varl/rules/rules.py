@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -58,6 +58,18 @@ class RejectedRule:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.text}"
+
+
+class Decision(NamedTuple):
+    """
+    What rules say of a state.
+
+    :param rule: Index of the first rule that holds, or ``None``
+    :param action: An action of the action space, inside its bounds, or ``None`` for no advice
+    """
+
+    rule: int | None
+    action: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -183,7 +195,7 @@ class Rules:
         :return: An action of the action space, inside its bounds, or ``None`` for no advice
         :raises ValueError: if the observation is of another space
         """
-        return self._decide(observation, previous)[1]
+        return self.decide(observation, previous).action
 
     def which(self, observation: Observation, previous: Observation | None = None) -> int | None:
         """
@@ -193,23 +205,30 @@ class Rules:
         :param previous: The one before, or ``None`` if it is not known
         :return: The index, in ``rules``, of the first rule that holds, or ``None``
         """
-        return self._decide(observation, previous)[0]
+        return self.decide(observation, previous).rule
 
-    def _decide(self, observation: Observation, previous: Observation | None) -> tuple[int | None, np.ndarray | None]:
+    def decide(self, observation: Observation, previous: Observation | None = None) -> Decision:
+        """
+        Advise in a state, and say by which rule.
+
+        :param observation: The original observation
+        :param previous: The one before, or ``None`` if it is not known
+        :return: The rule and the action
+        :raises ValueError: if the observation is of another space
+        """
         graph, names = self._graph, self.names
         before = None if previous is None else names.numbers(previous).tolist()
         values = graph.values(names.numbers(observation).tolist(), before)
-        i: int | None = None
+        i = 0
         try:
             for i, rule in enumerate(self._compiled):
                 if graph.evaluate(rule.when, values):
                     if rule.action is None:
-                        return i, None
-                    return i, self._action([graph.evaluate(node, values) for node in rule.action])
-            return None, None
+                        return Decision(i, None)
+                    return Decision(i, self._action([graph.evaluate(node, values) for node in rule.action]))
         except Undefined:
-            self.undefined[self.rules[i or 0].name] += 1
-            return None, None
+            self.undefined[self.rules[i].name] += 1
+        return Decision(None, None)
 
     def batch(self, observations: Observation, previous: Observation | None = None) -> tuple[np.ndarray, np.ndarray]:
         """

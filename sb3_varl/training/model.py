@@ -15,14 +15,25 @@ from sb3_varl.advice.types import Observation
 class Guidance(Protocol):
     """Where advice goes: the model's guidance buffer."""
 
-    def add_all(self, observations: Sequence[Observation], actions: Sequence[np.ndarray], step: int = 0) -> None:
+    def add_all(
+        self,
+        observations: Sequence[Observation],
+        actions: Sequence[np.ndarray],
+        step: int = 0,
+        *,
+        labels: bool = False,
+    ) -> None:
         """
         Take in advice.
 
         :param observations: Original observations
         :param actions: What was advised there, in ``[-1, 1]^d``
         :param step: The run's environment steps
+        :param labels: Whether it is standing advice
         """
+
+    def remove_labels(self) -> None:
+        """Remove what is of standing advice."""
 
 
 class GuidedModel(Protocol):

@@ -1,0 +1,115 @@
+"""Rules that are there beforehand, somebody's own or recorded ones, as an advisor."""
+
+import difflib
+import importlib
+import logging
+import os
+import pathlib
+
+from sb3_varl.advice.types import Advice, AdviceQuery, Briefing
+from sb3_varl.rules import Rules
+
+logger = logging.getLogger(__name__)
+
+_FOLDER = pathlib.Path(__file__).parent / "recorded_rules"
+# Answers after a correction, which go before the first ones.
+_ROUND_2 = ".round2"
+
+
+class RulesAdvisor:
+    """
+    An advisor whose advice are rules, for every state and without a request.
+
+    :param rules: The rules as JSON, as a model would write them (see :class:`~sb3_varl.Rules`)
+    :param name: What it is called in logs and on pages
+    :param goal: The goal that the rules are for, as the environment's task sheet says it; ``None`` for any
+    :raises TypeError: if ``rules`` are not text
+    """
+
+    def __init__(self, rules: str, *, name: str = "rules", goal: str | None = None) -> None:
+        if not isinstance(rules, str):
+            raise TypeError(
+                f"RulesAdvisor takes the text of rules, JSON, got {rules!r}. RulesAdvisor.load reads files."
+            )
+        self.text = rules
+        self.model = name
+        self.goal = goal
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "RulesAdvisor":
+        """
+        Take the rules of a file.
+
+        :param path: A file of JSON, or of a model's answer as it came
+        :return: The advisor
+        :raises OSError: if the file cannot be read
+        """
+        return cls(pathlib.Path(path).read_text(encoding="utf-8"), name=f"rules/{pathlib.Path(path).name}")
+
+    @classmethod
+    def recorded(cls, task: str) -> "RulesAdvisor":
+        """
+        Take the recorded rules of a large multimodal model for a Meta-World task: the answer as it came, or, where
+        there are two, the second one, given after the model was shown what had become of the first.
+
+        :param task: One of :func:`recorded_tasks`, for instance ``"push-v3"``
+        :return: The advisor
+        :raises ValueError: if there are none for the task
+        """
+        tasks = recorded_tasks()
+        if task not in tasks:
+            near = difflib.get_close_matches(task, tasks)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(f"There are no recorded rules for {task!r}.{hint} There are for {', '.join(tasks)}.")
+        second = _FOLDER / f"{task}{_ROUND_2}.txt"
+        file = second if second.exists() else _FOLDER / f"{task}.txt"
+        goal = importlib.import_module("sb3_varl.metaworld").task_sheet(task).goal
+        return cls(file.read_text(encoding="utf-8"), name=f"recorded/{task}", goal=goal)
+
+    def prepare(self, briefing: Briefing) -> None:
+        """
+        Find out before the training starts whether the rules are about its environment.
+
+        :param briefing: What stays the same over all queries
+        :raises ValueError: if none of them can be used there, or they are for another task
+        """
+        sheet = briefing.sheet
+        if self.goal is not None and (sheet is None or sheet.goal != self.goal):
+            raise ValueError(
+                f"{self.model} is for the task {self.goal!r}, but the environment's is "
+                f"{sheet.goal if sheet is not None else None!r}. Take the rules of its own task."
+            )
+        rules = self.standing(briefing)
+        lost = "; ".join(map(str, rules.rejected[:3]))
+        if not len(rules):
+            raise ValueError(f"None of the rules of {self.model} can be used in this environment: {lost}.")
+        if rules.rejected:
+            logger.warning("%d of the rules of %s cannot be used: %s", len(rules.rejected), self.model, lost)
+
+    def standing(self, briefing: Briefing) -> Rules:
+        """
+        Say what it advises in any state.
+
+        :param briefing: What stays the same over all queries
+        :return: The rules
+        """
+        return Rules.parse(self.text, briefing.sheet, briefing.observation_space, briefing.action_space)
+
+    def advise(self, query: AdviceQuery) -> Advice:
+        """
+        Answer a query.
+
+        :param query: The states in question
+        :return: What the rules say of them
+        """
+        rules = self.standing(query.briefing)
+        return Advice([rules(state.observation) for state in query.states], standing=rules)
+
+
+def recorded_tasks() -> tuple[str, ...]:
+    """
+    Say for which tasks of Meta-World there are recorded rules.
+
+    :return: Their names
+    """
+    return tuple(sorted({file.name.split(".")[0] for file in _FOLDER.glob("*.txt")}))
