@@ -12,7 +12,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from stable_baselines3.common.callbacks import ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.logger import configure
 
 from conftest import CounterEnv, make_query, make_vlm, reasons
@@ -20,7 +20,7 @@ from sb3_varl import VARL, Advice, AdvisorCallback, AdvisorError, FunctionAdviso
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import AdviceLog
 from sb3_varl.report.relabel import main as relabel
-from sb3_varl.testing import VLMServer, http_error, write_answer
+from sb3_varl.testing import Misbehaviour, VLMServer, http_error, write_answer
 
 pytestmark = [
     pytest.mark.usefixtures("vlm_environment"),
@@ -48,6 +48,19 @@ def go_on(model, path="model.zip"):
     """The same model in another process, as far as the log can tell."""
     model.save(path)
     return VARL.load(path, env=CounterEnv(offset=100))
+
+
+class Interrupt(BaseCallback):
+    """Ctrl-C at a step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def _on_step(self):
+        if self.num_timesteps == self.step:
+            raise KeyboardInterrupt
+        return True
 
 
 def asked(server):
@@ -522,3 +535,66 @@ def test_a_model_goes_on_where_the_log_of_another_run_lies(tmp_path, tmp_path_fa
         model.learn(30, callback=callback, reset_num_timesteps=False)
     assert callback.n_asked == 1
     assert len(read_queries("log")) == 1
+
+
+# ---- learn() again with the same callback
+
+
+def test_the_same_callback_asks_again_what_failed():
+    with VLMServer(always=WRONG_KEY) as server:
+        model, callback = make_model(), make_callback(make_vlm(server, states_per_request=2), "log")
+        with pytest.raises(AdvisorError):
+            model.learn(50, callback=callback)
+        server.always = None
+        model.learn(50, callback=callback, reset_num_timesteps=False)
+        assert asked(server) == [[0, 1], [0, 1], [2, 3], [0, 1], [2, 3]]
+        server.always = http_error(400)
+        model.learn(10, callback=callback, reset_num_timesteps=False)
+        assert len(server.requests) == 5
+    assert model.guidance_buffer.size() == callback.totals["accepted"] == callback.totals["states"] == 8
+    assert callback.totals["rejected_request_failed"] == callback.totals["rejected_given_up"] == 0
+    assert callback.usage.requests == 5
+    assert len(read_queries("log")) == callback.n_asked == 2
+
+
+def test_another_model_goes_on_with_the_log_in_between():
+    with VLMServer() as server:
+        first, callback = make_model(), make_callback(make_vlm(server), "log", n_queries=3)
+        first.learn(35, callback=callback)
+        second = go_on(first)
+        second.learn(10, callback=make_callback(make_vlm(server), "log", n_queries=3), reset_num_timesteps=False)
+        first.learn(30, callback=callback, reset_num_timesteps=False)
+        assert len(server.requests) == 3
+    assert [query.index for query in read_queries("log")] == [0, 1, 2]
+    assert first.guidance_buffer.size() == callback.totals["accepted"] == callback.totals["states"] == 12
+
+
+def test_another_model_answers_what_was_broken_off():
+    """A query that is in the queue, another that waits behind it: what the log has by now is not asked again."""
+    with VLMServer(script=(Misbehaviour(delay=60),)) as server:
+        first, callback = make_model(), make_callback(make_vlm(server), "log", blocking=False)
+        with pytest.raises(KeyboardInterrupt):
+            first.learn(60, callback=[callback, Interrupt(45)])
+        assert callback.n_asked == 2
+        second = go_on(first)
+        second.learn(30, callback=make_callback(make_vlm(server), "log"), reset_num_timesteps=False)
+        assert second.guidance_buffer.size() == 8
+        first.learn(20, callback=callback, reset_num_timesteps=False)
+        assert len(server.requests) == 3
+    assert first.guidance_buffer.size() == callback.totals["accepted"] == callback.totals["states"] == 8
+    assert callback.totals["queries"] == len(read_queries("log")) == 2
+    assert callback.usage.requests == 3
+
+
+def test_what_is_open_after_the_cutoff_is_told_and_counted_once(caplog):
+    def fail(query):
+        raise RuntimeError("no")
+
+    model = make_model(shaping_steps=40)
+    callback = make_callback(type("Broken", (), {"advise": staticmethod(fail)})(), "log", n_queries=1)
+    model.learn(50, callback=callback)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="the advisor will not be asked"):
+            model.learn(10, callback=callback, reset_num_timesteps=False)
+    assert caplog.text.count("failed and training goes on") == 1
+    assert callback.totals["failed_queries"] == 1

@@ -2,7 +2,8 @@
 What happened to the queries of a run, as they are asked or as the advice log has them.
 
 A state is done when it was *answered*: with an action, an abstention, or something that could not be used. A state
-whose request failed, was given up, or had no budget, is not; the next run on the log asks about it again.
+whose request failed, was given up, or had no budget, is not; the next ``learn()`` on the log asks about it
+again.
 """
 
 import dataclasses

@@ -36,6 +36,7 @@ import pathlib
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,6 +54,9 @@ VERSION = 1
 FILE_NAME = "advice.jsonl"
 TORN_FILE_NAME = "advice.torn"
 LOCK_FILE_NAME = "advice.lock"
+
+# Of an answer that is as good as none, because another run on the log has asked about these states again.
+TOO_LATE = "the answer came after another run had gone on with this log"
 
 # Longer arrays, images that is, are packed: as numbers they would be several times their size.
 _MAX_PLAIN_SIZE = 1024
@@ -77,23 +81,31 @@ class AdviceLog:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file = self.path / FILE_NAME
         # Of all threads, because it may be released from another one than that of the training.
-        self._lock_file = filelock.FileLock(self.path / LOCK_FILE_NAME, timeout=0, mode=0o600, thread_local=False)
-        self.claim()
+        self._lock_file = filelock.FileLock(self.path / LOCK_FILE_NAME, mode=0o600, thread_local=False)
         self._unwritten = b""
         self._is_behind = self._torn = self._complained = False
         self._lock = threading.Lock()
+        # Of each query, as far as this run knows.
+        self._n_lines: Counter[int] = Counter()
+        self.claim()
         with self._open() as descriptor:
             self._put_torn_line_aside(descriptor)
         _sync_folder(self.path)
 
-    def claim(self) -> None:
+    def claim(self) -> frozenset[int]:
         """
         Keep others from writing there.
 
+        :return: The queries about which others have written since it was released
         :raises RuntimeError: if somebody else is writing there
         """
+        self._acquire()
+        before, self._n_lines = self._n_lines, self._count_lines()
+        return frozenset(query for query, n_lines in self._n_lines.items() if n_lines != before[query])
+
+    def _acquire(self) -> None:
         try:
-            self._lock_file.acquire()
+            self._lock_file.acquire(timeout=0)
         except filelock.Timeout:
             raise RuntimeError(
                 f"Another run is writing to the advice log {self.path}. Wait for its end, or give this one a folder of "
@@ -105,6 +117,11 @@ class AdviceLog:
     def release(self) -> None:
         """Let others write there."""
         self._lock_file.release()
+
+    def _count_lines(self) -> Counter[int]:
+        lines = self._file.read_bytes().split(b"\n") if self._file.exists() else []
+        records = [record for line in lines if (record := _parsed(line)) is not None]
+        return Counter(record["query"] for record in records if isinstance(record.get("query"), int))
 
     def _open(self) -> "_Descriptor":
         return _Descriptor(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT)
@@ -209,6 +226,7 @@ class AdviceLog:
         line = json.dumps(strict_json(record), allow_nan=False, default=str).encode() + b"\n"
         with self._lock:
             self._unwritten += line
+            self._n_lines[query] += 1
             self._write()
 
     def catch_up(self) -> None:

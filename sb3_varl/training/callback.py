@@ -50,8 +50,9 @@ class AdvisorCallback(BaseCallback):
     They are drawn before they are reached, so that only their frames are rendered. The advisor works in the background
     while training goes on. Whatever it does, training goes on: a query that fails costs its own answers only.
 
-    The advice log is the run's memory. A run that is resumed takes from it what was answered since the model was saved,
-    asks again about states that were not answered, and asks the queries that are due. A new run has a log of its own.
+    The advice log is the run's memory. A run that goes on, be it by another ``learn()`` with the same callback, takes
+    from it what was answered meanwhile, asks again about states that were not answered, and asks the queries that are
+    due. A new run has a log of its own.
 
     If the first request fails in a way that cannot pass (a wrong key, a model that there is not), training ends with an
     :class:`~sb3_varl.AdvisorError`; once anything was answered, no failure ends it.
@@ -224,10 +225,12 @@ class AdvisorCallback(BaseCallback):
             self._states.try_frames(self.training_env)
 
     def _go_on(self) -> None:
-        """The same run, perhaps in the middle of a window."""
+        """The same run, perhaps in the middle of a window; another may have gone on with its log meanwhile."""
         self.model.advice_in_use.append(self._ledger.progress)
         if self._queue.log is not None:
-            self._queue.log.claim()
+            changed = self._queue.log.claim()
+            self._ledger.ask(self._queue.forget(changed), sign=-1)
+            self._recover()
 
     def _begin_run(self) -> None:
         model, run = self.model, self._ledger.progress.get("run")
@@ -249,7 +252,7 @@ class AdvisorCallback(BaseCallback):
         self._schedule = schedule.without_first(self._ledger.n_answered)
         if log is not None:
             try:
-                self._recover(schedule)
+                self._recover()
             except ValueError:
                 model.advice_progress.remove(progress)  # of a log that is not this run's
                 raise
@@ -274,20 +277,24 @@ class AdvisorCallback(BaseCallback):
             )
         return schedule
 
-    def _recover(self, schedule: Schedule) -> None:
-        """Take from the log what the model does not have, so that nothing is asked twice."""
+    def _recover(self) -> None:
+        """Take from the log what neither the model nor the queue has, so that nothing is asked twice."""
         assert self._queue.log is not None
-        folder = self._queue.log.path
+        folder, in_queue = self._queue.log.path, self._queue.indices
         logged = [query for query in read_queries(folder) if not query.altered]
-        recovered = recover(logged, self._ledger.progress, self._briefing.action_space)
+        unknown = [query for query in logged if query.index not in in_queue]
+        recovered = recover(unknown, self._ledger.progress, self._briefing.action_space)
         for part in recovered:
             check_environment(part.logged, self._briefing)
         if not logged:
             return
-        spent = sum((query.usage for query in logged), Usage())
+        spent = sum((query.usage for query in logged), Usage()) - self._queue.in_flight
         self._queue.spent = spent.at_least(self._queue.spent)
-        n_asked = 1 + max(query.index for query in logged)
-        self._schedule = schedule.without_first(max(n_asked, self._ledger.n_answered))
+        n_asked = max(self._ledger.n_answered, *(1 + query.index for query in logged))
+        if n_asked > self._schedule.index:
+            self._schedule = self._schedule.without_first(n_asked - self._schedule.index)
+            self._states.take()
+            self._collecting = False
         if recovered and self.verbose >= 1:
             print(f"{len(recovered)} queries of the advice log {folder} are not, or not all, in the model.")
         is_over = self.num_timesteps >= self.model.cutoff

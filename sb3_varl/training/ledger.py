@@ -70,7 +70,7 @@ class Ledger:
                 # What was counted of it when it was not answered counts no more.
                 name = f"rejected_{reason}"
                 self.totals[name if name in self.totals else "rejected_other"] -= 1
-        if was_failure:
+        if was_failure and not any(query == index and reason is None for query, _, reason in others):
             self.totals["failed_queries"] -= 1
         self.progress["open"] = others + [[index, state, reasons.get(state)] for state in sorted(outcome.unanswered)]
 

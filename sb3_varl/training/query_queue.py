@@ -6,18 +6,19 @@ import copy
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from sb3_varl.advice.answer import ParsedAnswer, parse_answers
 from sb3_varl.advice.history import LoggedQuery, QueryHistory
-from sb3_varl.advice.log import AdviceLog
+from sb3_varl.advice.log import TOO_LATE, AdviceLog
 from sb3_varl.advice.types import (
     Advice,
     AdviceQuery,
     Advisor,
+    Answer,
     Event,
     Failure,
     QueryInterrupted,
@@ -87,6 +88,7 @@ class _OpenQuery:
     charged: Usage = field(init=False)
     n_interruptions: int = 0
     was_put_off: bool = False
+    is_forgotten: bool = False
     future: Future[Outcome] | None = None
 
     def __post_init__(self) -> None:
@@ -128,6 +130,16 @@ class QueryQueue:
         :param is_broken_off: Tells whether nothing more is to be asked, before :meth:`break_off` is called
         """
         self._is_broken_off = is_broken_off
+
+    @property
+    def in_flight(self) -> Usage:
+        """What was spent on the queries that are open, which ``spent`` does not have."""
+        return sum((asked.cost for asked in self._open), Usage())
+
+    @property
+    def indices(self) -> frozenset[int]:
+        """The numbers of the queries that are open."""
+        return frozenset(asked.query.index for asked in self._open)
 
     @property
     def open_queries(self) -> list[AdviceQuery]:
@@ -196,6 +208,19 @@ class QueryQueue:
         """
         return [asked.query for asked in self._drop(lambda asked: asked.future is None and not asked.is_logged)]
 
+    def forget(self, indices: Container[int]) -> list[AdviceQuery]:
+        """
+        Forget queries that another run has gone on with. What the advisor still says of them counts no longer.
+
+        :param indices: Their numbers
+        :return: Those of them that were not asked before
+        """
+        forgotten = self._drop(lambda asked: asked.query.index in indices)
+        for asked in forgotten:
+            asked.is_forgotten = True
+        self.spent = sum((asked.cost for asked in forgotten), self.spent)
+        return [asked.query for asked in forgotten if asked.known is None]
+
     def end(self) -> tuple[list[AdviceQuery], list[AdviceQuery]]:
         """
         Send nothing more, and forget what the advisor is not busy with. What is on its way may still arrive.
@@ -258,7 +283,7 @@ class QueryQueue:
         history.latency += time.monotonic() - start
         history.error = error
         outcome = _outcome(asked, before, fresh)
-        if self.log is not None:
+        if self.log is not None and not asked.is_forgotten:
             self.log.write_advice(query, outcome.advice, history.latency, error)
         return outcome
 
@@ -269,8 +294,10 @@ class QueryQueue:
         asked.is_logged = True
 
         def record(event: Event) -> None:
-            if isinstance(event, Request) and self._is_broken_off():
+            if isinstance(event, Request) and (asked.is_forgotten or self._is_broken_off()):
                 raise QueryInterrupted("The query was broken off.")
+            if isinstance(event, Answer) and asked.is_forgotten:
+                event = Failure(event.request, TOO_LATE, event.usage)
             if log is not None:
                 log.write_event(asked.query, event)
             history.add(event)

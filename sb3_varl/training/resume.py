@@ -271,6 +271,7 @@ class Recovered:
     :param known: What was answered
     :param states: The states of which the model does not have the answers
     :param open: The states that were not answered
+    :param uncounted: Those of them that are in no total, because they were to be asked about again
     :param is_new: Whether the model has nothing of it
     """
 
@@ -278,6 +279,7 @@ class Recovered:
     known: Advice
     states: tuple[int, ...]
     open: tuple[int, ...]
+    uncounted: tuple[int, ...]
     is_new: bool
 
     def outcome(self, query: AdviceQuery, is_over: bool) -> Outcome:
@@ -288,7 +290,7 @@ class Recovered:
         :param is_over: Whether what is open will not be asked about again
         :return: What the model does not have
         """
-        logged, states = self.logged, self.states + (self.open if is_over else ())
+        logged, states = self.logged, self.states + (self.uncounted if is_over else ())
         return Outcome(
             query,
             self.known,
@@ -297,7 +299,7 @@ class Recovered:
             frozenset(self.open) & frozenset(states),
             tuple(logged.failed_requests) if self.is_new and (is_over or not self.open) else (),
             logged.latency,
-            logged.error if is_over else None,
+            logged.error if is_over and self.uncounted else None,
         )
 
 
@@ -316,13 +318,16 @@ def recover(queries: Sequence[LoggedQuery], progress: Progress, space: spaces.Bo
     recovered = []
     for query in queries:
         unanswered, is_new = query.unanswered(query.n_states), query.index >= n_answered
-        missing = frozenset(state for index, state, _ in progress["open"] if index == query.index)
         if is_new:
-            missing = frozenset(range(query.n_states))
             progress["open"] += [[query.index, state, ""] for state in sorted(unanswered)]
+        reasons = {state: reason for index, state, reason in progress["open"] if index == query.index}
+        missing = frozenset(range(query.n_states)) if is_new else frozenset(reasons)
         if missing:
             states, still_open = sorted(missing - unanswered), sorted(missing & unanswered)
-            recovered.append(Recovered(query, query.read(space), tuple(states), tuple(still_open), is_new))
+            uncounted = [state for state in still_open if reasons[state] == ""]
+            recovered.append(
+                Recovered(query, query.read(space), tuple(states), tuple(still_open), tuple(uncounted), is_new)
+            )
     return recovered
 
 
