@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import pathlib
 import pickle
+import threading
 import warnings
 import zipfile
 
@@ -16,9 +17,10 @@ from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.logger import configure
 
 from conftest import CounterEnv, make_query, make_vlm, reasons
-from sb3_varl import VARL, Advice, AdvisorCallback, AdvisorError, FunctionAdvisor, Rejection, ReplayAdvisor
+from sb3_varl import VARL, Advice, AdvisorCallback, AdvisorError, FunctionAdvisor, Rejection, ReplayAdvisor, Usage
 from sb3_varl.advice.history import read_queries
-from sb3_varl.advice.log import AdviceLog
+from sb3_varl.advice.log import AdviceLog, read_records
+from sb3_varl.advice.types import Answer, Request
 from sb3_varl.report.relabel import main as relabel
 from sb3_varl.testing import Misbehaviour, VLMServer, http_error, write_answer
 
@@ -598,3 +600,138 @@ def test_what_is_open_after_the_cutoff_is_told_and_counted_once(caplog):
             model.learn(10, callback=callback, reset_num_timesteps=False)
     assert caplog.text.count("failed and training goes on") == 1
     assert callback.totals["failed_queries"] == 1
+
+
+# ---- Answers that come after learn() has ended
+
+
+class Stuck:
+    """Does not break off: answers when told to."""
+
+    def __init__(self, value, paid=False):
+        self.value, self.paid, self.go_on, self.thread = value, paid, threading.Event(), None
+
+    def advise(self, query):
+        self.thread = threading.current_thread()
+        states = tuple(range(len(query.states)))
+        if self.paid:
+            query.record(Request(0, states))
+        self.go_on.wait(30)
+        if self.paid:
+            answer = write_answer([{"state": i} for i in states], [[self.value] * 2] * len(states))
+            query.record(Answer(0, states, answer, Usage(1, cost=0.5)))
+        return Advice([np.full(2, self.value)] * len(states))
+
+    def finish(self):
+        self.go_on.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+
+def leave_behind(advisor, monkeypatch, **kwargs):
+    """A model whose training ended with Ctrl-C while the advisor, which does not break off, was asked."""
+    monkeypatch.setattr("sb3_varl.training.query_queue.PATIENCE", 0.05)
+    model = make_model()
+    callback = make_callback(advisor, "log", n_queries=1, blocking=False, **kwargs)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(60, callback=[callback, Interrupt(25)])
+    return model
+
+
+def kinds(log="log"):
+    return [record["type"] for record in read_records(log)]
+
+
+@pytest.mark.parametrize("paid", [True, False])
+def test_an_answer_that_comes_when_nobody_has_the_log_is_written(paid, monkeypatch):
+    advisor = Stuck(0.5, paid)
+    model = leave_behind(advisor, monkeypatch)
+    advisor.finish()
+    AdviceLog("log").release()
+    assert kinds()[-1] == "advice"
+    model.learn(10, callback=make_callback(standing(-0.5), "log", n_queries=1), reset_num_timesteps=False)
+    assert set(model.guidance_buffer.rows()["actions"].ravel()) == {0.5}
+
+
+@pytest.mark.parametrize("during", [True, False])
+@pytest.mark.parametrize("paid", [True, False])
+def test_an_answer_that_comes_after_the_states_were_asked_about_again(paid, during, monkeypatch):
+    """Another run on the log has its answers in the log and in the model, and the late one in neither."""
+    advisor = Stuck(0.5, paid)
+    model = leave_behind(advisor, monkeypatch)
+
+    class Release(BaseCallback):
+        def _on_step(self):
+            if during:
+                advisor.finish()
+            return True
+
+    callbacks = [make_callback(standing(-0.5), "log", n_queries=1), Release()]
+    model.learn(10, callback=callbacks, reset_num_timesteps=False)
+    if not during:
+        advisor.finish()
+    (query,) = read_queries("log")
+    assert query.unanswered(4) == frozenset()
+    np.testing.assert_allclose(query.read().actions, [[-0.5] * 2] * 4)
+    np.testing.assert_allclose(model.guidance_buffer.rows()["actions"], [[-0.5] * 2] * 4)
+    assert kinds().count("advice") == 1
+    if paid:
+        assert query.usage == Usage(1, cost=0.5)
+        assert "after another run had gone on" in query.failures[0].text
+
+
+def test_an_answer_that_comes_while_another_run_has_asked_in_vain(monkeypatch):
+    """It is not lost: it is in the log when that run has ended, and the next one takes it from there."""
+    advisor = Stuck(0.5, paid=True)
+    model = leave_behind(advisor, monkeypatch, task="Go.")
+
+    class Release(BaseCallback):
+        def _on_step(self):
+            advisor.finish()
+            assert "answer" not in kinds()
+            return True
+
+    with VLMServer(always=http_error(400)) as server:
+        callbacks = [make_callback(make_vlm(server), "log", n_queries=1), Release()]
+        model.learn(10, callback=callbacks, reset_num_timesteps=False)
+        assert "answer" in kinds()
+        callback = make_callback(make_vlm(server), "log", n_queries=1)
+        model.learn(10, callback=callback, reset_num_timesteps=False)
+        assert len(server.requests) == 1
+    np.testing.assert_allclose(model.guidance_buffer.rows()["actions"], [[0.5] * 2] * 4)
+    assert callback.totals["accepted"] == callback.totals["states"] == 4
+
+
+def test_nothing_is_sent_after_learn_has_ended(monkeypatch):
+    """Not even when another callback of the model trains by then."""
+
+    class Persistent(Stuck):
+        def advise(self, query):
+            self.thread = threading.current_thread()
+            self.go_on.wait(30)
+            query.record(Request(0, (0,)))
+
+    advisor = Persistent(0.5)
+    model = leave_behind(advisor, monkeypatch)
+
+    class Release(BaseCallback):
+        def _on_step(self):
+            advisor.finish()
+            return True
+
+    callbacks = [make_callback(standing(-0.5), "log", n_queries=1), Release()]
+    model.learn(10, callback=callbacks, reset_num_timesteps=False)
+    assert kinds() == ["query", "advice"]
+
+
+def test_the_same_callback_takes_an_answer_that_came_in_between(monkeypatch):
+    monkeypatch.setattr("sb3_varl.training.query_queue.PATIENCE", 0.05)
+    advisor, model = Stuck(0.5, paid=True), make_model()
+    callback = make_callback(advisor, "log", n_queries=1, blocking=False)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(60, callback=[callback, Interrupt(25)])
+    advisor.finish()
+    model.learn(10, callback=callback, reset_num_timesteps=False)
+    assert kinds() == ["query", "request", "answer", "advice"]
+    assert model.guidance_buffer.size() == callback.totals["accepted"] == 4
+    assert callback.usage == Usage(1, cost=0.5)

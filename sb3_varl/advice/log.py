@@ -17,11 +17,16 @@ One folder per run holds ``advice.jsonl`` and the frames that were shown. Each l
 - ``answer``: ``request``, ``states``, ``text`` and ``usage`` of one that did;
 - ``advice``: ``actions`` (one or null for each state, in the environment's units), ``rejected`` (each with ``reason``,
   ``state`` and ``example``), ``usage``, ``latency`` (seconds) and ``error`` (of an advisor that failed altogether, or
-  null) of the whole query, which is then closed. If states of it were not answered, the next run on the log asks about
-  them again, and another ``advice`` takes this one's place.
+  null) of the whole query, which is then closed. If states of it were not answered, the next ``learn()`` on the log
+  asks about them again, and another ``advice`` takes this one's place.
 
 ``usage`` has ``requests``, ``prompt_tokens``, ``completion_tokens``, ``cost`` (US dollars) and ``seconds``.
 What a crash left of a last line is moved to ``advice.torn``; ``advice.lock`` is held by the run that writes.
+
+An advisor that does not break off may answer when its run has ended and released the log. Its lines are written as soon
+as nobody else has the log. Where another run has gone on with the query by then, the log and the model have that one's
+answers: the late ``advice`` is left out, and a late ``answer`` about states that were answered becomes a ``failure``,
+which keeps what it cost. A late answer about states that are still open counts like any other.
 """
 
 import base64
@@ -37,7 +42,7 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import filelock
@@ -45,7 +50,7 @@ import numpy as np
 from PIL import Image
 
 from sb3_varl.advice.sheets import action_names
-from sb3_varl.advice.types import Advice, AdviceQuery, Event, Observation
+from sb3_varl.advice.types import UNANSWERED, Advice, AdviceQuery, Event, Observation
 from sb3_varl.saving import sync
 
 logger = logging.getLogger(__name__)
@@ -55,6 +60,8 @@ FILE_NAME = "advice.jsonl"
 TORN_FILE_NAME = "advice.torn"
 LOCK_FILE_NAME = "advice.lock"
 
+# Seconds that a run waits for another one's late lines.
+_PATIENCE = 1.0
 # Of an answer that is as good as none, because another run on the log has asked about these states again.
 TOO_LATE = "the answer came after another run had gone on with this log"
 
@@ -67,7 +74,7 @@ class AdviceLog:
     Appends to a run's advice log. Every line is on the disk when the method that writes it returns, unless the disk
     refuses it: then it is kept, and written with the next.
 
-    Until it is released, nobody else can write there.
+    Until it is released, nobody else can write there. What a thread still writes after that waits until nobody does.
 
     :param path: The run's log folder; made if it is missing, readable by its owner only
     :param run: The name that the run has given itself
@@ -82,11 +89,15 @@ class AdviceLog:
         self._file = self.path / FILE_NAME
         # Of all threads, because it may be released from another one than that of the training.
         self._lock_file = filelock.FileLock(self.path / LOCK_FILE_NAME, mode=0o600, thread_local=False)
-        self._unwritten = b""
+        self._unwritten: list[tuple[dict[str, Any], bytes]] = []
         self._is_behind = self._torn = self._complained = False
+        self._is_released = True
+        # Of threads of this run; that of the file is for others.
         self._lock = threading.Lock()
-        # Of each query, as far as this run knows.
+        # In the file, of each query, as far as this run knows.
         self._n_lines: Counter[int] = Counter()
+        # Queries that others have written about since this run released the log.
+        self._of_others: set[int] = set()
         self.claim()
         with self._open() as descriptor:
             self._put_torn_line_aside(descriptor)
@@ -99,13 +110,17 @@ class AdviceLog:
         :return: The queries about which others have written since it was released
         :raises RuntimeError: if somebody else is writing there
         """
-        self._acquire()
-        before, self._n_lines = self._n_lines, self._count_lines()
-        return frozenset(query for query, n_lines in self._n_lines.items() if n_lines != before[query])
+        _write_what_waits(self.path)
+        with self._lock:
+            self._acquire(_PATIENCE)
+            self._is_released = False
+            self._look_at_others()
+            changed, self._of_others = frozenset(self._of_others), set()
+            return changed
 
-    def _acquire(self) -> None:
+    def _acquire(self, timeout: float) -> None:
         try:
-            self._lock_file.acquire(timeout=0)
+            self._lock_file.acquire(timeout, poll_interval=0.02)
         except filelock.Timeout:
             raise RuntimeError(
                 f"Another run is writing to the advice log {self.path}. Wait for its end, or give this one a folder of "
@@ -116,12 +131,28 @@ class AdviceLog:
 
     def release(self) -> None:
         """Let others write there."""
-        self._lock_file.release()
+        with self._lock:
+            self._is_released = True
+            if self._unwritten and self not in _waiting:
+                _waiting.append(self)
+            self._lock_file.release()
+        _write_what_waits(self.path)
 
-    def _count_lines(self) -> Counter[int]:
+    def _look_at_others(self) -> None:
+        """Take note of what others have written, and make what is unwritten fit to it."""
         lines = self._file.read_bytes().split(b"\n") if self._file.exists() else []
-        records = [record for line in lines if (record := _parsed(line)) is not None]
-        return Counter(record["query"] for record in records if isinstance(record.get("query"), int))
+        records: dict[int, list[dict[str, Any]]] = {}
+        for line in lines:
+            record = _parsed(line)
+            if record is not None and isinstance(record.get("query"), int):
+                records.setdefault(record["query"], []).append(record)
+        self._of_others |= {query for query, its in records.items() if len(its) != self._n_lines[query]}
+        self._n_lines = Counter({query: len(its) for query, its in records.items()})
+        late = [
+            _after_others(record, records[record["query"]]) if record["query"] in self._of_others else record
+            for record, _ in self._unwritten
+        ]
+        self._unwritten = [(record, _line(record)) for record in late if record is not None]
 
     def _open(self) -> "_Descriptor":
         return _Descriptor(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT)
@@ -223,10 +254,9 @@ class AdviceLog:
 
     def _append(self, kind: str, query: int, **fields: Any) -> None:
         record = {"version": VERSION, "time": round(time.time(), 3), "type": kind, "query": query, **fields}
-        line = json.dumps(strict_json(record), allow_nan=False, default=str).encode() + b"\n"
+        line = _line(record)
         with self._lock:
-            self._unwritten += line
-            self._n_lines[query] += 1
+            self._unwritten.append((record, line))
             self._write()
 
     def catch_up(self) -> None:
@@ -237,12 +267,30 @@ class AdviceLog:
                 self._write()
 
     def _write(self) -> None:
+        if not self._is_released:
+            self._write_lines()
+            return
+        try:
+            self._acquire(timeout=0)
+        except (RuntimeError, OSError):
+            if self not in _waiting:
+                _waiting.append(self)
+            return
+        try:
+            self._look_at_others()
+            self._write_lines()
+        finally:
+            self._lock_file.release()
+        if not self._unwritten and self in _waiting:
+            _waiting.remove(self)
+
+    def _write_lines(self) -> None:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._open() as descriptor:
                 size = os.fstat(descriptor).st_size
                 try:
-                    _write_all(descriptor, b"\n" * self._torn + self._unwritten)
+                    _write_all(descriptor, b"\n" * self._torn + b"".join(line for _, line in self._unwritten))
                     sync(descriptor)
                 except OSError:
                     self._torn = True
@@ -253,7 +301,8 @@ class AdviceLog:
             self._is_behind = True
             self._complain(error)
         else:
-            self._unwritten, self._is_behind, self._torn = b"", False, False
+            self._n_lines.update(record["query"] for record, _ in self._unwritten)
+            self._unwritten, self._is_behind, self._torn = [], False, False
 
     def _complain(self, error: OSError) -> None:
         if not self._complained:
@@ -264,6 +313,41 @@ class AdviceLog:
                 error,
             )
             self._complained = True
+
+
+# Logs that were released and have lines that could not be written yet.
+_waiting: list[AdviceLog] = []
+
+
+def _write_what_waits(path: pathlib.Path) -> None:
+    for log in [log for log in _waiting if log.path == path]:
+        with log._lock:
+            log._write()
+
+
+def _after_others(record: dict[str, Any], written: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """What becomes of a late line about a query that another run has written about."""
+    if record["type"] in ("request", "failure"):
+        return record
+    if record["type"] != "answer":
+        return None
+    answered = {state for other in written if other["type"] == "answer" for state in other["states"]}
+    advice = next((other for other in reversed(written) if other["type"] == "advice"), None)
+    if advice is not None:
+        reasons = {rejection["state"]: rejection["reason"] for rejection in advice["rejected"]}
+        answered |= {
+            state
+            for state, action in enumerate(advice["actions"])
+            if action is not None or (reasons[state] not in UNANSWERED if state in reasons else advice["error"] is None)
+        }
+    if answered.isdisjoint(record["states"]):
+        return record
+    kept = {key: record[key] for key in ("version", "time", "query", "request", "usage")}
+    return {**kept, "type": "failure", "text": TOO_LATE, "permanent": False}
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(strict_json(record), allow_nan=False, default=str).encode() + b"\n"
 
 
 class _Descriptor:

@@ -513,8 +513,7 @@ class AdvisorCallback(BaseCallback):
                 self._queue.break_off()
                 self._collect(wait=False)
         finally:
-            if self._queue.log is not None:
-                self._queue.log.release()
+            self._queue.rest()
 
     def _on_training_end(self) -> None:
         is_over = self.num_timesteps >= self.model.cutoff

@@ -252,6 +252,12 @@ class QueryQueue:
                 "The advisor does not break off query %d; it is left to itself.", self._open[0].query.index + 1
             )
 
+    def rest(self) -> None:
+        """Send nothing more, and leave the log to others, until :meth:`go_on` is called."""
+        self._is_broken_off = lambda: True
+        if self.log is not None:
+            self.log.release()
+
     def _start_next(self) -> None:
         first = self._open[0]
         if first.future is not None or self._is_broken_off():
