@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from pydantic import Field, TypeAdapter, ValidationError
 
-from sb3_varl.advice.types import Answer, Rejection, check_action
+from sb3_varl.advice.types import Answer, Rejection, StandingAdvice, check_action
 
 # What is read of an answer, in characters: far beyond any real one, and parsed in well under a second.
 MAX_ANSWER_LENGTH = 200_000
@@ -33,10 +33,12 @@ class ParsedAnswer:
 
     :param actions: For the index of each advised state an action of the action space
     :param rejected: What could not be used, and why
+    :param standing: What it advises in any state, if it says so
     """
 
     actions: dict[int, np.ndarray]
     rejected: tuple[Rejection, ...]
+    standing: StandingAdvice | None = None
 
 
 def parse_answer(text: str, indices: Sequence[int], action_space: spaces.Box) -> ParsedAnswer:
@@ -86,13 +88,13 @@ def parse_answer(text: str, indices: Sequence[int], action_space: spaces.Box) ->
 
 def parse_answers(answers: Iterable[Answer], action_space: spaces.Box) -> ParsedAnswer:
     """
-    Read the advice out of several answers about different states.
+    Read the advice out of several answers about different states, of those that give actions.
 
     :param answers: The answers
     :param action_space: The environment's action space
     :return: The usable actions and the rejections of all
     """
-    parsed = [parse_answer(answer.text, answer.states, action_space) for answer in answers]
+    parsed = [parse_answer(answer.text, answer.states, action_space) for answer in answers if answer.form == "actions"]
     actions = {state: action for one in parsed for state, action in one.actions.items()}
     return ParsedAnswer(actions, tuple(rejection for one in parsed for rejection in one.rejected))
 

@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
-from sb3_varl.advice.answer import parse_answers
+from sb3_varl.advice.answer import ParsedAnswer, parse_answers
 from sb3_varl.advice.log import decode_observation, log_file, read_records, strict_json
 from sb3_varl.advice.types import (
     UNANSWERED,
@@ -150,7 +150,9 @@ class LoggedQuery(QueryHistory):
             permanent = record.get("permanent", False)
             self.add(Failure(record["request"], record["text"], Usage(**record["usage"]), permanent))
         elif kind == "answer":
-            self.add(Answer(record["request"], tuple(record["states"]), record["text"], Usage(**record["usage"])))
+            form = record.get("form", "actions")
+            states, usage = tuple(record["states"]), Usage(**record["usage"])
+            self.add(Answer(record["request"], states, record["text"], usage, form))
         elif kind == "advice":
             rejected = [Rejection(r["reason"], r["state"], r.get("example", "")) for r in record["rejected"]]
             self.advice = Advice(record["actions"], rejected, Usage(**record["usage"]))
@@ -159,17 +161,22 @@ class LoggedQuery(QueryHistory):
             if not self.failures and self.error is None:
                 self.failures += [Failure(i, text, Usage()) for i, text in enumerate(record.get("failures", ()))]
 
-    def read(self, space: spaces.Box | None = None) -> Advice:
+    def read(self, space: spaces.Box | None = None, parsed: ParsedAnswer | None = None) -> Advice:
         """
         Read the advice anew, from the text that was paid for where there is text. So those answers count, too, that a
         crash kept from being used.
 
         :param space: The action space, ``None`` for a Box of float64 with the bounds that the log has
+        :param parsed: What the text says, ``None`` to read it here, which takes no more than the log for actions; rules
+            count then as they were used
         :return: An array of the action space or ``None`` for each state, what could not be used, and what it cost
         :raises ValueError: if actions, rejections and states do not fit together
         """
         space = spaces.Box(self.action_low, self.action_high, dtype=np.float64) if space is None else space
-        parsed = parse_answers(self.answers, space)
+        read_anew = self.answered
+        if parsed is None:
+            parsed = parse_answers(self.answers, space)
+            read_anew -= {state for answer in self.answers if answer.form != "actions" for state in answer.states}
         recorded = Advice([None] * self.n_states) if self.advice is None else self.advice
         if len(recorded.actions) != self.n_states:
             raise ValueError(f"there are {len(recorded.actions)} actions for {self.n_states} states")
@@ -178,7 +185,7 @@ class LoggedQuery(QueryHistory):
             usable = None if action is None else check_action(action, space)
             if isinstance(usable, str):
                 raise ValueError(f"the action of state {state} is {action}: {usable}")
-            actions.append(parsed.actions.get(state) if state in self.answered else usable)
+            actions.append(parsed.actions.get(state) if state in read_anew else usable)
         # A request that failed may have been answered since.
         rejected = [r for r in recorded.rejected if r.reason not in UNANSWERED or r.state not in self.answered]
         explained = {rejection.state for rejection in rejected}
@@ -187,7 +194,7 @@ class LoggedQuery(QueryHistory):
             for rejection in parsed.rejected
             if self.advice is None or (rejection.state is not None and rejection.state not in explained)
         ]
-        return Advice(actions, rejected, self.usage)
+        return Advice(actions, rejected, self.usage, parsed.standing)
 
     @property
     def n_abstained(self) -> int:

@@ -195,12 +195,14 @@ class Answer:
     :param states: Indices of the states that it asked about
     :param text: The model's words
     :param usage: What it cost
+    :param form: What was asked for: ``"actions"``, one for each state, or ``"rules"``
     """
 
     request: int
     states: tuple[int, ...]
     text: str
     usage: Usage
+    form: str = "actions"
 
 
 Event = Request | Failure | Answer

@@ -3,17 +3,18 @@
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from sb3_varl.advice.types import Advice, AdviceQuery, Briefing, QueryInterrupted, Usage
 from sb3_varl.advisors.background import Interruptible
 from sb3_varl.advisors.budget import Budget
-from sb3_varl.advisors.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, state_line, system_prompt
+from sb3_varl.advisors.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, Form, state_lines, system_prompt
 from sb3_varl.advisors.providers import Endpoint, check_model, price_of
 from sb3_varl.advisors.vlm_query import CircuitBreaker, RequestSettings, VLMQuery
 from sb3_varl.arguments import ArgumentError, check_integer, check_number, check_text
 from sb3_varl.redaction import refuse_secrets
+from sb3_varl.rules.names import Names
 
 _OWN_ARGUMENTS = frozenset(
     {"model", "messages", "api_base", "base_url", "timeout", "num_retries", "max_retries", "stream", "n"}
@@ -22,7 +23,11 @@ _OWN_ARGUMENTS = frozenset(
 
 class VLMAdvisor:
     """
-    Ask a vision-language model what it would have done.
+    Ask a vision-language model what it would have done, or by which rules.
+
+    In the form ``"rules"`` one request a query brings ordered rules, from which advice for every state follows (see
+    :class:`~sb3_varl.Rules`); it needs a task sheet that names the numbers of an observation. In the form ``"actions"``
+    each state gets an action of its own.
 
     Keys come from the environment, from the variable that litellm names for the provider (``OPENAI_API_KEY``,
     ``ANTHROPIC_API_KEY``, …), and are never kept. A server behind ``api_base`` that wants no key needs none;
@@ -35,6 +40,8 @@ class VLMAdvisor:
     :param model: litellm's name of the model with its provider, for instance ``"openai/gpt-6.1-sol"``;
         for a local server with OpenAI's protocol, ``"openai/"`` and the name that the server gives the model
     :param task: The task in words; goes before the task that the callback or the environment gives
+    :param form: What is asked for: ``"rules"`` or ``"actions"``. ``None`` for rules where the task sheet names the numbers
+        of an observation, and for actions elsewhere
     :param api_base: URL of the server, for instance ``"http://localhost:8000/v1"``; default: the provider's own
     :param states_per_request: States that share one request, at most; large ones are sent in smaller numbers
     :param image_size: Length to which a frame's longer side is scaled down, in pixels
@@ -64,6 +71,7 @@ class VLMAdvisor:
         model: str,
         task: str | None = None,
         *,
+        form: Literal["actions", "rules"] | None = None,
         api_base: str | None = None,
         states_per_request: int = 16,
         image_size: int = 224,
@@ -78,6 +86,8 @@ class VLMAdvisor:
         completion_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         check_text("task", task, "Open the drawer.")
+        if form not in (None, "actions", "rules"):
+            raise ArgumentError(f'form is {form!r}, expected "rules", "actions" or None.')
         check_integer("states_per_request", states_per_request, high=MAX_STATES_PER_REQUEST)
         check_integer("image_size", image_size, high=MAX_IMAGE_SIZE)
         check_number("deadline", deadline, above_low=True)
@@ -92,6 +102,7 @@ class VLMAdvisor:
         _check_completion_kwargs(completion_kwargs)
 
         self.task = task
+        self.form = form
         self.endpoint = Endpoint(
             model,
             api_base,
@@ -141,14 +152,14 @@ class VLMAdvisor:
 
         :param briefing: What stays the same over all queries
         :raises ValueError: if there is no task, the action space is unbounded, the task sheet does not fit or is too
-            long, or nothing of a state would be shown
+            long, nothing of a state would be shown, or rules are to be asked for and nothing has a name
         """
         if not briefing.action_space.is_bounded():
             raise ValueError(
                 f"A model needs bounds to advise within, but the action space is {briefing.action_space}. "
                 "Give the environment an action space of finite bounds."
             )
-        system_prompt(briefing, self._task(briefing))
+        system_prompt(briefing, self._task(briefing), self.form_for(briefing))
 
     def advise(self, query: AdviceQuery) -> Advice:
         """
@@ -166,7 +177,8 @@ class VLMAdvisor:
         with self._lock:  # an advisor may serve several callbacks
             if self._n_interruptions > n_interruptions:
                 raise QueryInterrupted("The query was broken off before it was asked.")
-            asked = VLMQuery(query, task, self.endpoint, self.settings, self.budget, self._breaker, self._usage)
+            form = self.form_for(query.briefing)
+            asked = VLMQuery(query, task, form, self.endpoint, self.settings, self.budget, self._breaker, self._usage)
             self._running = Interruptible(asked.ask())
             try:
                 return self._running.result()
@@ -181,9 +193,23 @@ class VLMAdvisor:
         :param query: The query
         :return: The text of its requests: what they all begin with, and a line for each state
         """
-        task = self._task(query.briefing)
-        lines = [state_line(i, state) for i, state in enumerate(query.states)]
-        return "\n\n".join([system_prompt(query.briefing, task), *lines])
+        task, form = self._task(query.briefing), self.form_for(query.briefing)
+        return "\n\n".join([system_prompt(query.briefing, task, form), *state_lines(query, form)])
+
+    def form_for(self, briefing: Briefing) -> Form:
+        """
+        Say what is asked for in an environment.
+
+        :param briefing: What stays the same over all queries
+        :return: The form
+        """
+        if self.form is not None:
+            return self.form
+        try:
+            Names(briefing.sheet, briefing.observation_space)
+        except ArgumentError:
+            return "actions"
+        return "rules"
 
     def interrupt(self) -> None:
         """Break off what is being asked, from any thread. What was answered so far is recorded."""

@@ -13,11 +13,12 @@ import numpy as np
 import tenacity
 
 from sb3_varl.advice.answer import MAX_ANSWER_LENGTH, ParsedAnswer, parse_answer
-from sb3_varl.advice.types import Advice, AdviceQuery, Answer, Failure, Rejection, Request, Usage
+from sb3_varl.advice.types import Advice, AdviceQuery, Answer, Failure, Rejection, Request, StandingAdvice, Usage
 from sb3_varl.advisors.budget import Budget
-from sb3_varl.advisors.prompt import Chat, chats
+from sb3_varl.advisors.prompt import Chat, Form, chats
 from sb3_varl.advisors.providers import Endpoint, RequestFailed, complete, import_litellm, price_of
 from sb3_varl.redaction import without_secrets
+from sb3_varl.rules.answers import read_rules
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class VLMQuery:
 
     :param query: The query
     :param task: The task in words
+    :param form: What is asked for
     :param endpoint: The model, and how it is reached
     :param settings: How it is asked
     :param budget: What it may cost
@@ -99,6 +101,7 @@ class VLMQuery:
         self,
         query: AdviceQuery,
         task: str,
+        form: Form,
         endpoint: Endpoint,
         settings: RequestSettings,
         budget: Budget,
@@ -107,6 +110,7 @@ class VLMQuery:
     ) -> None:
         self.query = query
         self.task = task
+        self.form = form
         self.endpoint = endpoint
         self.settings = settings
         self.budget = budget
@@ -129,7 +133,9 @@ class VLMQuery:
         answered = {index for answer in query.answers for index in answer.states}
         missing = [index for index in range(len(query.states)) if index not in answered]
         number = max((answer.request + 1 for answer in query.answers), default=0)
-        for chat in chats(query, self.task, missing, settings.states_per_request, settings.image_size):
+        standing: StandingAdvice | None = None
+        per_request, image_size = settings.states_per_request, settings.image_size
+        for chat in chats(query, self.task, missing, per_request, image_size, self.form):
             answered.update(chat.states)
             reason = self._reason_not_to_ask()
             if reason is not None:
@@ -143,12 +149,14 @@ class VLMQuery:
             else:
                 actions.update(parsed.actions)
                 rejected += parsed.rejected
+                standing = parsed.standing or standing
                 self.breaker.count(failed=bool(parsed.rejected) and not parsed.actions)
             self._is_trial = False
             number += 1
         rejected += [Rejection("too_large", index) for index in missing if index not in answered]
-        self._warn_of_equal_actions(list(actions.values()))
-        return Advice([actions.get(i) for i in range(len(query.states))], rejected, self.usage)
+        if standing is None:
+            self._warn_of_equal_actions(list(actions.values()))
+        return Advice([actions.get(i) for i in range(len(query.states))], rejected, self.usage, standing)
 
     def _reason_not_to_ask(self) -> str | None:
         if not self.budget.is_left(self._spent()):
@@ -174,13 +182,19 @@ class VLMQuery:
         # A server may answer with the key, and with anything of any size. The rest is for a key across the bound.
         text = without_secrets(content[: MAX_ANSWER_LENGTH + 1000]) if isinstance(content, str) else ""
         text = text[:MAX_ANSWER_LENGTH]
-        self.query.record(Answer(number, chat.states, text, self._count(self._price(response))))
+        self.query.record(Answer(number, chat.states, text, self._count(self._price(response)), self.form))
 
-        parsed = parse_answer(text, chat.states, self.query.briefing.action_space)
-        reason = None if parsed.actions else _no_answer(choice, text)
+        parsed = self._read(text, chat.states)
+        reason = None if parsed.actions or parsed.standing else _no_answer(choice, text)
         if reason is None:
             return parsed
         return ParsedAnswer({}, tuple(Rejection(reason, index) for index in chat.states))
+
+    def _read(self, text: str, states: tuple[int, ...]) -> ParsedAnswer:
+        briefing = self.query.briefing
+        if self.form == "rules":
+            return read_rules(text, states, [state.observation for state in self.query.states], briefing)
+        return parse_answer(text, states, briefing.action_space)
 
     async def _attempt(self, number: int, chat: Chat) -> Any:
         if not self.budget.is_left(self._spent()):

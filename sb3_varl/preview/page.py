@@ -230,12 +230,16 @@ class _Addressee:
         return task
 
     def preview(self, query: AdviceQuery, task: str, env_name: str) -> Preview:
-        per_request, image_size = (
-            (self.model.settings.states_per_request, self.model.settings.image_size)
+        per_request, image_size, form = (
+            (
+                self.model.settings.states_per_request,
+                self.model.settings.image_size,
+                self.model.form_for(query.briefing),
+            )
             if self.model is not None
-            else (16, 224)
+            else (16, 224, "actions")
         )
-        portions = make_chats(query, task, range(len(query.states)), per_request, image_size)
+        portions = make_chats(query, task, range(len(query.states)), per_request, image_size, form)
         chats = [chat.messages for chat in portions]
         if not chats:
             raise ValueError("The states are too large to be sent. Leave out of the observation what says little.")

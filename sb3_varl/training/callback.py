@@ -283,7 +283,7 @@ class AdvisorCallback(BaseCallback):
         folder, in_queue = self._queue.log.path, self._queue.indices
         logged = [query for query in read_queries(folder) if not query.altered]
         unknown = [query for query in logged if query.index not in in_queue]
-        recovered = recover(unknown, self._ledger.progress, self._briefing.action_space)
+        recovered = recover(unknown, self._ledger.progress, self._briefing)
         for part in recovered:
             check_environment(part.logged, self._briefing)
         if not logged:

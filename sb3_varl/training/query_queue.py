@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from sb3_varl.advice.answer import ParsedAnswer, parse_answers
+from sb3_varl.advice.answer import ParsedAnswer
 from sb3_varl.advice.history import LoggedQuery, QueryHistory
 from sb3_varl.advice.log import TOO_LATE, AdviceLog
 from sb3_varl.advice.types import (
@@ -30,6 +30,7 @@ from sb3_varl.advice.validation import checked
 from sb3_varl.advisors.background import in_background
 from sb3_varl.advisors.by_name import name_of
 from sb3_varl.redaction import scrub
+from sb3_varl.rules.answers import read_answers
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,8 @@ class _OpenQuery:
         """What was answered since it was put, before an interruption perhaps: the states, and what is to be read."""
         answers = self.history.answers[self.n_answers :]
         states = frozenset(state for answer in answers for state in answer.states)
-        return states, parse_answers(answers, self.query.briefing.action_space)
+        observations = [state.observation for state in self.query.states]
+        return states, read_answers(answers, observations, self.query.briefing)
 
 
 class QueryQueue:
@@ -340,7 +342,8 @@ def _outcome(asked: _OpenQuery, before: tuple[frozenset[int], ParsedAnswer], fre
         *(rejection for rejection in fresh.rejected if rejection.state is None or rejection.state in states - answered),
     )
     earlier = [rejection for rejection in known.rejected if rejection.state not in states]
-    history.advice = Advice(actions, (*earlier, *rejected), fresh.usage)
+    standing = fresh.standing or parsed.standing
+    history.advice = Advice(actions, (*earlier, *rejected), fresh.usage, standing)
     return Outcome(
         asked.query,
         dataclasses.replace(history.advice, usage=history.usage),

@@ -21,9 +21,11 @@ from typing import Any, Literal
 import platformdirs
 from gymnasium import spaces
 
+from sb3_varl.advice.answer import ParsedAnswer
 from sb3_varl.advice.history import LoggedQuery, read_queries
 from sb3_varl.advice.log import FILE_NAME, AdviceLog, decode_observation
 from sb3_varl.advice.types import Advice, AdviceQuery, AdviceWarning, Briefing
+from sb3_varl.rules.answers import read_answers
 from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.query_queue import Outcome
 
@@ -303,13 +305,13 @@ class Recovered:
         )
 
 
-def recover(queries: Sequence[LoggedQuery], progress: Progress, space: spaces.Box) -> list[Recovered]:
+def recover(queries: Sequence[LoggedQuery], progress: Progress, briefing: Briefing) -> list[Recovered]:
     """
     Compare a log with what a model has of it.
 
     :param queries: The queries of the log
     :param progress: What the model knows
-    :param space: The action space
+    :param briefing: What stays the same over all queries
     :return: Of which queries something is missing
     """
     n_answered = progress.get("answered", 0)
@@ -325,10 +327,15 @@ def recover(queries: Sequence[LoggedQuery], progress: Progress, space: spaces.Bo
         if missing:
             states, still_open = sorted(missing - unanswered), sorted(missing & unanswered)
             uncounted = [state for state in still_open if reasons[state] == ""]
-            recovered.append(
-                Recovered(query, query.read(space), tuple(states), tuple(still_open), tuple(uncounted), is_new)
-            )
+            known = query.read(briefing.action_space, _parsed(query, briefing))
+            recovered.append(Recovered(query, known, tuple(states), tuple(still_open), tuple(uncounted), is_new))
     return recovered
+
+
+def _parsed(query: LoggedQuery, briefing: Briefing) -> ParsedAnswer | None:
+    if all(answer.form == "actions" for answer in query.answers):
+        return None
+    return read_answers(query.answers, query.observations, briefing)
 
 
 def _open_states(query: LoggedQuery) -> list[list[Any]]:
