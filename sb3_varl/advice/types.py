@@ -90,6 +90,7 @@ class Briefing:
     :param task: The task in words, or ``None`` if nobody gave one
     :param sheet: The environment's task sheet, if it has one
     :param frames: Whether states come with pictures, unless the environment turns out to have none
+    :param max_episode_steps: How many actions an episode has at most, or ``None`` if nobody knows
     """
 
     action_space: spaces.Box
@@ -97,6 +98,7 @@ class Briefing:
     task: str | None = None
     sheet: TaskSheet | None = None
     frames: bool = True
+    max_episode_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -294,12 +296,13 @@ class Advisor(Protocol):
     """
     Whatever can say what it would have done in a state: a vision-language model, a planner, a person.
 
-    It is called from a worker thread, one query at a time. Four more methods are optional. With
+    It is called from a worker thread, one query at a time. Five more methods are optional. With
     ``prepare(briefing: Briefing) -> None`` an advisor says before training starts, by raising, that it will not be able
     to answer. ``interrupt() -> None`` is called from another thread when training breaks off, by Ctrl-C for instance:
     ``advise`` is then to raise :class:`QueryInterrupted` soon. ``prompt(query: AdviceQuery) -> str`` is what the
     advisor is told, for TensorBoard. ``standing(briefing: Briefing) -> StandingAdvice | None``, called after
-    ``prepare``, is what it advises in any state before it was asked anything. An attribute ``task``, in words, goes
+    ``prepare``, is what it advises in any state before it was asked anything; ``form_for(briefing: Briefing) -> str``
+    says whether its answers are ``"rules"``, for any state, or ``"actions"``. An attribute ``task``, in words, goes
     before the task that it is given.
 
     The states that it is shown are copies, its own to work on.

@@ -86,6 +86,15 @@ class RulesAdvisor:
         if rules.rejected:
             logger.warning("%d of the rules of %s cannot be used: %s", len(rules.rejected), self.model, lost)
 
+    def form_for(self, briefing: Briefing) -> str:
+        """
+        Say what its answers are.
+
+        :param briefing: What stays the same over all queries
+        :return: ``"rules"``
+        """
+        return "rules"
+
     def standing(self, briefing: Briefing) -> Rules:
         """
         Say what it advises in any state.

@@ -40,8 +40,8 @@ class VLMAdvisor:
     :param model: litellm's name of the model with its provider, for instance ``"openai/gpt-6.1-sol"``;
         for a local server with OpenAI's protocol, ``"openai/"`` and the name that the server gives the model
     :param task: The task in words; goes before the task that the callback or the environment gives
-    :param form: What is asked for: ``"rules"`` or ``"actions"``. ``None`` for rules where the task sheet names the numbers
-        of an observation, and for actions elsewhere
+    :param form: What is asked for: ``"rules"`` or ``"actions"``. ``None`` for rules where the task sheet names the
+        numbers of an observation, and for actions elsewhere
     :param api_base: URL of the server, for instance ``"http://localhost:8000/v1"``; default: the provider's own
     :param states_per_request: States that share one request, at most; large ones are sent in smaller numbers
     :param image_size: Length to which a frame's longer side is scaled down, in pixels

@@ -8,12 +8,14 @@ After "Teaching RL Agents to Act Better: VLM as Action Advisor for Online Reinfo
 import contextlib
 import io
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
@@ -28,7 +30,7 @@ from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_n
 from sb3_varl.saving import replacing
 
 # What is of the present learn() only.
-_OF_CALLBACKS = ("advice_in_use", "after_learning", "broken_off")
+_OF_CALLBACKS = ("advice_in_use", "after_learning", "broken_off", "roll_ins")
 
 SelfGuided = TypeVar("SelfGuided", bound="Guided")
 
@@ -68,6 +70,7 @@ class Guided(OffPolicyAlgorithm):
     advice_in_use: list[dict[str, Any]]
     after_learning: list[Callable[[bool], None]]
     broken_off: bool
+    roll_ins: list[Callable[[], Sequence[np.ndarray | None]]]
 
     def __init__(
         self,
@@ -99,8 +102,8 @@ class Guided(OffPolicyAlgorithm):
 
     def _forget_callbacks(self) -> None:
         # What callbacks have of advice_progress; what they want to be done when learn() ends, told whether it came to
-        # its end; and whether it was broken off, which is set before they are told.
-        self.advice_in_use, self.after_learning, self.broken_off = [], [], False
+        # its end; whether it was broken off, which is set before they are told; and what they want to be executed.
+        self.advice_in_use, self.after_learning, self.broken_off, self.roll_ins = [], [], False, []
 
     def _check_shaping_arguments(self) -> None:
         if not callable(self.shaping_coef):
@@ -166,6 +169,17 @@ class Guided(OffPolicyAlgorithm):
     def shaping_active(self) -> bool:
         """Whether the next gradient update contains the shaping term."""
         return self.num_timesteps < self.cutoff and self.guidance_buffer.size() > 0
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Sample as the parent does, and take advice in its place where a callback wants it executed."""
+        actions, scaled = super()._sample_action(learning_starts, action_noise, n_envs)
+        for roll_in in self.roll_ins:
+            for env, advised in enumerate(roll_in()):
+                if advised is not None:
+                    scaled[env], actions[env] = advised, self.policy.unscale_action(advised)
+        return actions, scaled
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """

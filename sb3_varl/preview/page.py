@@ -39,11 +39,13 @@ from sb3_varl.preview.policy import make_act, statistics_of
 from sb3_varl.preview.rollouts import NotRepeatable, can_render, visit, wrapped
 from sb3_varl.preview.session import N_COPIES, Findings, Interview
 from sb3_varl.training.briefing import make_briefing
-from sb3_varl.training.callback import AdvisorCallback
+from sb3_varl.training.callback import N_QUERIES, N_QUERIES_OF_RULES, AdvisorCallback
 
 # What AdvisorCallback asks in a run, unless it is told otherwise.
 _DEFAULTS = inspect.signature(AdvisorCallback).parameters
-N_QUERIES, STATES_PER_QUERY = _DEFAULTS["n_queries"].default, _DEFAULTS["states_per_query"].default
+STATES_PER_QUERY = _DEFAULTS["states_per_query"].default
+# Of an answer, thought left out, as recorded ones have them.
+_TOKENS_OF_RULES = 1500
 # A server that wants no key: for looking at a model that will not be asked.
 _NO_SERVER = "http://localhost"
 
@@ -78,6 +80,7 @@ class Preview:
     :param estimate: What asking takes
     :param in_a_run: What a run takes, as ``AdvisorCallback`` asks by default
     :param findings: What came back, or ``None`` if it was not asked
+    :param n_queries: How many queries a run has by default
     """
 
     env_name: str
@@ -88,6 +91,7 @@ class Preview:
     estimate: Estimate
     in_a_run: Estimate
     findings: Findings | None = None
+    n_queries: int = N_QUERIES
 
     def page(self) -> str:
         """
@@ -108,7 +112,11 @@ class Preview:
         followed = self.findings.followed if self.findings is not None else []
         strips = [(result, [picture_url(frame, 200) for frame in result.frames]) for result in followed]
         return render(
-            "preview.html", preview=self, states=views, strips=strips, n_states_in_a_run=N_QUERIES * STATES_PER_QUERY
+            "preview.html",
+            preview=self,
+            states=views,
+            strips=strips,
+            n_states_in_a_run=self.n_queries * STATES_PER_QUERY,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -246,10 +254,16 @@ class _Addressee:
         n_states, system = len(query.states), count_tokens(chats[0][:1])
         states, received = sum(map(count_tokens, chats)) - len(chats) * system, count_tokens(_typical_answer(query))
         estimate = self._estimate(len(chats), system, states, received)
-        n_requests = N_QUERIES * math.ceil(STATES_PER_QUERY / per_request)
-        share = N_QUERIES * STATES_PER_QUERY / n_states
-        in_a_run = self._estimate(n_requests, system, round(share * states), round(share * received))
-        return Preview(env_name, self.name, task, query, chats, estimate, in_a_run)
+        if form == "rules":
+            n_queries = N_QUERIES_OF_RULES
+            in_a_run = self._estimate(n_queries, system, n_queries * states, n_queries * _TOKENS_OF_RULES)
+            estimate = self._estimate(len(chats), system, states, _TOKENS_OF_RULES)
+        else:
+            n_queries = N_QUERIES
+            share = n_queries * STATES_PER_QUERY / n_states
+            n_requests = n_queries * math.ceil(STATES_PER_QUERY / per_request)
+            in_a_run = self._estimate(n_requests, system, round(share * states), round(share * received))
+        return Preview(env_name, self.name, task, query, chats, estimate, in_a_run, n_queries=n_queries)
 
     def _estimate(self, n_requests: int, system: int, states: int, received: int) -> Estimate:
         sent = n_requests * system + states
@@ -393,7 +407,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
         print("The advisor is SIMULATED: what it says is no model's performance.")
     print(f"This query: {estimate.requests} requests, {estimate.prompt_tokens} tokens in, {_dollars(estimate)}")
     print(
-        f"A run of {N_QUERIES} queries of {STATES_PER_QUERY} states: {in_a_run.requests} requests, "
+        f"A run of {result.n_queries} queries of {STATES_PER_QUERY} states: {in_a_run.requests} requests, "
         f"{in_a_run.prompt_tokens} tokens in, {_dollars(in_a_run)}"
     )
     if result.findings is not None:

@@ -162,7 +162,7 @@ class Rules:
         return len(self.rules)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Rules) and self._source == other._source
+        return isinstance(other, Rules) and self._source[:-1] == other._source[:-1]
 
     def __hash__(self) -> int:
         return hash(self.rules)

@@ -36,9 +36,16 @@ def make_briefing(
         task=task or (sheet.goal if sheet else None),
         sheet=sheet,
         frames=frames,
+        max_episode_steps=_max_episode_steps(env),
     )
     action_names(briefing)
     return briefing
+
+
+def _max_episode_steps(env: VecEnv) -> int | None:
+    spec = env.get_attr("spec", indices=[0])[0] if _has_attr(env, "spec") else None
+    limit = getattr(spec, "max_episode_steps", None)
+    return limit if isinstance(limit, int) else None
 
 
 def _has_attr(env: VecEnv, name: str) -> bool:

@@ -14,16 +14,29 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.sheets import load_task_sheet
-from sb3_varl.advice.types import AdviceQuery, AdviceWarning, Advisor, AdvisorError, TaskSheet, Usage
+from sb3_varl.advice.types import (
+    AdviceQuery,
+    AdviceWarning,
+    Advisor,
+    AdvisorError,
+    Observation,
+    StandingAdvice,
+    TaskSheet,
+    Usage,
+)
 from sb3_varl.advisors.by_name import EXAMPLE_MODEL, make_advisor, name_of, task_of
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number, check_text
+from sb3_varl.rules import Rules
 from sb3_varl.training.briefing import make_briefing
 from sb3_varl.training.explain import why_nothing
+from sb3_varl.training.labels import Labels
 from sb3_varl.training.ledger import Ledger
 from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.query_queue import Outcome, QueryQueue
 from sb3_varl.training.resume import check_environment, open_log, recover
+from sb3_varl.training.roll_ins import RollIns
 from sb3_varl.training.schedule import Schedule
+from sb3_varl.training.standing import Standing
 from sb3_varl.training.state_collector import StateCollector
 from sb3_varl.training.tensorboard import show_in_tensorboard
 
@@ -33,8 +46,15 @@ logger = logging.getLogger(__name__)
 _N_EPISODES = 20
 # What cannot be copied, such as threads, or belongs to the run.
 _OF_A_RUN = frozenset(
-    {"model", "parent", "locals", "globals", "_briefing", "_ledger", "_queue", "_states", "_model_of_run"}
+    {
+        *("model", "parent", "locals", "globals", "_briefing", "_ledger", "_queue", "_states", "_model_of_run"),
+        *("_standing", "_labels", "_roll_ins"),
+    }
 )
+# Defaults of n_queries, label_freq and roll_in; those of advisors whose answers are rules, which advise in every state.
+N_QUERIES, N_QUERIES_OF_RULES = 6, 1
+LABEL_FREQ_OF_RULES = 2
+ROLL_IN_OF_RULES = 0.5
 
 _NOT_TOLD = (
     "AdvisorCallback is inside a callback_on_new_best, where it is not told of the steps that it has to see. "
@@ -72,13 +92,19 @@ class AdvisorCallback(BaseCallback):
     :param sheet: What there is to know of the environment, as a :class:`~sb3_varl.TaskSheet` or a YAML file of one
         (see :mod:`sb3_varl.advice.sheets`). ``None`` for the environment's ``task_sheet``, if it has one
     :param advisor_kwargs: Further arguments for an advisor that is given by its name
-    :param n_queries: Number of queries in the run
+    :param n_queries: Number of queries in the run. ``None`` for 6, or for 1 where the answers are rules
     :param first_query: Environment steps before the first query.
         ``None`` for as early as there are enough states, once the model has started to learn
     :param query_freq: Environment steps between queries.
         ``None`` spreads them evenly over the first half of the model's ``shaping_steps``
     :param states_per_query: Number of states in each query
     :param window: Number of the most recent transitions that the states are drawn from
+    :param label_freq: With standing advice (rules, a function), every how many steps the visited states become guidance
+        by it; 0 for never. ``None`` for every second step where the answers are rules, and never elsewhere
+    :param roll_in: With standing advice, share of the episodes before the cutoff that begin with it being executed, for
+        a drawn number of steps and with a little noise; then the policy takes over. 0 for none, as on hardware that
+        must not move by untried advice. ``None`` for 0.5 where the answers are rules, and none elsewhere
+    :param max_executed_steps: Steps of advice that are executed in the run at most. ``None`` for any number
     :param until_success: Share of the last 20 training episodes. Once that many succeed, the advice ends: no more is
         asked, and the guidance counts no longer (``model.end_shaping()``). So queries may be many and the cutoff late,
         for the runs that need it. Takes ``info["is_success"]``, and fewer episodes if the model's ``stats_window_size``
@@ -109,11 +135,14 @@ class AdvisorCallback(BaseCallback):
         *,
         sheet: TaskSheet | str | os.PathLike[str] | None = None,
         advisor_kwargs: dict[str, Any] | None = None,
-        n_queries: int = 6,
+        n_queries: int | None = None,
         first_query: int | None = None,
         query_freq: int | None = None,
         states_per_query: int = 32,
         window: int = 1000,
+        label_freq: int | None = None,
+        roll_in: float | None = None,
+        max_executed_steps: int | None = None,
         until_success: float | None = None,
         frames: bool = True,
         blocking: bool = False,
@@ -137,11 +166,14 @@ class AdvisorCallback(BaseCallback):
         if sheet is not None and not isinstance(sheet, TaskSheet | str | os.PathLike):
             raise ArgumentError(f"sheet is {sheet!r}, expected a sb3_varl.TaskSheet, a YAML file of one, or None.")
         check_text("task", task, "Open the drawer.")
-        check_integer("n_queries", n_queries)
+        check_integer("n_queries", n_queries, optional=True)
         check_integer("first_query", first_query, optional=True)
         check_integer("query_freq", query_freq, optional=True)
         check_integer("states_per_query", states_per_query)
         check_integer("window", window)
+        check_integer("label_freq", label_freq, low=0, optional=True)
+        check_number("roll_in", roll_in, high=1.0, optional=True)
+        check_integer("max_executed_steps", max_executed_steps, low=0, optional=True)
         check_number("until_success", until_success, high=1.0, above_low=True, optional=True)
         for name, flag in (("frames", frames), ("blocking", blocking), ("resume", resume)):
             check_bool(name, flag)
@@ -158,6 +190,9 @@ class AdvisorCallback(BaseCallback):
         self.query_freq = query_freq
         self.states_per_query = states_per_query
         self.window = window
+        self.label_freq = label_freq
+        self.roll_in = roll_in
+        self.max_executed_steps = max_executed_steps
         self.until_success = until_success
         self.frames = frames
         self.blocking = blocking
@@ -171,6 +206,9 @@ class AdvisorCallback(BaseCallback):
         self._queue = QueryQueue(self.advisor, None, Usage())
         self._schedule = Schedule()
         self._states: StateCollector
+        self._standing: Standing
+        self._labels: Labels
+        self._roll_ins: RollIns
         self._collecting = False
         self._model_of_run: Any = None
         # What is said once.
@@ -216,6 +254,7 @@ class AdvisorCallback(BaseCallback):
             self._go_on()
         else:
             self._begin_run()
+        self._begin_standing()
         self._queue.go_on(lambda: model.broken_off)
         if model.num_timesteps >= model.cutoff:
             self._schedule = Schedule()
@@ -250,6 +289,7 @@ class AdvisorCallback(BaseCallback):
         self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(model.seed))
         self._queue = QueryQueue(self.advisor, log, Usage(**progress.get("usage", {})))
         self._schedule = schedule.without_first(self._ledger.n_answered)
+        self._recall_standing()
         if log is not None:
             try:
                 self._recover()
@@ -258,10 +298,52 @@ class AdvisorCallback(BaseCallback):
                 raise
         self._model_of_run = model
 
+    @property
+    def _answers_are_rules(self) -> bool:
+        form_for = getattr(self.advisor, "form_for", None)
+        return callable(form_for) and form_for(self._briefing) == "rules"
+
+    def _recall_standing(self) -> None:
+        """What stood when the model was saved, and what the advisor says in any state before it is asked."""
+        briefing, of_rules = self._briefing, self._answers_are_rules
+        freq = (LABEL_FREQ_OF_RULES if of_rules else 0) if self.label_freq is None else self.label_freq
+        share = (ROLL_IN_OF_RULES if of_rules else 0.0) if self.roll_in is None else self.roll_in
+        self._standing = Standing(briefing.action_space)
+        self._labels = Labels(self.model, self._standing, freq)
+        rng = np.random.default_rng(None if self.model.seed is None else [self.model.seed, 1])
+        horizon = briefing.max_episode_steps
+        self._roll_ins = RollIns(self.model, self._standing, share, self.max_executed_steps, horizon, rng)
+        text = self._ledger.progress.get("rules")
+        if text is not None:
+            spaces = (briefing.observation_space, briefing.action_space)
+            self._standing.replace(Rules.parse(text, briefing.sheet, *spaces))
+        if hasattr(self.advisor, "standing") and (freq or share):
+            self._stand(self.advisor.standing(briefing))
+
+    def _stand(self, advice: StandingAdvice | None) -> None:
+        """Have other advice stand from now on. What was said of visited states before is guidance no longer."""
+        if advice is None or advice == self._standing.advice:
+            return
+        if self._standing.advice is not None:
+            self.model.guidance_buffer.remove_labels()
+        self._standing.replace(advice)
+        if isinstance(advice, Rules):
+            self._ledger.progress["rules"] = advice.text
+
+    def _begin_standing(self) -> None:
+        n_envs = self.training_env.num_envs
+        if not self._standing.present:
+            normalize = self.model.get_vec_normalize_env()
+            observations = self.model._last_obs if normalize is None else normalize.get_original_obs()
+            self._standing.visit(observations, np.ones(n_envs, bool))
+        self._roll_ins.begin(n_envs)
+        self.model.roll_ins.append(self._roll_ins.actions)
+
     def _whole_schedule(self) -> Schedule:
         model = self.model
+        self._n_queries = self.n_queries or (N_QUERIES_OF_RULES if self._answers_are_rules else N_QUERIES)
         schedule = Schedule.of_run(
-            self.n_queries,
+            self._n_queries,
             self.first_query,
             self.query_freq,
             states_per_query=self.states_per_query,
@@ -332,7 +414,7 @@ class AdvisorCallback(BaseCallback):
         self._schedule, late = self._schedule.until(self.model.cutoff)
         if late:
             warnings.warn(
-                f"{len(late)} of {self.n_queries} queries will not be asked: the model ignores guidance from step "
+                f"{len(late)} of {self._n_queries} queries will not be asked: the model ignores guidance from step "
                 f"{self.model.cutoff} on, training is at step {now}, and they would come at {late}.",
                 AdviceWarning,
                 stacklevel=2,
@@ -343,7 +425,7 @@ class AdvisorCallback(BaseCallback):
         beyond = self._schedule.after(last_step)
         if beyond and not self._announced:
             warnings.warn(
-                f"{len(beyond)} of {self.n_queries} queries will not be asked: they are due at {beyond}, and training "
+                f"{len(beyond)} of {self._n_queries} queries will not be asked: they are due at {beyond}, and training "
                 f"ends at step {last_step}. Train longer, or ask earlier with first_query and query_freq.",
                 AdviceWarning,
                 stacklevel=2,
@@ -375,6 +457,7 @@ class AdvisorCallback(BaseCallback):
             self._ask()
         self._visit_states()
         self._collect(wait=self.blocking, refuse=True)
+        self._use_standing()
         self._record_totals()
 
     def _on_step(self) -> bool:
@@ -394,6 +477,18 @@ class AdvisorCallback(BaseCallback):
         if self.verbose >= 1:
             print(f"Step {self.num_timesteps}: the agent succeeds by itself. The advice ends.")
 
+    def _use_standing(self) -> None:
+        if self._standing.advice is None:
+            return
+        self._standing.visit(self._original_observations(), self.locals["dones"])
+        self._roll_ins.note(self.locals["dones"], self.locals["infos"])
+        if self.num_timesteps < self.model.cutoff:
+            self._labels.add(self.num_timesteps)
+
+    def _original_observations(self) -> Observation:
+        normalize = self.model.get_vec_normalize_env()
+        return self.locals["new_obs"] if normalize is None else normalize.get_original_obs()
+
     def _visit_states(self) -> None:
         """Keep the present states if they are among those that the next query is about."""
         if not self._schedule.is_due(self.num_timesteps + self.window):
@@ -402,9 +497,7 @@ class AdvisorCallback(BaseCallback):
             self._states.draw(range(self.num_timesteps, self._schedule.next, self.training_env.num_envs))
             self._collecting = True
         if self._states.is_drawn(self.num_timesteps):
-            normalize = self.model.get_vec_normalize_env()
-            observations = self.locals["new_obs"] if normalize is None else normalize.get_original_obs()
-            self._states.visit(self.training_env, self.num_timesteps, observations)
+            self._states.visit(self.training_env, self.num_timesteps, self._original_observations())
 
     def _ask(self) -> None:
         index = self._schedule.index
@@ -441,8 +534,12 @@ class AdvisorCallback(BaseCallback):
         scaled = [self.model.policy.scale_action(outcome.advice.actions[i]) for i in accepted]
         observations = [query.states[i].observation for i in accepted]
         is_late = self.num_timesteps >= self.model.cutoff
+        standing = outcome.advice.standing
+        self._stand(standing)
         # These belong together, lest Ctrl-C leave answers in the buffer that the model does not know to have.
-        self.model.guidance_buffer.add_all(observations, [np.clip(a, -1, 1) for a in scaled], self.num_timesteps)
+        self.model.guidance_buffer.add_all(
+            observations, [np.clip(a, -1, 1) for a in scaled], self.num_timesteps, labels=standing is not None
+        )
         self._ledger.note(outcome)
         if of_queue:
             self._queue.close()
@@ -499,7 +596,10 @@ class AdvisorCallback(BaseCallback):
 
     def _record_totals(self) -> None:
         """At each step, because the logger forgets what it has written."""
-        for name, value in self._ledger.figures(self._queue.spent).items():
+        figures = self._ledger.figures(self._queue.spent)
+        if self._labels.n_labels:
+            figures["advice/labels"] = self._labels.n_labels
+        for name, value in {**figures, **self._roll_ins.figures()}.items():
             self.logger.record(name, value)
 
     # ---- The end of learn()
@@ -525,7 +625,7 @@ class AdvisorCallback(BaseCallback):
             warnings.warn(_NOT_TOLD, AdviceWarning, stacklevel=2)
         elif len(self._schedule) and not self._announced:
             warnings.warn(
-                f"{len(self._schedule)} of {self.n_queries} queries were not asked: they are due at "
+                f"{len(self._schedule)} of {self._n_queries} queries were not asked: they are due at "
                 f"{list(self._schedule.triggers)}, and training ended at step {self.num_timesteps}. Train longer, or "
                 "ask earlier with first_query and query_freq.",
                 AdviceWarning,

@@ -60,6 +60,9 @@ class GuidedModel(Protocol):
     advice_in_use: list[dict[str, Any]]
     after_learning: list[Callable[[bool], None]]
     broken_off: bool
+    # Each says for each environment what is to be executed in place of the policy's action, in [-1, 1]^d, or None.
+    roll_ins: list[Callable[[], Sequence[np.ndarray | None]]]
+    _last_obs: Any
 
     @property
     def policy(self) -> BasePolicy:

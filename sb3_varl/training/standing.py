@@ -1,0 +1,108 @@
+"""Standing advice as training goes on: what it says of the present states, and by which rule."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_varl.advice.types import Observation, StandingAdvice, check_action, example_of
+from sb3_varl.rules import Rules
+
+logger = logging.getLogger(__name__)
+
+
+class Standing:
+    """
+    What is advised in any state, if anything is, and the present states.
+
+    :param action_space: The environment's action space
+    """
+
+    def __init__(self, action_space: spaces.Box) -> None:
+        self.advice: StandingAdvice | None = None
+        # Of all states that it was asked about: by which rule it advised, and why it did not.
+        self.by_rule: Counter[int] = Counter()
+        self.missing: Counter[str] = Counter()
+        self._space = action_space
+        self._now: list[Observation] = []
+        self._before: list[Observation | None] = []
+
+    def replace(self, advice: StandingAdvice | None) -> None:
+        """
+        Have something else stand from now on.
+
+        :param advice: What is advised in any state, or ``None``
+        """
+        self.advice = advice
+        self.by_rule.clear()
+        self.missing.clear()
+
+    def visit(self, observations: Observation, begins: np.ndarray) -> None:
+        """
+        Look at the present states.
+
+        :param observations: Original observations, one for each environment
+        :param begins: Whether an episode begins there, for each environment
+        """
+        present = [_copied(observation) for observation in _each(observations, len(begins))]
+        before: list[Observation | None] = [*self._now] if self._now else [None] * len(present)
+        self._before = [now if begins[i] else before[i] for i, now in enumerate(present)]
+        self._now = present
+
+    @property
+    def present(self) -> list[Observation]:
+        """The present states' original observations, one for each environment."""
+        return self._now
+
+    def action(self, env: int) -> np.ndarray | None:
+        """
+        Say what is advised in a present state.
+
+        :param env: Index of the environment
+        :return: An action of the action space, or ``None`` if there is none that can be used
+        """
+        observation, previous = self._now[env], self._before[env]
+        if self.advice is None:
+            return None
+        if isinstance(self.advice, Rules):
+            rule, action = self.advice.decide(observation, previous)
+            if rule is None:
+                self.missing["no_rule"] += 1
+            else:
+                self.by_rule[rule] += 1
+            return action
+        try:
+            advised = self.advice(_copied(observation), previous)
+        except Exception as error:  # of somebody else's code
+            self._miss("raised", error)
+            return None
+        if advised is None:
+            self.missing["abstained"] += 1
+            return None
+        checked = check_action(advised, self._space)
+        if isinstance(checked, str):
+            self._miss(checked, advised)
+            return None
+        return checked
+
+    def _miss(self, reason: str, example: object) -> None:
+        if not self.missing[reason]:
+            logger.warning("The standing advice cannot be used in a state, %s: %s", reason, example_of(example))
+        self.missing[reason] += 1
+
+
+def _each(observations: Observation, n: int) -> Iterator[Observation]:
+    for i in range(n):
+        if isinstance(observations, dict):
+            yield {key: value[i] for key, value in observations.items()}
+        else:
+            yield observations[i]
+
+
+def _copied(observation: Observation) -> Observation:
+    """VecEnvs may write the next observations into the same arrays, and functions work in place."""
+    if isinstance(observation, dict):
+        return {key: value.copy() for key, value in observation.items()}
+    return observation.copy()
