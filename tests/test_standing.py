@@ -1,0 +1,417 @@
+"""Advice for every state: labels of visited states, roll-ins, and rules that a model writes."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from conftest import CounterEnv, DictEnv, assert_same_parameters, make_vlm
+from sb3_varl import (
+    VARL,
+    VARLTQC,
+    Advice,
+    AdvisorCallback,
+    ArgumentError,
+    ObservationSlice,
+    Rules,
+    RulesAdvisor,
+    TaskSheet,
+    VARLCrossQ,
+)
+from sb3_varl.advice.history import read_queries
+from sb3_varl.rules.rules import Rule
+from sb3_varl.testing import VLMServer, http_error
+
+pytestmark = pytest.mark.filterwarnings("ignore:. of . queries w")
+
+SLICES = (ObservationSlice("episode", 0, 1), ObservationSlice("t", 1, 2))
+SHEET = TaskSheet("Count.", (), SLICES)
+SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}
+SETTINGS = {"first_query": 20, "query_freq": 20, "states_per_query": 4, "window": 10, "frames": False, "blocking": True}
+# The episode's number and the step within it, so that advice beside the wrong observation is found out.
+TEXT = '{"rules": [{"name": "odd", "when": "t > 2", "action": ["episode / 10", "t / 10"]}]}'
+OTHER = '{"rules": [{"name": "other", "when": "true", "action": ["-episode / 10", "-t / 10"]}]}'
+
+
+class NamedEnv(CounterEnv):
+    task_sheet = SHEET
+
+
+class NamedDictEnv(DictEnv):
+    task_sheet = TaskSheet("Count.", (), tuple(ObservationSlice(s.name, s.start, s.stop, key="count") for s in SLICES))
+
+
+def make_model(env=None, cls=VARL, **kwargs):
+    env = NamedEnv() if env is None else env
+    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
+    return cls(policy, env, **{**SMALL, **kwargs})
+
+
+def make_callback(advisor=None, **kwargs):
+    return AdvisorCallback(advisor or RulesAdvisor(TEXT), **{**SETTINGS, "log_path": False, **kwargs})
+
+
+def assert_rows_are_advised(rows, sign=1, key="observation"):
+    observations = rows[f"observations/{key}"]
+    np.testing.assert_allclose(rows["actions"], sign * np.clip(observations[:, :2] / 10, -1, 1), atol=1e-6)
+
+
+# ---- Labels
+
+
+@pytest.mark.parametrize("label_freq", [1, 2, 3])
+def test_every_so_many_steps_the_visited_state_becomes_guidance(label_freq):
+    model = make_model()
+    model.learn(100, callback=make_callback(label_freq=label_freq, roll_in=0, first_query=90))
+    rows = model.guidance_buffer.rows()
+    assert_rows_are_advised(rows)
+    assert rows["labels"].all()
+    # Of those at which the rule holds; the query's states are among the guidance as well.
+    visited = [i for i in range(label_freq, 101, label_freq) if i % 7 > 2]
+    assert sum(step != 90 for step in rows["steps"]) == sum(step != 90 for step in visited)
+
+
+def test_labels_in_several_environments_under_normalisation():
+    env = VecNormalize(DummyVecEnv([lambda i=i: NamedEnv(horizon=5 + i, offset=i * 2) for i in range(3)]))
+    model = make_model(env)
+    model.learn(90, callback=make_callback(label_freq=1, roll_in=0.5))
+    rows = model.guidance_buffer.rows()
+    assert_rows_are_advised(rows)
+    assert len(rows["steps"]) > 30
+    assert {int(x) % 2 for x in rows["observations/observation"][:, 0]} == {0, 1}
+
+
+def test_labels_of_dict_observations():
+    model = make_model(NamedDictEnv())
+    model.learn(60, callback=make_callback(label_freq=1))
+    assert_rows_are_advised(model.guidance_buffer.rows(), key="count")
+
+
+def test_labels_end_with_the_cutoff():
+    model = make_model(shaping_steps=50)
+    model.learn(100, callback=make_callback(label_freq=1))
+    assert 45 < model.guidance_buffer.rows()["steps"].max() < 50
+
+
+@pytest.mark.parametrize("advisor", ["function", "object"])
+def test_other_advisors_label_when_they_are_told_to(advisor):
+    class Standing:
+        def standing(self, briefing):
+            return lambda observation, previous=None: observation[:2] / 10
+
+        def advise(self, query):
+            return Advice([None] * len(query.states))
+
+    for label_freq, n_labels in ((None, 0), (2, 25)):
+        model = make_model()
+        model.learn(50, callback=make_callback(Standing(), label_freq=label_freq))
+        assert model.guidance_buffer.size() == n_labels
+        assert_rows_are_advised(model.guidance_buffer.rows())
+
+
+def test_standing_advice_that_cannot_be_used_is_counted_and_said_once(caplog):
+    class Bad:
+        def standing(self, briefing):
+            def advise(observation, previous=None):
+                if observation[1] == 0:
+                    raise ZeroDivisionError("no")
+                return [9.0, 9.0] if observation[1] < 3 else None if observation[1] < 5 else np.zeros(2)
+
+            return advise
+
+        def advise(self, query):
+            return Advice([None] * len(query.states))
+
+    model, callback = make_model(), make_callback(Bad(), label_freq=1, roll_in=0.5)
+    model.learn(70, callback=callback)
+    assert {"raised", "out_of_bounds", "abstained"} == set(callback._standing.missing)
+    assert model.guidance_buffer.size() > 0
+    assert sum("cannot be used in a state" in message for message in caplog.messages) == 2
+
+
+# ---- Roll-ins
+
+
+def executed(model):
+    """Of each stored transition: the observation, and the action."""
+    buffer = model.replay_buffer
+    return buffer.observations[: buffer.pos, 0], buffer.actions[: buffer.pos, 0]
+
+
+ALL = {"rules": [{"name": "all", "when": "true", "action": ["t / 10 - 0.3", "0.5"]}]}
+
+
+def is_advice(model):
+    observations, actions = executed(model)
+    advised = np.stack([observations[:, 1] / 10 - 0.3, np.full(len(actions), 0.5)], axis=1)
+    return (np.abs(actions - advised) < 0.6).all(axis=1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_stored_transition_is_the_one_that_was_executed(share):
+    env = NamedEnv()
+    model = make_model(env, learning_starts=40)
+    callback = make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=share)
+    model.learn(200, callback=callback)
+    observations, actions = executed(model)
+    done = np.array([action for _, _, action in env.history])
+    np.testing.assert_allclose(actions, done, atol=1e-6)
+    np.testing.assert_allclose(observations[:, 1], [t for _, t, _ in env.history])
+    n_executed = callback._roll_ins.n_executed
+    assert is_advice(model).sum() >= n_executed
+    assert (n_executed > 0) == (share > 0)
+    if share == 1:  # lengths are drawn between 1 and an episode's 7 steps
+        assert 80 < n_executed < 150
+        assert callback._roll_ins.episodes["own"] == 0
+
+
+def test_roll_ins_begin_an_episode_and_then_the_policy_takes_over():
+    env = NamedEnv()
+    model = make_model(env, learning_starts=1000)  # random actions, most of which are far from the advice
+    callback = make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=1.0)
+    model.learn(700, callback=callback)
+    per_episode = is_advice(model).reshape(-1, 7)
+    assert per_episode[:, 0].all()
+    lengths = [int(np.argmin([*row, False])) for row in per_episode]
+    assert len(set(lengths)) == 7
+    figures = callback._roll_ins.figures()
+    assert figures["advice/executed"] == pytest.approx(callback._roll_ins.n_executed / 700)
+    assert set(callback._roll_ins.episodes) == {"rolled_in", "all_the_way"}
+
+
+def test_roll_ins_are_bounded_and_end_with_the_cutoff():
+    model, callback = make_model(), make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=1.0, max_executed_steps=11)
+    model.learn(100, callback=callback)
+    assert callback._roll_ins.n_executed == 11
+    model = make_model(shaping_steps=30)
+    callback = make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=1.0)
+    model.learn(200, callback=callback)
+    assert 0 < callback._roll_ins.n_executed <= 30
+
+
+@pytest.mark.parametrize("cls", [VARL, VARLTQC, VARLCrossQ])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_sde": True, "use_sde_at_warmup": True},
+        {"action_noise": NormalActionNoise(np.zeros(2), np.full(2, 0.1))},
+        {"fast": True},
+    ],
+    ids=["plain", "sde", "noise", "fast"],
+)
+def test_roll_ins_of_every_algorithm(cls, settings):
+    if cls is VARLCrossQ and settings.get("use_sde"):
+        pytest.skip("CrossQ has no gSDE")
+    env = NamedEnv()
+    model = make_model(env, cls, **settings)
+    model.learn(60, callback=make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=1.0))
+    np.testing.assert_allclose(executed(model)[1], [action for _, _, action in env.history], atol=1e-6)
+    assert is_advice(model)[::7].all()
+
+
+def test_actions_in_the_units_of_the_environment():
+    env = NamedEnv(low=-4.0, high=2.0)
+    model = make_model(env)
+    text = '{"rules": [{"when": "true", "action": ["2", "-4"]}]}'
+    model.learn(30, callback=make_callback(RulesAdvisor(text), roll_in=1.0, label_freq=1))
+    first = [action for _, t, action in env.history if t == 0]
+    assert all(action[0] > 0 and action[1] < -2 for action in first)
+    assert np.all(model.guidance_buffer.rows()["actions"] == [1, -1])
+
+
+def test_a_run_can_be_repeated():
+    models = []
+    for _ in range(2):
+        model = make_model()
+        model.learn(150, callback=make_callback(RulesAdvisor(json.dumps(ALL))))
+        models.append(model)
+    assert_same_parameters(*models)
+
+
+def test_without_advice_nothing_changes():
+    text = '{"rules": [{"when": "t < 0", "action": ["0", "0"]}]}'
+    varl = make_model().learn(150, callback=make_callback(RulesAdvisor(text)))
+    settings = {name: value for name, value in SMALL.items() if name != "shaping_steps"}
+    sac = SAC("MlpPolicy", NamedEnv(), **settings).learn(150)
+    assert_same_parameters(varl, sac)
+
+
+def test_the_horizon_is_that_of_the_environment():
+    gym.register("Named-v0", entry_point=NamedEnv, max_episode_steps=5, kwargs={"horizon": 100})
+    try:
+        callback = make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=1.0)
+        model = make_model(gym.make("Named-v0"))
+        model.learn(60, callback=callback)
+        assert callback._briefing.max_episode_steps == 5
+        assert max(callback._roll_ins._left) <= 5
+    finally:
+        gym.registry.pop("Named-v0")
+
+
+# ---- Rules from a model
+
+
+def answers(*texts):
+    """What a server says, one text after the other."""
+    left = list(texts)
+    return lambda states, images: left.pop(0) if len(left) > 1 else left[0]
+
+
+@pytest.fixture
+def _environment(vlm_environment):
+    pass
+
+
+pytest_vlm = pytest.mark.usefixtures("_environment")
+
+
+@pytest_vlm
+def test_one_request_brings_rules_that_label_every_state():
+    with VLMServer(answers(f"```json\n{TEXT}\n```")) as server:
+        model, callback = make_model(), make_callback(make_vlm(server), log_path="log")
+        model.learn(100, callback=callback)
+        (request,) = server.requests
+    assert '"rules"' in request.text
+    assert "- episode: a number" in request.text
+    assert len(request.states) == 4
+    rows = model.guidance_buffer.rows()
+    assert_rows_are_advised(rows)
+    assert len(rows["steps"]) > 15
+    assert callback.totals["queries"] == 1
+    (query,) = read_queries("log")
+    assert query.answers[0].form == "rules"
+    assert callback._roll_ins.n_executed > 0
+
+
+@pytest_vlm
+@pytest.mark.parametrize("has_log", [True, False], ids=["log", "no_log"])
+def test_a_resumed_run_has_the_rules_without_asking(has_log):
+    with VLMServer(answers(TEXT)) as server:
+        log = "log" if has_log else False
+        model = make_model()
+        model.learn(50, callback=make_callback(make_vlm(server), log_path=log))
+        n_rows = model.guidance_buffer.size()
+        model.save("model")
+        model = VARL.load("model", env=NamedEnv(offset=100))
+        assert model.guidance_buffer.size() == n_rows
+        callback = make_callback(make_vlm(server), log_path=log, label_freq=1)
+        model.learn(30, callback=callback, reset_num_timesteps=False)
+        assert len(server.requests) == 1
+    assert model.guidance_buffer.size() > n_rows
+    assert_rows_are_advised(model.guidance_buffer.rows())
+
+
+@pytest_vlm
+def test_a_zip_that_is_older_than_the_log_takes_the_rules_from_it():
+    with VLMServer(answers(TEXT)) as server:
+        model = make_model()
+        model.save("old")
+        model.learn(50, callback=make_callback(make_vlm(server), log_path="log"))
+        old = VARL.load("old", env=NamedEnv())
+        callback = make_callback(make_vlm(server), log_path="log", resume=True)
+        old.learn(50, callback=callback)
+        assert len(server.requests) == 1
+    assert callback._standing.advice == Rules.parse(TEXT, SHEET, old.observation_space, old.action_space)
+    assert_rows_are_advised(old.guidance_buffer.rows())
+
+
+@pytest_vlm
+def test_the_next_rules_replace_these_and_their_labels():
+    with VLMServer(answers(TEXT, OTHER)) as server:
+        model = make_model()
+        model.learn(39, callback=(first := make_callback(make_vlm(server), n_queries=2)))
+        assert_rows_are_advised(model.guidance_buffer.rows())
+        model.learn(60, callback=first, reset_num_timesteps=False)
+        assert len(server.requests) == 2
+    rows = model.guidance_buffer.rows()
+    assert_rows_are_advised(rows, sign=-1)
+    assert (rows["steps"] >= 40).all()
+
+
+@pytest_vlm
+def test_an_answer_without_rules_costs_that_answer(caplog):
+    with VLMServer(answers("I would rather not.", TEXT)) as server:
+        model, callback = make_model(), make_callback(make_vlm(server), n_queries=2)
+        model.learn(60, callback=callback)
+    assert callback.totals["rejected_no_rules"] == 4
+    assert callback.totals["accepted"] > 0
+    assert any("brought no advice" in message for message in caplog.messages)
+
+
+@pytest_vlm
+def test_bad_rules_are_counted_and_cost_no_other():
+    text = json.dumps(
+        {"rules": [{"name": "bad", "when": "wrist > 0", "action": ["0", "0"]}, json.loads(TEXT)["rules"][0]]}
+    )
+    with VLMServer(answers(text)) as server:
+        callback = make_callback(make_vlm(server))
+        make_model().learn(50, callback=callback)
+    assert callback.totals["rejected_unknown_name"] == 1
+    assert [rule.name for rule in callback._standing.advice.rules] == ["odd"]
+
+
+@pytest_vlm
+def test_a_failed_request_is_asked_again_by_the_run_that_goes_on():
+    with VLMServer(answers(TEXT), script=(http_error(400),)) as server:
+        model = make_model()
+        model.learn(50, callback=make_callback(make_vlm(server), log_path="log"))
+        assert model.guidance_buffer.size() == 0
+        model.save("model")
+        model = VARL.load("model", env=NamedEnv(offset=100))
+        model.learn(50, callback=make_callback(make_vlm(server), log_path="log"), reset_num_timesteps=False)
+        assert len(server.requests) == 2
+    assert model.guidance_buffer.size() > 4
+
+
+@pytest_vlm
+def test_the_form_is_chosen_by_what_has_a_name():
+    with VLMServer() as server:
+        make_model(CounterEnv()).learn(30, callback=make_callback(make_vlm(server), n_queries=1))
+        assert '"advice"' in server.requests[0].text
+        with pytest.raises(ArgumentError, match=r'task sheet.*form="actions"'):
+            make_model(CounterEnv()).learn(30, callback=make_callback(make_vlm(server, form="rules")))
+        make_model().learn(30, callback=make_callback(make_vlm(server, form="actions"), n_queries=1))
+        assert '"advice"' in server.requests[1].text
+    with pytest.raises(ArgumentError, match='form is \'rule\', expected "rules", "actions" or None'):
+        make_vlm(server, form="rule")
+
+
+def test_rules_of_a_file_and_by_name():
+    with open("mine.json", "w") as file:
+        file.write(TEXT)
+    model = make_model()
+    model.learn(50, callback=make_callback("rules/mine.json"))
+    assert_rows_are_advised(model.guidance_buffer.rows())
+    with pytest.raises(ValueError, match=r"no recorded rules for 'pusch-v3'\. Did you mean push-v3"):
+        AdvisorCallback("recorded/pusch-v3")
+    with pytest.raises(ValueError, match="is for the task 'Push the dark red puck"):
+        make_model().learn(10, callback=make_callback("recorded/push-v3"))
+
+
+def test_rules_of_which_none_can_be_used():
+    text = '{"rules": [{"name": "grasp", "when": "true", "action": ["wrist", "0"]}]}'
+    with pytest.raises(ValueError, match=r"None of the rules of rules .*: grasp: there is no wrist, only episode, t"):
+        make_model().learn(10, callback=make_callback(RulesAdvisor(text)))
+    with pytest.raises(TypeError, match=r"RulesAdvisor\.load reads files"):
+        RulesAdvisor(Rule("a", "true", None))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"label_freq": -1}, "label_freq is -1"),
+        ({"label_freq": 0.5}, "label_freq is 0.5"),
+        ({"roll_in": 1.5}, "roll_in is 1.5"),
+        ({"max_executed_steps": -1}, "max_executed_steps is -1"),
+        ({"n_queries": 0}, "n_queries is 0"),
+    ],
+)
+def test_arguments(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        make_callback(**arguments)
