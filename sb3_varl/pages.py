@@ -82,6 +82,21 @@ def render(template: str, **content: Any) -> str:
     return _TEMPLATES.get_template(template).render(**content)
 
 
+def counted(number: int, singular: str) -> str:
+    """
+    Say how many there are of something.
+
+    :param number: How many
+    :param singular: What one of it is called
+    :return: The number and the word, in the plural unless it is one: ``"1 query"``, ``"2 queries"``
+    """
+    plural = f"{singular[:-1]}ies" if singular.endswith("y") else f"{singular}s"
+    return f"{number} {singular if number == 1 else plural}"
+
+
+_TEMPLATES.globals["counted"] = counted
+
+
 def write_page(path: str | os.PathLike[str], page: str) -> None:
     """
     Write a page, as a whole or not at all.

@@ -86,6 +86,14 @@ def test_the_table_counts_what_was_paid_for(tmp_path, capsys):
     assert lines[-1] == "rejected: 2 out_of_bounds"
 
 
+def test_help_explains_the_columns_that_need_it(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "'failed' is how many requests brought no answer in the end" in text
+    assert "'agree' is the share of the advice" in text
+
+
 def test_agreement_is_with_the_executed_action(tmp_path, capsys):
     executed = {}
 

@@ -24,6 +24,7 @@ from conftest import KEY, CounterEnv, make_query, make_vlm
 from sb3_varl import VARL, Advice, AdvisorCallback, Briefing, FunctionAdvisor, Rejection, Usage, VisitedState
 from sb3_varl.advice.log import AdviceLog
 from sb3_varl.advice.types import AdviceQuery, Answer, Failure, Request
+from sb3_varl.pages import counted
 from sb3_varl.report import curves as panels
 from sb3_varl.report.page import main, write_report
 from sb3_varl.report.runs import read_runs
@@ -44,7 +45,7 @@ class WinnableEnv(CounterEnv):
 
 def train(folder, outputs, advisor=None, log_path=None):
     """A run as users have it: a monitor, evaluations, SB3's logger and an advice log."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     env = Monitor(WinnableEnv(), str(folder / "0"), info_keywords=("is_success",))
     small = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}}
     model = VARL("MlpPolicy", env, shaping_steps=CUTOFF, **small)
@@ -561,6 +562,40 @@ def test_a_run_with_two_advisors(tmp_path, figures):
     assert figures["Spent on advice, US dollars"].lines[0].get_ydata().tolist() == [0, 0.25, 0.5, 0.5]
 
 
+def test_two_models_that_were_trained_in_one_folder(tmp_path):
+    folder = train(tmp_path / "VARL_1", ["csv"])
+    train(folder, ["csv"], FunctionAdvisor(lambda observation: np.zeros(2)))
+    (run,) = read_runs(tmp_path)
+    assert run.n_steps == STEPS
+    page = write_report(tmp_path)
+    first, second = rows_of(page, "Advice logs")
+    assert first[:3] == ["advice", "2", "8"]
+    assert int(first[3]) < 8
+    assert second[:4] == ["advice_2", "2", "8", "8"]
+    text = text_of(page)
+    assert f"answers accepted {int(first[3]) + 8}" in text
+    assert "the curves are of the last one only" in text
+    # Nobody has to be told that who has one log.
+    shutil.rmtree(folder / "advice_2")
+    assert "Advice logs" not in text_of(write_report(tmp_path))
+
+
+def test_two_models_that_shared_a_logger(tmp_path):
+    steps, gates = [100, 200, 300, 100, 200], [0.9, 0.9, 0.9, 0.1, 0.2]
+    write_progress(tmp_path, **{"time/total_timesteps": steps, "varl/gate_open": gates})
+    (run,) = read_runs(tmp_path)
+    assert run.scalar("varl/gate_open").to_dict() == {100: 0.1, 200: 0.2}
+    assert any("progress.csv is of 2 models that were trained one after the other" in line for line in run.missing)
+
+
+def test_a_run_that_went_on_from_a_checkpoint_keeps_what_was_logged_before(tmp_path):
+    steps, gates = [100, 200, 300, 200, 400], [0.9, 0.8, 0.7, 0.1, 0.2]
+    write_progress(tmp_path, **{"time/total_timesteps": steps, "varl/gate_open": gates})
+    (run,) = read_runs(tmp_path)
+    assert run.scalar("varl/gate_open").to_dict() == {100: 0.9, 200: 0.1, 300: 0.7, 400: 0.2}
+    assert not any("one after the other" in line for line in run.missing)
+
+
 def test_the_table_says_what_each_query_brought(tmp_path):
     write_log(tmp_path / "VARL_1" / "advice", failures=["overloaded", "no complete answer within 60 s"])
     page = write_report(tmp_path)
@@ -581,8 +616,8 @@ def test_queries_that_failed_or_are_not_finished(tmp_path):
     write_log(tmp_path / "VARL_2" / "advice", finished=False)
     page = write_report(tmp_path)
     failed, unfinished = rows_of(page, "Runs")
-    assert failed[-1] == "1 out of bounds, 1 failed queries"
-    assert unfinished[-1] == "1 out of bounds, 1 unfinished queries"
+    assert failed[-1] == "1 out of bounds, 1 failed query"
+    assert unfinished[-1] == "1 out of bounds, 1 unfinished query"
     text = text_of(page)
     assert "The query failed ZeroDivisionError: of mine" in text
     assert "The run ended before the query did." in text
@@ -601,6 +636,19 @@ def test_totals_of_the_logger_where_there_is_no_advice_log(tmp_path):
     for fact in ("queries 2", "answers accepted 6", "requests 2", "US dollars 1.50", "Faults: 2 not json."):
         assert fact in text
     assert "There is no advice log" in text
+
+
+@pytest.mark.parametrize(
+    ("number", "singular", "words"),
+    [
+        (0, "state", "0 states"),
+        (1, "state", "1 state"),
+        (2, "failed query", "2 failed queries"),
+        (1, "query", "1 query"),
+    ],
+)
+def test_one_is_singular(number, singular, words):
+    assert counted(number, singular) == words
 
 
 def test_many_runs(tmp_path, figures):

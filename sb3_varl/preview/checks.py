@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from sb3_varl.advice.types import Advice
 from sb3_varl.algorithms.shaping import DEFAULT_THRESHOLDS
+from sb3_varl.pages import counted
 from sb3_varl.preview.rollouts import Followed
 
 # Further apart than this, in a component whose bounds are 2 apart, two actions are different ones.
@@ -69,9 +70,10 @@ def answered(advice: Advice) -> Check:
     n_answered = sum(action is not None for action in advice.actions)
     reasons = Counter(rejection.reason.replace("_", " ") for rejection in advice.rejected)
     n_rejected = len({rejection.state for rejection in advice.rejected if rejection.state is not None})
-    text = f"{n_answered} of {n_states} states have an answer that can be used."
+    have = "has" if 1 in (n_answered, n_states) else "have"
+    text = f"{n_answered} of {counted(n_states, 'state')} {have} an answer that can be used."
     if n_states - n_answered - n_rejected > 0:
-        text += f" {n_states - n_answered - n_rejected} abstentions."
+        text += f" {counted(n_states - n_answered - n_rejected, 'abstention')}."
     if reasons:
         text += " Rejected: " + ", ".join(f"{n} {reason}" for reason, n in reasons.most_common()) + "."
     return Check("Does it answer?", n_answered >= _ENOUGH * n_states, text)
@@ -92,7 +94,8 @@ def differs_between_states(advice: Advice, space: spaces.Box) -> Check:
     n_different = len(np.unique(np.round(actions, 3), axis=0))
     spread = float(np.mean(np.ptp(actions, axis=0) / (2 * _half_width(space).ravel())))
     text = (
-        f"{n_different} different actions for {len(actions)} states; they cover {spread:.0%} of the bounds on average."
+        f"{counted(n_different, 'different action')} for {len(actions)} states, "
+        f"covering {spread:.0%} of the bounds on average."
     )
     if n_different == 1:
         text += " A model that says the same everywhere does not look."
@@ -167,7 +170,7 @@ def leads_to_success(followed: Sequence[Followed], visited: Sequence[Followed]) 
     if not any(result.n_advised for result in followed):
         return Check(FOLLOWING, None, "There was no advice to follow.")
     reward, reward_before = (float(np.mean([result.reward for result in results])) for results in (followed, visited))
-    n_steps = np.mean([result.n_steps for result in followed])
+    n_steps = float(np.mean([result.n_steps for result in followed]))
     returns = (
         f"The mean return is {reward:.3g}, and was {reward_before:.3g} when the states were visited, without advice."
     )
@@ -177,8 +180,8 @@ def leads_to_success(followed: Sequence[Followed], visited: Sequence[Followed]) 
         )
     wins, wins_before = (sum(bool(result.success) for result in results) for results in (followed, visited))
     text = (
-        f"{wins} of {len(followed)} succeeded, within {n_steps:.0f} steps on average, and {wins_before} when the "
-        f"states were visited, without advice. {returns}"
+        f"{wins} of {len(followed)} succeeded, within {counted(round(n_steps), 'step')} on average, and {wins_before} "
+        f"when the states were visited, without advice. {returns}"
     )
     if wins == wins_before:
         text += " Success may be further away: see whether the frames go towards it, and follow longer."

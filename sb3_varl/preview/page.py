@@ -33,7 +33,7 @@ from sb3_varl.advisors.prompt import chats as make_chats
 from sb3_varl.advisors.providers import count_tokens, price_of
 from sb3_varl.advisors.vlm import VLMAdvisor
 from sb3_varl.arguments import check_integer
-from sb3_varl.pages import picture_url, render, view_states, write_page
+from sb3_varl.pages import counted, picture_url, render, view_states, write_page
 from sb3_varl.preview.checks import Check
 from sb3_varl.preview.policy import make_act, statistics_of
 from sb3_varl.preview.rollouts import NotRepeatable, can_render, visit, wrapped
@@ -365,8 +365,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _dollars(estimate: Estimate) -> str:
-    return "unknown price" if estimate.cost is None else f"about {estimate.cost:.3f} US dollars"
+def _tokens_and_dollars(estimate: Estimate) -> str:
+    price = "unknown price" if estimate.cost is None else f"about {estimate.cost:.3f} US dollars"
+    return f"{estimate.prompt_tokens} tokens in, {price}"
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl.preview") -> None:
@@ -405,10 +406,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
     in_a_run = result.in_a_run
     if result.advisor_name.startswith("simulated/"):
         print("The advisor is SIMULATED: what it says is no model's performance.")
-    print(f"This query: {estimate.requests} requests, {estimate.prompt_tokens} tokens in, {_dollars(estimate)}")
+    print(f"This query: {counted(estimate.requests, 'request')}, {_tokens_and_dollars(estimate)}")
     print(
-        f"A run of {result.n_queries} queries of {STATES_PER_QUERY} states: {in_a_run.requests} requests, "
-        f"{in_a_run.prompt_tokens} tokens in, {_dollars(in_a_run)}"
+        f"A run of {counted(result.n_queries, 'query', 'queries')} of {STATES_PER_QUERY} states: {counted(in_a_run.requests, 'request')}, "
+        f"{_tokens_and_dollars(in_a_run)}"
     )
     if result.findings is not None:
         for check in result.findings.checks:

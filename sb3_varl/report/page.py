@@ -29,7 +29,7 @@ import sb3_varl
 from sb3_varl.advice.history import LoggedQuery
 from sb3_varl.advice.log import FILE_NAME
 from sb3_varl.advice.types import Answer, Usage
-from sb3_varl.pages import StateView, render, view_states, write_page
+from sb3_varl.pages import StateView, counted, render, view_states, write_page
 from sb3_varl.report.curves import MAX_NAMES, draw_key, draw_panels, last_step
 from sb3_varl.report.runs import RunLogs, read_runs
 
@@ -80,6 +80,21 @@ class QueryView:
 
 
 @dataclass(frozen=True)
+class Totals:
+    """
+    What some queries come to.
+
+    :param counts: ``queries``, ``states`` and ``accepted``, empty if there was no advice
+    :param usage: What they cost
+    :param faults: What went wrong, and how many times, in a few words each
+    """
+
+    counts: dict[str, int]
+    usage: Usage
+    faults: list[str]
+
+
+@dataclass(frozen=True)
 class RunView:
     """
     What there is to say of a run.
@@ -87,22 +102,18 @@ class RunView:
     :param name: Short name that no other run has
     :param key: How it is drawn, as the URL of a picture
     :param n_steps: Environment steps
-    :param counts: ``queries``, ``states`` and ``accepted``, empty for a run without advice
-    :param usage: What its advice cost
-    :param faults: What went wrong how many times
+    :param totals: Of all its advice
+    :param totals_of_logs: Of each advice log by its name, if it has more than one
     :param queries: The queries
-    :param has_several_logs: Whether it had more than one advisor
     :param missing: What could not be found or read, a sentence each
     """
 
     name: str
     key: str
     n_steps: int
-    counts: dict[str, int]
-    usage: Usage
-    faults: dict[str, int]
+    totals: Totals
+    totals_of_logs: dict[str, Totals] = field(default_factory=dict)
     queries: list[QueryView] = field(default_factory=list)
-    has_several_logs: bool = False
     missing: list[str] = field(default_factory=list)
 
 
@@ -168,43 +179,50 @@ def _names(folders: Sequence[pathlib.Path]) -> list[str]:
 
 
 def _view_run(index: int, name: str, run: RunLogs, progress: Any) -> RunView:
-    queries = []
+    by_log: dict[str, list[QueryView]] = {}
     for log, logged in run.queries.items():
+        by_log[log] = []
         for query in logged:
-            queries.append(_view_query(log, query))
+            by_log[log].append(_view_query(log, query))
             progress.update(query.n_states)
-    if run.queries:
-        counts = {
-            "queries": len(queries),
-            "states": sum(query.n_states for query in queries),
-            "accepted": sum(query.n_advised for query in queries),
-        }
-        usage = sum((query.usage for query in queries), Usage())
-        faults = sum((_faults(query) for query in queries), Counter())
-    else:
-        counts, usage, faults = _logged_totals(run)
+    queries = [query for of_log in by_log.values() for query in of_log]
     return RunView(
         name,
         draw_key(index),
         run.n_steps,
-        counts,
-        usage,
-        dict(faults.most_common()),
+        _totals(queries) if run.queries else _logged_totals(run),
+        {log: _totals(of_log) for log, of_log in by_log.items()} if len(by_log) > 1 else {},
         queries,
-        len(run.queries) > 1,
         run.missing,
     )
 
 
-def _faults(query: QueryView) -> Counter[str]:
-    faults = Counter(query.rejected)
-    faults["failed requests"] = query.n_failed
-    faults["failed queries"] = int(query.error is not None)
-    faults["unfinished queries"] = int(query.latency is None)
-    return +faults
+def _totals(queries: Sequence[QueryView]) -> Totals:
+    counts = {
+        "queries": len(queries),
+        "states": sum(query.n_states for query in queries),
+        "accepted": sum(query.n_advised for query in queries),
+    }
+    rejected = sum((Counter(query.rejected) for query in queries), Counter())
+    failed = {
+        "failed request": sum(query.n_failed for query in queries),
+        "failed query": sum(query.error is not None for query in queries),
+        "unfinished query": sum(query.latency is None for query in queries),
+    }
+    return Totals(counts, sum((query.usage for query in queries), Usage()), _faults(rejected, failed))
 
 
-def _logged_totals(run: RunLogs) -> tuple[dict[str, int], Usage, Counter[str]]:
+def _faults(rejected: Counter[str], failed: dict[str, int]) -> list[str]:
+    """In words, the most frequent first."""
+    numbers = {**rejected, **failed}
+    return [
+        f"{number} {what}" if what in rejected else counted(number, what)
+        for what, number in Counter(numbers).most_common()
+        if number
+    ]
+
+
+def _logged_totals(run: RunLogs) -> Totals:
     """What SB3's logger knows of a run that kept no advice log."""
     totals = {
         key.removeprefix("advice/"): run.scalars[key].iloc[-1] for key in run.scalars if key.startswith("advice/")
@@ -214,14 +232,18 @@ def _logged_totals(run: RunLogs) -> tuple[dict[str, int], Usage, Counter[str]]:
     usage = Usage(
         **{name: int(n) for name, n in numbers.items()}, cost=totals.get("cost", 0), seconds=totals.get("seconds", 0)
     )
-    faults = Counter(
+    rejected = Counter(
         {
             key.removeprefix("rejected_").replace("_", " "): int(value)
             for key, value in totals.items()
-            if key.startswith(("rejected_", "failed_"))
+            if key.startswith("rejected_")
         }
     )
-    return counts, usage, +faults
+    failed = {
+        "failed request": int(totals.get("failed_requests", 0)),
+        "failed query": int(totals.get("failed_queries", 0)),
+    }
+    return Totals(counts, usage, _faults(rejected, failed))
 
 
 def _view_query(log: str, query: LoggedQuery) -> QueryView:

@@ -21,6 +21,7 @@ from sb3_varl.advice.history import LoggedQuery, read_queries
 from sb3_varl.advice.types import Observation, Usage
 from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
 from sb3_varl.algorithms.shaping import DEFAULT_THRESHOLDS
+from sb3_varl.pages import counted
 
 _COLUMNS = (
     ("query", 5),
@@ -169,8 +170,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Show what advice logs hold, and merge their advice into a guidance file.",
-        epilog=f"'agree' is the share of the advice that is within {DEFAULT_THRESHOLDS['distance']} of what was "
-        "executed, in each component, where the bounds of an action are 2 apart.",
+        epilog="'failed' is how many requests brought no answer in the end, after all retries. 'agree' is the share "
+        f"of the advice that is within {DEFAULT_THRESHOLDS['distance']} of what was executed, in each component, where "
+        "the bounds of an action are 2 apart.",
     )
     parser.add_argument("logs", nargs="+", metavar="LOG", help="log folder of a run, or its advice.jsonl")
     parser.add_argument("--output", metavar="FILE", help="guidance file to write, for load_guidance_buffer()")
@@ -192,6 +194,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
         if args.output:
             buffer = merge(everything)
             buffer.save(args.output)
-            print(f"{buffer.size()} rows of guidance in {args.output}")
+            print(f"{counted(buffer.size(), 'row')} of guidance in {args.output}")
     except (OSError, ValueError) as error:
         sys.exit(f"{parser.prog}: {error}")

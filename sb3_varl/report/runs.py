@@ -17,6 +17,7 @@ from stable_baselines3.common.monitor import load_results
 
 from sb3_varl.advice.history import LoggedQuery, read_queries
 from sb3_varl.advice.log import FILE_NAME
+from sb3_varl.pages import counted
 from sb3_varl.redaction import scrub
 
 PROGRESS, EVENTS, EVALUATIONS, MONITOR = "progress.csv", "events.out.tfevents", "evaluations.npz", "monitor.csv"
@@ -220,7 +221,7 @@ def _attempt(run: RunLogs, read: Callable[[pathlib.Path], dict[str, T]], file: p
 def _read_logger(run: RunLogs, files: Sequence[pathlib.Path]) -> dict[str, pd.Series]:
     progress = [file for file in files if file.name == PROGRESS]
     if progress:
-        return _attempt(run, _read_progress, progress[0])
+        return _attempt(run, lambda file: _read_progress(run, file), progress[0])
     if not files:
         run.missing.append(
             f"There is neither {PROGRESS} nor a TensorBoard file ({EVENTS}*) with what SB3's logger knows of gates, "
@@ -250,9 +251,17 @@ def _read_curves(
     return curves
 
 
-def _read_progress(file: pathlib.Path) -> dict[str, pd.Series]:
+def _read_progress(run: RunLogs, file: pathlib.Path) -> dict[str, pd.Series]:
     table = pd.read_csv(file, on_bad_lines="skip").apply(pd.to_numeric, errors="coerce")
     table = table.dropna(subset=[_STEPS])
+    # A run that goes on from a checkpoint goes back as well, but not to the beginning.
+    begins_again = (table[_STEPS].diff() < 0) & (table[_STEPS] <= table[_STEPS].head(1).max())
+    if begins_again.any():
+        table = table[begins_again.cumsum() == begins_again.sum()]
+        run.missing.append(
+            f"{file} is of {counted(1 + int(begins_again.sum()), 'model')} that were trained one after the other, for "
+            "its steps begin again: only the last one's are read. Give each model a folder of its own."
+        )
     table.index = pd.Index(table.pop(_STEPS).astype(int), name="step")
     return _clean({str(key): table[key] for key in table.columns})
 
@@ -286,7 +295,7 @@ def _read_evaluations(file: pathlib.Path) -> dict[str, Curve]:
         values = {"returns": results}
         if "successes" in arrays:
             values["success"] = arrays["successes"]
-        source = f"{results.shape[1]} evaluation episodes"
+        source = counted(results.shape[1], "evaluation episode")
         return {name: Curve(pd.Series(array.mean(axis=1), steps), source) for name, array in values.items()}
 
 
