@@ -22,6 +22,7 @@ import collections
 import copy
 import dataclasses
 import math
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -29,32 +30,37 @@ import torch as th
 from torch import nn
 
 
+def option(default: Any, meaning: str) -> Any:
+    """:return: A field of ``Args`` and what the command line says of it"""
+    return dataclasses.field(default=default, metadata={"help": f"{meaning} (default: %(default)s)"})
+
+
 @dataclasses.dataclass
 class Args:
     """All hyperparameters. Steps are environment steps, and each is followed by one gradient update."""
 
     # SAC
-    env_id: str = "Pendulum-v1"  # another environment needs another advise()
-    total_steps: int = 5000
-    seed: int = 0
-    learning_starts: int = 400  # actions are random until then
-    learning_rate: float = 1e-3
-    buffer_size: int = 100_000
-    batch_size: int = 128
-    hidden: int = 64
-    gamma: float = 0.98
-    tau: float = 0.01
+    env_id: str = option("Pendulum-v1", "environment of Gymnasium; another one needs another advise()")
+    total_steps: int = option(5000, "length of the training")
+    seed: int = option(0, "seed of everything")
+    learning_starts: int = option(400, "until this step actions are random")
+    learning_rate: float = option(1e-3, "of Adam, for all networks and the temperature")
+    buffer_size: int = option(100_000, "rows of the replay buffer D")
+    batch_size: int = option(128, "rows of D in an update")
+    hidden: int = option(64, "width of the two hidden layers")
+    gamma: float = option(0.98, "discount")
+    tau: float = option(0.01, "share of the way that the targets follow the critics in an update")
     # VARL
-    n_queries: int = 5  # 0 for plain SAC
-    first_query: int = 400
-    query_freq: int = 300
-    states_per_query: int = 32  # K
-    window: int = 400  # most recent steps that the K states are drawn from
-    guidance_buffer_size: int = 10_000
-    guidance_batch_size: int = 128
-    gate_threshold: float = 0.4  # distance in an action space from -1 to 1
-    shaping_coef: float = 20.0  # lambda
-    shaping_steps: int = 3000  # cutoff: plain SAC from this step on
+    n_queries: int = option(5, "how many times the advisor is asked, 0 for plain SAC")
+    first_query: int = option(400, "step of the first query")
+    query_freq: int = option(300, "steps between queries")
+    states_per_query: int = option(32, "K, states in a query")
+    window: int = option(400, "most recent steps that the K states are drawn from")
+    guidance_buffer_size: int = option(10_000, "rows of the guidance buffer D_g")
+    guidance_batch_size: int = option(128, "rows of D_g in an update")
+    gate_threshold: float = option(0.4, "distance that opens the gate, in an action space from -1 to 1")
+    shaping_coef: float = option(20.0, "lambda, weight of VARL's term")
+    shaping_steps: int = option(3000, "cutoff, from this step on plain SAC")
 
 
 # Advice is clipped to this. A tanh-Gaussian never gets to 1, and the last hundredths are far away before the squashing:
@@ -302,6 +308,6 @@ def main(args: Args) -> tuple[Agent, list[float]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for field in dataclasses.fields(Args):
-        default = field.default
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(default), default=default, help=f"{default}")
+        name, default = f"--{field.name.replace('_', '-')}", field.default
+        parser.add_argument(name, type=type(default), default=default, metavar=type(default).__name__, **field.metadata)
     main(Args(**vars(parser.parse_args())))

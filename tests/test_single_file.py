@@ -1,6 +1,7 @@
 """The method on one page: what it computes is what the package and Stable-Baselines3's SAC compute."""
 
 import ast
+import dataclasses
 import importlib.util
 import pathlib
 import re
@@ -291,3 +292,10 @@ def test_the_defaults_are_the_packages(example):
     for name in ("shaping_coef", "guidance_buffer_size", "guidance_batch_size"):
         assert getattr(args, name) == getattr(model, name), name
     assert args.gate_threshold == 0.4
+
+
+def test_each_option_is_explained_in_a_line(example):
+    for field in dataclasses.fields(example.Args):
+        meaning = field.metadata["help"].removesuffix(" (default: %(default)s)")
+        assert meaning != field.metadata["help"], field.name
+        assert 3 < len(meaning) < 80, field.name
