@@ -79,7 +79,7 @@ class TestCode:
         assert {page: n for page, n in numbers.items() if n} == {
             "CONTRIBUTING.md": 1,
             "README.md": 1,
-            "docs/advisors.md": 2,
+            "docs/advisors.md": 3,
             "docs/reliability.md": 2,
         }
 
@@ -105,6 +105,15 @@ class TestCode:
     def test_scripted_server(self, capsys):
         run(blocks("docs/advisors.md", "python")[1], model=make_model())
         assert "Open the drawer." in capsys.readouterr().out
+
+    def test_scripted_server_that_misbehaves(self, capsys):
+        model = make_model()
+        names = run(blocks("docs/advisors.md", "python")[2], model=model)
+        assert "3 requests, the first of them refused" in capsys.readouterr().out
+        assert [len(request.states) for request in names["server"].requests] == [16, 16, 16]
+        assert model.guidance_buffer.size() == 32
+        asked = {state["state"]: state for request in names["server"].requests for state in request.states}
+        assert len(asked) == 32
 
     def test_a_run_that_goes_on(self):
         advisor = FunctionAdvisor(lambda observation: np.zeros(2))
