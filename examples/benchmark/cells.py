@@ -171,7 +171,7 @@ class Cell:
         return json.dumps(self.settings, sort_keys=True)
 
 
-def make_cell(method: str, task: str, seed: int, steps: int | None = None) -> Cell:
+def make_cell(method: str, task: str, seed: int, steps: int | None = None, eval_episodes: int | None = None) -> Cell:
     """
     Settle a run.
 
@@ -179,25 +179,31 @@ def make_cell(method: str, task: str, seed: int, steps: int | None = None) -> Ce
     :param task: A task of Meta-World
     :param seed: Seed of everything
     :param steps: Environment steps, for a run of another length
+    :param eval_episodes: Episodes of an evaluation, for another number than usual
     :return: The run
     """
     settings = _merge(BASE, METHODS[method])
     if steps is not None:
         settings.update(steps=steps, eval_freq=max(1, steps // 5))
+    if eval_episodes is not None:
+        settings.update(eval_episodes=eval_episodes)
     return Cell(method, task, seed, settings)
 
 
-def make_grid(experiments: list[str], seeds: tuple[int, ...], steps: int | None = None) -> list[Cell]:
+def make_grid(
+    experiments: list[str], seeds: tuple[int, ...], steps: int | None = None, eval_episodes: int | None = None
+) -> list[Cell]:
     """
     List the runs of some experiments, each once, seed by seed: a grid that was stopped is complete in its first seeds.
 
     :param experiments: Names among ``EXPERIMENTS``
     :param seeds: Seeds of each method and task
     :param steps: Environment steps, for runs of another length
+    :param eval_episodes: Episodes of an evaluation, for another number than usual
     :return: The runs
     """
     cells = [
-        make_cell(method, task, seed, steps)
+        make_cell(method, task, seed, steps, eval_episodes)
         for seed in seeds
         for experiment in experiments
         for task in EXPERIMENTS[experiment][1]

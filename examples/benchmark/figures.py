@@ -36,7 +36,7 @@ GREY = "#595959"
 DASH = "\N{EN DASH}"
 
 Interval = tuple[float, float, float]
-Statistic = Callable[[np.ndarray], float]
+Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 class Evaluations:
@@ -116,23 +116,56 @@ class Evaluations:
 
 def intervals(values: np.ndarray, statistic: Statistic) -> list[Interval]:
     """
-    Estimate a statistic with its uncertainty.
+    Estimate some statistics with their uncertainty.
 
     :param values: ``(seeds, tasks, points)``
-    :param statistic: Of a matrix ``(seeds, tasks)``
-    :return: For each point the estimate, and the ends of its interval
+    :param statistic: From a sample of these to the statistics
+    :return: For each of them the estimate, and the ends of its interval
     """
-    n_points = values.shape[-1]
-
-    def of_all(sample: np.ndarray) -> np.ndarray:
-        return np.array([statistic(sample[..., point]) for point in range(n_points)])
-
     # rliable draws from NumPy's global generator.
     state = np.random.get_state()
     np.random.seed(0)
-    estimate, interval = library.get_interval_estimates({"": values}, of_all, reps=N_RESAMPLES)
+    estimate, interval = library.get_interval_estimates({"": values}, statistic, reps=N_RESAMPLES)
     np.random.set_state(state)
     return list(zip(estimate[""], *interval[""], strict=True))
+
+
+def overall(at_end: np.ndarray, of_run: np.ndarray) -> list[Interval]:
+    """
+    Summarize all runs of a method.
+
+    :param at_end: Success at the end, ``(seeds, tasks)``
+    :param of_run: The mean of the whole run, likewise
+    :return: Of the end the mean and the interquartile mean, and of the run the mean
+    """
+
+    def of_sample(runs: np.ndarray) -> np.ndarray:
+        end, run = at_end.flat[runs[..., 0]], of_run.flat[runs[..., 0]]
+        return np.array([metrics.aggregate_mean(end), interquartile_mean(end), metrics.aggregate_mean(run)])
+
+    # Runs are drawn by their numbers, and once for all three.
+    return intervals(np.arange(at_end.size).reshape(*at_end.shape, 1), of_sample)
+
+
+def mean_of_each(values: np.ndarray) -> np.ndarray:
+    """
+    Average over tasks and seeds.
+
+    :param values: ``(seeds, tasks, points)``
+    :return: For each point the mean
+    """
+    return np.array([metrics.aggregate_mean(values[..., point]) for point in range(values.shape[-1])])
+
+
+def interquartile_mean(values: np.ndarray) -> float:
+    """
+    Do what rliable's ``aggregate_iqm`` does, which spends most of its time on checks of SciPy's.
+
+    :param values: Numbers
+    :return: The mean of the middle half of them
+    """
+    n_cut = values.size // 4
+    return float(np.sort(values, axis=None)[n_cut : values.size - n_cut].mean())
 
 
 def ranges(values: np.ndarray) -> list[Interval]:
@@ -164,7 +197,7 @@ def draw_curve(
 ) -> None:
     """Draw a learning curve, with the range of its seeds if it is about one task, or else with an interval."""
     at, values = evaluations.table(method, tasks, seeds, "success", steps)
-    bands = ranges(100 * values) if len(tasks) == 1 else intervals(100 * values, metrics.aggregate_mean)
+    bands = ranges(100 * values) if len(tasks) == 1 else intervals(100 * values, mean_of_each)
     middle, low, high = np.array(bands).T
     axes.plot(at / 1000, middle, color=color, label=label or method)
     if with_range:
@@ -320,22 +353,17 @@ def tabulate(
     :param names: What the methods are called here
     :return: Lines of Markdown
     """
-    overall = ["mean", "interquartile mean", "mean of the whole run", "seeds"]
+    of_all = ["mean", "interquartile mean", "mean of the whole run", "seeds"]
     lines = [
-        "| | " + " | ".join([*(task.removesuffix("-v3") for task in tasks), *overall]) + " |",
-        "| --- " * (len(tasks) + len(overall) + 1) + "|",
+        "| | " + " | ".join([*(task.removesuffix("-v3") for task in tasks), *of_all]) + " |",
+        "| --- " * (len(tasks) + len(of_all) + 1) + "|",
     ]
     seeds = evaluations.seeds(methods, tasks)
     for method, name in zip(methods, names or methods, strict=True):
         success = evaluations.table(method, tasks, seeds, "success", steps)[1]
         at_end, of_run = success[..., -N_LAST:].mean(axis=-1), success.mean(axis=-1)
         cells = [percent(of_task) for of_task in ranges(at_end[:, None, :])]
-        for values, statistic in (
-            (at_end, metrics.aggregate_mean),
-            (at_end, metrics.aggregate_iqm),
-            (of_run, metrics.aggregate_mean),
-        ):
-            cells.append(percent(intervals(values[..., None], statistic)[0]))
+        cells += map(percent, overall(at_end, of_run))
         failed = evaluations.n_failed(method, tasks, seeds)
         n_seeds = str(len(seeds)) if not failed else f"{len(seeds)}, of {at_end.size} runs {failed} failed"
         lines.append(f"| {name} | " + " | ".join([*cells, n_seeds]) + " |")

@@ -47,6 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, metavar="TASK", help="only these of them")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--steps", type=int, help="actions per run, for a quick look; use another --results for it")
+    parser.add_argument("--eval-episodes", type=int, help="episodes per evaluation, likewise")
     parser.add_argument("--results", type=pathlib.Path, default=HERE / "results", help="folder of the CSV files")
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("grid"), help="folder of the runs' own files")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side; default: one per core")
@@ -211,7 +212,7 @@ def check(name: str, results: Results, args: argparse.Namespace) -> None:
         before = results.finished()[method, task, int(seed)]
     except (ValueError, KeyError):
         sys.exit(f"grid.py: {results.runs_path} has no run {name!r}. Names are method/task/seed, as --list has them.")
-    cell = make_cell(method, task, int(seed), args.steps)
+    cell = make_cell(method, task, int(seed), args.steps, args.eval_episodes)
     if cell.configuration != before["configuration"]:
         sys.exit(f"grid.py: {name} was run with other settings:\n  {before['configuration']}\nthan those of now.")
     with tempfile.TemporaryDirectory() as folder:
@@ -244,7 +245,7 @@ def main() -> None:
         return
     cells = [
         cell
-        for cell in make_grid(args.experiments, tuple(args.seeds), args.steps)
+        for cell in make_grid(args.experiments, tuple(args.seeds), args.steps, args.eval_episodes)
         if cell.method in (args.methods or METHODS) and cell.task in (args.tasks or TASKS)
     ]
     missing = missing_cells(cells, results)

@@ -122,7 +122,7 @@ def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
         evaluation_env,
         callback_after_eval=recorder,
         eval_freq=settings["eval_freq"],
-        n_eval_episodes=N_EVAL_EPISODES,
+        n_eval_episodes=settings.get("eval_episodes", N_EVAL_EPISODES),
         log_path=str(folder),
         verbose=0,
     )
