@@ -76,7 +76,7 @@ def main() -> int:
                 print(line)
         sys.stdout.flush()
         environment = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
-        pytest = [str(python), "-m", "pytest", *(for_pytest or ["-n", "auto", "--dist", "loadscope"])]
+        pytest = [str(python), "-m", "pytest", *(for_pytest or ["-n", "auto", "--dist", "worksteal"])]
         return subprocess.run(pytest, cwd=ROOT, env=environment, check=False).returncode
 
 
