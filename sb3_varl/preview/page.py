@@ -408,8 +408,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
         print("The advisor is SIMULATED: what it says is no model's performance.")
     print(f"This query: {counted(estimate.requests, 'request')}, {_tokens_and_dollars(estimate)}")
     print(
-        f"A run of {counted(result.n_queries, 'query')} of {STATES_PER_QUERY} states: {counted(in_a_run.requests, 'request')}, "
-        f"{_tokens_and_dollars(in_a_run)}"
+        f"A run of {counted(result.n_queries, 'query')} of {STATES_PER_QUERY} states: "
+        f"{counted(in_a_run.requests, 'request')}, {_tokens_and_dollars(in_a_run)}"
     )
     if result.findings is not None:
         for check in result.findings.checks:
