@@ -735,3 +735,41 @@ def test_the_same_callback_takes_an_answer_that_came_in_between(monkeypatch):
     assert kinds() == ["query", "request", "answer", "advice"]
     assert model.guidance_buffer.size() == callback.totals["accepted"] == 4
     assert callback.usage == Usage(1, cost=0.5)
+
+
+# ---- Only what is open is asked
+
+
+def test_a_function_is_called_for_what_is_open_only():
+    calls = []
+
+    def once_more(observation):
+        calls.append(tuple(observation))
+        if len(calls) == 2:
+            raise ZeroDivisionError
+        return np.full(2, 0.5 if len(calls) <= 4 else -0.5)
+
+    model = make_model()
+    model.learn(30, callback=make_callback(FunctionAdvisor(once_more), "log", n_queries=1))
+    model = go_on(model)
+    callback = make_callback(FunctionAdvisor(once_more), "log", n_queries=1)
+    model.learn(10, callback=callback, reset_num_timesteps=False)
+    assert len(calls) == 5
+    assert calls[4] == calls[1]
+    rows = model.guidance_buffer.rows()
+    assert sorted(rows["actions"][:, 0]) == [-0.5, 0.5, 0.5, 0.5]
+    np.testing.assert_allclose(read_queries("log")[0].read().actions, [[0.5] * 2, [-0.5] * 2, [0.5] * 2, [0.5] * 2])
+    assert callback.totals["accepted"] == callback.totals["states"] == 4
+
+
+def test_a_model_is_not_asked_for_what_the_log_has_lost():
+    with VLMServer(script=(None, http_error(400))) as server:
+        model = make_model()
+        model.learn(30, callback=make_callback(make_vlm(server, states_per_request=2), "log", n_queries=1))
+        model = go_on(model)
+        file = pathlib.Path("log/advice.jsonl")
+        file.write_text(file.read_text().splitlines(keepends=True)[0])
+        callback = make_callback(make_vlm(server, states_per_request=2), "log", n_queries=1)
+        model.learn(10, callback=callback, reset_num_timesteps=False)
+        assert asked(server) == [[0, 1], [2, 3], [2, 3]]
+    assert model.guidance_buffer.size() == callback.totals["accepted"] == 4

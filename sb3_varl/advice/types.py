@@ -226,6 +226,7 @@ class AdviceQuery:
     :param spent: What the run has spent on advice before, for budgets
     :param altered: In a few words, what was changed about the states to see what the advisor makes of it, or nothing.
         What is answered about altered states is in the log, and no advice
+    :param open: Indices of the states that advice is wanted of; ``None`` for all that the answers are not about
     """
 
     index: int
@@ -236,6 +237,14 @@ class AdviceQuery:
     answers: tuple[Answer, ...] = ()
     spent: Usage = Usage()
     altered: str = ""
+    open: tuple[int, ...] | None = None
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """Indices of the states that advice is wanted of. What is said of the others is not looked at."""
+        answered = {state for answer in self.answers for state in answer.states}
+        indices = range(len(self.states)) if self.open is None else self.open
+        return tuple(index for index in indices if index not in answered)
 
 
 class QueryInterrupted(Exception):
@@ -305,7 +314,8 @@ class Advisor(Protocol):
     says whether its answers are ``"rules"``, for any state, or ``"actions"``. An attribute ``task``, in words, goes
     before the task that it is given.
 
-    The states that it is shown are copies, its own to work on.
+    The states that it is shown are copies, its own to work on. Of a query that goes on, ``query.wanted`` are those that
+    were not answered yet.
     """
 
     def advise(self, query: AdviceQuery) -> Advice:

@@ -39,19 +39,18 @@ class FunctionAdvisor:
 
     def advise(self, query: AdviceQuery) -> Advice:
         """
-        Call the function once for each state.
+        Call the function once for each state that advice is wanted of.
 
         :param query: The states in question
         :return: The function's actions
         """
         space = query.briefing.action_space
-        actions: list[np.ndarray | None] = []
+        actions: list[np.ndarray | None] = [None] * len(query.states)
         rejected: list[Rejection] = []
-        for i, state in enumerate(query.states):
-            actions.append(None)
+        for i in query.wanted:
             try:
                 # A controller may work in place: on what it is given, and on what it returns the next time.
-                action = self.function(copy.deepcopy(state.observation))
+                action = self.function(copy.deepcopy(query.states[i].observation))
             except Exception as error:  # of somebody else's code
                 rejected.append(Rejection("raised", i, example_of(error)))
                 continue
@@ -71,7 +70,7 @@ class FunctionAdvisor:
             logger.warning(
                 "The function raised in %d of the %d states of query %d, first in state %s: %s",
                 len(raised),
-                len(query.states),
+                len(query.wanted),
                 query.index + 1,
                 raised[0].state,
                 raised[0].example,

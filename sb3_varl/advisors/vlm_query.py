@@ -130,13 +130,12 @@ class VLMQuery:
         query, settings = self.query, self.settings
         actions: dict[int, np.ndarray] = {}
         rejected: list[Rejection] = []
-        answered = {index for answer in query.answers for index in answer.states}
-        missing = [index for index in range(len(query.states)) if index not in answered]
+        missing, asked = query.wanted, set[int]()
         number = max((answer.request + 1 for answer in query.answers), default=0)
         standing: StandingAdvice | None = None
         per_request, image_size = settings.states_per_request, settings.image_size
         for chat in chats(query, self.task, missing, per_request, image_size, self.form):
-            answered.update(chat.states)
+            asked.update(chat.states)
             reason = self._reason_not_to_ask()
             if reason is not None:
                 rejected += [Rejection(reason, index) for index in chat.states]
@@ -153,7 +152,7 @@ class VLMQuery:
                 self.breaker.count(failed=bool(parsed.rejected) and not parsed.actions)
             self._is_trial = False
             number += 1
-        rejected += [Rejection("too_large", index) for index in missing if index not in answered]
+        rejected += [Rejection("too_large", index) for index in missing if index not in asked]
         if standing is None:
             self._warn_of_equal_actions(list(actions.values()))
         return Advice([actions.get(i) for i in range(len(query.states))], rejected, self.usage, standing)

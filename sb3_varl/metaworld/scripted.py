@@ -93,12 +93,18 @@ class ScriptedAdvisor:
         Answer a query.
 
         :param query: The states in question; their observations must be Meta-World's, not normalised
-        :return: An action, or ``None`` for an abstention, for each state; nothing was spent
+        :return: An action, or ``None`` for an abstention, for each state that advice is wanted of; nothing was spent
         :raises ValueError: if an observation does not have Meta-World's shape
         """
         if self.latency > 0:
             time.sleep(self.latency)
-        return Advice([self._answer(query.index, i, state.observation) for i, state in enumerate(query.states)])
+        wanted = frozenset(query.wanted)
+        return Advice(
+            [
+                self._answer(query.index, i, state.observation) if i in wanted else None
+                for i, state in enumerate(query.states)
+            ]
+        )
 
     def _answer(self, query: int, state: int, observation: Any) -> np.ndarray | None:
         array = np.asarray(observation, dtype=np.float64)

@@ -317,6 +317,7 @@ class QueryQueue:
             record=record,
             answers=tuple(history.answers),
             spent=self.spent + asked.cost,
+            open=asked.states,
         )
         try:
             return checked(self.advisor.advise(query), query)
