@@ -710,7 +710,7 @@ def test_after_the_cutoff_nothing_more_of_a_query_is_sent(tmp_path, caplog):
     (query,) = read_queries(tmp_path)
     assert [answer.states for answer in query.answers] == [(0, 1)]
     assert callback.usage.requests == 1
-    assert "1 queries were not answered when the cutoff at 30 came" in caplog.text
+    assert "1 query was not answered when the cutoff at 30 came" in caplog.text
 
 
 def test_a_callback_that_collects_does_not_ask_after_another_has_ended_the_advice():

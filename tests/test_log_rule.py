@@ -8,6 +8,7 @@ import multiprocessing
 import pathlib
 import pickle
 import threading
+import time
 import warnings
 import zipfile
 
@@ -773,3 +774,88 @@ def test_a_model_is_not_asked_for_what_the_log_has_lost():
         model.learn(10, callback=callback, reset_num_timesteps=False)
         assert asked(server) == [[0, 1], [2, 3], [2, 3]]
     assert model.guidance_buffer.size() == callback.totals["accepted"] == 4
+
+
+# ---- Totals add up
+
+
+def adds_up(callback):
+    """Each state that was asked about is in one total, and in one only."""
+    totals = callback.totals
+    of_no_state = ("malformed_item", "unknown_state", "duplicate_state")
+    n_rejected = sum(
+        n for name, n in totals.items() if name.startswith("rejected_") and name[len("rejected_") :] not in of_no_state
+    )
+    return totals["states"] == totals["accepted"] + totals["abstained"] + n_rejected
+
+
+class Until(BaseCallback):
+    """Wait for something at a step, or do it."""
+
+    def __init__(self, step, condition):
+        super().__init__()
+        self.step, self.condition = step, condition
+
+    def _on_step(self):
+        deadline = time.monotonic() + 20
+        while self.num_timesteps == self.step and not self.condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return True
+
+
+@pytest.mark.parametrize("log_path", ["log", False])
+def test_what_is_in_flight_when_training_ends_after_the_cutoff_is_counted(log_path, caplog):
+    with VLMServer(script=(None, http_error(400), Misbehaviour(delay=60))) as server:
+        model = make_model(shaping_steps=40)
+        callback = make_callback(make_vlm(server, states_per_request=1), log_path, n_queries=1, blocking=False)
+        model.learn(50, callback=[callback, Until(30, lambda: len(server.requests) == 3)])
+        assert callback.usage.requests == len(server.requests) == 3
+        assert model.advice_progress[0]["usage"]["requests"] == 3
+    totals = {name: n for name, n in callback.totals.items() if n}
+    expected = {"queries": 1, "states": 4, "accepted": 1, "late": 1, "rejected_given_up": 3, "failed_requests": 1}
+    assert totals == expected
+    assert "1 query was not answered when the cutoff at 40 came" in caplog.text
+    assert caplog.text.count("BadRequestError") == 1
+
+
+def test_the_end_tells_what_a_query_failed_with(monkeypatch, caplog):
+    monkeypatch.setattr("sb3_varl.advisors.vlm_query.MAX_RETRY_WAIT", 60.0)
+    monkeypatch.setattr("sb3_varl.advisors.vlm_query.RETRY_WAIT", 60.0)
+    with VLMServer(always=http_error(500, "overheated", Retry_After="60")) as server:
+        model = make_model(shaping_steps=40)
+        callback = make_callback(make_vlm(server, max_retries=9), "log", n_queries=1, blocking=False)
+        model.learn(50, callback=[callback, Until(30, lambda: kinds().count("failure") == 1)])
+        assert callback.usage.requests == len(server.requests) == 1
+    assert caplog.text.count("overheated") == 1
+    assert callback.totals["rejected_given_up"] == callback.totals["states"] == 4
+    assert callback.totals["failed_requests"] == 1
+
+
+def test_an_answer_that_comes_after_the_end_is_taken_by_the_next_run():
+    """Not as guidance, for the cutoff is over, but it is counted, and not asked for again."""
+    advisor, model = Stuck(0.5, paid=True), make_model(shaping_steps=40)
+    model.learn(50, callback=make_callback(advisor, "log", n_queries=1, blocking=False))
+    advisor.finish()
+    callback = make_callback(Stuck(0.0), "log", n_queries=1)
+    with pytest.warns(UserWarning, match="the advisor will not be asked"):
+        model.learn(10, callback=callback, reset_num_timesteps=False)
+    assert (callback.totals["accepted"], callback.totals["late"]) == (4, 4)
+    assert adds_up(callback)
+    assert callback.totals["rejected_given_up"] == 0
+    assert callback.usage == Usage(1, cost=0.5)
+
+
+def test_without_a_log_what_was_broken_off_counts_for_the_budget():
+    with VLMServer(script=(None, Misbehaviour(delay=60))) as server:
+        model = make_model()
+        settings = {"n_queries": 1, "blocking": False}
+        callback = make_callback(make_vlm(server, states_per_request=1, max_requests=4), False, **settings)
+        with pytest.raises(KeyboardInterrupt):
+            model.learn(60, callback=[callback, Until(30, lambda: len(server.requests) == 2), Interrupt(31)])
+        assert callback.usage.requests == 2
+        model = go_on(model)
+        callback = make_callback(make_vlm(server, states_per_request=1, max_requests=4), False, **settings)
+        model.learn(40, callback=callback, reset_num_timesteps=False)
+        assert callback.usage.requests == len(server.requests) == 4
+    assert callback.totals["rejected_budget_exhausted"] == 2

@@ -39,6 +39,7 @@ from sb3_varl.training.schedule import Schedule
 from sb3_varl.training.standing import Standing
 from sb3_varl.training.state_collector import StateCollector
 from sb3_varl.training.tensorboard import show_in_tensorboard
+from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
 
@@ -225,8 +226,8 @@ class AdvisorCallback(BaseCallback):
 
     @property
     def usage(self) -> Usage:
-        """What the run has spent on advice."""
-        return self._queue.spent
+        """What the run has spent on advice, requests on their way included."""
+        return self._queue.spent + self._queue.in_flight
 
     @property
     def totals(self) -> Counter[str]:
@@ -515,21 +516,25 @@ class AdvisorCallback(BaseCallback):
     def _collect(self, wait: bool, refuse: bool = False) -> None:
         """Put the answers that are there into the guidance buffer; if told to, refuse to go on without any."""
         if self.num_timesteps >= self.model.cutoff:
-            unasked, begun = self._queue.end()
-            self._uncount(unasked)
-            if (unasked or begun) and self.model.shaping_ended is None:
-                logger.warning(
-                    "%d queries were not answered when the cutoff at %d came, and nothing more is asked. Ask earlier, "
-                    "or make training wait with blocking=True.",
-                    len(unasked) + len(begun),
-                    self.model.cutoff,
-                )
+            self._give_up(*self._queue.end())
         for outcome in self._queue.outcomes(wait):
             self._accept(outcome, of_queue=True)
             if refuse and not self._ledger.was_answered:
                 self._refuse_to_go_on(outcome)
 
-    def _accept(self, outcome: Outcome, of_queue: bool = False) -> None:
+    def _give_up(self, unasked: Sequence[AdviceQuery], begun: Sequence[Outcome]) -> None:
+        self._uncount(unasked)
+        if (unasked or begun) and self.model.shaping_ended is None:
+            logger.warning(
+                "%s not answered when the cutoff at %d came, and nothing more is asked. Ask earlier, or make training "
+                "wait with blocking=True.",
+                count(len(unasked) + len(begun), "query was", "queries were"),
+                self.model.cutoff,
+            )
+        for outcome in begun:
+            self._accept(outcome, explain=False)
+
+    def _accept(self, outcome: Outcome, of_queue: bool = False, explain: bool = True) -> None:
         query, accepted = outcome.query, outcome.accepted
         scaled = [self.model.policy.scale_action(outcome.advice.actions[i]) for i in accepted]
         observations = [query.states[i].observation for i in accepted]
@@ -543,8 +548,8 @@ class AdvisorCallback(BaseCallback):
         self._ledger.note(outcome)
         if of_queue:
             self._queue.close()
-        self._ledger.accept(outcome, is_late, self._queue.spent, self._queue.open_queries)
-        self._report(outcome, is_late)
+        self._ledger.accept(outcome, is_late, self._queue.open_queries)
+        self._report(outcome, is_late, explain)
         show_in_tensorboard(self.logger.output_formats, query, outcome.advice, self.advisor)
 
     def _refuse_to_go_on(self, outcome: Outcome) -> None:
@@ -557,7 +562,7 @@ class AdvisorCallback(BaseCallback):
                 "address, and start again."
             )
 
-    def _report(self, outcome: Outcome, is_late: bool) -> None:
+    def _report(self, outcome: Outcome, is_late: bool, explain: bool) -> None:
         query, n_accepted = outcome.query, len(outcome.accepted)
         name = f"Query {query.index + 1} at step {query.step}"
         if outcome.error is not None:
@@ -581,7 +586,7 @@ class AdvisorCallback(BaseCallback):
                 self.model.cutoff,
             )
         said_why = outcome.error is not None or len(outcome.failures) > 0
-        if outcome.states and not n_accepted and not said_why and not self._explained:
+        if outcome.states and not n_accepted and explain and not said_why and not self._explained:
             logger.warning("%s brought no advice: %s", name, why_nothing(outcome))
             self._explained = True
         if self.verbose >= 1:
@@ -596,7 +601,7 @@ class AdvisorCallback(BaseCallback):
 
     def _record_totals(self) -> None:
         """At each step, because the logger forgets what it has written."""
-        figures = self._ledger.figures(self._queue.spent)
+        figures = self._ledger.figures(self.usage)
         if self._labels.n_labels:
             figures["advice/labels"] = self._labels.n_labels
         for name, value in {**figures, **self._roll_ins.figures()}.items():
@@ -612,6 +617,9 @@ class AdvisorCallback(BaseCallback):
             else:
                 self._queue.break_off()
                 self._collect(wait=False)
+            if self.num_timesteps >= self.model.cutoff:
+                self._give_up(*self._queue.end(everything=True))
+            self._record_totals()
         finally:
             self._queue.rest()
 

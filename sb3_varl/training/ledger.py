@@ -74,13 +74,12 @@ class Ledger:
             self.totals["failed_queries"] -= 1
         self.progress["open"] = others + [[index, state, reasons.get(state)] for state in sorted(outcome.unanswered)]
 
-    def accept(self, outcome: Outcome, is_late: bool, spent: Usage, still_open: Iterable[AdviceQuery]) -> None:
+    def accept(self, outcome: Outcome, is_late: bool, still_open: Iterable[AdviceQuery]) -> None:
         """
         Count what came back.
 
         :param outcome: What became of a query
         :param is_late: Whether it came after the cutoff
-        :param spent: What the run has spent
         :param still_open: Queries that were counted and are not answered
         """
         self.latency = outcome.latency
@@ -93,7 +92,6 @@ class Ledger:
         asked = Ledger({})
         asked.ask(still_open)
         self.progress["totals"] = dict(self.totals - asked.totals)
-        self.progress["usage"] = dataclasses.asdict(spent)
 
     def _reasons(self, rejected: Iterable[Rejection]) -> Counter[str]:
         """Somebody's advisor may have a reason of its own for each state, and a logger is not for so many."""
@@ -108,14 +106,15 @@ class Ledger:
 
     def figures(self, spent: Usage) -> dict[str, float]:
         """
-        Put together what is logged.
+        Put together what is logged, and note for the model's zip what was spent.
 
         :param spent: What the run has spent
         :return: Numbers by their keys, empty before the first query
         """
         if not self.totals:
             return {}
-        figures: dict[str, float] = {**self.totals, **dataclasses.asdict(spent)}
+        self.progress["usage"] = dataclasses.asdict(spent)
+        figures: dict[str, float] = {**self.totals, **self.progress["usage"]}
         if not math.isnan(self.latency):
             figures["latency"] = self.latency
         return {f"advice/{name}": value for name, value in figures.items()}

@@ -223,17 +223,18 @@ class QueryQueue:
         self.spent = sum((asked.cost for asked in forgotten), self.spent)
         return [asked.query for asked in forgotten if asked.known is None]
 
-    def end(self) -> tuple[list[AdviceQuery], list[AdviceQuery]]:
+    def end(self, everything: bool = False) -> tuple[list[AdviceQuery], list[Outcome]]:
         """
-        Send nothing more, and forget what the advisor is not busy with. What is on its way may still arrive.
+        Send nothing more, and forget what the advisor is not busy with.
 
-        :return: The queries that the advisor has not been told of, and those of which some requests were not sent
+        :param everything: Whether to forget also what is on its way; it may still arrive in the log
+        :return: The queries that the advisor has not been told of, and what is there of those that it has
         """
         self._is_broken_off = lambda: True
         unasked = self.drop_unasked()
-        begun = self._drop(lambda asked: asked.future is None)
+        begun = self._drop(lambda asked: everything or asked.future is None)
         self.spent = sum((asked.cost for asked in begun), self.spent)
-        return unasked, [asked.query for asked in begun]
+        return unasked, [_given_up(asked) for asked in begun]
 
     def _drop(self, condition: Callable[[_OpenQuery], bool]) -> list[_OpenQuery]:
         dropped = [asked for asked in self._open if condition(asked)]
@@ -355,6 +356,13 @@ def _outcome(asked: _OpenQuery, before: tuple[frozenset[int], ParsedAnswer], fre
         history.latency,
         history.error,
     )
+
+
+def _given_up(asked: _OpenQuery) -> Outcome:
+    """Of a query that is not waited for."""
+    before = asked.parsed()
+    rejected = [Rejection("given_up", state) for state in asked.states if state not in before[0]]
+    return _outcome(asked, before, Advice([None] * len(asked.query.states), rejected))
 
 
 def _failed(asked: _OpenQuery, error: BaseException) -> Outcome:
