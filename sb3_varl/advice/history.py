@@ -33,6 +33,7 @@ from sb3_varl.advice.types import (
     Usage,
     VisitedState,
     check_action,
+    counted,
 )
 from sb3_varl.redaction import scrub
 
@@ -82,7 +83,7 @@ class QueryHistory:
         """
         if self.advice is None:
             return frozenset(range(n_states)) - self.answered
-        rejections = {rejection.state: rejection.reason for rejection in self.advice.rejected}
+        rejections = {r.state: r.reason for r in counted(self.advice.rejected, self.advice.actions)}
         return frozenset(
             state
             for state, action in enumerate(self.advice.actions)
@@ -194,7 +195,7 @@ class LoggedQuery(QueryHistory):
             for rejection in parsed.rejected
             if self.advice is None or (rejection.state is not None and rejection.state not in explained)
         ]
-        return Advice(actions, rejected, self.usage, parsed.standing)
+        return Advice(actions, list(counted(rejected, actions)), self.usage, parsed.standing)
 
     @property
     def n_abstained(self) -> int:

@@ -1,7 +1,7 @@
 """What passes between the callback, which knows Stable-Baselines3, and an advisor, which does not."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -326,6 +326,25 @@ class Advisor(Protocol):
         :return: An action or ``None`` for each state
         """
         ...
+
+
+def counted(rejected: Iterable[Rejection], actions: Sequence[Any]) -> tuple[Rejection, ...]:
+    """
+    Leave out what is for the log only: rejections of a state that has an action, and all but the first of another.
+
+    :param rejected: Rejections
+    :param actions: For each state its action, or ``None``
+    :return: One for each state at most, and those that are about none
+    """
+    seen, kept = set[int](), list[Rejection]()
+    for rejection in rejected:
+        state = rejection.state
+        if state is not None:
+            if state in seen or not 0 <= state < len(actions) or actions[state] is not None:
+                continue
+            seen.add(state)
+        kept.append(rejection)
+    return tuple(kept)
 
 
 def example_of(thing: Any) -> str:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from gymnasium import spaces
 
-from sb3_varl.advice.types import Advice
+from sb3_varl.advice.types import Advice, counted
 from sb3_varl.algorithms.shaping import DEFAULT_THRESHOLDS
-from sb3_varl.pages import counted
 from sb3_varl.preview.rollouts import Followed
+from sb3_varl.wording import count
 
 # Further apart than this, in a component whose bounds are 2 apart, two actions are different ones.
 THRESHOLD = DEFAULT_THRESHOLDS["distance"]
@@ -68,12 +68,13 @@ def answered(advice: Advice) -> Check:
     """
     n_states = len(advice.actions)
     n_answered = sum(action is not None for action in advice.actions)
-    reasons = Counter(rejection.reason.replace("_", " ") for rejection in advice.rejected)
-    n_rejected = len({rejection.state for rejection in advice.rejected if rejection.state is not None})
+    rejected = counted(advice.rejected, advice.actions)
+    reasons = Counter(rejection.reason.replace("_", " ") for rejection in rejected)
+    n_rejected = sum(rejection.state is not None for rejection in rejected)
     have = "has" if 1 in (n_answered, n_states) else "have"
-    text = f"{n_answered} of {counted(n_states, 'state')} {have} an answer that can be used."
+    text = f"{n_answered} of {count(n_states, 'state')} {have} an answer that can be used."
     if n_states - n_answered - n_rejected > 0:
-        text += f" {counted(n_states - n_answered - n_rejected, 'abstention')}."
+        text += f" {count(n_states - n_answered - n_rejected, 'abstention')}."
     if reasons:
         text += " Rejected: " + ", ".join(f"{n} {reason}" for reason, n in reasons.most_common()) + "."
     return Check("Does it answer?", n_answered >= _ENOUGH * n_states, text)

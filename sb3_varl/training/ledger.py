@@ -19,7 +19,8 @@ class Ledger:
 
     :param progress: What the model's zip keeps of them: ``answered`` (queries that were), ``open`` (what of these
         was not answered: the query's number, the state, and the reason that was counted, which is ``None`` if the
-        advisor had failed altogether, and empty if none was), ``totals`` and ``usage``. Kept up to date here
+        advisor had failed altogether, and empty if none was), ``failed`` (how many failed requests were counted of the
+        queries that are open), ``totals`` and ``usage``. Kept up to date here
     """
 
     def __init__(self, progress: dict[str, Any]) -> None:
@@ -72,7 +73,14 @@ class Ledger:
                 self.totals[name if name in self.totals else "rejected_other"] -= 1
         if was_failure and not any(query == index and reason is None for query, _, reason in others):
             self.totals["failed_queries"] -= 1
-        self.progress["open"] = others + [[index, state, reasons.get(state)] for state in sorted(outcome.unanswered)]
+        still_open = others + [[index, state, reasons.get(state)] for state in sorted(outcome.unanswered)]
+        self.progress["open"] = still_open
+        failed = dict(self.progress.get("failed", ()))
+        if index in failed:
+            self.totals["failed_requests"] -= failed.pop(index)
+        if outcome.n_failed and outcome.error is None and any(query == index for query, *_ in still_open):
+            failed[index] = outcome.n_failed
+        self.progress["failed"] = [list(pair) for pair in failed.items()]
 
     def accept(self, outcome: Outcome, is_late: bool, still_open: Iterable[AdviceQuery]) -> None:
         """
@@ -84,7 +92,7 @@ class Ledger:
         """
         self.latency = outcome.latency
         n_accepted = len(outcome.accepted)
-        failed = {"failed_requests": len(outcome.failures)} if outcome.error is None else {"failed_queries": 1}
+        failed = {"failed_requests": outcome.n_failed} if outcome.error is None else {"failed_queries": 1}
         self.totals.update(
             accepted=n_accepted, abstained=outcome.n_abstained, late=n_accepted if is_late else 0, **failed
         )

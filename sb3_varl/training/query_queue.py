@@ -25,6 +25,7 @@ from sb3_varl.advice.types import (
     Rejection,
     Request,
     Usage,
+    counted,
 )
 from sb3_varl.advice.validation import checked
 from sb3_varl.advisors.background import in_background
@@ -48,9 +49,10 @@ class Outcome:
     :param query: The query
     :param advice: Checked advice about all its states: an array or ``None`` for each
     :param states: The states that this is news of
-    :param rejected: What could not be used of this news
+    :param rejected: What could not be used of this news, once for each state at most
     :param unanswered: Which of these states were not answered
-    :param failures: The requests that failed
+    :param failures: The requests that failed, as far as that is news
+    :param n_failed: Number of all requests of the query that failed for good
     :param latency: Seconds that it took
     :param error: Why the advisor failed altogether, in one line, or ``None``
     """
@@ -61,6 +63,7 @@ class Outcome:
     rejected: tuple[Rejection, ...] = ()
     unanswered: frozenset[int] = frozenset()
     failures: tuple[Failure, ...] = ()
+    n_failed: int = 0
     latency: float = 0.0
     error: str | None = None
 
@@ -350,9 +353,10 @@ def _outcome(asked: _OpenQuery, before: tuple[frozenset[int], ParsedAnswer], fre
         asked.query,
         dataclasses.replace(history.advice, usage=history.usage),
         asked.states,
-        rejected,
+        counted(rejected, actions),
         history.unanswered(len(actions)) & states,
         tuple(failure for failure in history.failed_requests if failure in history.failures[asked.n_failures :]),
+        len(history.failed_requests),
         history.latency,
         history.error,
     )

@@ -300,6 +300,7 @@ class Recovered:
             tuple(r for r in self.known.rejected if r.state in states or (r.state is None and self.is_new)),
             frozenset(self.open) & frozenset(states),
             tuple(logged.failed_requests) if self.is_new and (is_over or not self.open) else (),
+            len(logged.failed_requests),
             logged.latency,
             logged.error if is_over and self.uncounted else None,
         )
