@@ -928,3 +928,30 @@ def test_failed_requests_are_the_same_for_a_model_that_goes_on_and_a_new_one(men
     assert totals[0] == totals[1] == totals[2]
     assert totals[0].get("failed_requests", 0) == (0 if mended else 1)
     assert len(read_queries("log")[0].failed_requests) == (0 if mended else 1)
+
+
+# ---- Whose place is told, and how
+
+
+def test_a_log_path_through_a_link_is_relative(tmp_path, tmp_path_factory):
+    link = tmp_path_factory.mktemp("links") / "link"
+    link.symlink_to(tmp_path, target_is_directory=True)
+    model = make_model()
+    with pytest.raises(ValueError, match="Two AdvisorCallbacks have the log_path"):
+        model.learn(30, callback=[make_callback(centre(), link / "log"), make_callback(centre(), "log")])
+    model = make_model()
+    model.learn(30, callback=make_callback(centre(), link / "log2"))
+    assert [progress["log"] for progress in model.advice_progress] == ["log2"]
+    callback = make_callback(centre(), "log2")
+    model.learn(30, callback=callback, reset_num_timesteps=False)
+    assert callback.n_asked == 1
+    assert len(read_queries("log2")) == 2
+
+
+def test_a_log_path_in_the_home_folder(tmp_path_factory, monkeypatch):
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    make_model().learn(30, callback=make_callback(centre(), "~/log"))
+    assert len(read_queries(home / "log")) == 1
+    assert not pathlib.Path("~").exists()

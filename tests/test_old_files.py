@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -96,3 +97,43 @@ def test_a_run_goes_on(tmp_path):
     assert callback.totals["abstained"] == callback.totals["rejected_out_of_bounds"] == 1
     assert callback.totals["rejected_request_failed"] == 0
     assert [query.index for query in read_queries(tmp_path / "advice")] == [0, 1, 2]
+
+
+def _callback(server, **kwargs):
+    settings = {"n_queries": 3, "first_query": 20, "query_freq": 20, "states_per_query": 4, "window": 10}
+    return AdvisorCallback(make_vlm(server, task="Count."), **settings, blocking=True, frames=False, **kwargs)
+
+
+@pytest.mark.usefixtures("vlm_environment")
+@pytest.mark.parametrize("meanwhile", [False, "other"])
+def test_a_log_that_was_away_for_a_while(meanwhile, tmp_path):
+    """What is open in it is asked about when it is there again."""
+    shutil.copytree(OLD / "advice", tmp_path / "advice")
+    model = VARL.load(OLD / "varl.zip", env=CounterEnv(offset=100))
+    with VLMServer() as server:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.learn(10, callback=_callback(server, log_path=meanwhile), reset_num_timesteps=False)
+        model.save("again")
+        model = VARL.load("again", env=CounterEnv(offset=200))
+        n_requests = len(server.requests)
+        callback = _callback(server, log_path=tmp_path / "advice")
+        model.learn(30, callback=callback, reset_num_timesteps=False)
+        asked = [[state["state"] for state in request.states] for request in server.requests[n_requests:]]
+    assert asked[0] == [0, 1]
+    assert callback.totals["rejected_request_failed"] == 0
+    assert not (tmp_path / "advice_2").exists()
+    observations = model.guidance_buffer.rows()["observations/observation"]
+    assert len(np.unique(observations, axis=0)) == len(observations)
+
+
+def test_a_zip_that_is_saved_again_tells_no_absolute_path(tmp_path):
+    model = VARL.load(OLD / "varl.zip", env=CounterEnv())
+    for path in (str(tmp_path / "advice"), "/home/somebody/advice"):
+        model.advice_progress[0]["log_path"] = path
+        model.learn(1, reset_num_timesteps=False)
+        model.save("again")
+        (progress,) = VARL.load("again").advice_progress
+        assert progress.get("log_path") == ("advice" if path.startswith(str(tmp_path)) else None)
+        assert progress["answered"] == model.advice_progress[0]["answered"]
+        assert model.advice_progress[0]["log_path"] == path, "in this process it is found as before"

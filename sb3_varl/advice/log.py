@@ -321,7 +321,7 @@ _waiting: list[AdviceLog] = []
 
 
 def _write_what_waits(path: pathlib.Path) -> None:
-    for log in [log for log in _waiting if log.path == path]:
+    for log in [log for log in _waiting if log.path.resolve() == path.resolve()]:
         with log._lock:
             log._write()
 

@@ -82,13 +82,13 @@ class _Search:
         self.model = model
         self.advisor = advisor
         self.has_log = log_path is not False
-        self.wanted = pathlib.Path(log_path).absolute() if log_path else None
+        self.wanted = pathlib.Path(log_path).expanduser().absolute() if log_path else None
         self.resume = resume
         self.run = run
         in_use = model.advice_in_use
-        self.used = {_folders[entry["run"]] for entry in in_use if entry["run"] in _folders}
+        self.used = {_folders[entry["run"]].resolve() for entry in in_use if entry["run"] in _folders}
         self.free = [entry for entry in model.advice_progress if not any(entry is other for other in in_use)]
-        if self.wanted in self.used:
+        if self.wanted is not None and self.wanted.resolve() in self.used:
             raise ValueError(
                 f"Two AdvisorCallbacks have the log_path {str(log_path)!r}, but a log belongs to one. "
                 "Give them different ones."
@@ -130,8 +130,10 @@ class _Search:
             return folder, known or self._new()
         run = _run_of(folder)
         for entry in self.free:
-            # Version 0.1.0 gave runs no names.
-            is_nameless = folder_of(entry) == folder or ("run" not in entry and folder_of(entry) is None)
+            # Version 0.1.0 gave runs no names; such a log may have been away meanwhile.
+            its = folder_of(entry)
+            is_here = its is not None and its.resolve() == folder.resolve()
+            is_nameless = is_here or "unread" in entry or ("run" not in entry and its is None)
             is_of_run = is_nameless if run is None else entry.get("run") == run
             if is_of_run:
                 return folder, entry
@@ -191,8 +193,8 @@ class _Search:
     def _unused(self, folder: pathlib.Path) -> pathlib.Path:
         """The folder, or one beside it, as SB3's loggers have run_1 and run_2."""
         candidates = (folder if n == 1 else folder.with_name(f"{folder.name}_{n}") for n in itertools.count(1))
-        unused = next(path for path in candidates if path not in self.used and not _holds_log(path))
-        if unused != folder and folder not in self.used:
+        unused = next(path for path in candidates if path.resolve() not in self.used and not _holds_log(path))
+        if unused != folder and folder.resolve() not in self.used:
             logger.warning(
                 "The advice log %s belongs to another run; that of this run is in %s. To go on with the answers in the "
                 "first, pass AdvisorCallback(resume=True).",
@@ -207,14 +209,15 @@ def _data_folder() -> pathlib.Path:
 
 
 def _digest(folder: pathlib.Path) -> str:
-    return hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
 
 
 def _relative(folder: pathlib.Path) -> str | None:
-    try:
-        return folder.relative_to(pathlib.Path.cwd()).as_posix()
-    except ValueError:
-        return None
+    here = pathlib.Path.cwd()
+    for path, start in ((folder, here), (folder.resolve(), here.resolve())):
+        if path.is_relative_to(start):
+            return path.relative_to(start).as_posix()
+    return None
 
 
 def folder_of(progress: Progress) -> pathlib.Path | None:
@@ -316,8 +319,12 @@ def recover(queries: Sequence[LoggedQuery], progress: Progress, briefing: Briefi
     :return: Of which queries something is missing
     """
     n_answered = progress.get("answered", 0)
-    if "open" not in progress:  # of version 0.1.0
-        progress["open"] = [entry for query in queries if query.index < n_answered for entry in _open_states(query)]
+    n_unread = progress.pop("unread", 0) if "open" in progress else n_answered  # of version 0.1.0
+    progress.setdefault("open", [])
+    of_old_version = [query for query in queries if query.index < n_unread and query.run is None]
+    progress["open"] += [entry for query in of_old_version for entry in _open_states(query)]
+    if n_unread and not of_old_version:  # the log is elsewhere, and may be back another time
+        progress["unread"] = n_unread
     recovered = []
     for query in queries:
         unanswered, is_new = query.unanswered(query.n_states), query.index >= n_answered
