@@ -229,7 +229,7 @@ def main() -> None:
     varl.save(args.out / "varl.zip")
     env.save(str(args.out / "vecnormalize.pkl"))
     print(
-        f"{advice.usage.requests} requests, {advice.usage.prompt_tokens} tokens in, "
+        f"{advice.usage.requests} request{'s' * (advice.usage.requests != 1)}, {advice.usage.prompt_tokens} tokens in, "
         f"{advice.usage.completion_tokens} out, {advice.usage.cost:.2f} US dollars"
     )
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from sb3_varl.advice.types import Advice, TaskSheet
 from sb3_varl.saving import replacing
+from sb3_varl.wording import count
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("sb3_varl"),
@@ -25,6 +26,7 @@ _TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_TEMPLATES.globals["count"] = count
 
 
 @dataclass(frozen=True)
@@ -80,21 +82,6 @@ def render(template: str, **content: Any) -> str:
     :return: The page
     """
     return _TEMPLATES.get_template(template).render(**content)
-
-
-def counted(number: int, singular: str) -> str:
-    """
-    Say how many there are of something.
-
-    :param number: How many
-    :param singular: What one of it is called
-    :return: The number and the word, in the plural unless it is one: ``"1 query"``, ``"2 queries"``
-    """
-    plural = f"{singular[:-1]}ies" if singular.endswith("y") else f"{singular}s"
-    return f"{number} {singular if number == 1 else plural}"
-
-
-_TEMPLATES.globals["counted"] = counted
 
 
 def write_page(path: str | os.PathLike[str], page: str) -> None:

@@ -237,7 +237,7 @@ def cancelled(query):
     [
         (lambda query: 1 / 0, "ZeroDivisionError: division by zero"),
         (lambda query: sys.exit(1), "SystemExit: 1"),
-        (lambda query: Advice([np.zeros(2)]), "returned 1 actions for 10 states, expected one for each"),
+        (lambda query: Advice([np.zeros(2)]), "returned 1 action for 10 states, expected one for each"),
         (lambda query: [np.zeros(2)] * 10, "returned list, expected a sb3_varl.Advice"),
         (cancelled, "CancelledError"),
     ],

@@ -129,7 +129,7 @@ def test_quickstart_with_a_server(quickstart, capsys):
         assert "Press the red button down from above" in server.requests[0].text
     printed = capsys.readouterr().out
     assert "SIMULATED" not in printed
-    assert "1 requests" in printed
+    assert "1 request, " in printed
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from sb3_varl.testing import Misbehaviour, VLMServer, http_error, write_answer
 
 pytestmark = [
     pytest.mark.usefixtures("vlm_environment"),
-    pytest.mark.filterwarnings("ignore:. of . queries w"),
+    pytest.mark.filterwarnings("ignore:. of . quer"),
 ]
 
 SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}
@@ -955,3 +955,26 @@ def test_a_log_path_in_the_home_folder(tmp_path_factory, monkeypatch):
     make_model().learn(30, callback=make_callback(centre(), "~/log"))
     assert len(read_queries(home / "log")) == 1
     assert not pathlib.Path("~").exists()
+
+
+def test_a_wrong_key_ends_training_as_long_as_nothing_was_answered():
+    """Also where another fault came before it."""
+    with VLMServer(script=(http_error(400),), always=WRONG_KEY) as server:
+        model = make_model()
+        with pytest.raises(AdvisorError, match="Incorrect API key"):
+            model.learn(60, callback=make_callback(make_vlm(server), "log", n_queries=2))
+        assert len(server.requests) == 2
+
+
+def test_one_is_no_plural(caplog, capsys):
+    from sb3_varl.wording import count
+
+    assert [count(n, "query was", "queries were") for n in (0, 1, 2)] == [
+        "0 queries were",
+        "1 query was",
+        "2 queries were",
+    ]
+    with pytest.warns(UserWarning, match="1 of 1 query will not be asked"):
+        make_model().learn(10, callback=make_callback(centre(), "log", n_queries=1))
+    make_model().learn(30, callback=make_callback(centre(), "log2", n_queries=1, states_per_query=1, verbose=1))
+    assert "asking about 1 state." in capsys.readouterr().out

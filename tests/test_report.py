@@ -24,11 +24,11 @@ from conftest import KEY, CounterEnv, make_query, make_vlm
 from sb3_varl import VARL, Advice, AdvisorCallback, Briefing, FunctionAdvisor, Rejection, Usage, VisitedState
 from sb3_varl.advice.log import AdviceLog
 from sb3_varl.advice.types import AdviceQuery, Answer, Failure, Request
-from sb3_varl.pages import counted
 from sb3_varl.report import curves as panels
 from sb3_varl.report.page import main, write_report
 from sb3_varl.report.runs import read_runs
 from sb3_varl.testing import Misbehaviour, VLMServer
+from sb3_varl.wording import count
 
 STEPS, CUTOFF = 300, 200
 # As much as a browser has to be told before it runs something, if nobody keeps it from that.
@@ -648,7 +648,7 @@ def test_totals_of_the_logger_where_there_is_no_advice_log(tmp_path):
     ],
 )
 def test_one_is_singular(number, singular, words):
-    assert counted(number, singular) == words
+    assert count(number, singular) == words
 
 
 def test_many_runs(tmp_path, figures):

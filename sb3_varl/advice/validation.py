@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sb3_varl.advice.types import Advice, AdviceQuery, Rejection, Usage, check_action, example_of
+from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def checked(advice: Advice, query: AdviceQuery) -> Advice:
         raise TypeError(f"The advisor returned {type(advice).__name__}, expected a sb3_varl.Advice.")
     if len(advice.actions) != len(query.states):
         raise ValueError(
-            f"The advisor returned {len(advice.actions)} actions for {len(query.states)} states, "
+            f"The advisor returned {count(len(advice.actions), 'action')} for {count(len(query.states), 'state')}, "
             "expected one for each state, or None where it has no advice."
         )
     rejected = _checked_rejections(advice.rejected)

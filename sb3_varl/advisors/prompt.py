@@ -25,6 +25,7 @@ from sb3_varl.advisors.rules_prompt import (
     round_number,
 )
 from sb3_varl.rules.names import Names
+from sb3_varl.wording import count
 
 # Length of a picture's longer side, in pixels, and its size as PNG, in bytes.
 MAX_IMAGE_SIZE = 2048
@@ -203,7 +204,7 @@ def _action_section(briefing: Briefing) -> str:
     names = action_names(briefing)
     named = briefing.sheet.action if briefing.sheet is not None else ()
     meanings = [component.meaning for component in named] or [""] * len(names)
-    lines = [f"An action is a list of {len(names)} numbers, in this order:"]
+    lines = [f"An action is a list of {count(len(names), 'number')}, in this order:"]
     for name, meaning, low, high in zip(names, meanings, space.low.flat, space.high.flat, strict=True):
         lines.append(f"- {name}{f' ({as_data(meaning)})' if meaning else ''}: {_bounds(float(low), float(high))}")
     return "\n".join(lines)
@@ -292,7 +293,7 @@ def _layout(space: spaces.Space, briefing: Briefing) -> str:
     if not _is_written_out(space):
         return f"an array of shape {shape}, not written out"
     if len(shape) == 1:
-        return f"a list of {shape[0]} numbers"
+        return f"a list of {count(shape[0], 'number')}"
     return f"an array of shape {shape}" if shape else f"a number ({space})"
 
 

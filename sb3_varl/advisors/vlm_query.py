@@ -19,6 +19,7 @@ from sb3_varl.advisors.prompt import Chat, Form, chats
 from sb3_varl.advisors.providers import Endpoint, RequestFailed, complete, import_litellm, price_of
 from sb3_varl.redaction import without_secrets
 from sb3_varl.rules.answers import read_rules
+from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class CircuitBreaker:
             logger.warning(
                 "%s brought nothing: %s is not asked about the rest of this query, and the next one begins with a "
                 "single try.",
-                "A request that would fail again" if is_hopeless else f"{self.max_failures} requests in a row",
+                "A request that would fail again" if is_hopeless else f"{count(self.max_failures, 'request')} in a row",
                 self.model,
             )
 

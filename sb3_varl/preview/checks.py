@@ -95,7 +95,7 @@ def differs_between_states(advice: Advice, space: spaces.Box) -> Check:
     n_different = len(np.unique(np.round(actions, 3), axis=0))
     spread = float(np.mean(np.ptp(actions, axis=0) / (2 * _half_width(space).ravel())))
     text = (
-        f"{counted(n_different, 'different action')} for {len(actions)} states, "
+        f"{count(n_different, 'different action')} for {len(actions)} states, "
         f"covering {spread:.0%} of the bounds on average."
     )
     if n_different == 1:
@@ -181,7 +181,7 @@ def leads_to_success(followed: Sequence[Followed], visited: Sequence[Followed]) 
         )
     wins, wins_before = (sum(bool(result.success) for result in results) for results in (followed, visited))
     text = (
-        f"{wins} of {len(followed)} succeeded, within {counted(round(n_steps), 'step')} on average, and {wins_before} "
+        f"{wins} of {len(followed)} succeeded, within {count(round(n_steps), 'step')} on average, and {wins_before} "
         f"when the states were visited, without advice. {returns}"
     )
     if wins == wins_before:

@@ -33,13 +33,14 @@ from sb3_varl.advisors.prompt import chats as make_chats
 from sb3_varl.advisors.providers import count_tokens, price_of
 from sb3_varl.advisors.vlm import VLMAdvisor
 from sb3_varl.arguments import check_integer
-from sb3_varl.pages import counted, picture_url, render, view_states, write_page
+from sb3_varl.pages import picture_url, render, view_states, write_page
 from sb3_varl.preview.checks import Check
 from sb3_varl.preview.policy import make_act, statistics_of
 from sb3_varl.preview.rollouts import NotRepeatable, can_render, visit, wrapped
 from sb3_varl.preview.session import N_COPIES, Findings, Interview
 from sb3_varl.training.briefing import make_briefing
 from sb3_varl.training.callback import N_QUERIES, N_QUERIES_OF_RULES, AdvisorCallback
+from sb3_varl.wording import count
 
 # What AdvisorCallback asks in a run, unless it is told otherwise.
 _DEFAULTS = inspect.signature(AdvisorCallback).parameters
@@ -406,10 +407,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
     in_a_run = result.in_a_run
     if result.advisor_name.startswith("simulated/"):
         print("The advisor is SIMULATED: what it says is no model's performance.")
-    print(f"This query: {counted(estimate.requests, 'request')}, {_tokens_and_dollars(estimate)}")
+    print(f"This query: {count(estimate.requests, 'request')}, {_tokens_and_dollars(estimate)}")
     print(
-        f"A run of {counted(result.n_queries, 'query')} of {STATES_PER_QUERY} states: "
-        f"{counted(in_a_run.requests, 'request')}, {_tokens_and_dollars(in_a_run)}"
+        f"A run of {count(result.n_queries, 'query')} of {STATES_PER_QUERY} states: "
+        f"{count(in_a_run.requests, 'request')}, {_tokens_and_dollars(in_a_run)}"
     )
     if result.findings is not None:
         for check in result.findings.checks:

@@ -13,9 +13,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 from tqdm import tqdm
 
 from sb3_varl.advice.types import Observation, VisitedState
-from sb3_varl.pages import counted
 from sb3_varl.preview.policy import Act
 from sb3_varl.training.state_collector import StateCollector
+from sb3_varl.wording import count
 
 # From states to an action, or None, for each.
 Ask = Callable[[tuple[VisitedState, ...]], Sequence[Any]]
@@ -125,7 +125,7 @@ def visit(env: VecEnv, act: Act, n_states: int, n_steps: int, frames: bool = Tru
         raise ValueError(f"There are {env.num_envs} environments side by side, expected one.")
     if n_steps < n_states:
         raise ValueError(
-            f"{counted(n_states, 'state')} cannot be drawn from {counted(n_steps, 'step')}. "
+            f"{count(n_states, 'state')} cannot be drawn from {count(n_steps, 'step')}. "
             "Visit more steps, or fewer states."
         )
     collector = StateCollector(n_states, frames, np.random.default_rng(seed))

@@ -29,9 +29,10 @@ import sb3_varl
 from sb3_varl.advice.history import LoggedQuery
 from sb3_varl.advice.log import FILE_NAME
 from sb3_varl.advice.types import Answer, Usage
-from sb3_varl.pages import StateView, counted, render, view_states, write_page
+from sb3_varl.pages import StateView, render, view_states, write_page
 from sb3_varl.report.curves import MAX_NAMES, draw_key, draw_panels, last_step
 from sb3_varl.report.runs import RunLogs, read_runs
+from sb3_varl.wording import count
 
 FRAME_SIZE = 224
 # What nobody should take for a model's performance.
@@ -216,7 +217,7 @@ def _faults(rejected: Counter[str], failed: dict[str, int]) -> list[str]:
     """In words, the most frequent first."""
     numbers = {**rejected, **failed}
     return [
-        f"{number} {what}" if what in rejected else counted(number, what)
+        f"{number} {what}" if what in rejected else count(number, what)
         for what, number in Counter(numbers).most_common()
         if number
     ]

@@ -21,7 +21,7 @@ from sb3_varl.advice.history import LoggedQuery, read_queries
 from sb3_varl.advice.types import Observation, Usage
 from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
 from sb3_varl.algorithms.shaping import DEFAULT_THRESHOLDS
-from sb3_varl.pages import counted
+from sb3_varl.wording import count
 
 _COLUMNS = (
     ("query", 5),
@@ -194,6 +194,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
         if args.output:
             buffer = merge(everything)
             buffer.save(args.output)
-            print(f"{counted(buffer.size(), 'row')} of guidance in {args.output}")
+            print(f"{count(buffer.size(), 'row')} of guidance in {args.output}")
     except (OSError, ValueError) as error:
         sys.exit(f"{parser.prog}: {error}")

@@ -17,8 +17,8 @@ from stable_baselines3.common.monitor import load_results
 
 from sb3_varl.advice.history import LoggedQuery, read_queries
 from sb3_varl.advice.log import FILE_NAME
-from sb3_varl.pages import counted
 from sb3_varl.redaction import scrub
+from sb3_varl.wording import count
 
 PROGRESS, EVENTS, EVALUATIONS, MONITOR = "progress.csv", "events.out.tfevents", "evaluations.npz", "monitor.csv"
 # Episodes that a point of the training's curves is the mean of, as in SB3's logger.
@@ -259,7 +259,7 @@ def _read_progress(run: RunLogs, file: pathlib.Path) -> dict[str, pd.Series]:
     if begins_again.any():
         table = table[begins_again.cumsum() == begins_again.sum()]
         run.missing.append(
-            f"{file} is of {counted(1 + int(begins_again.sum()), 'model')} that were trained one after the other, for "
+            f"{file} is of {count(1 + int(begins_again.sum()), 'model')} that were trained one after the other, for "
             "its steps begin again: only the last one's are read. Give each model a folder of its own."
         )
     table.index = pd.Index(table.pop(_STEPS).astype(int), name="step")
@@ -295,7 +295,7 @@ def _read_evaluations(file: pathlib.Path) -> dict[str, Curve]:
         values = {"returns": results}
         if "successes" in arrays:
             values["success"] = arrays["successes"]
-        source = counted(results.shape[1], "evaluation episode")
+        source = count(results.shape[1], "evaluation episode")
         return {name: Curve(pd.Series(array.mean(axis=1), steps), source) for name, array in values.items()}
 
 

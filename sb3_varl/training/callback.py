@@ -75,8 +75,8 @@ class AdvisorCallback(BaseCallback):
     from it what was answered meanwhile, asks again about states that were not answered, and asks the queries that are
     due. A new run has a log of its own.
 
-    If the first request fails in a way that cannot pass (a wrong key, a model that there is not), training ends with an
-    :class:`~sb3_varl.AdvisorError`; once anything was answered, no failure ends it.
+    If a request fails in a way that cannot pass (a wrong key, a model that there is not) before anything was answered,
+    training ends with an :class:`~sb3_varl.AdvisorError`; once anything was answered, no failure ends it.
 
     Logs under ``advice/``, as totals of the run: ``queries``, ``failed_queries``, ``requests``, ``failed_requests``,
     ``states`` (asked about), ``accepted``, ``abstained``, ``rejected_<reason>``, ``late`` (accepted after the cutoff),
@@ -379,7 +379,8 @@ class AdvisorCallback(BaseCallback):
             self._states.take()
             self._collecting = False
         if recovered and self.verbose >= 1:
-            print(f"{len(recovered)} queries of the advice log {folder} are not, or not all, in the model.")
+            queries = count(len(recovered), "query", "queries")
+            print(f"The model does not have, or not all of, {queries} of the advice log {folder}.")
         is_over = self.num_timesteps >= self.model.cutoff
         for part in recovered:
             query = part.logged.to_query(self._briefing, frames=len(part.open) > 0)
@@ -410,12 +411,13 @@ class AdvisorCallback(BaseCallback):
     def _plan(self) -> None:
         """Say before training what the run will not come to ask, and why."""
         n_envs, now, end = self.training_env.num_envs, self.num_timesteps, self.model._total_timesteps
+        queries = count(self._n_queries, "query")
         if not self._collecting:
             self._schedule = self._schedule.postponed(now)
         self._schedule, late = self._schedule.until(self.model.cutoff)
         if late:
             warnings.warn(
-                f"{len(late)} of {self._n_queries} queries will not be asked: the model ignores guidance from step "
+                f"{len(late)} of {queries} will not be asked: the model ignores guidance from step "
                 f"{self.model.cutoff} on, training is at step {now}, and they would come at {late}.",
                 AdviceWarning,
                 stacklevel=2,
@@ -426,8 +428,8 @@ class AdvisorCallback(BaseCallback):
         beyond = self._schedule.after(last_step)
         if beyond and not self._announced:
             warnings.warn(
-                f"{len(beyond)} of {self._n_queries} queries will not be asked: they are due at {beyond}, and training "
-                f"ends at step {last_step}. Train longer, or ask earlier with first_query and query_freq.",
+                f"{len(beyond)} of {queries} will not be asked: they are due at {beyond}, and training ends at step "
+                f"{last_step}. Train longer, or ask earlier with first_query and query_freq.",
                 AdviceWarning,
                 stacklevel=2,
             )
@@ -509,7 +511,7 @@ class AdvisorCallback(BaseCallback):
         self._ledger.ask([query])
         self._queue.ask(query)
         if self.verbose >= 1:
-            print(f"Query {index + 1} at step {self.num_timesteps}: asking about {len(states)} states.")
+            print(f"Query {index + 1} at step {self.num_timesteps}: asking about {count(len(states), 'state')}.")
 
     # ---- Answers
 
@@ -553,7 +555,7 @@ class AdvisorCallback(BaseCallback):
         show_in_tensorboard(self.logger.output_formats, query, outcome.advice, self.advisor)
 
     def _refuse_to_go_on(self, outcome: Outcome) -> None:
-        """A day of training without advice costs more than a run that ends at its first query."""
+        """A day of training without advice costs more than a run that ends at once."""
         final = next((failure for failure in outcome.failures if failure.permanent), None)
         if final is not None:
             raise AdvisorError(
@@ -578,10 +580,10 @@ class AdvisorCallback(BaseCallback):
                 logger.warning("%s: request %d: %s", name, failure.request, failure.text)
         if is_late and n_accepted and self.model.shaping_ended is None:
             logger.warning(
-                "%s: %d answers came at step %d, after the cutoff at %d, and go unused. Ask earlier, raise the model's "
+                "%s: %s came at step %d, after the cutoff at %d, too late to be used. Ask earlier, raise the model's "
                 "shaping_steps, or make training wait with blocking=True.",
                 name,
-                n_accepted,
+                count(n_accepted, "answer"),
                 self.num_timesteps,
                 self.model.cutoff,
             )
@@ -591,7 +593,8 @@ class AdvisorCallback(BaseCallback):
             self._explained = True
         if self.verbose >= 1:
             print(
-                f"Query {query.index + 1}: {n_accepted} answers accepted, {outcome.n_abstained} abstentions, "
+                f"Query {query.index + 1}: {count(n_accepted, 'answer')} accepted, "
+                f"{count(outcome.n_abstained, 'abstention')}, "
                 f"{len(outcome.rejected)} rejected, after {outcome.latency:.1f} s."
             )
 
@@ -633,7 +636,7 @@ class AdvisorCallback(BaseCallback):
             warnings.warn(_NOT_TOLD, AdviceWarning, stacklevel=2)
         elif len(self._schedule) and not self._announced:
             warnings.warn(
-                f"{len(self._schedule)} of {self._n_queries} queries were not asked: they are due at "
+                f"{len(self._schedule)} of {count(self._n_queries, 'query')} were not asked: they are due at "
                 f"{list(self._schedule.triggers)}, and training ended at step {self.num_timesteps}. Train longer, or "
                 "ask earlier with first_query and query_freq.",
                 AdviceWarning,
@@ -657,7 +660,7 @@ class AdvisorCallback(BaseCallback):
         self._states.take()
         self._collecting, self._announced = False, True
         logger.warning(
-            "%d queries were waiting for the one before when training ended, and are not asked, unless it goes on with "
+            "%s waiting for the one before when training ended, and not asked, unless it goes on with "
             "reset_num_timesteps=False. Ask earlier, or make training wait with blocking=True.",
-            len(unasked),
+            count(len(unasked), "query was", "queries were"),
         )
