@@ -16,6 +16,7 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, Usage, VisitedState
+from sb3_varl.advisors.by_name import task_of
 from sb3_varl.metaworld import CAMERAS, TASKS, ScriptedAdvisor, SparseMetaWorldEnv, task_sheet
 
 # The fingers' colour, of which nothing else in a scene has much.
@@ -415,6 +416,19 @@ def test_advisor_is_reproducible(observations):
     np.testing.assert_array_equal(answers(twin, 0, count=4), first[:4])
     assert (answers(ScriptedAdvisor("drawer-open-v3", seed=4), 0) != first).any()
     assert (answers(ScriptedAdvisor("drawer-open-v3"), 0) != answers(ScriptedAdvisor("drawer-open-v3"), 0)).any()
+
+
+def test_its_advice_in_any_state_depends_on_the_state(observations):
+    advise, other = (ScriptedAdvisor("drawer-open-v3", seed=seed).standing(None) for seed in (3, 4))
+    first = [advise(observation) for observation in observations[:5]]
+    np.testing.assert_array_equal(first, [advise(observation) for observation in observations[:5]])
+    assert (np.array(first) != [other(observation) for observation in observations[:5]]).any()
+    assert len({tuple(action) for action in first}) > 1
+
+
+def test_the_task_in_words_is_the_sheets():
+    """Not the name of the Meta-World task that it was made for."""
+    assert task_of(ScriptedAdvisor("drawer-open-v3"), "Open it.") == "Open it."
 
 
 def test_advisor_latency(observations):

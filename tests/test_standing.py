@@ -17,6 +17,7 @@ from sb3_varl import (
     Advice,
     AdvisorCallback,
     ArgumentError,
+    FunctionAdvisor,
     ObservationSlice,
     Rules,
     RulesAdvisor,
@@ -98,20 +99,26 @@ def test_labels_end_with_the_cutoff():
     assert 45 < model.guidance_buffer.rows()["steps"].max() < 50
 
 
-@pytest.mark.parametrize("advisor", ["function", "object"])
+class StandingOnly:
+    """Somebody's own advisor."""
+
+    def standing(self, briefing):
+        return lambda observation, previous=None: observation[:2] / 10
+
+    def advise(self, query):
+        return Advice([None] * len(query.states))
+
+
+@pytest.mark.parametrize(
+    "advisor", [StandingOnly(), FunctionAdvisor(lambda observation: observation[:2] / 10, clip=True)]
+)
 def test_other_advisors_label_when_they_are_told_to(advisor):
-    class Standing:
-        def standing(self, briefing):
-            return lambda observation, previous=None: observation[:2] / 10
-
-        def advise(self, query):
-            return Advice([None] * len(query.states))
-
     for label_freq, n_labels in ((None, 0), (2, 25)):
         model = make_model()
-        model.learn(50, callback=make_callback(Standing(), label_freq=label_freq))
-        assert model.guidance_buffer.size() == n_labels
-        assert_rows_are_advised(model.guidance_buffer.rows())
+        model.learn(50, callback=make_callback(advisor, label_freq=label_freq))
+        rows = model.guidance_buffer.rows()
+        assert rows["labels"].sum() == n_labels
+        assert_rows_are_advised(rows)
 
 
 def test_standing_advice_that_cannot_be_used_is_counted_and_said_once(caplog):

@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from sb3_varl.advice.types import Advice, AdviceQuery, Rejection, as_numbers, example_of
+from sb3_varl.advice.types import (
+    Advice,
+    AdviceQuery,
+    Briefing,
+    Observation,
+    Rejection,
+    StandingAdvice,
+    as_numbers,
+    example_of,
+)
 from sb3_varl.arguments import check_bool
 
 logger = logging.getLogger(__name__)
@@ -63,6 +72,22 @@ class FunctionAdvisor:
                 actions[i] = np.clip(numbers, space.low, space.high) if self.clip else numbers
         self._warn_of_exceptions(query, [rejection for rejection in rejected if rejection.reason == "raised"])
         return Advice(actions, rejected)
+
+    def standing(self, briefing: Briefing) -> StandingAdvice:
+        """
+        Say what it advises in any state.
+
+        :param briefing: What stays the same over all queries
+        :return: The function, with its actions clipped if they are to be
+        """
+        space = briefing.action_space
+
+        def advise(observation: Observation, previous: Observation | None = None, /) -> Any:
+            action = self.function(observation)
+            numbers = None if action is None else as_numbers(action, space)
+            return np.clip(numbers, space.low, space.high) if self.clip and isinstance(numbers, np.ndarray) else action
+
+        return advise
 
     @staticmethod
     def _warn_of_exceptions(query: AdviceQuery, raised: Sequence[Rejection]) -> None:

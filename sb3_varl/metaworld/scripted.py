@@ -2,13 +2,14 @@
 
 import time
 import warnings
+import zlib
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from metaworld.policies import ENV_POLICY_MAP
 
-from sb3_varl.advice.types import Advice, AdviceQuery, Briefing
+from sb3_varl.advice.types import Advice, AdviceQuery, Briefing, StandingAdvice
 from sb3_varl.arguments import check_integer, check_number
 from sb3_varl.metaworld.env import ACTION_SHAPE, OBSERVATION_SHAPE, check_task, task_sheet
 from sb3_varl.metaworld.sheets import TASKS
@@ -48,7 +49,8 @@ class ScriptedAdvisor:
         latency: float = 0.0,
         seed: int | None = None,
     ) -> None:
-        self.task = check_task(task)
+        # Not ``task``, which would be taken for the task in words.
+        self._task = check_task(task)
         check_number("noise", noise)
         check_number("resolution", resolution, high=2.0)
         check_number("error_rate", error_rate, high=1.0)
@@ -80,13 +82,13 @@ class ScriptedAdvisor:
             if not isinstance(space, spaces.Box) or space.shape != shape:
                 raise ValueError(
                     f"ScriptedAdvisor needs Meta-World's {name}s, a Box of shape {shape}, but the environment's "
-                    f"{name} space is {space}. Make it with gym.make('SparseMetaWorld/{self.task}') and without "
+                    f"{name} space is {space}. Make it with gym.make('SparseMetaWorld/{self._task}') and without "
                     f"wrappers that change its {name}s."
                 )
         if briefing.sheet is not None:
             for task in TASKS:
-                if task != self.task and briefing.sheet.goal == task_sheet(task).goal:
-                    raise ValueError(f"ScriptedAdvisor was made for {self.task}, but the environment is {task}.")
+                if task != self._task and briefing.sheet.goal == task_sheet(task).goal:
+                    raise ValueError(f"ScriptedAdvisor was made for {self._task}, but the environment is {task}.")
 
     def advise(self, query: AdviceQuery) -> Advice:
         """
@@ -105,6 +107,19 @@ class ScriptedAdvisor:
                 for i, state in enumerate(query.states)
             ]
         )
+
+    def standing(self, briefing: Briefing) -> StandingAdvice:
+        """
+        Say what it advises in any state, which depends on the seed and on the observation only.
+
+        :param briefing: What stays the same over all queries
+        :return: From an observation to an action, or ``None``
+        """
+
+        def advise(observation: Any, previous: Any = None, /) -> np.ndarray | None:
+            return self._answer(zlib.crc32(np.asarray(observation, np.float32).tobytes()), 0, observation)
+
+        return advise
 
     def _answer(self, query: int, state: int, observation: Any) -> np.ndarray | None:
         array = np.asarray(observation, dtype=np.float64)
