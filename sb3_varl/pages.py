@@ -26,7 +26,7 @@ _TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.globals["count"] = count
+_TEMPLATES.globals["counted"] = count
 
 
 @dataclass(frozen=True)

@@ -604,6 +604,8 @@ class AdvisorCallback(BaseCallback):
 
     def _record_totals(self) -> None:
         """At each step, because the logger forgets what it has written."""
+        if self._model_of_run is None:
+            return
         figures = self._ledger.figures(self.usage)
         if self._labels.n_labels:
             figures["advice/labels"] = self._labels.n_labels
