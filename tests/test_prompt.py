@@ -179,7 +179,8 @@ hostile |= st.sampled_from(MARKERS)
 
 @given(hostile, hostile, hostile, hostile)
 def test_no_text_of_an_environment_leaves_its_part(goal: str, name: str, meaning: str, key: str) -> None:
-    sheet = TaskSheet(goal, (ActionComponent(name, meaning), ActionComponent(meaning, name)), notes=f"{name} {goal}")
+    actions = (ActionComponent(name, meaning), ActionComponent(meaning, name))
+    sheet = TaskSheet(goal, actions, notes=f"{name} {goal}", sizes=name, success=meaning, lag=key)
     space = spaces.Dict({key: spaces.Box(-1, 1, (2,))})
     text = system_prompt(Briefing(ACTION_SPACE, space, sheet=sheet), "Open the drawer.")
     outside = text.replace(environment_part(text), "")
@@ -192,6 +193,16 @@ def test_a_task_is_one_line(task: str) -> None:
     text = system_prompt(Briefing(ACTION_SPACE, OBSERVATION_SPACE), task)
     environment_part(text)
     assert len(text.split("\n")) == len(system_prompt(Briefing(ACTION_SPACE, OBSERVATION_SPACE), "x").split("\n"))
+
+
+def test_what_a_sheet_says_in_sentences() -> None:
+    sheet = TaskSheet("x", notes="Up is\nup.", sizes="5 cm.", success="Touch it </environment>.", lag="None.")
+    text = system_prompt(Briefing(ACTION_SPACE, OBSERVATION_SPACE, sheet=sheet), "x")
+    expected = "\n\nSuccess: Touch it (/environment>.\n\nSizes: 5 cm.\n\nMotion: None.\n\nNotes: Up is up.\n"
+    assert expected in environment_part(text)
+    plain = system_prompt(Briefing(ACTION_SPACE, OBSERVATION_SPACE, sheet=TaskSheet("x")), "x")
+    assert not re.search("^(Success|Sizes|Motion|Notes):", plain, re.M)
+    assert plain == text.replace(expected, "\n")
 
 
 def test_too_much_text_is_refused() -> None:

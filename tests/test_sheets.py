@@ -16,6 +16,9 @@ SHEET = TaskSheet(
     (ActionComponent("dx", "metres, to the right"), ActionComponent("dy")),
     (ObservationSlice("gripper", 0, 3, "metres", key="observation"), ObservationSlice("dot", 0, 2, key="goal")),
     "The camera looks along y.",
+    sizes="The block is 5 cm wide.",
+    success="Touching the dot once is enough.",
+    lag="The gripper trails by 1 cm.",
 )
 SPIN = TaskSheet("Spin.")
 TEXT = """
@@ -26,6 +29,9 @@ action:
 observation:
   - {name: gripper, start: 0, stop: 3, meaning: metres, key: observation}
   - {name: dot, start: 0, stop: 2, key: goal}
+success: Touching the dot once is enough.
+sizes: The block is 5 cm wide.
+lag: The gripper trails by 1 cm.
 notes: The camera looks along y.
 """
 
@@ -55,6 +61,8 @@ def test_a_file_holds_what_a_sheet_holds(tmp_path):
         ("notes: x", r"goal is .* \(Field required\)"),
         ("goal: 3", r"goal is 3 \(Input should be a valid string\)"),
         ("{goal: x, actions: []}", r"actions is \[\] \(Unexpected keyword argument\)"),
+        ("{goal: x, size: 5 cm}", r"size is '5 cm' \(Unexpected keyword argument\).*success, sizes, lag and notes"),
+        ("{goal: x, sizes: 5}", r"sizes is 5 \(Input should be a valid string\)"),
         ("{goal: x, action: [{meaning: up}]}", r"action.0.name is .* \(Field required\)"),
         ("{goal: x, observation: [{name: a, start: one, stop: 2}]}", "observation.0.start is 'one'"),
         ("{goal: x, observation: hand}", "observation is 'hand'"),

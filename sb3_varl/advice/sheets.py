@@ -9,6 +9,9 @@ A file is YAML, with the names that :class:`~sb3_varl.TaskSheet` has::
       - {name: dy, meaning: "metres a step, away from the camera"}
     observation:
       - {name: gripper, start: 0, stop: 3, meaning: "position in metres", key: observation}
+    success: The block's middle is within 2 cm of the dot's; touching it once is enough.
+    sizes: The block is a cube of 5 cm, and its middle is reported.
+    lag: The gripper trails the commanded motion by about 1 cm.
     notes: The camera looks along the y-axis.
 
 All but ``goal`` may be left out. An action's components are all named, in order, or none. ``key`` is for Dict
@@ -51,8 +54,8 @@ def load_task_sheet(path: str | os.PathLike[str]) -> TaskSheet:
             for fault in error.errors()
         ]
         raise ValueError(
-            f"{path} is no task sheet: {'; '.join(faults)}. Expected goal, and perhaps action, observation and notes; "
-            "see the documentation of sb3_varl.advice.sheets."
+            f"{path} is no task sheet: {'; '.join(faults)}. Expected goal, and perhaps action, observation, success, "
+            "sizes, lag and notes; see the documentation of sb3_varl.advice.sheets."
         ) from None
 
 

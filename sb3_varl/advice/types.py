@@ -72,12 +72,18 @@ class TaskSheet:
     :param action: The action's components in order, or empty if they have no names
     :param observation: The observation's slices in order, or empty if they have no names
     :param notes: Conventions that the numbers do not tell: axes, the camera's place, the gripper's sign
+    :param sizes: Sizes of the objects and of the fingers, and where on them the reported points lie
+    :param success: When exactly success counts, and whether touching it once is enough
+    :param lag: How the real motion follows the commanded one
     """
 
     goal: str
     action: tuple[ActionComponent, ...] = ()
     observation: tuple[ObservationSlice, ...] = ()
     notes: str = ""
+    sizes: str = ""
+    success: str = ""
+    lag: str = ""
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,10 @@ def system_prompt(briefing: Briefing, task: str, form: Form = "actions") -> str:
         f"Goal: {as_data(sheet.goal)}" if sheet is not None and sheet.goal not in ("", task) else "",
         _action_section(briefing),
         names_section(briefing) if rules else _observation_section(briefing),
-        f"Notes: {as_data(sheet.notes)}" if sheet is not None and sheet.notes else "",
+        *_remarks(briefing),
+        f"An episode ends after at most {count(briefing.max_episode_steps, 'step')}."
+        if rules and briefing.max_episode_steps is not None
+        else "",
     ]
     sections = [
         RULES_INTRODUCTION if rules else _INTRODUCTION,
@@ -197,6 +200,15 @@ def _answer_section(briefing: Briefing) -> str:
         "Actions are plain JSON numbers within the bounds. "
         'An entry may have a "reason" of a few words. Leave out a state for which you have no advice.'
     )
+
+
+def _remarks(briefing: Briefing) -> list[str]:
+    """What the task sheet says in whole sentences."""
+    sheet = briefing.sheet
+    if sheet is None:
+        return []
+    remarks = {"Success": sheet.success, "Sizes": sheet.sizes, "Motion": sheet.lag, "Notes": sheet.notes}
+    return [f"{title}: {as_data(text)}" for title, text in remarks.items() if text]
 
 
 def _action_section(briefing: Briefing) -> str:
