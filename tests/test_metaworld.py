@@ -1,5 +1,7 @@
+import itertools
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -7,6 +9,7 @@ import time
 os.environ.setdefault("MUJOCO_GL", "egl")
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -17,6 +20,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, Usage, VisitedState
 from sb3_varl.advisors.by_name import task_of
+from sb3_varl.advisors.prompt import MAX_SYSTEM_CHARACTERS, system_prompt
 from sb3_varl.metaworld import CAMERAS, TASKS, ScriptedAdvisor, SparseMetaWorldEnv, task_sheet
 
 # The fingers' colour, of which nothing else in a scene has much.
@@ -88,6 +92,9 @@ def test_task(task):
             assert not values.any()
         if name.endswith("position"):
             assert np.linalg.norm(values) > 0.1
+    y, z = env.unwrapped._env.mocap_low[1:]
+    assert f"x from -0.5 to 0.5, y from {y:g} to 1 and z from {z:g} to 0.5" in task_sheet(task).lag
+    np.testing.assert_array_equal(env.unwrapped._env.mocap_high, [0.5, 1, 0.5])
     env.close()
 
 
@@ -103,6 +110,22 @@ def test_task_sheet(task):
     assert sheet.goal.endswith(".")
     assert sheet.goal.count(". ") == 0
     assert pickle.loads(pickle.dumps(sheet)) == sheet
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_task_sheet_in_words(task):
+    sheet = task_sheet(task, frame_skip=3)
+    # Each says something of this task before what it says of all.
+    assert sheet.success.index(" Once is enough") > 20
+    assert sheet.sizes.index(" Each finger is") > 20
+    for text in (sheet.sizes, sheet.success, sheet.lag):
+        assert re.fullmatch(r"[A-Z][^{}]*\.", text)
+        assert "  " not in text
+    text = system_prompt(briefing(sheet=sheet), "x" * 1000)
+    assert (
+        f"\n\nSuccess: {sheet.success}\n\nSizes: {sheet.sizes}\n\nMotion: {sheet.lag}\n\nNotes: {sheet.notes}" in text
+    )
+    assert len(text) < MAX_SYSTEM_CHARACTERS / 2
 
 
 def test_goals_are_distinct():
@@ -477,3 +500,344 @@ def test_advisor_prepares():
 def test_advisor_refuses_other_observations():
     with pytest.raises(ValueError, match=r"of shape \(39,\), got \(3,\)"):
         ScriptedAdvisor("reach-v3").advise(query([np.zeros(3)]))
+
+
+# Of the tasks whose success is about the object's position, or a coordinate of it, and nothing else.
+WITHIN = re.compile(
+    r"The ([a-z ]+) position(?:'s ([xyz]))? is within ([\d.]+) cm of the goal position(?:'s; nothing else counts)?\."
+)
+NEAR = [task for task in TASKS if WITHIN.match(task_sheet(task).success)]
+
+
+def succeeds(env, observation):
+    return bool(env._env.evaluate_state(observation.astype(np.float64), np.zeros(4, np.float32))[1]["success"])
+
+
+def test_most_tasks_are_about_a_position():
+    assert set(TASKS) - set(NEAR) == {
+        "assembly-v3",
+        "basketball-v3",
+        "disassemble-v3",
+        "faucet-open-v3",
+        "hammer-v3",
+        "lever-pull-v3",
+        "peg-insert-side-v3",
+        "reach-v3",
+        "reach-wall-v3",
+        "stick-pull-v3",
+        "stick-push-v3",
+        "sweep-into-v3",
+    }
+
+
+def put(env, observation, position):
+    """The observation with the object somewhere, and the simulation too where success is read off that."""
+    observation[4:7] = position
+    env._env._get_pos_objects = lambda: np.array(position)
+    return observation
+
+
+@pytest.mark.parametrize("task", NEAR)
+def test_success_counts_where_the_sheet_says(task):
+    thing, axis, centimetres = WITHIN.match(task_sheet(task).success).groups()
+    env = SparseMetaWorldEnv(task)
+    assert env.task_sheet.observation[2].name == f"{thing} position"
+    observation, _ = env.reset(seed=0)
+    goal = observation[36:].astype(np.float64)
+    for index, sign in itertools.product(range(3), (-1, 1)):
+        for distance in (float(centimetres) - 0.1, float(centimetres) + 0.1):
+            offset = np.zeros(3)
+            offset[index] = sign * distance / 100
+            counts = axis in (None, "xyz"[index])
+            expected = not counts or distance < float(centimetres)
+            assert succeeds(env, put(env, observation, goal + offset)) == expected, (offset, expected)
+    away = goal + np.full(3, float(centimetres) / 100) / np.sqrt(3) * 1.02
+    assert succeeds(env, put(env, observation, away)) == (axis is not None)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("task", "inside", "outside"),
+    [
+        ("basketball-v3", [(0.079, 0, 0.05), (0, 0, 0.089)], [(0.081, 0, 0.05), (0, 0, 0.091), (0, 0, 0)]),
+        ("disassemble-v3", [(0.5, 0.5, 0.001)], [(0, 0, -0.001)]),
+        ("faucet-open-v3", [(0.04, 0, 0.039), (0.109, 0, -0.03)], [(0.04, 0, 0.041), (0.111, 0, -0.03)]),
+        ("sweep-into-v3", [(0.049, 0, 0.3), (0.03, 0.03, 0)], [(0.051, 0, 0), (0.04, 0.04, 0)]),
+    ],
+)
+def test_success_of_other_kinds(task, inside, outside):
+    env = SparseMetaWorldEnv(task)
+    observation, _ = env.reset(seed=0)
+    for offsets, expected in ((inside, True), (outside, False)):
+        for offset in offsets:
+            observation[4:7] = observation[36:] + np.array(offset)
+            assert succeeds(env, observation) == expected
+    env.close()
+
+
+def test_success_of_hammer_lever_and_peg():
+    env = SparseMetaWorldEnv("hammer-v3")
+    observation, _ = env.reset(seed=0)
+    assert "by more than 9 cm: the nail position's y is above 0.73." in env.task_sheet.success
+    for depth in (0.089, 0.091):
+        env._env.data.joint("NailSlideJoint").qpos = depth
+        mujoco.mj_forward(env._env.model, env._env.data)
+        nail = env._env._get_pos_objects()[3:]
+        assert succeeds(env, observation) == (nail[1] > 0.73) == (depth > 0.09)
+
+    env = SparseMetaWorldEnv("lever-pull-v3")
+    observation, _ = env.reset(seed=0)
+    assert "within 7.5 degrees" in env.task_sheet.success
+    assert "within 2.6 cm of the goal position" in env.task_sheet.success
+    for degrees in (7.3, 7.7):
+        env._env.data.joint("LeverAxis").qpos = -np.radians(90 - degrees)
+        mujoco.mj_forward(env._env.model, env._env.data)
+        distance = np.linalg.norm(env._env._get_pos_objects() - observation[36:])
+        assert succeeds(env, observation) == (degrees < 7.5)
+        assert distance == pytest.approx(0.026, abs=0.001)
+
+    env = SparseMetaWorldEnv("peg-insert-side-v3")
+    observation, _ = env.reset(seed=0)
+    assert "13 cm to the left of the peg position and 1 cm below it" in env.task_sheet.success
+    assert "dx^2 + (2 dy)^2 + (2 dz)^2 is at most 7 cm" in env.task_sheet.success
+    head = env._env.data.site("pegHead").xpos - observation[4:7]
+    np.testing.assert_allclose(head, [-0.13, 0, -0.01], atol=1e-3)
+    site = env._env._get_site_pos
+    for index, centimetres in enumerate((7, 3.5, 3.5)):
+        for distance in (centimetres - 0.1, centimetres + 0.1):
+            there = observation[36:] + np.eye(3)[index] * distance / 100
+            env._env._get_site_pos = lambda name, there=there: there if name == "pegHead" else site(name)
+            assert succeeds(env, observation) == (distance < centimetres)
+
+
+def test_success_on_the_way_of_the_faucets_handle():
+    env = SparseMetaWorldEnv("faucet-open-v3")
+    observation, _ = env.reset(seed=0)
+    assert "once the handle position is within 4.6 cm" in env.task_sheet.success
+    for degrees in range(0, 90, 2):
+        env._env.data.joint("knob_Joint_1").qpos = np.radians(degrees)
+        mujoco.mj_forward(env._env.model, env._env.data)
+        observation[4:7] = env._env._get_pos_objects()
+        distance = 100 * np.linalg.norm(observation[4:7] - observation[36:])
+        if abs(distance - 4.6) > 0.3:
+            assert succeeds(env, observation) == (distance < 4.6)
+    assert distance < 3
+    env.close()
+
+
+def geom(model, name, kind, half_size):
+    """Size and place of a part that takes part in collisions: of a body, or of that name."""
+    (size, position), *_ = [
+        (model.geom_size[i], model.geom_pos[i] + model.body_pos[model.geom_bodyid[i]])
+        for i in range(model.ngeom)
+        if name in (model.body(model.geom_bodyid[i]).name, model.geom(i).name)
+        and model.geom_type[i] == kind
+        and (half_size is None or np.isclose(model.geom_size[i], half_size).any())
+        and (model.geom_contype[i] or model.geom_conaffinity[i])
+    ]
+    return size, position
+
+
+SPHERE, CAPSULE, CYLINDER, BOX = (
+    getattr(mujoco.mjtGeom, f"mjGEOM_{kind}") for kind in ("SPHERE", "CAPSULE", "CYLINDER", "BOX")
+)
+CUBE = "Block: a cube of {0:g} cm."
+ROUND = "Puck: a cylinder {0:g} cm across and {1:g} cm high."
+WALL = "Wall: x from {left:g} to {right:g}, y from {front:g} to {back:g}, up to z = {top:g}."
+
+
+@pytest.mark.parametrize(
+    ("tasks", "part", "kind", "half_size", "phrase"),
+    [
+        (["push-v3", "pick-place-v3", "push-wall-v3", "pick-out-of-hole-v3"], "objGeom", CYLINDER, None, ROUND),
+        (["reach-v3", "reach-wall-v3"], "objGeom", CYLINDER, None, "Puck: {0:g} cm across and {1:g} cm high."),
+        (["push-back-v3", "shelf-place-v3", "sweep-v3", "hand-insert-v3", "sweep-into-v3"], "objGeom", BOX, None, CUBE),
+        (["bin-picking-v3"], "objA", BOX, None, "Cube: {0:g} cm."),
+        (["basketball-v3", "soccer-v3"], "objGeom", SPHERE, None, "Ball: {0:g} cm across."),
+        (
+            ["stick-push-v3", "stick-pull-v3"],
+            "objGeom",
+            BOX,
+            None,
+            "{0:g} cm long (x), {1:g} cm wide and {2:g} cm high",
+        ),
+        (["peg-insert-side-v3"], "peg", BOX, None, "Peg: {2:g} cm long (x), {0:g} cm wide and {1:g} cm high"),
+        (["drawer-open-v3", "drawer-close-v3"], "drawer_link", CAPSULE, 0.05, "{length:g} cm long and {0:g} cm thick"),
+        (["box-close-v3"], "top_link", CAPSULE, 0.05, "{length:g} cm long and {0:g} cm thick"),
+        (["window-open-v3", "window-close-v3"], "windowb_a", CAPSULE, 0.045, "{length:g} cm high and {0:g} cm thick"),
+        (["faucet-open-v3", "faucet-close-v3"], "faucet_link2", CAPSULE, None, "a round bar {0:g} cm thick"),
+        (["hammer-v3"], "hammer", CAPSULE, None, "{length:g} cm long and {0:g} cm thick"),
+        (
+            ["button-press-v3", "button-press-topdown-v3"],
+            "button",
+            CYLINDER,
+            0.043,
+            "{0:g} cm across and {1:g} cm thick",
+        ),
+        (["coffee-button-v3"], "cmbutton", CYLINDER, None, "Button: {0:g} cm across"),
+        (["coffee-push-v3", "coffee-pull-v3"], "mug", CYLINDER, 0.028, "Mug: {0:g} cm across and {1:g} cm high"),
+        (["handle-pull-v3", "handle-press-side-v3"], "handle_link", CYLINDER, None, "{1:g} cm long and {0:g} cm thick"),
+        (["lever-pull-v3"], "lever_link1", SPHERE, None, "a ball {0:g} cm across"),
+        (["door-open-v3", "door-close-v3"], "door_link", CYLINDER, 0.019, "a bar {1:g} cm long, {0:g} cm thick"),
+        (["door-lock-v3", "door-unlock-v3"], "lock_link", BOX, None, "{0:g} cm long, {2:g} cm thick and {1:g} cm deep"),
+        (["dial-turn-v3"], "", CYLINDER, 0.05, "a disc {0:g} cm across and {1:g} cm high"),
+        (["plate-slide-v3", "plate-slide-back-side-v3"], "puck", BOX, None, "Puck: {0:g} cm across and {2:g} cm high"),
+        (
+            ["assembly-v3", "disassemble-v3"],
+            "asmbly_peg",
+            BOX,
+            None,
+            "{1:g} cm long (x), {0:g} cm wide (y) and {2:g} cm high",
+        ),
+        (["assembly-v3", "disassemble-v3"], "peg", CYLINDER, None, "Peg: {0:g} cm across"),
+        (["push-wall-v3", "pick-place-wall-v3", "reach-wall-v3"], "wall", BOX, None, WALL),
+    ],
+)
+def test_sizes_are_those_of_the_model(tasks, part, kind, half_size, phrase):
+    for task in tasks:
+        env = SparseMetaWorldEnv(task)
+        env.reset(seed=0)
+        size, position = geom(env._env.model, part, kind, half_size)
+        text = phrase.format(
+            *np.round(200 * size, 3),
+            length=round(200 * (size[0] + size[1]), 3),
+            **dict(zip(["left", "front", "bottom"], np.round(position - size, 3) + 0.0, strict=True)),
+            **dict(zip(["right", "back", "top"], np.round(position + size, 3) + 0.0, strict=True)),
+        )
+        assert text in env.task_sheet.sizes
+        env.close()
+
+
+def hold(env, action, n_steps):
+    for _ in range(n_steps):
+        observation = env.step(np.array(action, np.float32))[0]
+    return observation.astype(np.float64)
+
+
+def test_fingers_are_as_the_sheet_says():
+    env = SparseMetaWorldEnv("reach-v3")
+    env.reset(seed=0)
+    model, data, sizes = env._env.model, env._env.data, env.task_sheet.sizes
+    pad = model.geom("rightpad_geom").size
+    assert f"a plate {200 * pad[2]:g} cm wide (x)" in sizes
+    assert f"{200 * pad[0]:g} cm long, from {100 * pad[0]:g} cm above" in sizes
+    for gripper, phrase in ((-1, "{:.1f} when open"), (1, "{:.1f} when closed on nothing")):
+        observation = hold(env, (0, 0, 0, gripper), 40)
+        left, right = data.body("leftpad").xpos, data.body("rightpad").xpos
+        gap = 100 * (left[1] - right[1] - 2 * pad[1])
+        assert phrase.format(gap) in sizes
+        assert gap == pytest.approx(10 * observation[3] - 1.2, abs=0.1)
+        np.testing.assert_allclose(data.site("rightEndEffector").xpos[2] - observation[2], -0.045, atol=1e-3)
+    assert 100 * ((left + right) / 2 - observation[:3])[1] == pytest.approx(0.5, abs=0.05)
+    thickness = 100 * (data.body("leftclaw").xpos[1] + model.geom("leftclaw_it").size[1] - left[1] + pad[1])
+    assert f"{thickness:.1f} cm thick (y)" in sizes
+    env.close()
+
+
+HELD = {
+    task: re.search(r"leaves the gripper opening at about (\d\.\d+)(, as if)?", task_sheet(task).sizes)
+    for task in TASKS
+}
+# How far above the reported point to close the fingers, in metres, where 3 cm is not right.
+ABOVE = {
+    "box-close-v3": 0.09,
+    "sweep-v3": 0.06,
+    "peg-unplug-side-v3": 0.01,
+    "coffee-push-v3": 0.06,
+    "coffee-pull-v3": 0.06,
+}
+
+
+@pytest.mark.parametrize("task", [task for task, match in HELD.items() if match])
+def test_opening_while_something_is_held(task):
+    env = SparseMetaWorldEnv(task)
+    env.reset(seed=0)
+    observation = hold(env, (0, 0, 0, -1), 40)
+    x, y, z = observation[4:7]
+
+    def go(target, gripper, n_steps):
+        for _ in range(n_steps):
+            hold(env, (*np.clip(100 * (np.array(target) - env._env.data.mocap_pos[0]), -1, 1), gripper), 1)
+
+    go((x, y, 0.32), -1, 60)
+    go((x, y, z + ABOVE.get(task, 0.03)), -1, 45)
+    before = hold(env, (0, 0, 0, 1), 50)
+    go(before[:3] + np.array([0, 0, 0.1]), 1, 50)
+    after = hold(env, (0, 0, 0, 1), 1)
+    assert after[6] > before[6] + 0.03, "it was not held"
+    expected, nothing = HELD[task].groups()
+    assert before[3] == pytest.approx(float(expected), abs=0.04)
+    assert bool(nothing) == (before[3] < 0.31)
+    env.close()
+
+
+@pytest.mark.parametrize("frame_skip", [1, 3, 5])
+@pytest.mark.parametrize(("axis", "sign"), [*itertools.product(range(3), (-1, 1))])
+def test_the_gripper_moves_as_the_sheet_says(frame_skip, axis, sign):
+    env = SparseMetaWorldEnv("reach-v3", frame_skip=frame_skip)
+    env.reset(seed=0)
+    still, full, slow = np.array([0, 0, 0, -1.0]), np.array([0, 0, 0, -1.0]), np.array([0, 0, 0, -1.0])
+    full[axis], slow[axis] = sign, sign / 3
+    hold(env, -0.5 * np.where(np.arange(4) == axis, full, 0), 15 // frame_skip)
+    start = hold(env, still, 120 // frame_skip)[axis]
+
+    moved = [0.0]
+    for _ in range(15 // frame_skip):
+        moved.append(100 * sign * (hold(env, full, 1)[axis] - start))
+    listed = re.search(r"moves it by (.*) cm in the first (?:(\d) steps|step)\.", env.task_sheet.lag)
+    numbers = [float(number) for number in re.split(", | and ", listed[1])]
+    assert len(numbers) == int(listed[2] or 1)
+    for number, distance in zip(numbers, np.diff(moved), strict=False):
+        assert distance == pytest.approx(number, abs=0.05 * frame_skip + 0.04)
+
+    commanded = 15 // frame_skip * frame_skip
+    assert "trails by 3 to 5 cm at full speed" in env.task_sheet.lag
+    assert 2.7 < commanded - moved[-1] < 5.1
+    assert (commanded - moved[-1]) * 12.5 == pytest.approx(45, abs=15)  # a full command is 1 cm in 12.5 ms
+    coasted = [100 * sign * (hold(env, still, 1)[axis] - start) for _ in range(120 // frame_skip)]
+    assert "most of it within 75 ms" in env.task_sheet.lag
+    assert coasted[6 // frame_skip] - moved[-1] > 0.5 * (commanded - moved[-1])
+    assert coasted[-1] == pytest.approx(commanded, abs=0.2)
+
+    start = hold(env, still, 1)[axis]
+    slower = 100 * sign * (hold(env, -slow, 30 // frame_skip)[axis] - start)
+    assert 0.7 < 30 // frame_skip * frame_skip / 3 + slower < 1.8
+    env.close()
+
+
+def test_the_commanded_position_runs_on_where_the_gripper_is_blocked():
+    env = SparseMetaWorldEnv("push-wall-v3")
+    env.reset(seed=0)
+    while env._env.data.mocap_pos[0, 2] > 0.08:
+        hold(env, (1 if env._env.data.mocap_pos[0, 0] < 0.1 else 0, 0, -1, -1), 1)
+    blocked = hold(env, (0, 1, 0, -1), 40)[1]
+    assert blocked < 0.74
+    assert hold(env, (0, -1, 0, -1), 15)[1] == pytest.approx(blocked, abs=0.01)
+    assert hold(env, (0, -1, 0, -1), 25)[1] < blocked - 0.05
+    env.close()
+
+
+@pytest.mark.parametrize("frame_skip", [1, 2])
+def test_fingers_take_the_time_that_the_sheet_says(frame_skip):
+    env = SparseMetaWorldEnv("reach-v3", frame_skip=frame_skip)
+    env.reset(seed=0)
+    hold(env, (0, 0, 0, -1), 40)
+    assert "the fingers take 175 ms" in env.task_sheet.lag
+    for gripper, reached in ((1, lambda opening: opening < 0.32), (-1, lambda opening: opening > 0.97)):
+        n_steps = next(n for n in range(1, 40) if reached(hold(env, (0, 0, 0, gripper), 1)[3]))
+        assert n_steps * frame_skip * 12.5 == pytest.approx(175, abs=30)
+        hold(env, (0, 0, 0, gripper), 40)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("task", "table", "above"), [("push-back-v3", 0, 2), ("hand-insert-v3", 0.05, 2), ("sweep-v3", 0, 0)]
+)
+def test_things_lie_on_the_table(task, table, above):
+    env = SparseMetaWorldEnv(task)
+    env.reset(seed=0)
+    observation = hold(env, (0, 0, 0, -1), 50)
+    assert f"the table's surface at z = {table:g}. " in env.task_sheet.notes
+    assert observation[6] == pytest.approx(table + above / 100, abs=0.002)
+    assert env._env.data.geom("objGeom").xpos[2] == pytest.approx(table + 0.02, abs=0.002)
+    env.close()

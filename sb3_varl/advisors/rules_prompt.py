@@ -15,6 +15,8 @@ from sb3_varl.rules.names import Names, Variable
 N_STATES = 5
 # Longer lists are not written out.
 _MAX_NUMBERS = 100
+# Of the largest number of a list.
+_NEGLIGIBLE = 1e-6
 
 INTRODUCTION = (
     "You advise a reinforcement learning agent. You are shown a few states that it visited, and the action that it "
@@ -153,7 +155,10 @@ def pick_different(states: Sequence[VisitedState], names: Names, n: int = N_STAT
 def _shown(variable: Variable, numbers: np.ndarray) -> Any:
     if len(variable.places) > _MAX_NUMBERS:
         return "not written out"
-    shown = [round_number(numbers[place]) for place in variable.places]
+    values = numbers[list(variable.places)]
+    # What a simulator's rounding left of a zero is not worth its digits.
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0)
+    shown = [0 if abs(value) < _NEGLIGIBLE * largest else round_number(value) for value in values.tolist()]
     return shown[0] if len(shown) == 1 else shown
 
 
