@@ -1,8 +1,9 @@
 """
-SAC and VARL side by side on a sparse Meta-World task, with six advice queries.
+SAC and VARL side by side on a sparse Meta-World task.
 
-    python examples/quickstart.py                                # the advisor is simulated: no key, no cost
-    python examples/quickstart.py --model openai/gpt-6.1-sol     # a real vision-language model
+    python examples/quickstart.py                                  # recorded rules of a real model: no key, no cost
+    python examples/quickstart.py --advisor simulated              # a scripted expert, made worse, in six queries
+    python examples/quickstart.py --advisor openai/gpt-6.1-sol     # a real vision-language model
 
 Prints a table of the success rate over the steps and writes two pictures into the folder ``--out``:
 ``success.png``, the learning curves, and ``advice.png``, the frames that were asked about with the executed and
@@ -12,9 +13,11 @@ the suggested action drawn on each.
 import argparse
 import ctypes.util
 import datetime
+import multiprocessing
 import os
 import pathlib
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 if not os.environ.get("DISPLAY") and ctypes.util.find_library("EGL"):
@@ -33,10 +36,12 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_varl import VARL, Advisor, AdvisorCallback, LayerNormMlpPolicy, VLMAdvisor
+from sb3_varl import VARL, Advisor, AdvisorCallback, LayerNormMlpPolicy, RulesAdvisor, VLMAdvisor
 from sb3_varl.advice.log import read_records
 from sb3_varl.advisors import EXAMPLE_MODEL
+from sb3_varl.advisors.rules_advisor import recorded_tasks
 from sb3_varl.metaworld import TASKS, ScriptedAdvisor
+from sb3_varl.training.callback import N_QUERIES
 
 # An action holds for 3 steps of the simulation, so an episode lasts as long as 150 of Meta-World's own steps.
 ENV_KWARGS: dict[str, Any] = {"frame_skip": 3, "max_episode_steps": 50}
@@ -58,7 +63,8 @@ SETTINGS: dict[str, Any] = {
 # VARL asks from step 300 on, all within the next 4200 steps, and is plain SAC again from step 6000 on.
 FIRST_QUERY, QUERY_PERIOD, WINDOW, SHAPING_STEPS = 300, 4200, 300, 6000
 
-N_EVALUATIONS, N_EVAL_EPISODES, N_LAST = 20, 20, 5
+# Evaluations that the last line is the mean of.
+N_LAST = 4
 N_QUERIES_SHOWN, N_FRAMES = 3, 6
 ARROW_LENGTH = 0.15  # metres for an action of 1
 BLUE, SKY, ORANGE, GREY = "#0072B2", "#56B4E9", "#D55E00", "#595959"
@@ -68,20 +74,30 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default="button-press-topdown-v3", choices=TASKS, metavar="TASK")
-    parser.add_argument("--model", help=f"litellm model string such as {EXAMPLE_MODEL}; default: the simulated advisor")
+    parser.add_argument("--task", default="push-v3", choices=TASKS, metavar="TASK")
+    parser.add_argument(
+        "--advisor",
+        default="recorded",
+        help=f"recorded (rules that a large multimodal model wrote for {len(recorded_tasks())} of the tasks), "
+        f"simulated, or a litellm model string such as {EXAMPLE_MODEL}; default: recorded",
+    )
+    parser.add_argument("--model", dest="advisor", help="the same as --advisor")
+    parser.add_argument("--form", choices=("rules", "actions"), help="what a model is asked for; default: rules")
     parser.add_argument("--api-base", help="URL of an OpenAI-compatible server of your own")
-    parser.add_argument("--steps", type=int, default=14_000, help="environment steps of each of the two runs")
+    parser.add_argument("--steps", type=int, default=11_000, help="environment steps of each of the two runs")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--queries", type=int, default=6)
+    parser.add_argument("--queries", type=int, help="default: 6, or 1 for rules")
     parser.add_argument("--states-per-query", type=int, default=32)
+    parser.add_argument("--evaluations", type=int, default=11, help="evaluations on the way")
+    parser.add_argument("--episodes", type=int, default=20, help="episodes of each evaluation")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("quickstart"))
     args = parser.parse_args()
-    if args.steps < N_EVALUATIONS:
-        parser.error(f"--steps is {args.steps}, but there are {N_EVALUATIONS} evaluations to make on the way")
-    if not 1 <= args.queries * args.states_per_query <= QUERY_PERIOD:
+    if args.steps < args.evaluations:
+        parser.error(f"--steps is {args.steps}, but there are {args.evaluations} evaluations to make on the way")
+    n_queries = N_QUERIES if args.queries is None else args.queries
+    if not 1 <= n_queries * args.states_per_query <= QUERY_PERIOD:
         parser.error(
-            f"--queries {args.queries} of --states-per-query {args.states_per_query} do not fit: "
+            f"--queries {n_queries} of --states-per-query {args.states_per_query} do not fit: "
             f"there must be between 1 and {QUERY_PERIOD} states in all"
         )
     return args
@@ -99,10 +115,13 @@ def normalised(env: gym.Env, training: bool = True) -> VecNormalize:
 
 
 def make_advisor(args: argparse.Namespace) -> Advisor:
-    if args.model is None:
-        print("The advisor is SIMULATED: a scripted expert with noise and errors. Ask a real one with --model.")
+    if args.advisor == "simulated":
+        print("The advisor is SIMULATED: a scripted expert with noise and errors. Ask a real one with --advisor.")
         return ScriptedAdvisor(args.task, seed=args.seed)
-    return VLMAdvisor(args.model, api_base=args.api_base)
+    if args.advisor == "recorded":
+        print("The advisor is RECORDED: rules that a large multimodal model wrote when it was asked once.")
+        return RulesAdvisor.recorded(args.task)
+    return VLMAdvisor(args.advisor, form=args.form, api_base=args.api_base)
 
 
 def train(model: SAC, args: argparse.Namespace, advice: AdvisorCallback | None = None) -> Curve:
@@ -112,27 +131,35 @@ def train(model: SAC, args: argparse.Namespace, advice: AdvisorCallback | None =
     :return: The steps of the evaluations, and the success rate at each
     """
     name = type(model).__name__
-    print(f"\nTraining {name} for {args.steps} steps")
     model.set_logger(configure(str(args.out / name), ["csv"]))
     env = normalised(make_env(args.task, seed=1000 + args.seed), training=False)
     evaluation = EvalCallback(
         env,
-        eval_freq=args.steps // N_EVALUATIONS,
-        n_eval_episodes=N_EVAL_EPISODES,
+        eval_freq=args.steps // args.evaluations,
+        n_eval_episodes=args.episodes,
         log_path=str(args.out / name),
         verbose=0,
     )
-    model.learn(args.steps, callback=[evaluation, advice] if advice else evaluation, progress_bar=True)
+    model.learn(args.steps, callback=[evaluation, advice] if advice else evaluation, progress_bar=advice is not None)
     model.logger.close()
     env.close()
     return np.array(evaluation.evaluations_timesteps), np.mean(evaluation.evaluations_successes, axis=1)
+
+
+def train_sac(args: argparse.Namespace) -> Curve:
+    """Train SAC, in a process of its own beside VARL's."""
+    th.set_num_threads(1)
+    env = normalised(make_env(args.task, args.seed))
+    curve = train(SAC(LayerNormMlpPolicy, env, seed=args.seed, **SETTINGS), args)
+    env.close()
+    return curve
 
 
 def print_table(curves: dict[str, Curve], args: argparse.Namespace) -> None:
     names = list(curves)
     steps = curves[names[0]][0]
     rows = np.column_stack([curves[name][1] for name in names])
-    print(f"\nSuccess in {N_EVAL_EPISODES} episodes on {args.task}")
+    print(f"\nSuccess in {args.episodes} episodes on {args.task}")
     print(f"{'steps':>8}" + "".join(f"{name:>8}" for name in names))
     for step, row in zip(steps, rows, strict=True):
         print(f"{step:>8}" + "".join(f"{value:>8.0%}" for value in row))
@@ -141,6 +168,11 @@ def print_table(curves: dict[str, Curve], args: argparse.Namespace) -> None:
     np.savetxt(
         args.out / "success.csv", np.column_stack([steps, rows]), "%g", delimiter=",", header=header, comments=""
     )
+
+
+def described(advisor: str) -> str:
+    names = {"simulated": "simulated advisor", "recorded": "recorded rules of a multimodal model"}
+    return names.get(advisor, advisor)
 
 
 def plot_success(curves: dict[str, Curve], log: pathlib.Path, args: argparse.Namespace) -> None:
@@ -152,11 +184,10 @@ def plot_success(curves: dict[str, Curve], log: pathlib.Path, args: argparse.Nam
         axes.axvline(step, color=GREY, linestyle=":", label="query" if i == 0 else None)
     if args.steps > SHAPING_STEPS:
         axes.axvline(SHAPING_STEPS, color=GREY, linestyle="--", label="cutoff: plain SAC from here on")
-    advisor = args.model or "simulated advisor"
     axes.set(
-        title=f"{args.task}, reward only on success, {advisor}",
+        title=f"{args.task}, reward only on success, {described(args.advisor)}",
         xlabel="environment steps",
-        ylabel=f"success in {N_EVAL_EPISODES} episodes (%)",
+        ylabel=f"success in {args.episodes} episodes (%)",
         xlim=(0, args.steps),
         ylim=(-3, 103),
     )
@@ -193,7 +224,7 @@ def plot_advice(log: pathlib.Path, args: argparse.Namespace) -> None:
     handles = [plt.Line2D([], [], color=color, lw=2) for color in (ORANGE, SKY)]
     figure.legend(
         handles,
-        ["executed", f"suggested by {args.model or 'the simulated advisor'}"],
+        ["executed", f"suggested: {described(args.advisor)}"],
         loc="outside lower center",
         ncols=2,
     )
@@ -211,7 +242,7 @@ def main() -> None:
             make_advisor(args),
             n_queries=args.queries,
             first_query=FIRST_QUERY,
-            query_freq=QUERY_PERIOD // args.queries,
+            query_freq=QUERY_PERIOD // (args.queries or N_QUERIES),
             states_per_query=args.states_per_query,
             window=WINDOW,
             blocking=True,  # these runs are so short that a VLM's answers would come too late for them
@@ -221,7 +252,10 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"quickstart.py: {error}")
 
-    # A VLM looks at the frames. The simulated advisor does not, but the second picture is made of them.
+    print(f"\nTraining VARL and SAC side by side, {args.steps} steps each")
+    others = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    sac = others.submit(train_sac, args)
+    # A VLM looks at the frames. The other advisors do not, but the second picture is made of them.
     env = normalised(make_env(args.task, args.seed, render_mode="rgb_array"))
     varl = VARL(LayerNormMlpPolicy, env, seed=args.seed, shaping_steps=SHAPING_STEPS, fast=True, **SETTINGS)
     curves = {"VARL": train(varl, args, advice)}
@@ -233,9 +267,8 @@ def main() -> None:
         f"{advice.usage.completion_tokens} out, {advice.usage.cost:.2f} US dollars"
     )
 
-    env = normalised(make_env(args.task, args.seed))
-    curves["SAC"] = train(SAC(LayerNormMlpPolicy, env, seed=args.seed, **SETTINGS), args)
-    env.close()
+    curves["SAC"] = sac.result()
+    others.shutdown()
 
     print_table(curves, args)
     plot_success(curves, log, args)

@@ -1,6 +1,6 @@
 """The whole way: environment, frames, prompt, HTTP, answer, guidance, training, log, replay; and the quickstart."""
 
-import importlib.util
+import importlib
 import json
 import pathlib
 import sys
@@ -11,7 +11,7 @@ import pytest
 from scripted_vlm import scripted_answer
 
 from conftest import CounterEnv, assert_same_parameters
-from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, VLMAdvisor
+from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, RulesAdvisor, VLMAdvisor
 from sb3_varl.advice.log import read_records
 from sb3_varl.advisors import vlm_query
 from sb3_varl.testing import VLMServer, http_error
@@ -89,15 +89,14 @@ def test_a_dead_endpoint_costs_answers_and_not_the_run(tmp_path):
 
 @pytest.fixture
 def quickstart(monkeypatch, tmp_path):
-    spec = importlib.util.spec_from_file_location("quickstart", QUICKSTART)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "N_EVALUATIONS", 2)
-    monkeypatch.setattr(module, "N_EVAL_EPISODES", 2)
+    # By its name, as the process that trains SAC imports it.
+    monkeypatch.syspath_prepend(QUICKSTART.parent)
+    module = importlib.import_module("quickstart")
     monkeypatch.setattr(module, "N_LAST", 1)
 
     def run(*arguments):
-        defaults = ["--steps", "500", "--queries", "1", "--states-per-query", "12", "--out", str(tmp_path / "out")]
+        defaults = ["--steps", "500", "--evaluations", "2", "--episodes", "2", "--out", str(tmp_path / "out")]
+        defaults += ["--queries", "1", "--states-per-query", "12"]
         monkeypatch.setattr(sys, "argv", ["quickstart.py", *defaults, *arguments])
         module.main()
         plt.close("all")
@@ -109,7 +108,7 @@ def quickstart(monkeypatch, tmp_path):
 # SB3 says this at every load of a model with n-step returns; SAC does as well.
 @pytest.mark.filterwarnings("ignore:.n_steps=5. is ignored")
 def test_quickstart_with_the_simulated_advisor(quickstart, capsys):
-    out = quickstart("--task", "reach-v3")
+    out = quickstart("--task", "reach-v3", "--advisor", "simulated")
     assert {"success.png", "advice.png", "success.csv", "varl.zip", "vecnormalize.pkl"} <= {
         path.name for path in out.iterdir()
     }
@@ -120,11 +119,25 @@ def test_quickstart_with_the_simulated_advisor(quickstart, capsys):
     assert VARL.load(out / "varl.zip").guidance_buffer.size() == 12
 
 
-def test_quickstart_with_a_server(quickstart, capsys):
+def test_quickstart_with_recorded_rules(quickstart, capsys):
+    out = quickstart()
+    printed = capsys.readouterr().out
+    assert "RECORDED" in printed
+    assert "push-v3" in printed
+    rows = VARL.load(out / "varl.zip").guidance_buffer.rows()
+    assert rows["labels"].all()
+    assert len(rows["steps"]) == 12 + 504 // 2  # the query's states, and every second one
+    with pytest.raises(SystemExit, match=r"no recorded rules for .reach-v3.\. There are for assembly-v3"):
+        quickstart("--task", "reach-v3")
+
+
+@pytest.mark.parametrize(("form", "n_states"), [("rules", 5), ("actions", 12)])
+def test_quickstart_with_a_server(quickstart, capsys, form, n_states):
     task = "button-press-topdown-v3"
-    with VLMServer(scripted_answer(task)) as server:
-        quickstart("--task", task, "--model", "openai/scripted", "--api-base", server.api_base)
-        assert [len(request.states) for request in server.requests] == [12]
+    rules = RulesAdvisor.recorded(task).text
+    with VLMServer(scripted_answer(task) if form == "actions" else lambda states, images: rules) as server:
+        quickstart("--task", task, "--model", "openai/scripted", "--form", form, "--api-base", server.api_base)
+        assert [len(request.states) for request in server.requests] == [n_states]
         assert all(image.size == (224, 224) for image in server.requests[0].images)
         assert "Press the red button down from above" in server.requests[0].text
     printed = capsys.readouterr().out
@@ -150,6 +163,7 @@ def test_quickstart_says_what_is_wrong_before_it_trains(quickstart, arguments, m
     [
         (["--task", "raech-v3"], "reach-v3"),
         (["--steps", "1"], "--steps is 1, but there are 2 evaluations"),
+        (["--form", "rule"], "invalid choice: 'rule'"),
         (["--queries", "0"], "between 1 and 4200 states"),
         (["--queries", "75", "--states-per-query", "64"], "between 1 and 4200 states"),
     ],

@@ -1,6 +1,8 @@
 """Advice for every state: labels of visited states, roll-ins, and rules that a model writes."""
 
+import dataclasses
 import json
+import math
 
 import gymnasium as gym
 import numpy as np
@@ -25,6 +27,8 @@ from sb3_varl import (
     VARLCrossQ,
 )
 from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.types import Episode
+from sb3_varl.rules.description import describe
 from sb3_varl.rules.rules import Rule
 from sb3_varl.testing import VLMServer, http_error
 
@@ -172,8 +176,8 @@ def test_the_stored_transition_is_the_one_that_was_executed(share):
     n_executed = callback._roll_ins.n_executed
     assert is_advice(model).sum() >= n_executed
     assert (n_executed > 0) == (share > 0)
-    if share == 1:  # lengths are drawn between 1 and an episode's 7 steps
-        assert 80 < n_executed < 150
+    if share == 1:  # all 7 steps of an episode in a fifth, and a length between 1 and 7 in the others
+        assert 80 < n_executed < 190
         assert callback._roll_ins.episodes["own"] == 0
 
 
@@ -256,7 +260,8 @@ def test_the_horizon_is_that_of_the_environment():
         model = make_model(gym.make("Named-v0"))
         model.learn(60, callback=callback)
         assert callback._briefing.max_episode_steps == 5
-        assert max(callback._roll_ins._left) <= 5
+        lengths = {callback._roll_ins._draw().left for _ in range(200)}
+        assert lengths == {1, 2, 3, 4, 5, math.inf}
     finally:
         gym.registry.pop("Named-v0")
 
@@ -332,7 +337,7 @@ def test_a_zip_that_is_older_than_the_log_takes_the_rules_from_it():
 def test_the_next_rules_replace_these_and_their_labels():
     with VLMServer(answers(TEXT, OTHER)) as server:
         model = make_model()
-        model.learn(39, callback=(first := make_callback(make_vlm(server), n_queries=2)))
+        model.learn(39, callback=(first := make_callback(make_vlm(server), n_queries=2, roll_in=0)))
         assert_rows_are_advised(model.guidance_buffer.rows())
         model.learn(60, callback=first, reset_num_timesteps=False)
         assert len(server.requests) == 2
@@ -367,7 +372,7 @@ def test_bad_rules_are_counted_and_cost_no_other():
 def test_a_failed_request_is_asked_again_by_the_run_that_goes_on():
     with VLMServer(answers(TEXT), script=(http_error(400),)) as server:
         model = make_model()
-        model.learn(50, callback=make_callback(make_vlm(server), log_path="log"))
+        model.learn(50, callback=make_callback(make_vlm(server), log_path="log", n_queries=1))
         assert model.guidance_buffer.size() == 0
         model.save("model")
         model = VARL.load("model", env=NamedEnv(offset=100))
@@ -422,3 +427,92 @@ def test_rules_of_which_none_can_be_used():
 def test_arguments(arguments, message):
     with pytest.raises(ArgumentError, match=message):
         make_callback(**arguments)
+
+
+# ---- Corrections
+
+
+class TargetEnv(NamedEnv):
+    """Succeeds if the first component of the last action of an episode is above 0."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, {**info, "is_success": bool(action[0] > 0)}
+
+
+def answer_of(value):
+    return json.dumps({"rules": [{"name": f"always {value}", "when": "true", "action": [str(value), "t / 10"]}]})
+
+
+@pytest_vlm
+def test_the_next_query_shows_what_became_of_the_rules():
+    answers = [answer_of(-0.5), answer_of(0.5)]
+    with VLMServer(lambda states, images: answers.pop(0)) as server:
+        model = make_model(TargetEnv(), shaping_steps=2000)
+        callback = make_callback(make_vlm(server), n_queries=3, query_freq=300, roll_in=1.0)
+        model.learn(900, callback=callback)
+        first, second = (request.text for request in server.requests)  # the third is left out, for these succeed
+    assert "Your rules so far" not in first
+    assert answer_of(-0.5)[11:-2] in second
+    assert "0 of " in second
+    assert "succeeded" in second
+    assert '"always -0.5" ' in second
+    assert "An episode that failed, of 7 steps." in second
+    assert "An episode that succeeded" not in second
+    assert '{"keep": true}' in second
+    assert callback._standing.advice.rules[0].name == "always 0.5"
+    assert callback._record.is_good_enough
+    assert callback.totals["queries"] == 2
+
+
+@pytest_vlm
+def test_rules_that_do_worse_are_put_back(caplog):
+    answers = [answer_of("0.4 if sin(episode * 3) > 0 else -0.4"), answer_of(-0.5), '{"keep": true}']
+    with VLMServer(lambda states, images: answers.pop(0)) as server:
+        model = make_model(TargetEnv(), shaping_steps=3000)
+        callback = make_callback(make_vlm(server), n_queries=3, query_freq=400, roll_in=1.0)
+        model.learn(1500, callback=callback)
+        _, _, third = (request.text for request in server.requests)
+    assert callback._standing.advice.rules[0].name.startswith("always 0.4 if")
+    assert "You have revised them once, and the revised rules did worse: 0 of " in third
+    assert any("which stands again" in message for message in caplog.messages)
+    rows = model.guidance_buffer.rows()
+    np.testing.assert_allclose(np.abs(rows["actions"][:, 0]), 0.4, atol=1e-6)
+    assert model.advice_progress[0]["rules"] == callback._standing.advice.text
+
+
+@pytest_vlm
+def test_rules_that_are_kept_stand():
+    answers = [answer_of(-0.5), '{"keep": true}']
+    with VLMServer(lambda states, images: answers.pop(0)) as server:
+        model = make_model(TargetEnv(), shaping_steps=2000)
+        callback = make_callback(make_vlm(server), n_queries=2, query_freq=300, roll_in=1.0)
+        model.learn(700, callback=callback)
+        assert len(server.requests) == 2
+    assert callback._standing.advice.rules[0].name == "always -0.5"
+    assert callback.totals["abstained"] == 4
+
+
+def test_a_table_has_what_changes_and_every_change_of_rule():
+    rules = Rules.parse(
+        '{"rules": [{"name": "late", "when": "t > 47", "action": ["t / 100", "0"]},'
+        '{"name": "early", "when": "t < 40", "action": ["0", "0"]}]}',
+        SHEET,
+        spaces.Box(-np.inf, np.inf, (3,), np.float32),
+        spaces.Box(-1, 1, (2,), np.float32),
+    )
+    observations = tuple(np.array([5.0, t, 0.0], np.float32) for t in range(50))
+    decisions = [rules.decide(observation) for observation in observations]
+    actions = tuple(np.full(2, np.nan) if d.action is None else d.action for d in decisions)
+    episode = Episode(observations, actions, tuple(d.rule for d in decisions), False)
+    text = describe(rules, [episode, episode, dataclasses.replace(episode, succeeded=True)])
+    assert "followed for 3 episodes of at most 50 steps: 1 of 3 succeeded" in text
+    assert '"late" 6, "early" 120, none of them 24' in text
+    assert text.count("episode 5 throughout") == 3
+    assert text.count("An episode that failed") == 2
+    assert "\n0; early; 0; 0 0\n" in text
+    assert "\n40; none; 40; nan nan\n" in text
+    assert "\n48; late; 48; 0.48 0\n" in text
+    assert "\n49; late; 49; 0.49 0" in text
+    table = text.split("An episode that succeeded")[1]
+    assert len(table.splitlines()) <= 34

@@ -216,6 +216,52 @@ class Answer:
 Event = Request | Failure | Answer
 
 
+class StandingAdvice(Protocol):
+    """Advice for any state, without a request: rules, a function, a controller."""
+
+    def __call__(self, observation: Observation, previous: Observation | None = None, /) -> Any:
+        """
+        Advise in a state.
+
+        :param observation: The original observation, not batched
+        :param previous: The observation before, which is the same one at the start of an episode, or ``None`` if it is
+            not known
+        :return: An action in the environment's units, or ``None`` for no advice
+        """
+
+
+@dataclass(frozen=True)
+class Episode:
+    """
+    An episode in which standing advice was followed from the beginning to the end.
+
+    :param observations: The original observation of each state
+    :param actions: What was executed there, in the environment's units
+    :param rules: Index of the rule that it was by, or ``None``
+    :param succeeded: Whether the environment called it a success
+    """
+
+    observations: tuple[Observation, ...]
+    actions: tuple[np.ndarray, ...]
+    rules: tuple[int | None, ...]
+    succeeded: bool
+
+
+@dataclass(frozen=True)
+class Followed:
+    """
+    What became of standing advice, for a query that asks to correct it.
+
+    :param advice: The advice
+    :param episodes: The latest episodes in which it was followed
+    :param remark: What else there is to say, for instance that it did worse than what stood before
+    """
+
+    advice: StandingAdvice
+    episodes: tuple[Episode, ...]
+    remark: str = ""
+
+
 @dataclass(frozen=True)
 class AdviceQuery:
     """
@@ -233,6 +279,7 @@ class AdviceQuery:
     :param altered: In a few words, what was changed about the states to see what the advisor makes of it, or nothing.
         What is answered about altered states is in the log, and no advice
     :param open: Indices of the states that advice is wanted of; ``None`` for all that the answers are not about
+    :param followed: What became of the advice that stands, which is to be corrected, if any does
     """
 
     index: int
@@ -244,6 +291,7 @@ class AdviceQuery:
     spent: Usage = Usage()
     altered: str = ""
     open: tuple[int, ...] | None = None
+    followed: Followed | None = field(default=None, repr=False, compare=False)
 
     @property
     def wanted(self) -> tuple[int, ...]:
@@ -272,20 +320,6 @@ class Rejection:
     reason: str
     state: int | None = None
     example: str = field(default="", compare=False)
-
-
-class StandingAdvice(Protocol):
-    """Advice for any state, without a request: rules, a function, a controller."""
-
-    def __call__(self, observation: Observation, previous: Observation | None = None, /) -> Any:
-        """
-        Advise in a state.
-
-        :param observation: The original observation, not batched
-        :param previous: The observation before, which is the same one at the start of an episode, or ``None`` if it is
-            not known
-        :return: An action in the environment's units, or ``None`` for no advice
-        """
 
 
 @dataclass(frozen=True)

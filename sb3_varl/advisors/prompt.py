@@ -17,6 +17,7 @@ from sb3_varl.advice.sheets import action_names, as_data
 from sb3_varl.advice.types import AdviceQuery, Briefing, ObservationSlice, VisitedState
 from sb3_varl.advisors.rules_prompt import INTRODUCTION as RULES_INTRODUCTION
 from sb3_varl.advisors.rules_prompt import (
+    correction,
     language,
     named_state,
     names_section,
@@ -24,6 +25,7 @@ from sb3_varl.advisors.rules_prompt import (
     pick_different,
     round_number,
 )
+from sb3_varl.rules import Rules
 from sb3_varl.rules.names import Names
 from sb3_varl.wording import count
 
@@ -93,6 +95,9 @@ def chats(
         states = tuple(states)
         if not states:
             return
+        if query.followed is not None and isinstance(query.followed.advice, Rules):
+            yield Chat(states, [system, {"role": "user", "content": correction(query.followed)}])
+            return
         shown = [_parts(line, _picture(state, image_size)) for line, state in _examples(query, states)]
         yield Chat(states, [system, _user_message([part for parts in shown for part in parts])])
         return
@@ -126,6 +131,8 @@ def state_lines(query: AdviceQuery, form: Form = "actions") -> list[str]:
     :param form: What is asked for
     :return: A line for each state that is shown
     """
+    if form == "rules" and query.followed is not None:
+        return [correction(query.followed)]
     if form == "rules":
         return [line for line, _ in _examples(query, range(len(query.states)))]
     return [state_line(i, state) for i, state in enumerate(query.states)]

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from sb3_varl.advice.sheets import action_names, as_data
-from sb3_varl.advice.types import Briefing, VisitedState
+from sb3_varl.advice.types import Briefing, Followed, VisitedState
+from sb3_varl.rules import Rules
+from sb3_varl.rules.description import describe
 from sb3_varl.rules.names import Names, Variable
 
 # States that are shown, at most.
@@ -60,6 +62,11 @@ near its target, that a rule must not undo what the one after it brought about, 
 may blunder into needs a rule that leads back."""
 
 
+_CORRECTION = """\
+Find out what went wrong, and answer with a revised list of rules, complete, in the same form; "plan" may say what you \
+found. If you would leave them as they are, answer {"keep": true}."""
+
+
 def language(briefing: Briefing) -> str:
     """
     Describe the language of rules.
@@ -75,6 +82,20 @@ def language(briefing: Briefing) -> str:
         before="" if any(variable.before for variable in variables) else ", one step earlier",
     )
     return f"{text}\n\n{_EXAMPLE}"
+
+
+def correction(followed: Followed) -> str:
+    """
+    Show what became of rules, and ask for better ones.
+
+    :param followed: The rules, and the episodes in which they were followed
+    :return: The text
+    :raises TypeError: if it were no rules that were followed
+    """
+    if not isinstance(followed.advice, Rules):
+        raise TypeError(f"Only rules can be corrected, and {followed.advice!r} are none.")
+    parts = [describe(followed.advice, followed.episodes), followed.remark, _CORRECTION]
+    return "\n\n".join(part for part in parts if part)
 
 
 def names_section(briefing: Briefing) -> str:

@@ -1,5 +1,5 @@
 """The rules language: what a model writes once, and what advises in every state."""
 
-from sb3_varl.rules.rules import RejectedRule, Rule, Rules
+from sb3_varl.rules.rules import Decision, RejectedRule, Rule, Rules
 
-__all__ = ["RejectedRule", "Rule", "Rules"]
+__all__ = ["Decision", "RejectedRule", "Rule", "Rules"]

@@ -1,5 +1,6 @@
 """What answers say of the states that they are about, in whatever form they were asked for."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,9 @@ import numpy as np
 from sb3_varl.advice.answer import ParsedAnswer, parse_answers
 from sb3_varl.advice.types import Answer, Briefing, Observation, Rejection
 from sb3_varl.rules.rules import Rules
+
+# What a model says that would leave its rules as they are.
+_KEEP = re.compile(r"""\{\s*["']?keep["']?\s*:\s*true\s*[,}]""", re.IGNORECASE)
 
 
 def read_answers(answers: Sequence[Answer], observations: Sequence[Observation], briefing: Briefing) -> ParsedAnswer:
@@ -38,9 +42,11 @@ def read_rules(
     :param states: Indices of the states
     :param observations: The original observation of each state of the query
     :param briefing: What stays the same over all queries
-    :return: What they say; each rule that was rejected, which is about no state in particular; and the rules. If there
-        are none, all states are rejected for the first reason
+    :return: What they say, which is nothing if those before are to be kept; each rule that was rejected, which is about
+        no state in particular; and the rules. If there are none, all states are rejected for the first reason
     """
+    if _KEEP.search(text):
+        return ParsedAnswer({}, ())
     rules = Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space)
     rejected = [Rejection(lost.reason, None, str(lost)) for lost in rules.rejected]
     if not len(rules):

@@ -39,6 +39,7 @@ from sb3_varl.training.schedule import Schedule
 from sb3_varl.training.standing import Standing
 from sb3_varl.training.state_collector import StateCollector
 from sb3_varl.training.tensorboard import show_in_tensorboard
+from sb3_varl.training.track_record import TrackRecord
 from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
@@ -49,11 +50,11 @@ _N_EPISODES = 20
 _OF_A_RUN = frozenset(
     {
         *("model", "parent", "locals", "globals", "_briefing", "_ledger", "_queue", "_states", "_model_of_run"),
-        *("_standing", "_labels", "_roll_ins"),
+        *("_standing", "_labels", "_roll_ins", "_record"),
     }
 )
 # Defaults of n_queries, label_freq and roll_in; those of advisors whose answers are rules, which advise in every state.
-N_QUERIES, N_QUERIES_OF_RULES = 6, 1
+N_QUERIES, N_QUERIES_OF_RULES = 6, 3
 LABEL_FREQ_OF_RULES = 2
 ROLL_IN_OF_RULES = 0.5
 
@@ -93,7 +94,9 @@ class AdvisorCallback(BaseCallback):
     :param sheet: What there is to know of the environment, as a :class:`~sb3_varl.TaskSheet` or a YAML file of one
         (see :mod:`sb3_varl.advice.sheets`). ``None`` for the environment's ``task_sheet``, if it has one
     :param advisor_kwargs: Further arguments for an advisor that is given by its name
-    :param n_queries: Number of queries in the run. ``None`` for 6, or for 1 where the answers are rules
+    :param n_queries: Number of queries in the run. ``None`` for 6, or for 3 where the answers are rules. Those after
+        the first then show what became of the rules, as soon as they were followed for 8 episodes, and are left out
+        where the rules succeed
     :param first_query: Environment steps before the first query.
         ``None`` for as early as there are enough states, once the model has started to learn
     :param query_freq: Environment steps between queries.
@@ -207,6 +210,7 @@ class AdvisorCallback(BaseCallback):
         self._queue = QueryQueue(self.advisor, None, Usage())
         self._schedule = Schedule()
         self._states: StateCollector
+        self._record: TrackRecord | None = None
         self._standing: Standing
         self._labels: Labels
         self._roll_ins: RollIns
@@ -304,6 +308,10 @@ class AdvisorCallback(BaseCallback):
         form_for = getattr(self.advisor, "form_for", None)
         return callable(form_for) and form_for(self._briefing) == "rules"
 
+    @property
+    def _can_be_corrected(self) -> bool:
+        return self._answers_are_rules and not hasattr(self.advisor, "standing")
+
     def _recall_standing(self) -> None:
         """What stood when the model was saved, and what the advisor says in any state before it is asked."""
         briefing, of_rules = self._briefing, self._answers_are_rules
@@ -317,7 +325,7 @@ class AdvisorCallback(BaseCallback):
         text = self._ledger.progress.get("rules")
         if text is not None:
             spaces = (briefing.observation_space, briefing.action_space)
-            self._standing.replace(Rules.parse(text, briefing.sheet, *spaces))
+            self._stand(Rules.parse(text, briefing.sheet, *spaces))
         if hasattr(self.advisor, "standing") and (freq or share):
             self._stand(self.advisor.standing(briefing))
 
@@ -327,7 +335,9 @@ class AdvisorCallback(BaseCallback):
             return
         if self._standing.advice is not None:
             self.model.guidance_buffer.remove_labels()
+        self._roll_ins.wait()
         self._standing.replace(advice)
+        self._record = TrackRecord(advice, self._record)
         if isinstance(advice, Rules):
             self._ledger.progress["rules"] = advice.text
 
@@ -342,7 +352,8 @@ class AdvisorCallback(BaseCallback):
 
     def _whole_schedule(self) -> Schedule:
         model = self.model
-        self._n_queries = self.n_queries or (N_QUERIES_OF_RULES if self._answers_are_rules else N_QUERIES)
+        by_default = N_QUERIES_OF_RULES if self._can_be_corrected else 1 if self._answers_are_rules else N_QUERIES
+        self._n_queries = self.n_queries or by_default
         schedule = Schedule.of_run(
             self._n_queries,
             self.first_query,
@@ -484,9 +495,26 @@ class AdvisorCallback(BaseCallback):
         if self._standing.advice is None:
             return
         self._standing.visit(self._original_observations(), self.locals["dones"])
-        self._roll_ins.note(self.locals["dones"], self.locals["infos"])
+        followed = self._roll_ins.note(self.locals["dones"], self.locals["infos"])
+        if self._record is not None and followed:
+            for episode in followed:
+                self._record.add(episode)
+            if self._record.is_worse_than_before:
+                self._put_back(self._record)
         if self.num_timesteps < self.model.cutoff:
             self._labels.add(self.num_timesteps)
+
+    def _put_back(self, worse: TrackRecord) -> None:
+        better = worse.put_back()
+        logger.warning(
+            "Step %d: the revised advice succeeds in %.0f%% of the episodes in which it is followed, and what stood "
+            "before in %.0f%%, which stands again.",
+            self.num_timesteps,
+            100 * worse.success,
+            100 * better.success,
+        )
+        self._stand(better.advice)
+        self._record = better
 
     def _original_observations(self) -> Observation:
         normalize = self.model.get_vec_normalize_env()
@@ -503,10 +531,17 @@ class AdvisorCallback(BaseCallback):
             self._states.visit(self.training_env, self.num_timesteps, self._original_observations())
 
     def _ask(self) -> None:
+        record = self._record if self._can_be_corrected else None
+        if record is not None and self._roll_ins.share and not record.is_known:
+            return  # until there is something to correct them by
         index = self._schedule.index
         self._schedule = self._schedule.without_first()
         states, self._collecting = self._states.take(), False
-        query = AdviceQuery(index, self.num_timesteps, states, self._briefing)
+        if record is not None and record.is_good_enough:
+            logger.info("Query %d is not asked: the rules succeed where they are followed.", index + 1)
+            return
+        followed = record.followed() if record is not None and record.n_episodes else None
+        query = AdviceQuery(index, self.num_timesteps, states, self._briefing, followed=followed)
         self.n_asked += 1
         self._ledger.ask([query])
         self._queue.ask(query)

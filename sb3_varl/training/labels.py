@@ -33,7 +33,7 @@ class Labels:
             return
         observations, actions = [], []
         for env, observation in enumerate(self._standing.present):
-            action = self._standing.action(env)
+            action = self._standing.decide(env).action
             if action is not None:
                 observations.append(observation)
                 actions.append(np.clip(self._model.policy.scale_action(action), -1, 1))

@@ -5,19 +5,44 @@ As in jump-start RL (arXiv 2204.02372) the policy takes over after a while; here
 anew for each episode, so that it starts from everywhere along the way.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from sb3_varl.advice.types import Episode, Observation
 from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.standing import Standing
 
 # Standard deviation of what is added to executed advice, in [-1, 1]^d, so that the critic sees what is beside it.
 NOISE = 0.1
+# Of the episodes that begin with advice, the share in which it is followed to the end, without noise: these tell how
+# good it is.
+WHOLE = 0.2
 
 # Which part of an episode was advice.
 OWN, ROLLED_IN, ALL_THE_WAY = "own", "rolled_in", "all_the_way"
+
+
+@dataclass
+class _Present:
+    """
+    The present episode of an environment.
+
+    :param left: How many more steps begin with advice
+    :param is_whole: Whether it is followed to the end
+    """
+
+    left: float
+    is_whole: bool
+    length: int = 0
+    n_executed: int = 0
+    observations: list[Observation] = field(default_factory=list)
+    actions: list[np.ndarray] = field(default_factory=list)
+    rules: list[int | None] = field(default_factory=list)
 
 
 class RollIns:
@@ -52,9 +77,8 @@ class RollIns:
         self._horizon = horizon
         self._longest = 1
         self._rng = rng
-        self._left: list[int] = []
-        self._lengths: list[int] = []
-        self._executed: list[int] = []
+        self._nothing = np.full(standing.action_shape, np.nan)
+        self._present: list[_Present] = []
 
     def begin(self, n_envs: int) -> None:
         """
@@ -62,9 +86,13 @@ class RollIns:
 
         :param n_envs: Number of environments
         """
-        if len(self._left) != n_envs:
-            self._left = [self._draw() for _ in range(n_envs)]
-            self._lengths, self._executed = [0] * n_envs, [0] * n_envs
+        if len(self._present) != n_envs:
+            self._present = [self._draw() for _ in range(n_envs)]
+
+    def wait(self) -> None:
+        """Begin with the next episodes, because it is other advice that stands from now on."""
+        for present in self._present:
+            present.left, present.is_whole = 0, False
 
     def actions(self) -> list[np.ndarray | None]:
         """
@@ -72,51 +100,67 @@ class RollIns:
 
         :return: For each environment an action in ``[-1, 1]^d``, or ``None`` for the policy's own
         """
-        chosen: list[np.ndarray | None] = [None] * len(self._left)
+        chosen: list[np.ndarray | None] = [None] * len(self._present)
         if self._model.num_timesteps >= self._model.cutoff or self._standing.advice is None:
             return chosen
-        for env, left in enumerate(self._left):
-            if left <= 0 or (self.max_steps is not None and self.n_executed >= self.max_steps):
-                continue
-            action = self._standing.action(env)
-            if action is None:
-                continue
-            scaled = self._model.policy.scale_action(action)
-            noisy = scaled + NOISE * self._rng.standard_normal(scaled.shape)
-            chosen[env] = np.clip(noisy, -1, 1).astype(np.float32)
-            self._left[env] -= 1
-            self._executed[env] += 1
-            self.n_executed += 1
+        for env, present in enumerate(self._present):
+            if present.left > 0 and (self.max_steps is None or self.n_executed < self.max_steps):
+                chosen[env] = self._action(env, present)
         return chosen
 
-    def note(self, dones: np.ndarray, infos: Sequence[dict]) -> None:
+    def _action(self, env: int, present: _Present) -> np.ndarray | None:
+        rule, action = self._standing.decide(env)
+        if present.is_whole:
+            present.observations.append(self._standing.present[env])
+            present.actions.append(self._nothing if action is None else action)
+            present.rules.append(rule)
+        if action is None:
+            return None
+        scaled = self._model.policy.scale_action(action)
+        if not present.is_whole:
+            scaled = scaled + NOISE * self._rng.standard_normal(scaled.shape)
+        present.left -= 1
+        present.n_executed += 1
+        self.n_executed += 1
+        return np.clip(scaled, -1, 1).astype(np.float32)
+
+    def note(self, dones: np.ndarray, infos: Sequence[dict[str, Any]]) -> list[Episode]:
         """
         Take note of a step, and draw anew for episodes that begin.
 
         :param dones: Whether an episode ended, for each environment
         :param infos: What the environments said of it
+        :return: The episodes that ended and in which advice was followed all the way
         """
+        followed = []
         self.n_steps += len(dones)
         for env, done in enumerate(dones):
-            self._lengths[env] += 1
+            present = self._present[env]
+            present.length += 1
             if not done:
                 continue
-            length, executed = self._lengths[env], self._executed[env]
-            kind = OWN if not executed else ALL_THE_WAY if executed == length else ROLLED_IN
+            succeeded = bool(infos[env].get("is_success", False))
+            kind = OWN if not present.n_executed else ROLLED_IN
+            if present.is_whole and len(present.actions) == present.length:
+                kind = ALL_THE_WAY
+                observations, actions = tuple(present.observations), tuple(present.actions)
+                followed.append(Episode(observations, actions, tuple(present.rules), succeeded))
             self.episodes[kind] += 1
-            self.successes[kind] += bool(infos[env].get("is_success", False))
-            self._longest = max(self._longest, length)
-            self._lengths[env] = self._executed[env] = 0
-            self._left[env] = self._draw()
+            self.successes[kind] += succeeded
+            self._longest = max(self._longest, present.length)
+            self._present[env] = self._draw()
+        return followed
 
-    def _draw(self) -> int:
-        # Both are drawn in any case, so that one setting does not change what another draws.
-        begins, part = self._rng.random(2)
+    def _draw(self) -> _Present:
+        # All are drawn in any case, so that one setting does not change what another draws.
+        begins, whole, part = self._rng.random(3)
         if begins >= self.share:
-            return 0
+            return _Present(0, False)
+        if whole < WHOLE:
+            return _Present(math.inf, True)
         if self._horizon is None and self._longest == 1:
-            return 1_000_000_000
-        return 1 + int(part * (self._horizon or self._longest))
+            return _Present(math.inf, False)
+        return _Present(1 + int(part * (self._horizon or self._longest)), False)
 
     def figures(self) -> dict[str, float]:
         """

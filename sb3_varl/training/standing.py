@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_varl.advice.types import Observation, StandingAdvice, check_action, example_of
-from sb3_varl.rules import Rules
+from sb3_varl.rules import Decision, Rules
 
 logger = logging.getLogger(__name__)
 
@@ -52,29 +52,37 @@ class Standing:
         self._now = present
 
     @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of an action."""
+        return self._space.shape
+
+    @property
     def present(self) -> list[Observation]:
         """The present states' original observations, one for each environment."""
         return self._now
 
-    def action(self, env: int) -> np.ndarray | None:
+    def decide(self, env: int) -> Decision:
         """
         Say what is advised in a present state.
 
         :param env: Index of the environment
-        :return: An action of the action space, or ``None`` if there is none that can be used
+        :return: The rule, and an action of the action space, or ``None`` if there is none that can be used
         """
         observation, previous = self._now[env], self._before[env]
-        if self.advice is None:
-            return None
         if isinstance(self.advice, Rules):
-            rule, action = self.advice.decide(observation, previous)
-            if rule is None:
+            decision = self.advice.decide(observation, previous)
+            if decision.rule is None:
                 self.missing["no_rule"] += 1
             else:
-                self.by_rule[rule] += 1
-            return action
+                self.by_rule[decision.rule] += 1
+            return decision
+        return Decision(None, None if self.advice is None else self._of_function(self.advice, observation, previous))
+
+    def _of_function(
+        self, advice: StandingAdvice, observation: Observation, previous: Observation | None
+    ) -> np.ndarray | None:
         try:
-            advised = self.advice(_copied(observation), previous)
+            advised = advice(_copied(observation), previous)
         except Exception as error:  # of somebody else's code
             self._miss("raised", error)
             return None

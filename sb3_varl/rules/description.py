@@ -1,0 +1,95 @@
+"""What became of rules, in words and tables, for the model that is to correct them."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from sb3_varl.advice.types import Episode
+from sb3_varl.rules.names import Names, Variable
+from sb3_varl.rules.rules import Rules
+
+# Rows of a table, at most; all changes of rule are among them.
+MAX_ROWS = 30
+_NO_RULE = "none"
+
+
+def describe(rules: Rules, episodes: Sequence[Episode]) -> str:
+    """
+    Describe how rules fared.
+
+    :param rules: The rules
+    :param episodes: Episodes in which they were followed from the beginning to the end
+    :return: The rules, how often they succeeded and each of them fired, and tables of an episode that succeeded and of
+        two that failed and differ
+    """
+    n_succeeded = sum(episode.succeeded for episode in episodes)
+    longest = max((len(episode.actions) for episode in episodes), default=0)
+    fired = Counter(rule for episode in episodes for rule in episode.rules)
+    counts = [f'"{rule.name}" {fired[i]}' for i, rule in enumerate(rules.rules)] + [f"none of them {fired[None]}"]
+    parts = [
+        f"Your rules so far:\n{rules.text}",
+        f"They were followed for {len(episodes)} episodes of at most {longest} steps: {n_succeeded} of {len(episodes)} "
+        f"succeeded.\nIn how many steps each rule was the first to hold: {', '.join(counts)}.",
+        *(_table(rules, episode) for episode in _chosen(episodes)),
+    ]
+    if rules.rejected:
+        parts.insert(1, "Of your answer, this could not be used: " + "; ".join(map(str, rules.rejected)) + ".")
+    return "\n\n".join(parts)
+
+
+def _chosen(episodes: Sequence[Episode]) -> list[Episode]:
+    """A failure, the failure that differs most from it in what the rules did, and a success."""
+    failures = [episode for episode in episodes if not episode.succeeded]
+    chosen = failures[-1:]
+    if len(failures) > 1:
+        last = Counter(failures[-1].rules)
+        chosen.append(max(failures[:-1], key=lambda episode: _distance(Counter(episode.rules), last)))
+    return chosen + [episode for episode in episodes if episode.succeeded][-1:]
+
+
+def _distance(first: Counter, second: Counter) -> int:
+    return sum(abs(first[key] - second[key]) for key in first.keys() | second.keys())
+
+
+def _table(rules: Rules, episode: Episode) -> str:
+    names = rules.names
+    numbers = np.stack([names.numbers(observation) for observation in episode.observations])
+    shown = [variable for variable in names.variables.values() if not _is_the_past(variable, names)]
+    columns = [variable for variable in shown if _changes(numbers[:, variable.places])]
+    constant = [variable for variable in shown if variable not in columns and numbers[0, variable.places].any()]
+    lines = [f"An episode that {'succeeded' if episode.succeeded else 'failed'}, of {len(episode.actions)} steps."]
+    if constant:
+        lines.append("; ".join(f"{v.name} {_numbers(numbers[0, v.places])}" for v in constant) + " throughout.")
+    lines.append("step; rule; " + "; ".join(variable.name for variable in columns) + "; action")
+    for t in _rows(episode.rules):
+        rule = episode.rules[t]
+        name = _NO_RULE if rule is None else rules.rules[rule].name
+        values = [_numbers(numbers[t, variable.places]) for variable in columns]
+        lines.append("; ".join([str(t), name, *values, _numbers(np.ravel(episode.actions[t]))]))
+    return "\n".join(lines)
+
+
+def _is_the_past(variable: Variable, names: Names) -> bool:
+    before = {place for other in names.variables.values() for place in other.before}
+    return set(variable.places) <= before
+
+
+def _changes(values: np.ndarray) -> bool:
+    return bool(np.ptp(values, axis=0).max() > 1e-6 * max(1.0, np.abs(values).max()))
+
+
+def _rows(fired: Sequence[int | None]) -> list[int]:
+    """The steps that are shown: where another rule fires, the first, the last, and others in between."""
+    n = len(fired)
+    changes = [t for t in range(1, n) if fired[t] != fired[t - 1]]
+    kept = {0, n - 1, *changes[: MAX_ROWS - 2]}
+    for t in np.linspace(0, n - 1, min(n, MAX_ROWS), dtype=int).tolist():
+        if len(kept) >= MAX_ROWS:
+            break
+        kept.add(t)
+    return sorted(kept)
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{0.0 if abs(value) < 5e-5 else value:.4g}" for value in values)

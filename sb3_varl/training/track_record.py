@@ -1,0 +1,81 @@
+"""How standing advice fares where it is followed, so that it can be corrected, and put back if that made it worse."""
+
+from collections import deque
+
+from sb3_varl.advice.types import Episode, Followed, StandingAdvice
+
+# Episodes that say something about a rate of success, and those that are kept to be shown.
+ENOUGH = 8
+MAX_EPISODES = 20
+# Advice that succeeds so often needs no correction.
+GOOD_ENOUGH = 0.95
+
+
+class TrackRecord:
+    """
+    Of one piece of standing advice.
+
+    :param advice: The advice
+    :param before: The record of what stood before, if anything did
+    """
+
+    def __init__(self, advice: StandingAdvice, before: "TrackRecord | None" = None) -> None:
+        self.advice = advice
+        self.before = before
+        self.n_episodes = self.n_successes = 0
+        self.remark = ""
+        self._episodes: deque[Episode] = deque(maxlen=MAX_EPISODES)
+
+    def add(self, episode: Episode) -> None:
+        """
+        Take note of an episode in which the advice was followed.
+
+        :param episode: The episode
+        """
+        self._episodes.append(episode)
+        self.n_episodes += 1
+        self.n_successes += episode.succeeded
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it was followed often enough to tell."""
+        return self.n_episodes >= ENOUGH
+
+    @property
+    def success(self) -> float:
+        """Share of the episodes that succeeded."""
+        return self.n_successes / self.n_episodes if self.n_episodes else 0.0
+
+    @property
+    def is_good_enough(self) -> bool:
+        """Whether a correction would be a waste."""
+        return self.is_known and self.success >= GOOD_ENOUGH
+
+    @property
+    def is_worse_than_before(self) -> bool:
+        """Whether what stood before should stand again."""
+        before = self.before
+        return before is not None and self.is_known and before.is_known and self.success < before.success
+
+    def put_back(self) -> "TrackRecord":
+        """
+        Go back to what stood before.
+
+        :return: Its record, with a remark on why
+        """
+        before = self.before
+        assert before is not None
+        before.remark = (
+            f"You have revised them once, and the revised rules did worse: {self.n_successes} of {self.n_episodes} "
+            f"episodes succeeded, where it had been {before.n_successes} of {before.n_episodes}. So the rules above "
+            "stand again."
+        )
+        return before
+
+    def followed(self) -> Followed:
+        """
+        Put together what a model is shown that is to correct the advice.
+
+        :return: The latest episodes, and what else there is to say
+        """
+        return Followed(self.advice, tuple(self._episodes), self.remark)
