@@ -81,6 +81,7 @@ class TestCode:
             "README.md": 1,
             "docs/advisors.md": 3,
             "docs/reliability.md": 2,
+            "docs/rules.md": 4,
         }
 
     def test_readme(self, monkeypatch):
@@ -114,6 +115,14 @@ class TestCode:
         assert model.guidance_buffer.size() == 32
         asked = {state["state"]: state for request in names["server"].requests for state in request.states}
         assert len(asked) == 32
+
+    def test_rules(self, capsys):
+        for code in blocks("docs/rules.md", "python"):
+            run(code)
+        assert capsys.readouterr().out.splitlines() == [
+            "lift: there is no wrist, only gripper_position, dot, gap",
+            "[1.  0.2] 1",
+        ]
 
     def test_a_run_that_goes_on(self):
         advisor = FunctionAdvisor(lambda observation: np.zeros(2))

@@ -39,9 +39,10 @@ many components. Results are clipped to the action's bounds.
 + - * /; < <= > >= == !=; and, or, not; "a if condition else b"; lists such as [0, 0.1, name[2]]; parentheses. \
 Arithmetic with lists goes entry by entry.
 - The functions are abs(x), min(a, b, ...), max(a, b, ...), clip(x, low, high), sqrt(x), sin(x), cos(x), atan2(y, x), \
-and of lists norm(a), distance(a, b), dot(a, b), min(a), max(a). velocity(name) is by how much a name's numbers have \
-changed since the observation before{before}. "true" is a condition that always holds.
-- A rule may have "let": {{"<name>": "<expression>", ...}}, which defines names for itself and for all rules after it.
+which take lists entry by entry, and of lists norm(a), distance(a, b), dot(a, b), min(a), max(a). velocity(name) is \
+{velocity}. "true" is a condition that always holds.
+- A rule may have "let": {{"<name>": "<expression>", ...}}, which defines names for numbers, lists or conditions, for \
+itself and for all rules after it, and for what follows in the same "let".
 - Where an expression has no value, by a division by zero for instance, there is no advice."""
 
 _EXAMPLE = """\
@@ -79,9 +80,22 @@ def language(briefing: Briefing) -> str:
     text = _LANGUAGE.format(
         entries='"<expression>", ...' if len(names) > 1 else '"<expression>"',
         components=f": {', '.join(names)}" if briefing.sheet is not None and briefing.sheet.action else "",
-        before="" if any(variable.before for variable in variables) else ", one step earlier",
+        velocity=_velocity(list(variables)),
     )
     return f"{text}\n\n{_EXAMPLE}"
+
+
+def _velocity(variables: Sequence[Variable]) -> str:
+    past = _past(variables)
+    if not past:
+        return "by how much a name's numbers have changed since the observation one step earlier, 0 in the first state"
+    holders = " and ".join(variable.name for variable in variables if set(variable.places) <= past)
+    return f"a name's numbers less what they were a moment before, as {holders or 'the observation'} has it"
+
+
+def _past(variables: Iterable[Variable]) -> frozenset[int]:
+    """Places of numbers that are what others were a moment before."""
+    return frozenset(place for variable in variables for place in variable.before)
 
 
 def correction(followed: Followed) -> str:
@@ -108,9 +122,11 @@ def names_section(briefing: Briefing) -> str:
     """
     names = Names(briefing.sheet, briefing.observation_space)
     lines = ["An observation has these numbers:"]
+    past = _past(names.variables.values())
     for variable in names.variables.values():
         n = len(variable.places)
-        meaning = f" ({as_data(variable.meaning)})" if variable.meaning else ""
+        remarks = [as_data(variable.meaning), "left out of the states below" if set(variable.places) <= past else ""]
+        meaning = f" ({'; '.join(filter(None, remarks))})" if any(remarks) else ""
         lines.append(f"- {variable.name}: {'a number' if n == 1 else f'a list of {n} numbers'}{meaning}")
     return "\n".join(lines)
 
@@ -143,11 +159,11 @@ def not_worth_showing(states: Iterable[VisitedState], names: Names) -> frozenset
     :return: Such names
     """
     numbers = np.stack([names.numbers(state.observation) for state in states])
-    before = {place for variable in names.variables.values() for place in variable.before}
+    past = _past(names.variables.values())
     return frozenset(
         variable.name
         for variable in names.variables.values()
-        if set(variable.places) <= before or not numbers[:, variable.places].any()
+        if set(variable.places) <= past or not numbers[:, variable.places].any()
     )
 
 
