@@ -64,7 +64,7 @@ SETTINGS: dict[str, Any] = {
 FIRST_QUERY, QUERY_PERIOD, WINDOW, SHAPING_STEPS = 300, 4200, 300, 6000
 
 # Evaluations that the last line is the mean of.
-N_LAST = 4
+N_LAST = 3
 N_QUERIES_SHOWN, N_FRAMES = 3, 6
 ARROW_LENGTH = 0.15  # metres for an action of 1
 BLUE, SKY, ORANGE, GREY = "#0072B2", "#56B4E9", "#D55E00", "#595959"
@@ -84,11 +84,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model", dest="advisor", help="the same as --advisor")
     parser.add_argument("--form", choices=("rules", "actions"), help="what a model is asked for; default: rules")
     parser.add_argument("--api-base", help="URL of an OpenAI-compatible server of your own")
-    parser.add_argument("--steps", type=int, default=11_000, help="environment steps of each of the two runs")
+    parser.add_argument("--steps", type=int, default=9_000, help="environment steps of each of the two runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--queries", type=int, help="default: 6, or 1 for rules")
     parser.add_argument("--states-per-query", type=int, default=32)
-    parser.add_argument("--evaluations", type=int, default=11, help="evaluations on the way")
+    parser.add_argument("--evaluations", type=int, default=9, help="evaluations on the way")
     parser.add_argument("--episodes", type=int, default=20, help="episodes of each evaluation")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("quickstart"))
     args = parser.parse_args()

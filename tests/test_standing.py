@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pathlib
 
 import gymnasium as gym
 import numpy as np
@@ -516,3 +517,27 @@ def test_a_table_has_what_changes_and_every_change_of_rule():
     assert "\n49; late; 49; 0.49 0" in text
     table = text.split("An episode that succeeded")[1]
     assert len(table.splitlines()) <= 34
+
+
+@pytest_vlm
+def test_a_run_that_was_killed_anywhere_asks_nothing_twice(tmp_path):
+    """The log ends after each of its lines in turn, and a new run goes on from there."""
+    settings = {"n_queries": 2, "roll_in": 0, "label_freq": 5}
+    with VLMServer(answers(TEXT, OTHER)) as server:
+        make_model().learn(60, callback=make_callback(make_vlm(server), log_path="log", **settings))
+        assert len(server.requests) == 2
+    lines = pathlib.Path("log/advice.jsonl").read_text().splitlines(keepends=True)
+    for n in range(1, len(lines) + 1):
+        kept = [json.loads(line) for line in lines[:n]]
+        answered = {record["query"] for record in kept if record["type"] == "answer"}
+        folder = tmp_path / f"cut_{n}"
+        folder.mkdir()
+        (folder / "advice.jsonl").write_text("".join(lines[:n]))
+        with VLMServer(answers(*([TEXT, OTHER][len(answered) :] or [OTHER]))) as server:
+            model = make_model(NamedEnv(offset=100))
+            callback = make_callback(make_vlm(server), log_path=str(folder), resume=True, **settings)
+            model.learn(60, callback=callback)
+            assert len(server.requests) == 2 - len(answered), n
+        assert callback._standing.advice.rules[0].name == "other"
+        assert_rows_are_advised(model.guidance_buffer.rows(), sign=-1)
+        assert [len(query.answers) for query in read_queries(folder)] == [1, 1]
