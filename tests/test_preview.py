@@ -13,7 +13,7 @@ from stable_baselines3 import A2C, PPO, SAC, TD3
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_varl import Advice, FunctionAdvisor, GuidanceBuffer, ReplayAdvisor, TaskSheet
+from sb3_varl import Advice, FunctionAdvisor, GuidanceBuffer, ObservationSlice, ReplayAdvisor, TaskSheet
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import read_records
 from sb3_varl.preview import preview
@@ -192,6 +192,29 @@ def test_the_checks_tell_who_understands(answer, differ, same, picture, followin
     for result in shown.findings.followed:
         assert np.array_equal(result.frames[0], result.start.frame)
         assert result.success is (following is True)
+
+
+RULES = """{"rules": [
+{"name": "there <b>already</b>", "let": {"far": "norm(place) > 0.05"}, "when": "not far", "action": null},
+{"name": "go", "when": "true", "action": ["clip(-5 * place, -1, 1)"]},
+{"name": "bad", "when": "wrist", "action": ["0", "0"]}]}"""
+
+
+def test_rules_are_shown_and_followed_without_asking_again(tmp_path):
+    sheet = TaskSheet("Come to the middle.", (), (ObservationSlice("place", 0, 2),))
+    with VLMServer(lambda states, images: RULES) as server:
+        shown = ask(server, sheet=sheet, follow_rounds=30, log_path=tmp_path / "log")
+        assert len(server.requests) == 1
+    assert shown.findings.checks[-1].passed
+    assert shown.findings.fired[1] > 3
+    page = shown.page()
+    assert "Its rules" in page
+    assert "there &lt;b&gt;already&lt;/b&gt;" in page
+    assert "let far = norm(place) &gt; 0.05" in page
+    assert "there is no wrist, only place" in page
+    report = write_report(tmp_path / "log").read_text()
+    assert "<code>clip(-5 * place, -1, 1)</code>" in report
+    assert "there &lt;b&gt;already&lt;/b&gt;" in report
 
 
 def test_who_does_not_look_is_seldom_taken_for_one_who_does():

@@ -603,18 +603,13 @@ def test_recorded_answers_about_other_environments(file):
     assert len(rules) == len(json.loads(file.read_text())["rules"])
 
 
+# The first answers to three of the tasks, of which the model made better ones.
+NOT_ALL = {"soccer-v3": 17, "door-open-v3": 16, "peg-insert-side-v3": 0}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "at_least"),
-    [
-        ("push-v3", 0.95),
-        ("pick-place-v3", 0.95),
-        ("drawer-open-v3", 0.95),
-        ("peg-insert-side-v3.round2", 0.95),
-        ("peg-insert-side-v3", 0.0),
-    ],
-)
-def test_recorded_rules_solve_their_tasks(name, at_least):
+@pytest.mark.parametrize("name", sorted(file.stem for file in RECORDED.glob("*.txt")))
+def test_recorded_rules_solve_their_tasks(name):
     task = name.split(".")[0]
     env = SparseMetaWorldEnv(task, frame_skip=3, terminate_on_success=True)
     rules = parse((RECORDED / f"{name}.txt").read_text(), env.task_sheet, env.observation_space, env.action_space)
@@ -628,6 +623,4 @@ def test_recorded_rules_solve_their_tasks(name, at_least):
             if succeeded:
                 n_successes += 1
                 break
-    assert n_successes >= at_least * 20
-    if not at_least:  # it was not to be solved without a correction
-        assert n_successes == 0
+    assert abs(n_successes - NOT_ALL.get(name, 20)) <= 1

@@ -3,8 +3,10 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -22,6 +24,7 @@ from sb3_varl.preview.checks import (
     leads_to_success,
 )
 from sb3_varl.preview.rollouts import Followed, NotRepeatable, Visit, follow, without_advice
+from sb3_varl.rules import Rules
 from sb3_varl.training.query_queue import QueryQueue
 
 # Of the environment, in which the advice is followed.
@@ -39,6 +42,7 @@ class Findings:
     :param followed: What came of following it
     :param failures: Requests that brought no answer, a line each
     :param usage: What was spent
+    :param fired: If it answered with rules, in how many states each of them was followed
     """
 
     advice: Advice
@@ -47,6 +51,12 @@ class Findings:
     followed: list[Followed] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
+    fired: Counter[int | None] = field(default_factory=Counter)
+
+    @property
+    def rules(self) -> Rules | None:
+        """The rules that it answered with, if it did."""
+        return self.advice.standing if isinstance(self.advice.standing, Rules) else None
 
 
 class Interview:
@@ -103,7 +113,7 @@ class Interview:
         findings, starts = self.findings, _earliest(self.query.states, visited, rounds * hold)
         frames = self.query.briefing.frames
         try:
-            followed = follow(make, visited, starts, lambda states: self._ask(states).actions, rounds, hold, frames)
+            followed = follow(make, visited, starts, self._actions, rounds, hold, frames)
         except NotRepeatable as error:
             findings.checks.append(Check(FOLLOWING, None, f"Not tried: {error}."))
             return
@@ -113,6 +123,15 @@ class Interview:
         before = [without_advice(visited, start, rounds * hold) for start in starts]
         findings.checks.append(leads_to_success(followed, before))
         findings.followed = followed
+
+    def _actions(self, states: tuple[VisitedState, ...]) -> Sequence[Any]:
+        """What it says of some states; where it has written rules, these say it, and nothing is sent."""
+        rules = self.findings.rules
+        if rules is None:
+            return self._ask(states).actions
+        decisions = [rules.decide(state.observation) for state in states]
+        self.findings.fired.update(decision.rule for decision in decisions)
+        return [decision.action for decision in decisions]
 
     def _ask(self, states: tuple[VisitedState, ...], altered: str = "") -> Advice:
         query = dataclasses.replace(self.query, index=self._n_asked, states=states, altered=altered)

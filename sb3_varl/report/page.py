@@ -32,6 +32,7 @@ from sb3_varl.advice.types import Answer, Usage
 from sb3_varl.pages import StateView, render, view_states, write_page
 from sb3_varl.report.curves import MAX_NAMES, draw_key, draw_panels, last_step
 from sb3_varl.report.runs import RunLogs, read_runs
+from sb3_varl.rules.rules import outline
 from sb3_varl.wording import count
 
 FRAME_SIZE = 224
@@ -160,6 +161,7 @@ def write_report(
             if run.all_queries
         },
         simulated=SIMULATED,
+        outline=outline,
         panels=draw_panels(runs, names),
         max_names=MAX_NAMES,
         has_cutoff=any(run.cutoff is not None and run.cutoff <= last_step(runs) for run in runs),

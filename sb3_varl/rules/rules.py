@@ -155,7 +155,8 @@ class Rules:
         """
         raw = read_answer(text)
         rejected = [RejectedRule("the answer", reason, explanation) for reason, explanation in raw.faults]
-        rules = list(_rules_of(raw, sheet, action_space, rejected))
+        components = [component.name for component in _components(sheet, action_space)]
+        rules = list(_rules_of(raw, components, rejected))
         return cls(rules, sheet, observation_space, action_space, rejected)
 
     def __len__(self) -> int:
@@ -321,11 +322,18 @@ def _attempt(lost: list[RejectedRule], name: str, function: Callable[..., Result
     return None
 
 
-def _rules_of(
-    raw: RawRules, sheet: TaskSheet | None, space: spaces.Box, rejected: list[RejectedRule]
-) -> Iterator[Rule]:
+def outline(text: str) -> list[Rule]:
+    """
+    Read the rules of an answer to be looked at, whether or not they could be used.
+
+    :param text: A model's words
+    :return: The rules
+    """
+    return list(_rules_of(read_answer(text), None, []))
+
+
+def _rules_of(raw: RawRules, components: Sequence[str] | None, rejected: list[RejectedRule]) -> Iterator[Rule]:
     let = _definitions(raw.let)
-    components = [component.name for component in _components(sheet, space)]
     for i, item in enumerate(raw.items[: MAX_RULES + 1]):
         name = f"rule {i + 1}"
         if not isinstance(item, dict):
@@ -358,10 +366,12 @@ def _condition(when: Any) -> str:
     return "true" if when.strip().lower() in _ALWAYS else " ".join(when.split())
 
 
-def _action(action: Any, components: Sequence[str]) -> tuple[str, ...] | None:
+def _action(action: Any, components: Sequence[str] | None) -> tuple[str, ...] | None:
     if action is None:
         return None
-    if isinstance(action, dict):
+    if isinstance(action, dict) and components is None:
+        return tuple(f"{name}: {_text(value)}" for name, value in action.items())
+    if isinstance(action, dict) and components is not None:
         given = {spell(str(name)): value for name, value in action.items()}
         if set(given) != {spell(name) for name in components}:
             raise ExpressionError(
