@@ -12,6 +12,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import CounterEnv, DictEnv, assert_same_parameters, make_vlm
 from sb3_varl import (
@@ -22,6 +23,7 @@ from sb3_varl import (
     ArgumentError,
     FunctionAdvisor,
     ObservationSlice,
+    ReplayAdvisor,
     Rules,
     RulesAdvisor,
     TaskSheet,
@@ -541,3 +543,38 @@ def test_a_run_that_was_killed_anywhere_asks_nothing_twice(tmp_path):
         assert callback._standing.advice.rules[0].name == "other"
         assert_rows_are_advised(model.guidance_buffer.rows(), sign=-1)
         assert [len(query.answers) for query in read_queries(folder)] == [1, 1]
+
+
+@pytest_vlm
+def test_a_recorded_run_with_rules_can_be_replayed():
+    texts = [answer_of(-0.5), answer_of(0.5)]
+    models = []
+    with VLMServer(lambda states, images: texts.pop(0)) as server:
+        for advisor in (make_vlm(server), None):
+            model = make_model(TargetEnv(), shaping_steps=2000)
+            callback = make_callback(
+                advisor or ReplayAdvisor("log"),
+                n_queries=2,
+                query_freq=300,
+                roll_in=1.0,
+                log_path="log" if advisor else False,
+            )
+            models.append(model.learn(700, callback=callback))
+        assert len(server.requests) == 2
+    assert callback._standing.advice.rules[0].name == "always 0.5"
+    assert_same_parameters(*models)
+
+
+@pytest_vlm
+def test_what_is_logged_of_rules(tmp_path):
+    text = '{"rules": [{"when": "t > 2", "action": ["0", "0"]}, {"when": "t < 1", "action": null}]}'
+    with VLMServer(answers(text)) as server:
+        model = make_model(tensorboard_log=str(tmp_path))
+        model.learn(100, callback=make_callback(make_vlm(server), roll_in=0, n_queries=1), log_interval=1)
+    (file,) = tmp_path.glob("VARL_1/events*")
+    logged = EventAccumulator(str(file.parent), size_guidance={"tensors": 0}).Reload()
+    shares = [logged.Scalars(f"advice/rule_{i}")[-1].value for i in (1, 2)]
+    np.testing.assert_allclose(shares, [4 / 7, 1 / 7], atol=0.1)
+    (shown,) = logged.Tensors("advice/rules/text_summary")
+    assert "t > 2" in shown.tensor_proto.string_val[0].decode()
+    assert logged.Scalars("advice/labels")[-1].value > 10

@@ -7,7 +7,8 @@ from typing import Any
 
 from sb3_varl.advice.history import LoggedQuery, read_queries
 from sb3_varl.advice.log import encode_observation
-from sb3_varl.advice.types import Advice, AdviceQuery, Rejection
+from sb3_varl.advice.types import Advice, AdviceQuery, Briefing, Rejection
+from sb3_varl.rules import Rules
 
 
 class ReplayAdvisor:
@@ -28,6 +29,7 @@ class ReplayAdvisor:
         # The same observation may have been asked about twice, with different answers.
         self._by_place: dict[tuple[int, int, str], Any] = {}
         self._by_observation: dict[str, Any] = {}
+        self._rules: dict[int, str] = {}
         for query in read_queries(path):
             if not query.altered and (query.advice is not None or query.answers):
                 self._remember(query)
@@ -35,6 +37,7 @@ class ReplayAdvisor:
             raise ValueError(f"The advice log {self.path} holds no advice: its run ended before the first answer.")
 
     def _remember(self, query: LoggedQuery) -> None:
+        self._rules.update({query.index: answer.text for answer in query.answers if answer.form == "rules"})
         unanswered = query.unanswered(query.n_states)
         for state, (observation, action) in enumerate(
             zip(query.encoded_observations, query.read().actions, strict=True)
@@ -44,6 +47,15 @@ class ReplayAdvisor:
                 self._by_place[query.index, state, encoded] = action
                 self._by_observation[encoded] = action
 
+    def form_for(self, briefing: Briefing) -> str:
+        """
+        Say what was answered in the recorded run.
+
+        :param briefing: What stays the same over all queries
+        :return: ``"rules"`` or ``"actions"``
+        """
+        return "rules" if self._rules else "actions"
+
     def advise(self, query: AdviceQuery) -> Advice:
         """
         Look the states up.
@@ -51,10 +63,15 @@ class ReplayAdvisor:
         :param query: The states in question
         :return: What was answered about them in the recorded run
         """
+        briefing, text = query.briefing, self._rules.get(query.index)
+        standing: Rules | None = None
+        if text is not None:
+            read = Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space)
+            standing = read if len(read) else None
         actions, rejected = [], []
         for i, state in enumerate(query.states):
             observation = json.dumps(encode_observation(state.observation))
             if observation not in self._by_observation:
                 rejected.append(Rejection("not_recorded", i))
             actions.append(self._by_place.get((query.index, i, observation), self._by_observation.get(observation)))
-        return Advice(actions, rejected)
+        return Advice(actions, rejected, standing=standing)

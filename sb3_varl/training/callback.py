@@ -82,8 +82,11 @@ class AdvisorCallback(BaseCallback):
     Logs under ``advice/``, as totals of the run: ``queries``, ``failed_queries``, ``requests``, ``failed_requests``,
     ``states`` (asked about), ``accepted``, ``abstained``, ``rejected_<reason>``, ``late`` (accepted after the cutoff),
     ``prompt_tokens``, ``completion_tokens``, ``cost`` (US dollars) and ``seconds`` (spent on asking);
-    ``latency`` is the last query's, in seconds. TensorBoard also gets, of each query, ``states``, a picture of the
-    frames with the executed and the suggested actions, and ``prompt``, the text that a model was sent.
+    ``latency`` is the last query's, in seconds. With standing advice also ``labels``, ``rule_<number>`` (share of the
+    states in which this rule decided), ``executed`` (share of the steps that were advice), and ``success_own``,
+    ``success_rolled_in`` and ``success_all_the_way``, by which part of an episode was advice. TensorBoard gets, of each
+    query, ``states``, a picture of the frames with the executed and the suggested actions, ``prompt``, the text that a
+    model was sent, and the ``rules`` that it wrote.
 
     It may stand alone, in a list, or inside an event callback such as ``EveryNTimesteps``: whichever steps its parent
     passes on, it sees all of them and keeps to its own schedule.
@@ -644,7 +647,7 @@ class AdvisorCallback(BaseCallback):
         figures = self._ledger.figures(self.usage)
         if self._labels.n_labels:
             figures["advice/labels"] = self._labels.n_labels
-        for name, value in {**figures, **self._roll_ins.figures()}.items():
+        for name, value in {**figures, **self._standing.figures(), **self._roll_ins.figures()}.items():
             self.logger.record(name, value)
 
     # ---- The end of learn()

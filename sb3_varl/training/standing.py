@@ -12,6 +12,9 @@ from sb3_varl.rules import Decision, Rules
 
 logger = logging.getLogger(__name__)
 
+# More would be so many keys of the logger.
+_MAX_LOGGED_RULES = 20
+
 
 class Standing:
     """
@@ -94,6 +97,17 @@ class Standing:
             self._miss(checked, advised)
             return None
         return checked
+
+    def figures(self) -> dict[str, float]:
+        """
+        Put together what is logged.
+
+        :return: Of the first rules, the share of the states that each decided
+        """
+        n = sum(self.by_rule.values()) + sum(self.missing.values())
+        return {
+            f"advice/rule_{rule + 1}": k / n for rule, k in sorted(self.by_rule.items()) if rule < _MAX_LOGGED_RULES
+        }
 
     def _miss(self, reason: str, example: object) -> None:
         if not self.missing[reason]:

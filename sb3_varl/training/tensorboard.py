@@ -14,6 +14,7 @@ from stable_baselines3.common.logger import KVWriter, TensorBoardOutputFormat
 from sb3_varl.advice.sheets import action_names
 from sb3_varl.advice.types import Advice, AdviceQuery, Advisor
 from sb3_varl.redaction import scrub
+from sb3_varl.rules import Rules
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ def show_in_tensorboard(outputs: Iterable[KVWriter], query: AdviceQuery, advice:
         prompt = getattr(advisor, "prompt", None)
         if callable(prompt):
             shown["advice/prompt"] = textwrap.indent(str(prompt(query)), "    ")
+        if isinstance(advice.standing, Rules):
+            shown["advice/rules"] = textwrap.indent(advice.standing.text, "    ")
         for board in boards:
             board.write(shown, dict.fromkeys(shown, ()), query.step)
     except Exception as error:
