@@ -460,6 +460,11 @@ def sheet_of(*slices):
         (None, OBSERVATIONS, ["task sheet", 'form="actions"']),
         (TaskSheet("Go."), OBSERVATIONS, ["task sheet"]),
         (sheet_of(ObservationSlice("a b", 0, 1), ObservationSlice("A-b", 1, 2)), OBSERVATIONS, ["'a b' and 'A-b'"]),
+        (
+            sheet_of(ObservationSlice("a", 0, 3), ObservationSlice("b", 2, 4)),
+            OBSERVATIONS,
+            ["'a' (0 to 3) and 'b' (2 to 4)"],
+        ),
         (sheet_of(ObservationSlice("?!", 0, 1)), OBSERVATIONS, ["'?!'", "Rename"]),
         (sheet_of(ObservationSlice("a", 0, 10)), OBSERVATIONS, ["0 to 10", "9 numbers"]),
         (sheet_of(ObservationSlice("a", 0, 2, before=8)), OBSERVATIONS, ["8 to 10"]),

@@ -578,3 +578,47 @@ def test_what_is_logged_of_rules(tmp_path):
     (shown,) = logged.Tensors("advice/rules/text_summary")
     assert "t > 2" in shown.tensor_proto.string_val[0].decode()
     assert logged.Scalars("advice/labels")[-1].value > 10
+
+
+# ---- Rules that say nothing
+
+
+def warnings_of(caplog, text, **kwargs):
+    make_model().learn(250, callback=make_callback(RulesAdvisor(text), label_freq=1, **kwargs))
+    return [message for message in caplog.messages if "rules" in message]
+
+
+def test_rules_that_never_hold_are_told_of_once(caplog):
+    never = '{"rules": [{"name": "a", "when": "t > 50", "action": ["0", "0"]}]}'
+    (message,) = warnings_of(caplog, never)
+    assert "none of the 1 rules held in any of" in message
+    assert "no condition was true" in message
+
+
+def test_rules_without_a_value_are_told_of_once(caplog):
+    text = '{"rules": [{"name": "far", "when": "1 / (t - t) > 0", "action": ["0", "0"]}]}'
+    (message,) = warnings_of(caplog, text)
+    assert "of {'far': " in message
+
+
+def test_rules_that_always_advise_the_same_are_told_of_once(caplog):
+    same = '{"rules": [{"when": "true", "action": ["0.5", "-0.25"]}]}'
+    (message,) = warnings_of(caplog, same, roll_in=0)
+    assert "the same action, [0.5, -0.25], in all of the first 100 states" in message
+    caplog.clear()
+    assert warnings_of(caplog, TEXT) == []
+
+
+@pytest_vlm
+def test_a_sheet_that_rules_cannot_use_is_told_of(caplog):
+    class OverlappingEnv(NamedEnv):
+        task_sheet = TaskSheet("Count.", (), (ObservationSlice("a", 0, 2), ObservationSlice("b", 1, 3)))
+
+    with VLMServer() as server:
+        advisor = make_vlm(server)
+        make_model(OverlappingEnv()).learn(30, callback=make_callback(advisor, n_queries=1))
+        assert '"advice"' in server.requests[0].text
+        (message,) = [message for message in caplog.messages if "is asked for actions, and not for rules" in message]
+        assert "'a' (0 to 2) and 'b' (1 to 3) overlap. Give each number one name." in message
+        with pytest.raises(ArgumentError, match="overlap"):
+            make_model(OverlappingEnv()).learn(30, callback=make_callback(make_vlm(server, form="rules")))

@@ -37,7 +37,9 @@ class ReplayAdvisor:
             raise ValueError(f"The advice log {self.path} holds no advice: its run ended before the first answer.")
 
     def _remember(self, query: LoggedQuery) -> None:
-        self._rules.update({query.index: answer.text for answer in query.answers if answer.form == "rules"})
+        for answer in query.answers:
+            if answer.form == "rules":
+                self._rules[query.index] = answer.text
         unanswered = query.unanswered(query.n_states)
         for state, (observation, action) in enumerate(
             zip(query.encoded_observations, query.read().actions, strict=True)

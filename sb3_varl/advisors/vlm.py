@@ -1,5 +1,6 @@
 """A vision-language model as advisor, with any of the providers that litellm knows, or on a local server."""
 
+import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from sb3_varl.advisors.vlm_query import CircuitBreaker, RequestSettings, VLMQuer
 from sb3_varl.arguments import ArgumentError, check_integer, check_number, check_text
 from sb3_varl.redaction import refuse_secrets
 from sb3_varl.rules.names import Names
+
+logger = logging.getLogger(__name__)
 
 _OWN_ARGUMENTS = frozenset(
     {"model", "messages", "api_base", "base_url", "timeout", "num_retries", "max_retries", "stream", "n"}
@@ -115,6 +118,7 @@ class VLMAdvisor:
         self.budget = Budget(model, max_requests, max_total_tokens, max_cost, max_seconds)
         self._breaker = CircuitBreaker(model, int(max_failures))
         self._usage = Usage()
+        self._said_why_no_rules = False
         self._be_idle()
         if max_cost is not None and price_per_token is None and price_of(model, 1, 1) is None:
             raise ArgumentError(
@@ -205,9 +209,14 @@ class VLMAdvisor:
         """
         if self.form is not None:
             return self.form
+        if briefing.sheet is None or not briefing.sheet.observation:
+            return "actions"
         try:
             Names(briefing.sheet, briefing.observation_space)
-        except ArgumentError:
+        except ArgumentError as error:
+            if not self._said_why_no_rules:
+                logger.warning("%s is asked for actions, and not for rules: %s", self.model, error)
+            self._said_why_no_rules = True
             return "actions"
         return "rules"
 

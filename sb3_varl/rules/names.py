@@ -52,8 +52,8 @@ class Names:
 
     :param sheet: The environment's task sheet
     :param observation_space: The environment's observation space
-    :raises ArgumentError: if nothing of an observation has a name, two names are spelt alike, or a slice is no part of
-        the observation, or of something else than numbers
+    :raises ArgumentError: if nothing of an observation has a name, two names are spelt alike or are of the same number,
+        or a slice is no part of the observation, or of something else than numbers
     """
 
     def __init__(self, sheet: TaskSheet | None, observation_space: spaces.Space) -> None:
@@ -71,7 +71,7 @@ class Names:
         self.n_numbers = sum(self._sizes.values())
         self.variables: dict[str, Variable] = {}
         spelt_as: dict[str, str] = {}
-        for part in named:
+        for i, part in enumerate(named):
             name = spell(part.name)
             if not name:
                 raise ArgumentError(
@@ -83,6 +83,12 @@ class Names:
                     "Rename one of them."
                 )
             spelt_as[name] = part.name
+            for other in named[:i]:
+                if other.key == part.key and other.start < part.stop and part.start < other.stop:
+                    raise ArgumentError(
+                        f"The task sheet's slices {other.name!r} ({other.start} to {other.stop}) and {part.name!r} "
+                        f"({part.start} to {part.stop}) overlap. Give each number one name."
+                    )
             places = _places(part.name, part.start, part.stop, self._sizes[part.key], offsets[part.key])
             before: tuple[int, ...] = ()
             if part.before is not None:

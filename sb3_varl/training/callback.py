@@ -499,6 +499,8 @@ class AdvisorCallback(BaseCallback):
             return
         self._standing.visit(self._original_observations(), self.locals["dones"])
         followed = self._roll_ins.note(self.locals["dones"], self.locals["infos"])
+        if self.locals["dones"].any():
+            self._standing.end_episode()
         if self._record is not None and followed:
             for episode in followed:
                 self._record.add(episode)

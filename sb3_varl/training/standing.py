@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 # More would be so many keys of the logger.
 _MAX_LOGGED_RULES = 20
+# Fewer equal actions may be right.
+_MIN_EQUAL_ACTIONS = 100
 
 
 class Standing:
@@ -28,6 +30,9 @@ class Standing:
         # Of all states that it was asked about: by which rule it advised, and why it did not.
         self.by_rule: Counter[int] = Counter()
         self.missing: Counter[str] = Counter()
+        # The action that was advised in all states so far, or False.
+        self._same: np.ndarray | bool | None = None
+        self._has_ended = False
         self._space = action_space
         self._now: list[Observation] = []
         self._before: list[Observation | None] = []
@@ -41,6 +46,7 @@ class Standing:
         self.advice = advice
         self.by_rule.clear()
         self.missing.clear()
+        self._same, self._has_ended = None, False
 
     def visit(self, observations: Observation, begins: np.ndarray) -> None:
         """
@@ -78,6 +84,7 @@ class Standing:
                 self.missing["no_rule"] += 1
             else:
                 self.by_rule[decision.rule] += 1
+            self._compare(decision.action)
             return decision
         return Decision(None, None if self.advice is None else self._of_function(self.advice, observation, previous))
 
@@ -97,6 +104,37 @@ class Standing:
             self._miss(checked, advised)
             return None
         return checked
+
+    def _compare(self, action: np.ndarray | None) -> None:
+        """Say it once if rules look at nothing."""
+        if action is None or self._same is False:
+            return
+        if self._same is None:
+            self._same = action
+        elif not np.array_equal(self._same, action):
+            self._same = False
+        elif sum(self.by_rule.values()) == _MIN_EQUAL_ACTIONS:
+            logger.warning(
+                "The rules advised the same action, %s, in all of the first %d states: do their expressions look at "
+                "the observation?",
+                action.tolist(),
+                _MIN_EQUAL_ACTIONS,
+            )
+            self._same = False
+
+    def end_episode(self) -> None:
+        """Say it once if no rule held in a whole episode."""
+        if isinstance(self.advice, Rules) and not self._has_ended and not self.by_rule and self.missing["no_rule"]:
+            undefined = dict(self.advice.undefined)
+            why = f"of {undefined} an expression had no value" if undefined else "no condition was true"
+            logger.warning(
+                "In the first episode since they stand, none of the %d rules held in any of %d states: %s. So nothing "
+                "is advised. Compare their conditions with the observations.",
+                len(self.advice),
+                self.missing["no_rule"],
+                why,
+            )
+        self._has_ended = True
 
     def figures(self) -> dict[str, float]:
         """
