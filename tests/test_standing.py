@@ -31,6 +31,7 @@ from sb3_varl import (
 )
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.types import Episode
+from sb3_varl.report.relabel import Relabelled, merge
 from sb3_varl.rules.description import describe
 from sb3_varl.rules.rules import Rule
 from sb3_varl.testing import VLMServer, http_error
@@ -622,3 +623,77 @@ def test_a_sheet_that_rules_cannot_use_is_told_of(caplog):
         assert "'a' (0 to 2) and 'b' (1 to 3) overlap. Give each number one name." in message
         with pytest.raises(ArgumentError, match="overlap"):
             make_model(OverlappingEnv()).learn(30, callback=make_callback(make_vlm(server, form="rules")))
+
+
+# ---- What the advisor reads may differ from what the policy sees
+
+
+class SeenEnv(CounterEnv):
+    """The policy sees the counter negated; the advisor reads it, as an attribute or from a method."""
+
+    task_sheet = SHEET
+
+    def _obs(self):
+        return -super()._obs()
+
+    @property
+    def counter(self):
+        return -self._obs()
+
+    def counters(self):
+        return {"count": list(-self._obs()[:2]), "constant": 3}
+
+
+class SeenDictEnv(SeenEnv):
+    task_sheet = TaskSheet("Count.", (), tuple(ObservationSlice(s.name, s.start, s.stop, key="count") for s in SLICES))
+
+
+@pytest.mark.parametrize("observe", ["counter", "counters"])
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_rules_over_what_the_policy_does_not_see(observe, n_envs):
+    env_class = SeenEnv if observe == "counter" else SeenDictEnv
+    env = VecNormalize(DummyVecEnv([lambda i=i: env_class(offset=10 * i) for i in range(n_envs)]))
+    model = make_model(env)
+    callback = make_callback(observe=observe, label_freq=1, roll_in=0.5, log_path="log")
+    model.learn(120, callback=callback)
+    rows = model.guidance_buffer.rows()
+    assert len(rows["steps"]) > 30
+    assert_rows_are_advised({**rows, "observations/observation": -rows["observations/observation"]})
+    # The query's states are logged as both.
+    (query,) = read_queries("log")
+    for read, seen in zip(query.observations, query.guided, strict=True):
+        counted = read["count"] if observe == "counters" else read[:2]
+        np.testing.assert_allclose(seen[:2], -counted)
+    relabelled = merge([Relabelled(query)])
+    np.testing.assert_allclose(relabelled.rows()["observations/observation"], np.stack(query.guided)[_advised(query)])
+
+
+def _advised(query):
+    return [i for i, action in enumerate(query.read().actions) if action is not None]
+
+
+@pytest_vlm
+def test_a_model_reads_what_the_policy_does_not_see():
+    with VLMServer(answers(TEXT)) as server:
+        model = make_model(SeenEnv())
+        model.save("old")
+        model.learn(60, callback=make_callback(make_vlm(server), observe="counter", log_path="log", n_queries=1))
+        assert all(state["t"] >= 0 for state in server.requests[0].states)
+        # A model that has nothing of it takes it from the log.
+        old = VARL.load("old", env=SeenEnv())
+        callback = make_callback(make_vlm(server), observe="counter", log_path="log", n_queries=1, resume=True)
+        old.learn(60, callback=callback)
+        assert len(server.requests) == 1
+    for each in (model, old):
+        rows = each.guidance_buffer.rows()
+        assert len(rows["steps"]) > 4
+        assert_rows_are_advised({**rows, "observations/observation": -rows["observations/observation"]})
+
+
+def test_what_cannot_be_read():
+    with pytest.raises(ArgumentError, match="observe is 'wrist', expected the name of an attribute or a method"):
+        make_model(SeenEnv()).learn(10, callback=make_callback(observe="wrist"))
+    with pytest.raises(ArgumentError, match="The environment's task_sheet, which observe names, is TaskSheet"):
+        make_model(SeenEnv()).learn(10, callback=make_callback(observe="task_sheet"))
+    with pytest.raises(ArgumentError, match="observe is 3"):
+        make_callback(observe=3)

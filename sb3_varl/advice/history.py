@@ -136,6 +136,7 @@ class LoggedQuery(QueryHistory):
             f"action[{i}]" for i in range(self.action_low.size)
         ]
         self.dtype: str | dict[str, str] = record["dtype"]
+        self._seen_dtype: str | dict[str, str] | None = record.get("seen_dtype")
         self._states: list[dict[str, Any]] = record["states"]
 
     def add_record(self, record: dict[str, Any]) -> None:
@@ -225,6 +226,21 @@ class LoggedQuery(QueryHistory):
         return [decode_observation(observation, self.dtype) for observation in self.encoded_observations]
 
     @property
+    def seen(self) -> list[Observation | None]:
+        """The policy's original observation of each state, where the advisor reads another."""
+        if self._seen_dtype is None:
+            return [None] * self.n_states
+        return [decode_observation(strict_json(state["seen"]), self._seen_dtype) for state in self._states]
+
+    @property
+    def guided(self) -> list[Observation]:
+        """The observation of each state that its advice is guidance for: the policy's."""
+        return [
+            observation if seen is None else seen
+            for observation, seen in zip(self.observations, self.seen, strict=True)
+        ]
+
+    @property
     def steps(self) -> list[int]:
         """The run's environment steps when each state was reached."""
         return [state["step"] for state in self._states]
@@ -245,7 +261,7 @@ class LoggedQuery(QueryHistory):
         pictures = self.frames if frames else [None] * self.n_states
         visited = tuple(
             VisitedState(*state)
-            for state in zip(self.observations, self.executed_actions, pictures, self.steps, strict=True)
+            for state in zip(self.observations, self.executed_actions, pictures, self.steps, self.seen, strict=True)
         )
         return AdviceQuery(self.index, self.step, visited, briefing, answers=tuple(self.answers), altered=self.altered)
 

@@ -7,7 +7,8 @@ One folder per run holds ``advice.jsonl`` and the frames that were shown. Each l
 - ``query``: ``run`` (a name that the run has given itself), ``step``, ``advisor``, ``task``, ``altered`` (what was
   changed about the states to check the advisor, so that its answers are no advice; empty otherwise), ``action_names``,
   ``action_low`` and ``action_high`` (the bounds of actions), ``dtype`` (of observations, an object for those that are
-  dictionaries) and ``states``, each with ``step``, ``observation``, ``executed_action`` and ``frame`` (a file name, or
+  dictionaries) and ``states``, each with ``step``, ``observation``, ``executed_action``, ``seen`` (the policy's
+  observation, where the advisor reads another, whose data types are ``seen_dtype``) and ``frame`` (a file name, or
   null). An array of more than 1024 numbers is an object with ``dtype``, ``shape`` and ``zlib``, its bytes, compressed
   and in base64. Numbers that JSON does not have are the strings ``"nan"``, ``"inf"`` and ``"-inf"``;
 - ``request``: ``request`` (its number within the query; retries have the same) and ``states`` (indices), written before
@@ -191,6 +192,7 @@ class AdviceLog:
                     "observation": encode_observation(state.observation),
                     "executed_action": np.asarray(state.executed_action).tolist(),
                     "frame": frame,
+                    **({} if state.seen is None else {"seen": encode_observation(state.seen)}),
                 }
             )
         _sync_folder(self.path)
@@ -207,6 +209,7 @@ class AdviceLog:
             action_low=space.low.tolist(),
             action_high=space.high.tolist(),
             dtype=_dtype(query.states[0].observation) if query.states else None,
+            seen_dtype=_dtype(query.states[0].seen) if query.states and query.states[0].seen is not None else None,
             states=states,
         )
 

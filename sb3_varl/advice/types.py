@@ -113,16 +113,23 @@ class VisitedState:
     A state that the agent was in, and what it did there.
 
     :param observation: The original observation, before any normalisation; images as the policy sees them,
-        channels first
+        channels first. Where the advisor reads something else than the policy (``AdvisorCallback(observe=...)``), that
     :param executed_action: The action that was executed there, in the environment's units
     :param frame: The picture of this very state, ``(height, width, 3)`` uint8, or ``None``
     :param step: The run's environment steps when the state was reached
+    :param seen: The policy's original observation, where the advisor reads something else
     """
 
     observation: Observation
     executed_action: np.ndarray
     frame: np.ndarray | None
     step: int
+    seen: Observation | None = None
+
+    @property
+    def guided(self) -> Observation:
+        """The observation that advice about this state is guidance for: the policy's."""
+        return self.observation if self.seen is None else self.seen
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Relabelled:
 
         :return: For each advised state its observation and the action in ``[-1, 1]^d``
         """
-        pairs = zip(self.query.observations, self.actions, strict=True)
+        pairs = zip(self.query.guided, self.actions, strict=True)
         return [(observation, self._scaled(action)) for observation, action in pairs if action is not None]
 
 
@@ -100,7 +100,7 @@ def merge(queries: Iterable[Relabelled]) -> GuidanceBuffer:
     with_task = next((query.query for query in advised if query.query.task is not None), first)
     buffer = GuidanceBuffer(
         sum(query.n_advised for query in advised),
-        _space(first.observations[0]),
+        _space(first.guided[0]),
         spaces.Box(first.action_low, first.action_high, dtype=np.float64),
         device="cpu",
     )

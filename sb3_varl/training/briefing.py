@@ -12,6 +12,7 @@ def make_briefing(
     task: str | None = None,
     sheet: TaskSheet | None = None,
     frames: bool = True,
+    read: spaces.Space | None = None,
 ) -> Briefing:
     """
     Put together what an advisor is told of an environment.
@@ -20,6 +21,7 @@ def make_briefing(
     :param task: The task in words. ``None`` for the goal of the task sheet
     :param sheet: A task sheet. ``None`` for the environment's attribute ``task_sheet``, if it has one
     :param frames: Whether states come with pictures
+    :param read: The space of what the advisor reads. ``None`` for that of the observations
     :return: The briefing
     :raises TypeError: if the environment's ``task_sheet`` is none, or its actions are not continuous
     :raises ValueError: if the task sheet names another number of action components than there are
@@ -32,7 +34,7 @@ def make_briefing(
         raise TypeError(f"Advice is for continuous actions, a Box, but the action space is {env.action_space}.")
     briefing = Briefing(
         action_space=env.action_space,
-        observation_space=env.observation_space,
+        observation_space=env.observation_space if read is None else read,
         task=task or (sheet.goal if sheet else None),
         sheet=sheet,
         frames=frames,

@@ -32,11 +32,12 @@ from sb3_varl.training.explain import why_nothing
 from sb3_varl.training.labels import Labels
 from sb3_varl.training.ledger import Ledger
 from sb3_varl.training.model import GuidedModel
+from sb3_varl.training.observing import Privileged
 from sb3_varl.training.query_queue import Outcome, QueryQueue
 from sb3_varl.training.resume import check_environment, open_log, recover
 from sb3_varl.training.roll_ins import RollIns
 from sb3_varl.training.schedule import Schedule
-from sb3_varl.training.standing import Standing
+from sb3_varl.training.standing import Standing, separate
 from sb3_varl.training.state_collector import StateCollector
 from sb3_varl.training.tensorboard import show_in_tensorboard
 from sb3_varl.training.track_record import TrackRecord
@@ -50,7 +51,7 @@ _N_EPISODES = 20
 _OF_A_RUN = frozenset(
     {
         *("model", "parent", "locals", "globals", "_briefing", "_ledger", "_queue", "_states", "_model_of_run"),
-        *("_standing", "_labels", "_roll_ins", "_record"),
+        *("_standing", "_labels", "_roll_ins", "_record", "_privileged"),
     }
 )
 # Defaults of n_queries, label_freq and roll_in; those of advisors whose answers are rules, which advise in every state.
@@ -116,6 +117,9 @@ class AdvisorCallback(BaseCallback):
         asked, and the guidance counts no longer (``model.end_shaping()``). So queries may be many and the cutoff late,
         for the runs that need it. Takes ``info["is_success"]``, and fewer episodes if the model's ``stats_window_size``
         is smaller. ``None`` goes on to the end
+    :param observe: Name of an attribute or a method of the environment that says what the advisor reads in place of the
+        policy's observation, an array or a dictionary of arrays: the simulator's state, where the policy sees pixels.
+        The task sheet's slices are of it. ``None`` for the policy's observation
     :param frames: Whether to show pictures of the states. Needs ``render_mode="rgb_array"``; an environment without it
         whose observations are images is shown by these
     :param blocking: Whether training waits for each answer. Slower, but the run can be repeated exactly,
@@ -151,6 +155,7 @@ class AdvisorCallback(BaseCallback):
         roll_in: float | None = None,
         max_executed_steps: int | None = None,
         until_success: float | None = None,
+        observe: str | None = None,
         frames: bool = True,
         blocking: bool = False,
         log_path: str | os.PathLike[str] | Literal[False] | None = None,
@@ -181,6 +186,7 @@ class AdvisorCallback(BaseCallback):
         check_integer("label_freq", label_freq, low=0, optional=True)
         check_number("roll_in", roll_in, high=1.0, optional=True)
         check_integer("max_executed_steps", max_executed_steps, low=0, optional=True)
+        check_text("observe", observe, "state")
         check_number("until_success", until_success, high=1.0, above_low=True, optional=True)
         for name, flag in (("frames", frames), ("blocking", blocking), ("resume", resume)):
             check_bool(name, flag)
@@ -201,6 +207,7 @@ class AdvisorCallback(BaseCallback):
         self.roll_in = roll_in
         self.max_executed_steps = max_executed_steps
         self.until_success = until_success
+        self.observe = observe
         self.frames = frames
         self.blocking = blocking
         self.log_path = log_path
@@ -214,6 +221,7 @@ class AdvisorCallback(BaseCallback):
         self._schedule = Schedule()
         self._states: StateCollector
         self._record: TrackRecord | None = None
+        self._privileged: Privileged | None
         self._standing: Standing
         self._labels: Labels
         self._roll_ins: RollIns
@@ -255,7 +263,10 @@ class AdvisorCallback(BaseCallback):
         model = self.model
         model.after_learning.append(self._after_learning)
         self._saw_steps = False
-        self._briefing = make_briefing(self.training_env, task_of(self.advisor, self.task), self.sheet, self.frames)
+        self._privileged = None if self.observe is None else Privileged(self.training_env, self.observe)
+        space = None if self._privileged is None else self._privileged.space
+        task = task_of(self.advisor, self.task)
+        self._briefing = make_briefing(self.training_env, task, self.sheet, self.frames, space)
         if hasattr(self.advisor, "prepare"):
             self.advisor.prepare(self._briefing)
         if 0 < model.num_timesteps == self.num_timesteps and self._model_of_run is model:
@@ -349,7 +360,7 @@ class AdvisorCallback(BaseCallback):
         if not self._standing.present:
             normalize = self.model.get_vec_normalize_env()
             observations = self.model._last_obs if normalize is None else normalize.get_original_obs()
-            self._standing.visit(observations, np.ones(n_envs, bool))
+            self._standing.visit(self._read(separate(observations, n_envs)), np.ones(n_envs, bool))
         self._roll_ins.begin(n_envs)
         self.model.roll_ins.append(self._roll_ins.actions)
 
@@ -497,7 +508,8 @@ class AdvisorCallback(BaseCallback):
     def _use_standing(self) -> None:
         if self._standing.advice is None:
             return
-        self._standing.visit(self._original_observations(), self.locals["dones"])
+        seen = separate(self._original_observations(), self.training_env.num_envs)
+        self._standing.visit(self._read(seen), self.locals["dones"])
         followed = self._roll_ins.note(self.locals["dones"], self.locals["infos"])
         if self.locals["dones"].any():
             self._standing.end_episode()
@@ -507,7 +519,7 @@ class AdvisorCallback(BaseCallback):
             if self._record.is_worse_than_before:
                 self._put_back(self._record)
         if self.num_timesteps < self.model.cutoff:
-            self._labels.add(self.num_timesteps)
+            self._labels.add(seen, self.num_timesteps)
 
     def _put_back(self, worse: TrackRecord) -> None:
         better = worse.put_back()
@@ -521,6 +533,10 @@ class AdvisorCallback(BaseCallback):
         self._stand(better.advice)
         self._record = better
 
+    def _read(self, seen: list[Observation]) -> list[Observation]:
+        """What the advisor reads of the present states."""
+        return seen if self._privileged is None else self._privileged.read()
+
     def _original_observations(self) -> Observation:
         normalize = self.model.get_vec_normalize_env()
         return self.locals["new_obs"] if normalize is None else normalize.get_original_obs()
@@ -533,7 +549,8 @@ class AdvisorCallback(BaseCallback):
             self._states.draw(range(self.num_timesteps, self._schedule.next, self.training_env.num_envs))
             self._collecting = True
         if self._states.is_drawn(self.num_timesteps):
-            self._states.visit(self.training_env, self.num_timesteps, self._original_observations())
+            read = None if self._privileged is None else self._privileged.read()
+            self._states.visit(self.training_env, self.num_timesteps, self._original_observations(), read)
 
     def _ask(self) -> None:
         record = self._record if self._can_be_corrected else None
@@ -579,7 +596,7 @@ class AdvisorCallback(BaseCallback):
     def _accept(self, outcome: Outcome, of_queue: bool = False, explain: bool = True) -> None:
         query, accepted = outcome.query, outcome.accepted
         scaled = [self.model.policy.scale_action(outcome.advice.actions[i]) for i in accepted]
-        observations = [query.states[i].observation for i in accepted]
+        observations = [query.states[i].guided for i in accepted]
         is_late = self.num_timesteps >= self.model.cutoff
         standing = outcome.advice.standing
         self._stand(standing)

@@ -1,7 +1,10 @@
 """Labels: what standing advice says of the states that the agent visits, as guidance."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from sb3_varl.advice.types import Observation
 from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.standing import Standing
 
@@ -22,17 +25,18 @@ class Labels:
         self._standing = standing
         self._n_steps = 0
 
-    def add(self, step: int) -> None:
+    def add(self, seen: Sequence[Observation], step: int) -> None:
         """
         Label the present states, if it is time.
 
+        :param seen: The policy's original observations, one for each environment
         :param step: The run's environment steps
         """
         self._n_steps += 1
         if not self.freq or self._n_steps % self.freq:
             return
         observations, actions = [], []
-        for env, observation in enumerate(self._standing.present):
+        for env, observation in enumerate(seen):
             action = self._standing.decide(env).action
             if action is not None:
                 observations.append(observation)

@@ -2,7 +2,6 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 from gymnasium import spaces
@@ -48,14 +47,13 @@ class Standing:
         self.missing.clear()
         self._same, self._has_ended = None, False
 
-    def visit(self, observations: Observation, begins: np.ndarray) -> None:
+    def visit(self, present: list[Observation], begins: np.ndarray) -> None:
         """
         Look at the present states.
 
-        :param observations: Original observations, one for each environment
+        :param present: What the advisor reads of each environment's, not to be changed afterwards
         :param begins: Whether an episode begins there, for each environment
         """
-        present = [_copied(observation) for observation in _each(observations, len(begins))]
         before: list[Observation | None] = [*self._now] if self._now else [None] * len(present)
         self._before = [now if begins[i] else before[i] for i, now in enumerate(present)]
         self._now = present
@@ -67,7 +65,7 @@ class Standing:
 
     @property
     def present(self) -> list[Observation]:
-        """The present states' original observations, one for each environment."""
+        """What the advisor reads of the present states, one for each environment."""
         return self._now
 
     def decide(self, env: int) -> Decision:
@@ -153,16 +151,21 @@ class Standing:
         self.missing[reason] += 1
 
 
-def _each(observations: Observation, n: int) -> Iterator[Observation]:
-    for i in range(n):
-        if isinstance(observations, dict):
-            yield {key: value[i] for key, value in observations.items()}
-        else:
-            yield observations[i]
+def separate(observations: Observation, n: int) -> list[Observation]:
+    """
+    Take a batch apart.
+
+    :param observations: Observations of several environments
+    :param n: Their number
+    :return: A copy of each, because VecEnvs may write the next observations into the same arrays
+    """
+    if isinstance(observations, dict):
+        return [{key: value[i].copy() for key, value in observations.items()} for i in range(n)]
+    return [observations[i].copy() for i in range(n)]
 
 
 def _copied(observation: Observation) -> Observation:
-    """VecEnvs may write the next observations into the same arrays, and functions work in place."""
+    """For a function that works in place."""
     if isinstance(observation, dict):
         return {key: value.copy() for key, value in observation.items()}
     return observation.copy()

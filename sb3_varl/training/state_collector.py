@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,13 +62,16 @@ class StateCollector:
         """
         return step in self._plan
 
-    def visit(self, env: VecEnv, step: int, observations: Observation) -> None:
+    def visit(
+        self, env: VecEnv, step: int, observations: Observation, read: Sequence[Observation] | None = None
+    ) -> None:
         """
         Keep the present states that were drawn, of which there must be some.
 
         :param env: The environments, all in their present states
         :param step: The run's environment steps
         :param observations: The original observations, one for each environment
+        :param read: What the advisor reads of each, if that is something else
         """
         for index in self._plan.pop(step):
             observation: Observation = (
@@ -76,7 +80,10 @@ class StateCollector:
                 else observations[index].copy()
             )
             frame = self._frame(env, index, observation) if self.frames else None
-            self._awaiting_action.append((index, VisitedState(observation, np.empty(0), frame, step)))
+            visited = VisitedState(observation, np.empty(0), frame, step)
+            if read is not None:
+                visited = dataclasses.replace(visited, observation=read[index], seen=observation)
+            self._awaiting_action.append((index, visited))
 
     def complete(self, actions: np.ndarray) -> None:
         """
