@@ -70,7 +70,7 @@ class ExplainedPush(gym.Wrapper):
             ObservationSlice("block's turning", 17, 20, "in radians a step", "observation"),
             ObservationSlice("gripper's motion", 20, 23, "in metres a step", "observation"),
             ObservationSlice("fingers' motion", 23, 25, "in metres a step", "observation"),
-            ObservationSlice("block", 0, 3, "as in observation", "achieved_goal"),
+            ObservationSlice("achieved goal", 0, 3, "the position of the block again", "achieved_goal"),
             ObservationSlice("red ball", 0, 3, "where the block is to be, in metres", "desired_goal"),
         ),
         notes="+x points away from the robot, +y to its left, +z up. The table's surface is at z = 0.40, and a gripper "

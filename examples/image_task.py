@@ -4,13 +4,18 @@ Advice for an agent that sees nothing but pixels: a car in a valley, as three sm
     pip install -e ".[examples]"
     python examples/image_task.py                               # the advisor is simulated: no key, no cost
     python examples/image_task.py --model openai/gpt-6.1-sol    # a real vision-language model
+    python examples/image_task.py --rules                       # recorded rules over what the agent does not see
 
 No single frame tells which way the car is going. The agent sees it in the stack of three. A model is shown what
 ``render()`` returns, so the wrapper's draws the last places of the car into one picture, and its task sheet says so.
 The advice, with these pictures, is in ``--out`` under ``VARL/VARL_1/advice``. ``--compare`` trains SAC as well.
+
+With ``--rules`` the advisor reads the car's position and velocity (``AdvisorCallback(observe="state")``), and what it
+advises teaches a policy that sees pixels. With ``--rules --model ...`` a model is asked for such rules.
 """
 
 import argparse
+import dataclasses
 import os
 import pathlib
 from collections import deque
@@ -37,6 +42,8 @@ from sb3_varl import (
     AdvisorCallback,
     FunctionAdvisor,
     LayerNormMlpPolicy,
+    ObservationSlice,
+    RulesAdvisor,
     TaskSheet,
     VLMAdvisor,
 )
@@ -82,6 +89,11 @@ class PixelMountainCar(gym.Wrapper):
         darkness = [(255 - frame) * share for frame, share in zip(self._frames, (0.25, 0.5, 1.0), strict=True)]
         return np.repeat((255 - np.max(darkness, axis=0)).astype(np.uint8)[..., None], 3, axis=2)
 
+    @property
+    def state(self) -> np.ndarray:
+        """Position and velocity, which the agent does not see."""
+        return np.array(self.unwrapped.state)  # type: ignore[attr-defined]
+
     def _grey_frame(self) -> np.ndarray:
         frame: Any = self.env.render()
         return np.asarray(Image.fromarray(frame).convert("L"))
@@ -89,6 +101,25 @@ class PixelMountainCar(gym.Wrapper):
     def _observation(self) -> np.ndarray:
         small = [Image.fromarray(frame).resize((WIDTH, HEIGHT), Image.Resampling.BOX) for frame in self._frames]
         return np.stack([np.asarray(frame) for frame in small])
+
+
+# What the numbers of PixelMountainCar.state are.
+STATE_SHEET = dataclasses.replace(
+    PixelMountainCar.task_sheet,
+    observation=(
+        ObservationSlice("position", 0, 1, "-1.2 to 0.6; the valley's bottom is at -0.52, the flag at 0.45"),
+        ObservationSlice("velocity", 1, 2, "per step of the simulation, of which an action has 4; -0.07 to 0.07"),
+    ),
+)
+# As a large multimodal model wrote them, for the same car with numbers in place of pictures.
+RECORDED_RULES = """
+{"rules": [
+{"name": "moving right: push right", "when": "velocity > 0", "action": ["1"]},
+{"name": "moving left: push left to gain height", "when": "velocity < 0", "action": ["-1"]},
+{"name": "standing right of the bottom: start to the left", "when": "position > -0.52", "action": ["-1"]},
+{"name": "standing left of the bottom: start to the right", "when": "true", "action": ["1"]}
+]}
+"""
 
 
 class SmallCNN(BaseFeaturesExtractor):
@@ -137,6 +168,9 @@ def make_env() -> DummyVecEnv:
 def make_advisor(args: argparse.Namespace) -> Advisor:
     if args.model is not None:
         return VLMAdvisor(args.model, api_base=args.api_base)
+    if args.rules:
+        print("The advisor is RECORDED: rules that a large multimodal model wrote when it was asked once.")
+        return RulesAdvisor(RECORDED_RULES)
     print("The advisor is SIMULATED: a rule with noise and errors. Ask a real model with --model.")
     rng = np.random.default_rng(args.seed)
 
@@ -176,6 +210,7 @@ def train(algorithm: type[SAC], args: argparse.Namespace, callbacks: list[BaseCa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help=f"litellm model string such as {EXAMPLE_MODEL}; default: the simulated advisor")
+    parser.add_argument("--rules", action="store_true", help="rules over the car's position and velocity")
     parser.add_argument("--api-base", help="URL of an OpenAI-compatible server of your own")
     parser.add_argument("--steps", type=int, default=10_000, help="environment steps of each run")
     parser.add_argument("--seed", type=int, default=0)
@@ -185,7 +220,8 @@ def main() -> None:
     th.set_num_threads(1)  # more hardly help networks this small
 
     # Training waits for the answers, because a run this short would be over before a model has given them all.
-    advice = AdvisorCallback(make_advisor(args), blocking=True, verbose=1, **ADVICE)
+    how: dict[str, Any] = {"sheet": STATE_SHEET, "observe": "state"} if args.rules else ADVICE
+    advice = AdvisorCallback(make_advisor(args), blocking=True, verbose=1, **how)
     success = {"VARL": train(VARL, args, [advice], shaping_steps=args.steps // 2, fast=True)}
     if args.compare:
         success["SAC"] = train(SAC, args, [])

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from sb3_varl import VARL
 from sb3_varl.advice.log import read_records
 from sb3_varl.advisors.prompt import system_prompt
 from sb3_varl.testing import VLMServer
@@ -66,6 +67,29 @@ def test_varl_and_sac_are_trained_and_the_simulated_advisor_answers(
         assert "successes" in np.load(out / algorithm / "evaluations.npz")
 
 
+def test_rules_over_what_the_agent_does_not_see(load, monkeypatch, tmp_path, capsys):
+    module = load("image_task")
+    out = run(module, monkeypatch, tmp_path, "--rules")
+    assert "RECORDED" in capsys.readouterr().out
+    rows = VARL.load(out / "VARL" / "model.zip").guidance_buffer.rows()
+    pixels = rows["observations/observation"]
+    assert pixels.shape[1:] == (3, 32, 48)
+    assert set(rows["actions"].ravel()) == {-1.0, 1.0}
+    assert len(pixels) > 50
+    with VLMServer(lambda states, images: module.RECORDED_RULES) as server:
+        run(
+            module,
+            monkeypatch,
+            tmp_path / "model",
+            "--rules",
+            "--model",
+            "openai/some-model",
+            "--api-base",
+            server.api_base,
+        )
+        assert "- velocity: a number (per step of the simulation" in server.requests[0].text
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_is_shown_the_sheet_and_the_pictures(name, load, monkeypatch, tmp_path, capsys):
     module = load(name)
@@ -78,7 +102,7 @@ def test_a_model_is_shown_the_sheet_and_the_pictures(name, load, monkeypatch, tm
     env.close()
     for text in (sheet.goal, sheet.notes, *(part.name for part in (*sheet.action, *sheet.observation))):
         assert text in request.text
-    assert len(request.images) == 8
+    assert len(request.images) == (5 if "write down rules" in request.text else 8)
     assert all(np.std(image) > 5 for image in request.images)
 
 
@@ -95,7 +119,7 @@ def test_the_sheet_fits_the_spaces(name, load):
 @pytest.mark.parametrize("name", NAMES)
 def test_who_follows_the_simulated_advisor_succeeds(name, load, capsys):
     module = load(name)
-    advise = module.make_advisor(argparse.Namespace(model=None, seed=0)).function
+    advise = module.make_advisor(argparse.Namespace(model=None, rules=False, seed=0)).function
     env = module.make_env().envs[0]
     succeeded = []
     for seed in range(5):
@@ -112,7 +136,7 @@ def test_who_follows_the_simulated_advisor_succeeds(name, load, capsys):
 
 def test_the_picture_of_the_image_task_shows_which_way_the_car_goes(load, capsys):
     module = load("image_task")
-    advise = module.make_advisor(argparse.Namespace(model=None, seed=0)).function
+    advise = module.make_advisor(argparse.Namespace(model=None, rules=False, seed=0)).function
     env = module.make_env().envs[0]
     observation, _ = env.reset(seed=0)
     velocities, directions = [0.0], set()

@@ -377,6 +377,10 @@ class AdvisorCallback(BaseCallback):
             learning_starts=model.learning_starts,
             cutoff=model.shaping_steps,
         )
+        if self.n_queries is None and self._can_be_corrected:
+            # A run that is too short for corrections is not too short for rules.
+            in_time, _ = schedule.until(model.shaping_steps)
+            schedule = in_time if len(in_time) else schedule
         if schedule.triggers[-1] >= model.shaping_steps > model.num_timesteps:
             raise ArgumentError(
                 f"The queries are due at steps {list(schedule.triggers)}, but the model ignores guidance from step "
