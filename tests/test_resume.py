@@ -195,10 +195,10 @@ def test_control_c_while_answers_are_put_into_the_buffer(tmp_path, monkeypatch):
         model, callback = make_model(), make_callback(advisor, tmp_path / str(crash_after), n_queries=1)
         add_all = model.guidance_buffer.add_all
 
-        def interrupted(*args, add_all=add_all, crash_after=crash_after, model=model):
+        def interrupted(*args, add_all=add_all, crash_after=crash_after, model=model, **kwargs):
             model.guidance_buffer.add_all = add_all
             if crash_after:
-                add_all(*args)
+                add_all(*args, **kwargs)
             raise KeyboardInterrupt
 
         model.guidance_buffer.add_all = interrupted
