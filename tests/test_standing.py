@@ -34,7 +34,7 @@ from sb3_varl.advice.types import Episode
 from sb3_varl.report.relabel import Relabelled, merge
 from sb3_varl.rules.description import describe
 from sb3_varl.rules.rules import Rule
-from sb3_varl.testing import VLMServer, http_error
+from sb3_varl.testing import VLMServer, decode_image, http_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:. of . queries w")
 
@@ -470,6 +470,29 @@ def test_the_next_query_shows_what_became_of_the_rules():
 
 
 @pytest_vlm
+def test_a_correction_comes_with_pictures_of_the_changes_of_rule():
+    """The frames of this environment show the step within the episode."""
+    two = (
+        '{"rules": [{"name": "late", "when": "t > 3", "action": ["-1", "0"]}, {"when": "true", "action": ["-1", "0"]}]}'
+    )
+    texts = [two, '{"keep": true}']
+    with VLMServer(lambda states, images: texts.pop(0)) as server:
+        callback = make_callback(
+            make_vlm(server), n_queries=2, query_freq=300, roll_in=1.0, frames=True, log_path="log"
+        )
+        make_model(TargetEnv(), shaping_steps=2000).learn(700, callback=callback)
+        request = server.requests[1]
+    parts = request.body["messages"][1]["content"]
+    pictures = [decode_image(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
+    assert [picture.getpixel((0, 0))[1] for picture in pictures] == [0, 4, 0, 4]  # of two episodes that failed
+    assert request.text.count("(A picture of step 4.)") == 2
+    with open("log/advice.jsonl") as file:
+        (shown,) = [followed for line in file if (followed := json.loads(line).get("followed"))]
+    assert shown["episodes"] >= 8
+    assert shown["succeeded"] == 0
+
+
+@pytest_vlm
 def test_rules_that_do_worse_are_put_back(caplog):
     answers = [answer_of("0.4 if sin(episode * 3) > 0 else -0.4"), answer_of(-0.5), '{"keep": true}']
     with VLMServer(lambda states, images: answers.pop(0)) as server:
@@ -509,7 +532,8 @@ def test_a_table_has_what_changes_and_every_change_of_rule():
     decisions = [rules.decide(observation) for observation in observations]
     actions = tuple(np.full(2, np.nan) if d.action is None else d.action for d in decisions)
     episode = Episode(observations, actions, tuple(d.rule for d in decisions), False)
-    text = describe(rules, [episode, episode, dataclasses.replace(episode, succeeded=True)])
+    parts = describe(rules, [episode, episode, dataclasses.replace(episode, succeeded=True)])
+    text = "\n\n".join(part.text for part in parts)
     assert "followed for 3 episodes of at most 50 steps: 1 of 3 succeeded" in text
     assert '"late" 6, "early" 120, none of them 24' in text
     assert text.count("episode 5 throughout") == 3

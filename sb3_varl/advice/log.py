@@ -5,7 +5,9 @@ One folder per run holds ``advice.jsonl`` and the frames that were shown. Each l
 ``time`` (seconds since 1970), ``type`` and ``query`` (the query's number):
 
 - ``query``: ``run`` (a name that the run has given itself), ``step``, ``advisor``, ``task``, ``altered`` (what was
-  changed about the states to check the advisor, so that its answers are no advice; empty otherwise), ``action_names``,
+  changed about the states to check the advisor, so that its answers are no advice; empty otherwise), ``followed`` (of a
+  query that asks to correct standing advice, the ``episodes`` that it was shown and those that ``succeeded``; null of
+  others), ``action_names``,
   ``action_low`` and ``action_high`` (the bounds of actions), ``dtype`` (of observations, an object for those that are
   dictionaries) and ``states``, each with ``step``, ``observation``, ``executed_action``, ``seen`` (the policy's
   observation, where the advisor reads another, whose data types are ``seen_dtype``) and ``frame`` (a file name, or
@@ -52,7 +54,7 @@ import numpy as np
 from PIL import Image
 
 from sb3_varl.advice.sheets import action_names
-from sb3_varl.advice.types import UNANSWERED, Advice, AdviceQuery, Event, Observation
+from sb3_varl.advice.types import UNANSWERED, Advice, AdviceQuery, Event, Followed, Observation
 from sb3_varl.saving import sync
 
 logger = logging.getLogger(__name__)
@@ -205,6 +207,7 @@ class AdviceLog:
             advisor=advisor,
             task=query.briefing.task,
             altered=query.altered,
+            followed=_fared(query.followed),
             action_names=action_names(query.briefing),
             action_low=space.low.tolist(),
             action_high=space.high.tolist(),
@@ -443,6 +446,12 @@ def strict_json(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         return strict_json(value.tolist())
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _fared(followed: Followed | None) -> dict[str, int] | None:
+    if followed is None:
+        return None
+    return {"episodes": len(followed.episodes), "succeeded": sum(episode.succeeded for episode in followed.episodes)}
 
 
 def _dtype(observation: Observation) -> str | dict[str, str]:

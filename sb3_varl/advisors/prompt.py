@@ -14,7 +14,7 @@ from gymnasium import spaces
 from PIL import Image
 
 from sb3_varl.advice.sheets import action_names, as_data
-from sb3_varl.advice.types import AdviceQuery, Briefing, ObservationSlice, VisitedState
+from sb3_varl.advice.types import AdviceQuery, Briefing, Followed, ObservationSlice, VisitedState
 from sb3_varl.advisors.rules_prompt import INTRODUCTION as RULES_INTRODUCTION
 from sb3_varl.advisors.rules_prompt import (
     correction,
@@ -96,7 +96,7 @@ def chats(
         if not states:
             return
         if query.followed is not None and isinstance(query.followed.advice, Rules):
-            yield Chat(states, [system, {"role": "user", "content": correction(query.followed)}])
+            yield Chat(states, [system, _user_message(_correction_parts(query.followed, image_size))])
             return
         shown = [_parts(line, _picture(state, image_size)) for line, state in _examples(query, states)]
         yield Chat(states, [system, _user_message([part for parts in shown for part in parts])])
@@ -132,7 +132,7 @@ def state_lines(query: AdviceQuery, form: Form = "actions") -> list[str]:
     :return: A line for each state that is shown
     """
     if form == "rules" and query.followed is not None:
-        return [correction(query.followed)]
+        return [part.text for part in correction(query.followed)]
     if form == "rules":
         return [line for line, _ in _examples(query, range(len(query.states)))]
     return [state_line(i, state) for i, state in enumerate(query.states)]
@@ -145,6 +145,15 @@ def _examples(query: AdviceQuery, states: Sequence[int]) -> Iterator[tuple[str, 
     left_out = not_worth_showing(shown, names)
     for i, state in enumerate(shown):
         yield named_state(i, state, names, left_out), state
+
+
+def _correction_parts(followed: Followed, image_size: int) -> list[dict[str, Any]]:
+    parts = []
+    for text, frames in correction(followed):
+        parts.append({"type": "text", "text": f"{text}\n"})
+        for step, frame in frames.items():
+            parts += _parts(f"(A picture of step {step}.)", _data_url(frame, image_size))
+    return parts
 
 
 def _parts(line: str, picture: str) -> list[dict[str, Any]]:
@@ -360,9 +369,11 @@ def _round_nested(value: Any) -> Any:
 
 def _picture(state: VisitedState, image_size: int) -> str:
     """Its frame as a data URL, or nothing if it has none."""
-    if state.frame is None:
-        return ""
-    image = Image.fromarray(state.frame)
+    return "" if state.frame is None else _data_url(state.frame, image_size)
+
+
+def _data_url(frame: np.ndarray, image_size: int) -> str:
+    image = Image.fromarray(frame)
     png = _png(image, image_size)
     while len(png) > MAX_IMAGE_BYTES:
         png = _png(image, max(image.size) // 2)

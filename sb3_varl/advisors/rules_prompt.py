@@ -10,7 +10,7 @@ import numpy as np
 from sb3_varl.advice.sheets import action_names, as_data
 from sb3_varl.advice.types import Briefing, Followed, VisitedState
 from sb3_varl.rules import Rules
-from sb3_varl.rules.description import describe
+from sb3_varl.rules.description import Part, describe
 from sb3_varl.rules.names import Names, Variable
 
 # States that are shown, at most.
@@ -98,18 +98,18 @@ def _past(variables: Iterable[Variable]) -> frozenset[int]:
     return frozenset(place for variable in variables for place in variable.before)
 
 
-def correction(followed: Followed) -> str:
+def correction(followed: Followed) -> list[Part]:
     """
     Show what became of rules, and ask for better ones.
 
     :param followed: The rules, and the episodes in which they were followed
-    :return: The text
+    :return: What is said, piece by piece, with pictures
     :raises TypeError: if it were no rules that were followed
     """
     if not isinstance(followed.advice, Rules):
         raise TypeError(f"Only rules can be corrected, and {followed.advice!r} are none.")
-    parts = [describe(followed.advice, followed.episodes), followed.remark, _CORRECTION]
-    return "\n\n".join(part for part in parts if part)
+    remarks = [Part(text) for text in (followed.remark, _CORRECTION) if text]
+    return [*describe(followed.advice, followed.episodes), *remarks]
 
 
 def names_section(briefing: Briefing) -> str:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,17 +12,31 @@ from sb3_varl.rules.rules import Rules
 
 # Rows of a table, at most; all changes of rule are among them.
 MAX_ROWS = 30
+# Pictures of an episode.
+MAX_PICTURES = 4
 _NO_RULE = "none"
 
 
-def describe(rules: Rules, episodes: Sequence[Episode]) -> str:
+class Part(NamedTuple):
+    """
+    A piece of a description.
+
+    :param text: The text
+    :param frames: Pictures that go with it, by their step
+    """
+
+    text: str
+    frames: dict[int, np.ndarray] = {}  # noqa: RUF012
+
+
+def describe(rules: Rules, episodes: Sequence[Episode]) -> list[Part]:
     """
     Describe how rules fared.
 
     :param rules: The rules
     :param episodes: Episodes in which they were followed from the beginning to the end
-    :return: The rules, how often they succeeded and each of them fired, and tables of an episode that succeeded and of
-        two that failed and differ
+    :return: The rules, how often they succeeded and each of them fired, and tables of two episodes that failed and
+        differ, and of one that succeeded, with pictures
     """
     n_succeeded = sum(episode.succeeded for episode in episodes)
     longest = max((len(episode.actions) for episode in episodes), default=0)
@@ -31,11 +46,18 @@ def describe(rules: Rules, episodes: Sequence[Episode]) -> str:
         f"Your rules so far:\n{rules.text}",
         f"They were followed for {len(episodes)} episodes of at most {longest} steps: {n_succeeded} of {len(episodes)} "
         f"succeeded.\nIn how many steps each rule was the first to hold: {', '.join(counts)}.",
-        *(_table(rules, episode) for episode in _chosen(episodes)),
     ]
     if rules.rejected:
         parts.insert(1, "Of your answer, this could not be used: " + "; ".join(map(str, rules.rejected)) + ".")
-    return "\n\n".join(parts)
+    tables = [Part(_table(rules, episode), _pictures(episode)) for episode in _chosen(episodes)]
+    return [Part("\n\n".join(parts)), *tables]
+
+
+def _pictures(episode: Episode) -> dict[int, np.ndarray]:
+    """A few of its frames, among them the first and the last."""
+    steps = sorted(episode.frames)
+    kept = {steps[i] for i in np.linspace(0, len(steps) - 1, MAX_PICTURES, dtype=int)} if steps else set()
+    return {step: episode.frames[step] for step in sorted(kept)}
 
 
 def _chosen(episodes: Sequence[Episode]) -> list[Episode]:

@@ -335,7 +335,8 @@ class AdvisorCallback(BaseCallback):
         self._labels = Labels(self.model, self._standing, freq)
         rng = np.random.default_rng(None if self.model.seed is None else [self.model.seed, 1])
         horizon = briefing.max_episode_steps
-        self._roll_ins = RollIns(self.model, self._standing, share, self.max_executed_steps, horizon, rng)
+        limit = self.max_executed_steps
+        self._roll_ins = RollIns(self.model, self._standing, share, limit, horizon, rng, self._picture)
         text = self._ledger.progress.get("rules")
         if text is not None:
             spaces = (briefing.observation_space, briefing.action_space)
@@ -540,6 +541,12 @@ class AdvisorCallback(BaseCallback):
     def _read(self, seen: list[Observation]) -> list[Observation]:
         """What the advisor reads of the present states."""
         return seen if self._privileged is None else self._privileged.read()
+
+    def _picture(self, env: int) -> np.ndarray | None:
+        """Of a present state, if a model may still be shown it."""
+        if not (self.frames and len(self._schedule) and self._can_be_corrected):
+            return None
+        return self._states.picture(self.training_env, env)
 
     def _original_observations(self) -> Observation:
         normalize = self.model.get_vec_normalize_env()

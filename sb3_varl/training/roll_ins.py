@@ -7,7 +7,7 @@ anew for each episode, so that it starts from everywhere along the way.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,7 @@ class _Present:
     observations: list[Observation] = field(default_factory=list)
     actions: list[np.ndarray] = field(default_factory=list)
     rules: list[int | None] = field(default_factory=list)
+    frames: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 class RollIns:
@@ -55,6 +56,7 @@ class RollIns:
     :param max_steps: Steps of advice in the whole run, ``None`` for any number
     :param horizon: Steps that an episode has at most, ``None`` if nobody knows
     :param rng: Draws episodes, lengths and noise
+    :param picture: Takes a picture of an environment's present state, or has none
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class RollIns:
         max_steps: int | None,
         horizon: int | None,
         rng: np.random.Generator,
+        picture: Callable[[int], np.ndarray | None] = lambda env: None,
     ) -> None:
         self.share = share
         self.max_steps = max_steps
@@ -77,6 +80,7 @@ class RollIns:
         self._horizon = horizon
         self._longest = 1
         self._rng = rng
+        self._picture = picture
         self._nothing = np.full(standing.action_shape, np.nan)
         self._present: list[_Present] = []
 
@@ -111,6 +115,11 @@ class RollIns:
     def _action(self, env: int, present: _Present) -> np.ndarray | None:
         rule, action = self._standing.decide(env)
         if present.is_whole:
+            n = len(present.rules)
+            if n == 0 or present.rules[-1] != rule or n + 1 == self._horizon:
+                frame = self._picture(env)
+                if frame is not None:
+                    present.frames[n] = frame
             present.observations.append(self._standing.present[env])
             present.actions.append(self._nothing if action is None else action)
             present.rules.append(rule)
@@ -144,7 +153,7 @@ class RollIns:
             if present.is_whole and len(present.actions) == present.length:
                 kind = ALL_THE_WAY
                 observations, actions = tuple(present.observations), tuple(present.actions)
-                followed.append(Episode(observations, actions, tuple(present.rules), succeeded))
+                followed.append(Episode(observations, actions, tuple(present.rules), succeeded, present.frames))
             self.episodes[kind] += 1
             self.successes[kind] += succeeded
             self._longest = max(self._longest, present.length)

@@ -115,6 +115,16 @@ class StateCollector:
         if env.render_mode == "rgb_array" or not _shows_pictures(env.observation_space):
             self._render(env, 0)
 
+    def picture(self, env: VecEnv, index: int) -> np.ndarray | None:
+        """
+        Take a picture of an environment's present state.
+
+        :param env: The environments
+        :param index: Which of them
+        :return: The frame, ``(height, width, 3)`` uint8, or ``None`` if it renders none
+        """
+        return self._frame(env, index, np.zeros(0)) if env.render_mode == "rgb_array" else None
+
     def _frame(self, env: VecEnv, index: int, observation: Observation) -> np.ndarray | None:
         frame = None
         if self._n_failures < MAX_FAILURES and (env.render_mode == "rgb_array" or _picture(observation) is None):
