@@ -1,6 +1,5 @@
 """rl-zoo with VARL, as its users have it: other processes, started from an empty folder."""
 
-import inspect
 import json
 import os
 import pathlib
@@ -16,11 +15,12 @@ import numpy as np
 import pytest
 import yaml
 
+import sb3_varl
 from sb3_varl import VARL, AdvisorCallback
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advisors.by_name import check_arguments
 
-HYPERPARAMS = pathlib.Path(inspect.getfile(VARL)).parent / "hyperparams"
+HYPERPARAMS = pathlib.Path(sb3_varl.__file__).parent / "hyperparams"
 ENV = "SparseMetaWorld/button-press-topdown-v3"
 RUN = "logs/varl/SparseMetaWorld-button-press-topdown-v3_"
 
