@@ -629,3 +629,68 @@ def test_recorded_rules_solve_their_tasks(name):
                 n_successes += 1
                 break
     assert abs(n_successes - NOT_ALL.get(name, 20)) <= 1
+
+
+# ---- What has broken it
+
+
+@pytest.mark.parametrize(
+    "expression", ["norm([])", "distance([],[])", "[] + []", "[] if true else []", "max([],[])", "min([])"]
+)
+def test_empty_lists_cost_their_rule(expression):
+    assert rejection(rule(expression, "0")).reason in ("no_expression", "bad_index")
+
+
+@pytest.mark.parametrize("part", ['"action":' + "[" * 900 + "]" * 900, '"let":{"a":' + "[" * 900 + "]" * 900 + "}"])
+def test_nested_json_costs_its_rule(part):
+    rules = parse(f'{{"rules":[{{"name":"g",{part}}},{GOOD}]}}')
+    assert rules.rejected
+    assert rules(STATE) is None or rules(STATE)[0] == 0.5
+
+
+def test_a_condition_under_another_name():
+    for key in ("condition", "if", "When"):
+        rules = rules_of({"name": "far", key: "puck[0] > 5", "action": ["-1", "0"]}, rule("0.5", "0"))
+        assert rules(STATE)[0] == 0.5, key
+    lost = rejection({"name": "far", "cond": "puck[0] > 5", "action": ["-1", "0"]})
+    assert lost.reason == "no_condition"
+    assert "it has no when, but cond" in lost.text
+
+
+@pytest.mark.parametrize("text", ["{a}," * 12_000, '("' * 24_000, "{a}," * 290, '("' * 9000])
+def test_what_cannot_be_repaired_quickly_is_not_repaired(text):
+    start = time.process_time()
+    parse('{"rules":[' + text)
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("after", ["\nI changed rules: [1] and left the others.", '\n"rules": [] were the old ones.'])
+def test_what_is_said_of_rules_afterwards_are_no_rules(after):
+    assert parse(f'{{"rules":[{GOOD}]}}{after}')(STATE)[0] == 0.5
+
+
+def test_names_that_are_defined_again_survive_the_text():
+    text = json.dumps(
+        {
+            "rules": [
+                {"name": "x", "let": {"a": "0.25", "b": "a + 0.5"}, "when": "nonsense", "action": ["0", "0"]},
+                {"name": "y", "let": {"a": "-1"}, "when": "true", "action": ["a", "b"]},
+            ]
+        }
+    )
+    rules = parse(text)
+    for other in (rules, parse(rules.text), pickle.loads(pickle.dumps(rules))):
+        assert other(STATE).tolist() == [-1, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("opening ^ 2", 0.25),
+        ("0 − opening × 2 · 0.25", -0.25),  # noqa: RUF001
+        ("PUCK[0] / 4", 0.25),
+        ("0.5 if opening ≤ 1 else 0", 0.5),
+    ],
+)
+def test_signs_and_names_as_models_write_them(expression, expected):
+    assert value(expression) == pytest.approx(expected)

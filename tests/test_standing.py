@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import pathlib
 
 import gymnasium as gym
@@ -265,7 +264,7 @@ def test_the_horizon_is_that_of_the_environment():
         model.learn(60, callback=callback)
         assert callback._briefing.max_episode_steps == 5
         lengths = {callback._roll_ins._draw().left for _ in range(200)}
-        assert lengths == {1, 2, 3, 4, 5, math.inf}
+        assert lengths == {1, 2, 3, 4, 5}
     finally:
         gym.registry.pop("Named-v0")
 
@@ -721,3 +720,83 @@ def test_what_cannot_be_read():
         make_model(SeenEnv()).learn(10, callback=make_callback(observe="task_sheet"))
     with pytest.raises(ArgumentError, match="observe is 3"):
         make_callback(observe=3)
+
+
+# ---- What has broken it
+
+
+@pytest_vlm
+def test_an_answer_that_nobody_can_read_costs_itself(monkeypatch):
+    """Whatever reading it raises."""
+
+    def broken(*args):
+        raise ZeroDivisionError("of the reader")
+
+    monkeypatch.setattr(Rules, "parse", broken)
+    with VLMServer(answers(TEXT)) as server:
+        callback = make_callback(make_vlm(server), n_queries=1)
+        make_model().learn(60, callback=callback)
+    assert callback.totals["failed_queries"] == 1
+
+
+@pytest_vlm
+@pytest.mark.parametrize("text", ['{"plan": "They are fine.", "keep": true}', '{"keep": true}'])
+def test_keep_with_a_plan(text):
+    texts = [answer_of(-0.5), text]
+    with VLMServer(lambda states, images: texts.pop(0)) as server:
+        callback = make_callback(make_vlm(server), n_queries=2, query_freq=300, roll_in=1.0)
+        make_model(TargetEnv(), shaping_steps=2000).learn(700, callback=callback)
+    assert callback.totals["abstained"] == 4
+    assert callback._standing.advice.rules[0].name == "always -0.5"
+
+
+@pytest_vlm
+def test_keep_in_a_draft_does_not_win():
+    texts = [answer_of(-0.5), f'I could say {{"keep": true}}, but: {answer_of(0.5)}']
+    with VLMServer(lambda states, images: texts.pop(0)) as server:
+        callback = make_callback(make_vlm(server), n_queries=2, query_freq=300, roll_in=1.0)
+        make_model(TargetEnv(), shaping_steps=2000).learn(700, callback=callback)
+    assert callback._standing.advice.rules[0].name == "always 0.5"
+
+
+class Asked:
+    """Keeps what it is asked about in any state."""
+
+    def __init__(self):
+        self.seen = []
+
+    def standing(self, briefing):
+        def advise(observation, previous=None):
+            self.seen.append((observation[:2].tolist(), None if previous is None else previous[:2].tolist()))
+            return np.clip(observation[:2] / 1000, -1, 1)
+
+        return advise
+
+    def advise(self, query):
+        return Advice([None] * len(query.states))
+
+
+def test_another_environment_between_two_runs_begins_anew():
+    asked, model = Asked(), make_model(NamedEnv(horizon=10), learning_starts=1000, shaping_steps=5000)
+    callback = make_callback(asked, label_freq=0, roll_in=1.0, n_queries=1)
+    model.learn(53, callback=callback)
+    asked.seen.clear()
+    model.set_env(NamedEnv(horizon=10, offset=100))
+    model.learn(40, callback=callback, reset_num_timesteps=False)
+    assert all(observation[0] >= 100 for observation, _ in asked.seen)
+    assert all(previous is None or previous[0] == observation[0] for observation, previous in asked.seen)
+
+
+def test_episodes_without_an_end_are_handed_over():
+    model = make_model(NamedEnv(horizon=10**9), learning_starts=10**6, shaping_steps=10**6)
+    callback = make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=1.0, label_freq=0)
+    model.learn(1500, callback=callback)
+    assert 0 < callback._roll_ins.n_executed <= 1000
+
+
+@pytest_vlm
+def test_without_roll_ins_corrections_do_not_wait():
+    with VLMServer(answers(TEXT)) as server:
+        callback = make_callback(make_vlm(server), max_executed_steps=0, n_queries=3)
+        make_model().learn(100, callback=callback)
+        assert len(server.requests) == 3

@@ -10,7 +10,7 @@ from sb3_varl.advice.types import Answer, Briefing, Observation, Rejection
 from sb3_varl.rules.rules import Rules
 
 # What a model says that would leave its rules as they are.
-_KEEP = re.compile(r"""\{\s*["']?keep["']?\s*:\s*true\s*[,}]""", re.IGNORECASE)
+_KEEP = re.compile(r"""["']?keep["']?\s*:\s*["']?true""", re.IGNORECASE)
 
 
 def read_answers(answers: Sequence[Answer], observations: Sequence[Observation], briefing: Briefing) -> ParsedAnswer:
@@ -45,10 +45,10 @@ def read_rules(
     :return: What they say, which is nothing if those before are to be kept; each rule that was rejected, which is about
         no state in particular; and the rules. If there are none, all states are rejected for the first reason
     """
-    if _KEEP.search(text):
-        return ParsedAnswer({}, ())
     rules = Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space)
     rejected = [Rejection(lost.reason, None, str(lost)) for lost in rules.rejected]
+    if not len(rules) and _KEEP.search(text):
+        return ParsedAnswer({}, ())
     if not len(rules):
         first = rejected[0] if rejected else Rejection("no_rules")
         return ParsedAnswer({}, tuple(Rejection(first.reason, state, first.example) for state in states))

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from sb3_varl.rules.graph import MAX_NODES, Graph, Node, TooDeep, Undefined
-from sb3_varl.rules.names import Variable
+from sb3_varl.rules.names import Variable, spell
 
 # Of one expression: its length in characters, and how deep it may be nested.
 MAX_LENGTH = 4000
@@ -22,6 +22,8 @@ MAX_LIST = 1000
 _MAX_EXPONENT = 8
 _MAX_DIGITS = 40
 _LONG_NUMBER = re.compile(rf"\d{{{_MAX_DIGITS},}}")
+# What models write for signs that a keyboard has.
+_SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "≤": "<=", "≥": ">=", "≠": "!="})  # noqa: RUF001
 _ANDS, _ORS = re.compile(r"&&"), re.compile(r"\|\|")
 
 FUNCTIONS = ("abs", "min", "max", "clip", "sqrt", "sin", "cos", "atan2", "norm", "distance", "dot", "velocity")
@@ -85,7 +87,7 @@ class Translator:
         """
         if name in self._variables:
             raise ExpressionError("name_taken", f"{name} is already a name of the observation. Take another one")
-        if not name.isidentifier() or keyword.iskeyword(name):
+        if not name.isidentifier() or keyword.iskeyword(name) or name.lower() in ("true", "false"):
             raise ExpressionError("bad_name", f"{_short(repr(name))} is no name. Take letters, digits and underscores")
         try:
             value = self.vector(text)
@@ -135,6 +137,8 @@ class Translator:
             self._depth -= 1
         if self._graph.size > MAX_NODES:
             raise ExpressionError("too_long", f"the rules come to more than {MAX_NODES} operations. Shorten them")
+        if value == []:
+            raise ExpressionError("no_expression", f"{_shown(node)} is an empty list, expected at least one number")
         if isinstance(value, list) and len(value) > MAX_LIST:
             raise ExpressionError("too_long", f"a list has {len(value)} numbers, expected at most {MAX_LIST}")
         return value
@@ -154,7 +158,7 @@ class Translator:
                 return self._value(operand)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return graph.apply("not", self._condition(operand))
-            case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            case ast.BinOp(left=left, op=ast.Pow() | ast.BitXor(), right=right):
                 return self._power(left, right)
             case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
                 name = _OPERATORS[type(operator)]
@@ -189,6 +193,8 @@ class Translator:
             places = self._variables[name].places
             nodes = [self._graph.number(place) for place in places]
             return nodes[0] if len(nodes) == 1 else nodes
+        if spell(name) in self._variables:
+            return self._named(spell(name))
         if name in self._lost:
             raise ExpressionError("unknown_name", f"{name} is defined by an expression that cannot be used")
         names = ", ".join([*self._variables, *self._definitions])
@@ -319,14 +325,16 @@ def _parsed(text: object) -> ast.expr:
         )
     if _LONG_NUMBER.search(text):
         raise ExpressionError("too_long", f"a number has more than {_MAX_DIGITS - 1} digits in a row")
-    text = _ORS.sub(" or ", _ANDS.sub(" and ", " ".join(text.split())))
+    text = _ORS.sub(" or ", _ANDS.sub(" and ", " ".join(text.split()))).translate(_SIGNS)
     try:
         return ast.parse(text, mode="eval").body
     except SyntaxError as error:
         where = _short(text[max(0, (error.offset or 1) - 15) :])
         raise ExpressionError("not_readable", f"{error.msg}, at {where!r}") from None
-    except (ValueError, MemoryError, RecursionError):
+    except (MemoryError, RecursionError):
         raise _too_deep() from None
+    except ValueError as error:  # of characters that are none
+        raise ExpressionError("not_readable", f"{_short(repr(text))} cannot be read: {error}") from None
 
 
 def _too_deep() -> ExpressionError:

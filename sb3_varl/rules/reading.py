@@ -10,12 +10,15 @@ import json_repair
 
 # What is read of an answer, in characters, and what is repaired of it: far beyond any real one.
 MAX_ANSWER_LENGTH = 200_000
-MAX_REPAIRED_LENGTH = 50_000
+MAX_REPAIRED_LENGTH = 12_000
 # How many times something may look like the start of rules without being one.
 _MAX_TRIES = 20
 # JSON within JSON, as far as it is repaired.
 _MAX_NESTING = 40
+# Of a repaired list, the objects in it: json_repair takes a time that grows with their square.
+_MAX_OBJECTS = 300
 _START = re.compile(r"""["']?rules["']?\s*[:=]\s*\[""", re.IGNORECASE)
+_ACTION = re.compile(r"""["']?action["']?\s*:""", re.IGNORECASE)
 _FENCE = re.compile(r"```[a-zA-Z0-9]*")
 # Python refuses to read integers of more than 4300 digits.
 _DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
@@ -47,7 +50,8 @@ def read_answer(text: str) -> RawRules:
     starts = [match.end() - 1 for match in _START.finditer(text)][-_MAX_TRIES:]
     if not starts:
         return _without_key(text)
-    start = starts[-1]
+    # The last that has rules in it: a model may speak of its rules afterwards.
+    start = next((start for start in reversed(starts) if _ACTION.search(text, start)), starts[-1])
     try:
         items, _ = _DECODER.raw_decode(text, start)
         raw = RawRules(items)
@@ -89,8 +93,8 @@ def _json_values(text: str) -> Iterator[Any]:
 def _repaired(text: str) -> RawRules:
     is_cut = len(text) > MAX_REPAIRED_LENGTH
     text = _FENCE.sub("", text[:MAX_REPAIRED_LENGTH])
-    if _nesting(text) > _MAX_NESTING:
-        return RawRules(faults=[("not_json", "what looks like a list of rules is no JSON, nested too deep")])
+    if _nesting(text) > _MAX_NESTING or text.count("{") > _MAX_OBJECTS:
+        return RawRules(faults=[("not_json", "what looks like a list of rules is no JSON, and too long to repair")])
     try:
         value = json_repair.loads(text, skip_json_loads=True)
     except (ValueError, RecursionError):

@@ -19,6 +19,9 @@ from sb3_varl.rules.reading import RawRules, read_answer
 
 # More than anybody reads.
 MAX_RULES = 100
+_MAX_LIST_DEPTH = 20
+# What a rule may have besides a condition.
+_KEYS = frozenset({"name", "when", "action", "let", "comment", "reason", "plan", "id", "index", "phase", "description"})
 # What models call the condition of the last rule.
 _ALWAYS = frozenset({"", "always", "else", "otherwise", "default"})
 
@@ -118,7 +121,7 @@ class Rules:
         translator = Translator(self._graph, self.names.variables)
         kept: list[Rule] = []
         self._compiled: list[_Compiled] = []
-        lost, let = list(rejected), dict[str, str]()
+        lost, let = list(rejected), list[tuple[str, str]]()
         for i, rule in enumerate(rules):
             if i >= MAX_RULES:
                 lost.append(
@@ -127,13 +130,13 @@ class Rules:
                 break
             for name, text in rule.let:
                 if _attempt(lost, f"{rule.name}, let {name}", translator.define, name, text) is not None:
-                    let[name] = text
+                    let.append((name, text))
             compiled = _attempt(lost, rule.name, self._compile, translator, rule)
             if compiled is not None:
                 # What was defined in a rule that is lost, others may use.
-                kept.append(dataclasses.replace(rule, let=tuple(let.items())))
+                kept.append(dataclasses.replace(rule, let=tuple(let)))
                 self._compiled.append(compiled)
-                let = {}
+                let = []
         self.rules: tuple[Rule, ...] = tuple(kept)
         self.rejected: tuple[RejectedRule, ...] = tuple(lost)
 
@@ -181,7 +184,9 @@ class Rules:
         items = []
         for rule in self.rules:
             item: dict[str, Any] = {"name": rule.name, "when": rule.when}
-            if rule.let:
+            if len(dict(rule.let)) < len(rule.let):  # names that are defined again
+                item["let"] = [f"{name} = {text}" for name, text in rule.let]
+            elif rule.let:
                 item["let"] = dict(rule.let)
             items.append({**item, "action": None if rule.action is None else list(rule.action)})
         lines = ",\n".join(json.dumps(item, ensure_ascii=False) for item in items)
@@ -317,7 +322,7 @@ def _attempt(lost: list[RejectedRule], name: str, function: Callable[..., Result
         return function(*args)
     except ExpressionError as error:
         lost.append(RejectedRule(name, error.reason, str(error)))
-    except TooDeep:
+    except (TooDeep, RecursionError):
         lost.append(RejectedRule(name, "too_deep", "too much depends on one another. Define less with let"))
     return None
 
@@ -342,18 +347,35 @@ def _rules_of(raw: RawRules, components: Sequence[str] | None, rejected: list[Re
             continue
         if item.get("name"):
             name = example_of(" ".join(str(item["name"]).split()))
-        let += _definitions(item.get("let"))
+        item = _usual_keys(item)
+        try:
+            let += _definitions(item.get("let"))
+        except ExpressionError as error:
+            rejected.append(RejectedRule(f"{name}, let", error.reason, str(error)))
         if "when" not in item and "action" not in item and "let" in item:
             continue
         try:
             if "action" not in item:
                 raise ExpressionError("wrong_shape", "it has no action")
+            if "when" not in item and (others := sorted(item.keys() - _KEYS)):
+                raise ExpressionError(
+                    "no_condition", f"it has no when, but {', '.join(others)}. Write its condition as when"
+                )
             rule = Rule(name, _condition(item.get("when")), _action(item["action"], components), tuple(let))
         except ExpressionError as error:
             rejected.append(RejectedRule(name, error.reason, str(error)))
             continue
         let = []
         yield rule
+
+
+def _usual_keys(item: dict[Any, Any]) -> dict[str, Any]:
+    """A rule whose keys are in lower case, and whose condition is called when."""
+    usual = {str(key).strip().lower(): value for key, value in item.items()}
+    for other in ("condition", "if"):
+        if "when" not in usual and other in usual:
+            usual["when"] = usual.pop(other)
+    return usual
 
 
 def _condition(when: Any) -> str:
@@ -390,9 +412,11 @@ def _definitions(let: Any) -> list[tuple[str, str]]:
     return [(name.strip(), _text(text)) for name, _, text in lines]
 
 
-def _text(expression: Any) -> str:
+def _text(expression: Any, depth: int = 0) -> str:
+    if depth > _MAX_LIST_DEPTH:
+        raise ExpressionError("too_deep", f"lists are nested more than {_MAX_LIST_DEPTH} deep")
     if isinstance(expression, list):
-        return f"[{', '.join(map(_text, expression))}]"
+        return f"[{', '.join(_text(part, depth + 1) for part in expression)}]"
     if isinstance(expression, str):
         return " ".join(expression.split())
     return repr(expression)

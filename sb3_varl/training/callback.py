@@ -358,10 +358,13 @@ class AdvisorCallback(BaseCallback):
 
     def _begin_standing(self) -> None:
         n_envs = self.training_env.num_envs
-        if not self._standing.present:
-            normalize = self.model.get_vec_normalize_env()
-            observations = self.model._last_obs if normalize is None else normalize.get_original_obs()
-            self._standing.visit(self._read(separate(observations, n_envs)), np.ones(n_envs, bool))
+        normalize = self.model.get_vec_normalize_env()
+        observations = self.model._last_obs if normalize is None else normalize.get_original_obs()
+        present = self._read(separate(observations, n_envs))
+        if not self._standing.is_at(present):
+            self._standing.look_away()
+            self._standing.visit(present, np.ones(n_envs, bool))
+            self._roll_ins.wait()
         self._roll_ins.begin(n_envs)
         self.model.roll_ins.append(self._roll_ins.actions)
 
@@ -512,6 +515,7 @@ class AdvisorCallback(BaseCallback):
 
     def _use_standing(self) -> None:
         if self._standing.advice is None:
+            self._standing.look_away()
             return
         seen = separate(self._original_observations(), self.training_env.num_envs)
         self._standing.visit(self._read(seen), self.locals["dones"])
@@ -565,7 +569,7 @@ class AdvisorCallback(BaseCallback):
 
     def _ask(self) -> None:
         record = self._record if self._can_be_corrected else None
-        if record is not None and self._roll_ins.share and not record.is_known:
+        if record is not None and self._roll_ins.can_execute and not record.is_known:
             return  # until there is something to correct them by
         index = self._schedule.index
         self._schedule = self._schedule.without_first()

@@ -372,4 +372,8 @@ def _given_up(asked: _OpenQuery) -> Outcome:
 def _failed(asked: _OpenQuery, error: BaseException) -> Outcome:
     """Of a query in whose thread something broke that should not."""
     asked.history.error = scrub(f"{type(error).__name__}: {error}")
-    return _outcome(asked, asked.parsed(), Advice([None] * len(asked.query.states)))
+    try:
+        parsed = asked.parsed()
+    except Exception:  # it may have been the reading of the answer that broke
+        parsed = frozenset(), ParsedAnswer({}, ())
+    return _outcome(asked, parsed, Advice([None] * len(asked.query.states)))

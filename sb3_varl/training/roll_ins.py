@@ -5,7 +5,6 @@ As in jump-start RL (arXiv 2204.02372) the policy takes over after a while; here
 anew for each episode, so that it starts from everywhere along the way.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,9 @@ NOISE = 0.1
 # good it is.
 WHOLE = 0.2
 
+# Steps of an episode of which nobody knows how long it may be.
+_UNKNOWN_HORIZON = 1000
+
 # Which part of an episode was advice.
 OWN, ROLLED_IN, ALL_THE_WAY = "own", "rolled_in", "all_the_way"
 
@@ -36,7 +38,7 @@ class _Present:
     :param is_whole: Whether it is followed to the end
     """
 
-    left: float
+    left: int
     is_whole: bool
     length: int = 0
     n_executed: int = 0
@@ -93,6 +95,11 @@ class RollIns:
         if len(self._present) != n_envs:
             self._present = [self._draw() for _ in range(n_envs)]
 
+    @property
+    def can_execute(self) -> bool:
+        """Whether any more advice may be executed."""
+        return self.share > 0 and (self.max_steps is None or self.n_executed < self.max_steps)
+
     def wait(self) -> None:
         """Begin with the next episodes, because it is other advice that stands from now on."""
         for present in self._present:
@@ -105,7 +112,8 @@ class RollIns:
         :return: For each environment an action in ``[-1, 1]^d``, or ``None`` for the policy's own
         """
         chosen: list[np.ndarray | None] = [None] * len(self._present)
-        if self._model.num_timesteps >= self._model.cutoff or self._standing.advice is None:
+        standing = self._standing
+        if self._model.num_timesteps >= self._model.cutoff or standing.advice is None or not standing.present:
             return chosen
         for env, present in enumerate(self._present):
             if present.left > 0 and (self.max_steps is None or self.n_executed < self.max_steps):
@@ -166,10 +174,9 @@ class RollIns:
         if begins >= self.share:
             return _Present(0, False)
         if whole < WHOLE:
-            return _Present(math.inf, True)
-        if self._horizon is None and self._longest == 1:
-            return _Present(math.inf, False)
-        return _Present(1 + int(part * (self._horizon or self._longest)), False)
+            return _Present(self._horizon or max(self._longest, _UNKNOWN_HORIZON), True)
+        longest = self._horizon or (self._longest if self._longest > 1 else _UNKNOWN_HORIZON)
+        return _Present(1 + int(part * longest), False)
 
     def figures(self) -> dict[str, float]:
         """

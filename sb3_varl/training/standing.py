@@ -58,6 +58,20 @@ class Standing:
         self._before = [now if begins[i] else before[i] for i, now in enumerate(present)]
         self._now = present
 
+    def is_at(self, present: list[Observation]) -> bool:
+        """
+        Tell whether these are the states that were looked at last.
+
+        :param present: What the advisor reads of the present states
+        :return: Whether they are the same
+        """
+        pairs = zip(self._now, present, strict=False)
+        return len(self._now) == len(present) and all(_is_same(now, other) for now, other in pairs)
+
+    def look_away(self) -> None:
+        """Nobody looks at the states while nothing stands, so those that were looked at are not the ones before."""
+        self._now, self._before = [], []
+
     @property
     def action_shape(self) -> tuple[int, ...]:
         """Shape of an action."""
@@ -149,6 +163,12 @@ class Standing:
         if not self.missing[reason]:
             logger.warning("The standing advice cannot be used in a state, %s: %s", reason, example_of(example))
         self.missing[reason] += 1
+
+
+def _is_same(first: Observation, second: Observation) -> bool:
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(_is_same(first[key], second[key]) for key in first)
+    return np.array_equal(np.asarray(first), np.asarray(second), equal_nan=np.asarray(first).dtype.kind == "f")
 
 
 def separate(observations: Observation, n: int) -> list[Observation]:
