@@ -641,6 +641,24 @@ def test_empty_lists_cost_their_rule(expression):
     assert rejection(rule(expression, "0")).reason in ("no_expression", "bad_index")
 
 
+def test_definitions_before_rules_that_have_to_be_repaired():
+    rules = '[{"when": ["gap > 0", "NOT gap > 9 AND true"], "action": ["gap", 0],},]'
+    text = f'{{"plan": "x", "let": {{"gap": "puck[0] / 4"}}, "rules": {rules}}}'
+    assert parse(text)(STATE).tolist() == [0.25, 0]
+
+
+@pytest.mark.parametrize("comma", ["", ","])
+def test_rules_by_their_names(comma):
+    text = (
+        '{"rules": {"far": {"when": "puck[0] > 5", "action": ["1", "1"]}, "near": {"action": ["0.5", "0"]}'
+        + comma
+        + "}}"
+    )
+    rules = parse(text)
+    assert [rule.name for rule in rules.rules] == ["far", "near"]
+    assert rules(STATE).tolist() == [0.5, 0]
+
+
 @pytest.mark.parametrize("part", ['"action":' + "[" * 900 + "]" * 900, '"let":{"a":' + "[" * 900 + "]" * 900 + "}"])
 def test_nested_json_costs_its_rule(part):
     rules = parse(f'{{"rules":[{{"name":"g",{part}}},{GOOD}]}}')

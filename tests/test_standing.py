@@ -741,13 +741,14 @@ def test_an_answer_that_nobody_can_read_costs_itself(monkeypatch):
 
 @pytest_vlm
 @pytest.mark.parametrize("text", ['{"plan": "They are fine.", "keep": true}', '{"keep": true}'])
-def test_keep_with_a_plan(text):
+def test_keep_with_a_plan(text, caplog):
     texts = [answer_of(-0.5), text]
     with VLMServer(lambda states, images: texts.pop(0)) as server:
         callback = make_callback(make_vlm(server), n_queries=2, query_freq=300, roll_in=1.0)
         make_model(TargetEnv(), shaping_steps=2000).learn(700, callback=callback)
     assert callback.totals["abstained"] == 4
     assert callback._standing.advice.rules[0].name == "always -0.5"
+    assert not [message for message in caplog.messages if "brought no advice" in message]
 
 
 @pytest_vlm

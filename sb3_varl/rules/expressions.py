@@ -24,7 +24,7 @@ _MAX_DIGITS = 40
 _LONG_NUMBER = re.compile(rf"\d{{{_MAX_DIGITS},}}")
 # What models write for signs that a keyboard has.
 _SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "≤": "<=", "≥": ">=", "≠": "!="})  # noqa: RUF001
-_ANDS, _ORS = re.compile(r"&&"), re.compile(r"\|\|")
+_ANDS, _ORS, _NOTS = re.compile(r"&&|\bAND\b"), re.compile(r"\|\||\bOR\b"), re.compile(r"\bNOT\b")
 
 FUNCTIONS = ("abs", "min", "max", "clip", "sqrt", "sin", "cos", "atan2", "norm", "distance", "dot", "velocity")
 
@@ -325,7 +325,8 @@ def _parsed(text: object) -> ast.expr:
         )
     if _LONG_NUMBER.search(text):
         raise ExpressionError("too_long", f"a number has more than {_MAX_DIGITS - 1} digits in a row")
-    text = _ORS.sub(" or ", _ANDS.sub(" and ", " ".join(text.split()))).translate(_SIGNS)
+    text = " ".join(text.split()).translate(_SIGNS)
+    text = _NOTS.sub(" not ", _ORS.sub(" or ", _ANDS.sub(" and ", text))).strip()
     try:
         return ast.parse(text, mode="eval").body
     except SyntaxError as error:

@@ -17,7 +17,8 @@ _MAX_TRIES = 20
 _MAX_NESTING = 40
 # Of a repaired list, the objects in it: json_repair takes a time that grows with their square.
 _MAX_OBJECTS = 300
-_START = re.compile(r"""["']?rules["']?\s*[:=]\s*\[""", re.IGNORECASE)
+_START = re.compile(r"""["']?rules["']?\s*[:=]\s*[\[{]""", re.IGNORECASE)
+_LET = re.compile(r"""["']?let["']?\s*:\s*\{""", re.IGNORECASE)
 _ACTION = re.compile(r"""["']?action["']?\s*:""", re.IGNORECASE)
 _FENCE = re.compile(r"```[a-zA-Z0-9]*")
 # Python refuses to read integers of more than 4300 digits.
@@ -53,8 +54,8 @@ def read_answer(text: str) -> RawRules:
     # The last that has rules in it: a model may speak of its rules afterwards.
     start = next((start for start in reversed(starts) if _ACTION.search(text, start)), starts[-1])
     try:
-        items, _ = _DECODER.raw_decode(text, start)
-        raw = RawRules(items)
+        value, _ = _DECODER.raw_decode(text, start)
+        raw = RawRules(_listed(value))
     except (ValueError, RecursionError):
         raw = _repaired(text[start:])
     raw.let = _definitions(text, start)
@@ -99,7 +100,7 @@ def _repaired(text: str) -> RawRules:
         value = json_repair.loads(text, skip_json_loads=True)
     except (ValueError, RecursionError):
         value = None
-    items = value if isinstance(value, list) else [value] if isinstance(value, dict) else []
+    items = _listed(value)
     while len(items) == 1 and isinstance(items[0], list):
         items = items[0]
     if not items:
@@ -112,6 +113,15 @@ def _repaired(text: str) -> RawRules:
             ("truncated", "the answer breaks off, and its last rule is left out. Allow more tokens (max_tokens)")
         )
     return raw
+
+
+def _listed(value: Any) -> list[Any]:
+    """The rules of a list, of an object that has them by their names, or one by itself."""
+    if not isinstance(value, dict):
+        return value if isinstance(value, list) else []
+    if value and all(isinstance(item, dict) for item in value.values()):
+        return [{"name": name, **item} for name, item in value.items()]
+    return [value]
 
 
 def _nesting(text: str) -> int:
@@ -129,9 +139,25 @@ def _definitions(text: str, start: int) -> dict[str, Any]:
         try:
             value, end = _DECODER.raw_decode(text, begin)
         except (ValueError, RecursionError):
-            return {}
+            return _repaired_definitions(text, start)
         if end > start:
             let = value.get("let") if isinstance(value, dict) else None
             return let if isinstance(let, dict) else {}
         begin = text.rfind("{", 0, begin)
     return {}
+
+
+def _repaired_definitions(text: str, start: int) -> dict[str, Any]:
+    """Those before the rules, where something in the object is no JSON."""
+    matches = list(_LET.finditer(text, 0, start))
+    # Not those of a rule, of an earlier draft perhaps.
+    if not matches or _ACTION.search(text, matches[-1].end(), start):
+        return {}
+    part = text[matches[-1].end() - 1 : start]
+    if len(part) > MAX_REPAIRED_LENGTH or _nesting(part) > _MAX_NESTING:
+        return {}
+    try:
+        let = json_repair.loads(part, skip_json_loads=True)
+    except (ValueError, RecursionError):
+        return {}
+    return let if isinstance(let, dict) else {}

@@ -383,6 +383,8 @@ def _condition(when: Any) -> str:
         return "false" if when is False else "true"
     if isinstance(when, int | float):
         return repr(when)
+    if isinstance(when, list) and when and all(isinstance(part, str) for part in when):
+        return " and ".join(f"({' '.join(part.split())})" for part in when)
     if not isinstance(when, str):
         raise ExpressionError("not_readable", f"its condition is {example_of(when)}, expected text")
     return "true" if when.strip().lower() in _ALWAYS else " ".join(when.split())

@@ -659,7 +659,10 @@ class AdvisorCallback(BaseCallback):
                 self.num_timesteps,
                 self.model.cutoff,
             )
-        said_why = outcome.error is not None or len(outcome.failures) > 0
+        keeps = query.followed is not None and outcome.n_abstained == len(outcome.states)
+        if keeps:
+            logger.info("%s: the model keeps its rules.", name)
+        said_why = outcome.error is not None or len(outcome.failures) > 0 or keeps
         if outcome.states and not n_accepted and explain and not said_why and not self._explained:
             logger.warning("%s brought no advice: %s", name, why_nothing(outcome))
             self._explained = True
