@@ -19,3 +19,14 @@ def test_throughput(tmp_path):
     assert {"SAC", "VARL, every gate open"} < contestants
     assert all(float(row["median"]) >= 0 for row in rows)
     assert (tmp_path / "profile.png").stat().st_size > 10_000
+
+
+def test_rules_speed():
+    script = SCRIPT.with_name("rules_speed.py")
+    command = [sys.executable, str(script), "--states", "20", "--repeats", "2"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert "microseconds a state" in lines[0]
+    assert len(lines) == 17
+    assert all(float(number) > 0 for line in lines[1:] for number in line.split()[1:])
