@@ -374,6 +374,6 @@ def _failed(asked: _OpenQuery, error: BaseException) -> Outcome:
     asked.history.error = scrub(f"{type(error).__name__}: {error}")
     try:
         parsed = asked.parsed()
-    except Exception:  # it may have been the reading of the answer that broke
+    except Exception:  # where the reading of an answer is what broke, which history.error tells
         parsed = frozenset(), ParsedAnswer({}, ())
     return _outcome(asked, parsed, Advice([None] * len(asked.query.states)))
