@@ -143,7 +143,7 @@ def test_standing_advice_that_cannot_be_used_is_counted_and_said_once(caplog):
 
     model, callback = make_model(), make_callback(Bad(), label_freq=1, roll_in=0.5)
     model.learn(70, callback=callback)
-    assert {"raised", "out_of_bounds", "abstained"} == set(callback._standing.missing)
+    assert {"raised", "out_of_bounds", "abstained"} == set(callback._teacher.standing.missing)
     assert model.guidance_buffer.size() > 0
     assert sum("cannot be used in a state" in message for message in caplog.messages) == 2
 
@@ -176,12 +176,12 @@ def test_the_stored_transition_is_the_one_that_was_executed(share):
     done = np.array([action for _, _, action in env.history])
     np.testing.assert_allclose(actions, done, atol=1e-6)
     np.testing.assert_allclose(observations[:, 1], [t for _, t, _ in env.history])
-    n_executed = callback._roll_ins.n_executed
+    n_executed = callback._teacher.roll_ins.n_executed
     assert is_advice(model).sum() >= n_executed
     assert (n_executed > 0) == (share > 0)
     if share == 1:  # all 7 steps of an episode in a fifth, and a length between 1 and 7 in the others
         assert 80 < n_executed < 190
-        assert callback._roll_ins.episodes["own"] == 0
+        assert callback._teacher.roll_ins.episodes["own"] == 0
 
 
 def test_roll_ins_begin_an_episode_and_then_the_policy_takes_over():
@@ -193,19 +193,19 @@ def test_roll_ins_begin_an_episode_and_then_the_policy_takes_over():
     assert per_episode[:, 0].all()
     lengths = [int(np.argmin([*row, False])) for row in per_episode]
     assert len(set(lengths)) == 7
-    figures = callback._roll_ins.figures()
-    assert figures["advice/executed"] == pytest.approx(callback._roll_ins.n_executed / 700)
-    assert set(callback._roll_ins.episodes) == {"rolled_in", "all_the_way"}
+    figures = callback._teacher.roll_ins.figures()
+    assert figures["advice/executed"] == pytest.approx(callback._teacher.roll_ins.n_executed / 700)
+    assert set(callback._teacher.roll_ins.episodes) == {"rolled_in", "all_the_way"}
 
 
 def test_roll_ins_are_bounded_and_end_with_the_cutoff():
     model, callback = make_model(), make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=1.0, max_executed_steps=11)
     model.learn(100, callback=callback)
-    assert callback._roll_ins.n_executed == 11
+    assert callback._teacher.roll_ins.n_executed == 11
     model = make_model(shaping_steps=30)
     callback = make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=1.0)
     model.learn(200, callback=callback)
-    assert 0 < callback._roll_ins.n_executed <= 30
+    assert 0 < callback._teacher.roll_ins.n_executed <= 30
 
 
 @pytest.mark.parametrize("cls", [VARL, VARLTQC, VARLCrossQ])
@@ -263,7 +263,7 @@ def test_the_horizon_is_that_of_the_environment():
         model = make_model(gym.make("Named-v0"))
         model.learn(60, callback=callback)
         assert callback._briefing.max_episode_steps == 5
-        lengths = {callback._roll_ins._draw().left for _ in range(200)}
+        lengths = {callback._teacher.roll_ins._draw().left for _ in range(200)}
         assert lengths == {1, 2, 3, 4, 5}
     finally:
         gym.registry.pop("Named-v0")
@@ -301,7 +301,7 @@ def test_one_request_brings_rules_that_label_every_state():
     assert callback.totals["queries"] == 1
     (query,) = read_queries("log")
     assert query.answers[0].form == "rules"
-    assert callback._roll_ins.n_executed > 0
+    assert callback._teacher.roll_ins.n_executed > 0
 
 
 @pytest_vlm
@@ -332,7 +332,7 @@ def test_a_zip_that_is_older_than_the_log_takes_the_rules_from_it():
         callback = make_callback(make_vlm(server), log_path="log", resume=True)
         old.learn(50, callback=callback)
         assert len(server.requests) == 1
-    assert callback._standing.advice == Rules.parse(TEXT, SHEET, old.observation_space, old.action_space)
+    assert callback._teacher.standing.advice == Rules.parse(TEXT, SHEET, old.observation_space, old.action_space)
     assert_rows_are_advised(old.guidance_buffer.rows())
 
 
@@ -368,7 +368,7 @@ def test_bad_rules_are_counted_and_cost_no_other():
         callback = make_callback(make_vlm(server))
         make_model().learn(50, callback=callback)
     assert callback.totals["rejected_unknown_name"] == 1
-    assert [rule.name for rule in callback._standing.advice.rules] == ["odd"]
+    assert [rule.name for rule in callback._teacher.standing.advice.rules] == ["odd"]
 
 
 @pytest_vlm
@@ -463,8 +463,8 @@ def test_the_next_query_shows_what_became_of_the_rules():
     assert "An episode that failed, of 7 steps." in second
     assert "An episode that succeeded" not in second
     assert '{"keep": true}' in second
-    assert callback._standing.advice.rules[0].name == "always 0.5"
-    assert callback._record.is_good_enough
+    assert callback._teacher.standing.advice.rules[0].name == "always 0.5"
+    assert callback._teacher.record.is_good_enough
     assert callback.totals["queries"] == 2
 
 
@@ -499,12 +499,12 @@ def test_rules_that_do_worse_are_put_back(caplog):
         callback = make_callback(make_vlm(server), n_queries=3, query_freq=400, roll_in=1.0)
         model.learn(1500, callback=callback)
         _, _, third = (request.text for request in server.requests)
-    assert callback._standing.advice.rules[0].name.startswith("always 0.4 if")
+    assert callback._teacher.standing.advice.rules[0].name.startswith("always 0.4 if")
     assert "You have revised them once, and the revised rules did worse: 0 of " in third
     assert any("which stands again" in message for message in caplog.messages)
     rows = model.guidance_buffer.rows()
     np.testing.assert_allclose(np.abs(rows["actions"][:, 0]), 0.4, atol=1e-6)
-    assert model.advice_progress[0]["rules"] == callback._standing.advice.text
+    assert model.advice_progress[0]["rules"] == callback._teacher.standing.advice.text
 
 
 @pytest_vlm
@@ -515,7 +515,7 @@ def test_rules_that_are_kept_stand():
         callback = make_callback(make_vlm(server), n_queries=2, query_freq=300, roll_in=1.0)
         model.learn(700, callback=callback)
         assert len(server.requests) == 2
-    assert callback._standing.advice.rules[0].name == "always -0.5"
+    assert callback._teacher.standing.advice.rules[0].name == "always -0.5"
     assert callback.totals["abstained"] == 4
 
 
@@ -564,7 +564,7 @@ def test_a_run_that_was_killed_anywhere_asks_nothing_twice(tmp_path):
             callback = make_callback(make_vlm(server), log_path=str(folder), resume=True, **settings)
             model.learn(60, callback=callback)
             assert len(server.requests) == 2 - len(answered), n
-        assert callback._standing.advice.rules[0].name == "other"
+        assert callback._teacher.standing.advice.rules[0].name == "other"
         assert_rows_are_advised(model.guidance_buffer.rows(), sign=-1)
         assert [len(query.answers) for query in read_queries(folder)] == [1, 1]
 
@@ -585,7 +585,7 @@ def test_a_recorded_run_with_rules_can_be_replayed():
             )
             models.append(model.learn(700, callback=callback))
         assert len(server.requests) == 2
-    assert callback._standing.advice.rules[0].name == "always 0.5"
+    assert callback._teacher.standing.advice.rules[0].name == "always 0.5"
     assert_same_parameters(*models)
 
 
@@ -747,7 +747,7 @@ def test_keep_with_a_plan(text, caplog):
         callback = make_callback(make_vlm(server), n_queries=2, query_freq=300, roll_in=1.0)
         make_model(TargetEnv(), shaping_steps=2000).learn(700, callback=callback)
     assert callback.totals["abstained"] == 4
-    assert callback._standing.advice.rules[0].name == "always -0.5"
+    assert callback._teacher.standing.advice.rules[0].name == "always -0.5"
     assert not [message for message in caplog.messages if "brought no advice" in message]
 
 
@@ -757,7 +757,7 @@ def test_keep_in_a_draft_does_not_win():
     with VLMServer(lambda states, images: texts.pop(0)) as server:
         callback = make_callback(make_vlm(server), n_queries=2, query_freq=300, roll_in=1.0)
         make_model(TargetEnv(), shaping_steps=2000).learn(700, callback=callback)
-    assert callback._standing.advice.rules[0].name == "always 0.5"
+    assert callback._teacher.standing.advice.rules[0].name == "always 0.5"
 
 
 class Asked:
@@ -792,7 +792,7 @@ def test_episodes_without_an_end_are_handed_over():
     model = make_model(NamedEnv(horizon=10**9), learning_starts=10**6, shaping_steps=10**6)
     callback = make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=1.0, label_freq=0)
     model.learn(1500, callback=callback)
-    assert 0 < callback._roll_ins.n_executed <= 1000
+    assert 0 < callback._teacher.roll_ins.n_executed <= 1000
 
 
 @pytest_vlm

@@ -20,27 +20,23 @@ from sb3_varl.advice.types import (
     Advisor,
     AdvisorError,
     Observation,
-    StandingAdvice,
     TaskSheet,
     Usage,
 )
 from sb3_varl.advisors.by_name import EXAMPLE_MODEL, make_advisor, name_of, task_of
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number, check_text
-from sb3_varl.rules import Rules
 from sb3_varl.training.briefing import make_briefing
-from sb3_varl.training.explain import why_nothing
-from sb3_varl.training.labels import Labels
+from sb3_varl.training.explain import explain_nothing, report, summary
 from sb3_varl.training.ledger import Ledger
 from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.observing import Privileged
 from sb3_varl.training.query_queue import Outcome, QueryQueue
 from sb3_varl.training.resume import check_environment, open_log, recover
-from sb3_varl.training.roll_ins import RollIns
 from sb3_varl.training.schedule import Schedule
-from sb3_varl.training.standing import Standing, separate
+from sb3_varl.training.standing import separate
 from sb3_varl.training.state_collector import StateCollector
+from sb3_varl.training.teacher import Teacher
 from sb3_varl.training.tensorboard import show_in_tensorboard
-from sb3_varl.training.track_record import TrackRecord
 from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
@@ -51,13 +47,11 @@ _N_EPISODES = 20
 _OF_A_RUN = frozenset(
     {
         *("model", "parent", "locals", "globals", "_briefing", "_ledger", "_queue", "_states", "_model_of_run"),
-        *("_standing", "_labels", "_roll_ins", "_record", "_privileged"),
+        *("_teacher", "_privileged"),
     }
 )
-# Defaults of n_queries, label_freq and roll_in; those of advisors whose answers are rules, which advise in every state.
+# Defaults of n_queries; the second where the answers are rules, and those after the first correct them.
 N_QUERIES, N_QUERIES_OF_RULES = 6, 3
-LABEL_FREQ_OF_RULES = 2
-ROLL_IN_OF_RULES = 0.5
 
 _NOT_TOLD = (
     "AdvisorCallback is inside a callback_on_new_best, where it is not told of the steps that it has to see. "
@@ -220,11 +214,8 @@ class AdvisorCallback(BaseCallback):
         self._queue = QueryQueue(self.advisor, None, Usage())
         self._schedule = Schedule()
         self._states: StateCollector
-        self._record: TrackRecord | None = None
         self._privileged: Privileged | None
-        self._standing: Standing
-        self._labels: Labels
-        self._roll_ins: RollIns
+        self._teacher: Teacher
         self._collecting = False
         self._model_of_run: Any = None
         # What is said once.
@@ -273,7 +264,8 @@ class AdvisorCallback(BaseCallback):
             self._go_on()
         else:
             self._begin_run()
-        self._begin_standing()
+        seen = separate(self._original_observations(model._last_obs), self.training_env.num_envs)
+        self._teacher.begin(self._read(seen))
         self._queue.go_on(lambda: model.broken_off)
         if model.num_timesteps >= model.cutoff:
             self._schedule = Schedule()
@@ -294,6 +286,15 @@ class AdvisorCallback(BaseCallback):
         model, run = self.model, self._ledger.progress.get("run")
         self._forget_run()
         self.num_timesteps = model.num_timesteps
+        self._teacher = Teacher(
+            model,
+            self.advisor,
+            self._briefing,
+            self.label_freq,
+            self.roll_in,
+            self.max_executed_steps,
+            self._picture,
+        )
         schedule = self._whole_schedule()
         try:
             log, progress = open_log(model, name_of(self.advisor), self.log_path, self.resume, run)
@@ -308,7 +309,7 @@ class AdvisorCallback(BaseCallback):
         self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(model.seed))
         self._queue = QueryQueue(self.advisor, log, Usage(**progress.get("usage", {})))
         self._schedule = schedule.without_first(self._ledger.n_answered)
-        self._recall_standing()
+        self._teacher.recall(progress)
         if log is not None:
             try:
                 self._recover()
@@ -317,60 +318,10 @@ class AdvisorCallback(BaseCallback):
                 raise
         self._model_of_run = model
 
-    @property
-    def _answers_are_rules(self) -> bool:
-        form_for = getattr(self.advisor, "form_for", None)
-        return callable(form_for) and form_for(self._briefing) == "rules"
-
-    @property
-    def _can_be_corrected(self) -> bool:
-        return self._answers_are_rules and not hasattr(self.advisor, "standing")
-
-    def _recall_standing(self) -> None:
-        """What stood when the model was saved, and what the advisor says in any state before it is asked."""
-        briefing, of_rules = self._briefing, self._answers_are_rules
-        freq = (LABEL_FREQ_OF_RULES if of_rules else 0) if self.label_freq is None else self.label_freq
-        share = (ROLL_IN_OF_RULES if of_rules else 0.0) if self.roll_in is None else self.roll_in
-        self._standing = Standing(briefing.action_space)
-        self._labels = Labels(self.model, self._standing, freq)
-        rng = np.random.default_rng(None if self.model.seed is None else [self.model.seed, 1])
-        horizon = briefing.max_episode_steps
-        limit = self.max_executed_steps
-        self._roll_ins = RollIns(self.model, self._standing, share, limit, horizon, rng, self._picture)
-        text = self._ledger.progress.get("rules")
-        if text is not None:
-            spaces = (briefing.observation_space, briefing.action_space)
-            self._stand(Rules.parse(text, briefing.sheet, *spaces))
-        if hasattr(self.advisor, "standing") and (freq or share):
-            self._stand(self.advisor.standing(briefing))
-
-    def _stand(self, advice: StandingAdvice | None) -> None:
-        """Have other advice stand from now on. What was said of visited states before is guidance no longer."""
-        if advice is None or advice == self._standing.advice:
-            return
-        if self._standing.advice is not None:
-            self.model.guidance_buffer.remove_labels()
-        self._roll_ins.wait()
-        self._standing.replace(advice)
-        self._record = TrackRecord(advice, self._record)
-        if isinstance(advice, Rules):
-            self._ledger.progress["rules"] = advice.text
-
-    def _begin_standing(self) -> None:
-        n_envs = self.training_env.num_envs
-        normalize = self.model.get_vec_normalize_env()
-        observations = self.model._last_obs if normalize is None else normalize.get_original_obs()
-        present = self._read(separate(observations, n_envs))
-        if not self._standing.is_at(present):
-            self._standing.look_away()
-            self._standing.visit(present, np.ones(n_envs, bool))
-            self._roll_ins.wait()
-        self._roll_ins.begin(n_envs)
-        self.model.roll_ins.append(self._roll_ins.actions)
-
     def _whole_schedule(self) -> Schedule:
         model = self.model
-        by_default = N_QUERIES_OF_RULES if self._can_be_corrected else 1 if self._answers_are_rules else N_QUERIES
+        teacher = self._teacher
+        by_default = N_QUERIES_OF_RULES if teacher.can_be_corrected else 1 if teacher.advises_by_rules else N_QUERIES
         self._n_queries = self.n_queries or by_default
         schedule = Schedule.of_run(
             self._n_queries,
@@ -381,7 +332,7 @@ class AdvisorCallback(BaseCallback):
             learning_starts=model.learning_starts,
             cutoff=model.shaping_steps,
         )
-        if self.n_queries is None and self._can_be_corrected:
+        if self.n_queries is None and teacher.can_be_corrected:
             # A run that is too short for corrections is not too short for rules.
             in_time, _ = schedule.until(model.shaping_steps)
             schedule = in_time if len(in_time) else schedule
@@ -493,7 +444,7 @@ class AdvisorCallback(BaseCallback):
             self._ask()
         self._visit_states()
         self._collect(wait=self.blocking, refuse=True)
-        self._use_standing()
+        self._teach()
         self._record_totals()
 
     def _on_step(self) -> bool:
@@ -513,34 +464,12 @@ class AdvisorCallback(BaseCallback):
         if self.verbose >= 1:
             print(f"Step {self.num_timesteps}: the agent succeeds by itself. The advice ends.")
 
-    def _use_standing(self) -> None:
-        if self._standing.advice is None:
-            self._standing.look_away()
+    def _teach(self) -> None:
+        if self._teacher.standing.advice is None:
+            self._teacher.standing.look_away()
             return
-        seen = separate(self._original_observations(), self.training_env.num_envs)
-        self._standing.visit(self._read(seen), self.locals["dones"])
-        followed = self._roll_ins.note(self.locals["dones"], self.locals["infos"])
-        if self.locals["dones"].any():
-            self._standing.end_episode()
-        if self._record is not None and followed:
-            for episode in followed:
-                self._record.add(episode)
-            if self._record.is_worse_than_before:
-                self._put_back(self._record)
-        if self.num_timesteps < self.model.cutoff:
-            self._labels.add(seen, self.num_timesteps)
-
-    def _put_back(self, worse: TrackRecord) -> None:
-        better = worse.put_back()
-        logger.warning(
-            "Step %d: the revised advice succeeds in %.0f%% of the episodes in which it is followed, and what stood "
-            "before in %.0f%%, which stands again.",
-            self.num_timesteps,
-            100 * worse.success,
-            100 * better.success,
-        )
-        self._stand(better.advice)
-        self._record = better
+        seen = separate(self._original_observations(self.locals["new_obs"]), self.training_env.num_envs)
+        self._teacher.step(seen, self._read(seen), self.locals["dones"], self.locals["infos"])
 
     def _read(self, seen: list[Observation]) -> list[Observation]:
         """What the advisor reads of the present states."""
@@ -548,13 +477,13 @@ class AdvisorCallback(BaseCallback):
 
     def _picture(self, env: int) -> np.ndarray | None:
         """Of a present state, if a model may still be shown it."""
-        if not (self.frames and len(self._schedule) and self._can_be_corrected):
+        if not (self.frames and len(self._schedule) and self._teacher.can_be_corrected):
             return None
         return self._states.picture(self.training_env, env)
 
-    def _original_observations(self) -> Observation:
+    def _original_observations(self, observations: Observation) -> Observation:
         normalize = self.model.get_vec_normalize_env()
-        return self.locals["new_obs"] if normalize is None else normalize.get_original_obs()
+        return observations if normalize is None else normalize.get_original_obs()
 
     def _visit_states(self) -> None:
         """Keep the present states if they are among those that the next query is about."""
@@ -565,19 +494,19 @@ class AdvisorCallback(BaseCallback):
             self._collecting = True
         if self._states.is_drawn(self.num_timesteps):
             read = None if self._privileged is None else self._privileged.read()
-            self._states.visit(self.training_env, self.num_timesteps, self._original_observations(), read)
+            observations = self._original_observations(self.locals["new_obs"])
+            self._states.visit(self.training_env, self.num_timesteps, observations, read)
 
     def _ask(self) -> None:
-        record = self._record if self._can_be_corrected else None
-        if record is not None and self._roll_ins.can_execute and not record.is_known:
-            return  # until there is something to correct them by
+        if self._teacher.awaits_episodes:
+            return
         index = self._schedule.index
         self._schedule = self._schedule.without_first()
         states, self._collecting = self._states.take(), False
-        if record is not None and record.is_good_enough:
+        if self._teacher.needs_no_correction:
             logger.info("Query %d is not asked: the rules succeed where they are followed.", index + 1)
             return
-        followed = record.followed() if record is not None and record.n_episodes else None
+        followed = self._teacher.followed()
         query = AdviceQuery(index, self.num_timesteps, states, self._briefing, followed=followed)
         self.n_asked += 1
         self._ledger.ask([query])
@@ -614,7 +543,7 @@ class AdvisorCallback(BaseCallback):
         observations = [query.states[i].guided for i in accepted]
         is_late = self.num_timesteps >= self.model.cutoff
         standing = outcome.advice.standing
-        self._stand(standing)
+        self._teacher.stand(standing)
         # These belong together, lest Ctrl-C leave answers in the buffer that the model does not know to have.
         self.model.guidance_buffer.add_all(
             observations, [np.clip(a, -1, 1) for a in scaled], self.num_timesteps, labels=standing is not None
@@ -623,7 +552,12 @@ class AdvisorCallback(BaseCallback):
         if of_queue:
             self._queue.close()
         self._ledger.accept(outcome, is_late, self._queue.open_queries)
-        self._report(outcome, is_late, explain)
+        too_late = is_late and self.model.shaping_ended is None
+        report(outcome, self.num_timesteps, self.model.cutoff if too_late else None)
+        if explain and not self._explained:
+            self._explained = explain_nothing(outcome)
+        if self.verbose >= 1:
+            print(summary(outcome))
         show_in_tensorboard(self.logger.output_formats, query, outcome.advice, self.advisor)
 
     def _refuse_to_go_on(self, outcome: Outcome) -> None:
@@ -636,43 +570,6 @@ class AdvisorCallback(BaseCallback):
                 "address, and start again."
             )
 
-    def _report(self, outcome: Outcome, is_late: bool, explain: bool) -> None:
-        query, n_accepted = outcome.query, len(outcome.accepted)
-        name = f"Query {query.index + 1} at step {query.step}"
-        if outcome.error is not None:
-            logger.warning(
-                "%s failed and training goes on with %d of %d answers. %s",
-                name,
-                n_accepted,
-                len(outcome.states),
-                outcome.error,
-            )
-        else:
-            for failure in outcome.failures:
-                logger.warning("%s: request %d: %s", name, failure.request, failure.text)
-        if is_late and n_accepted and self.model.shaping_ended is None:
-            logger.warning(
-                "%s: %s came at step %d, after the cutoff at %d, too late to be used. Ask earlier, raise the model's "
-                "shaping_steps, or make training wait with blocking=True.",
-                name,
-                count(n_accepted, "answer"),
-                self.num_timesteps,
-                self.model.cutoff,
-            )
-        keeps = query.followed is not None and outcome.n_abstained == len(outcome.states)
-        if keeps:
-            logger.info("%s: the model keeps its rules.", name)
-        said_why = outcome.error is not None or len(outcome.failures) > 0 or keeps
-        if outcome.states and not n_accepted and explain and not said_why and not self._explained:
-            logger.warning("%s brought no advice: %s", name, why_nothing(outcome))
-            self._explained = True
-        if self.verbose >= 1:
-            print(
-                f"Query {query.index + 1}: {count(n_accepted, 'answer')} accepted, "
-                f"{count(outcome.n_abstained, 'abstention')}, "
-                f"{len(outcome.rejected)} rejected, after {outcome.latency:.1f} s."
-            )
-
     def _uncount(self, unasked: Sequence[AdviceQuery]) -> None:
         self.n_asked -= len(unasked)
         self._ledger.ask(unasked, sign=-1)
@@ -682,9 +579,7 @@ class AdvisorCallback(BaseCallback):
         if self._model_of_run is None:
             return
         figures = self._ledger.figures(self.usage)
-        if self._labels.n_labels:
-            figures["advice/labels"] = self._labels.n_labels
-        for name, value in {**figures, **self._standing.figures(), **self._roll_ins.figures()}.items():
+        for name, value in {**figures, **self._teacher.figures()}.items():
             self.logger.record(name, value)
 
     # ---- The end of learn()

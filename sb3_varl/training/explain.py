@@ -1,10 +1,13 @@
-"""Why a query brought nothing, and what to do about it."""
+"""What is said of what came back of a query, and why it is nothing, and what to do about it."""
 
+import logging
 import math
 from collections import Counter
 
 from sb3_varl.training.query_queue import Outcome
 from sb3_varl.wording import count
+
+logger = logging.getLogger(__name__)
 
 # What to do about answers that cannot be used, by the reason.
 _HINTS = {
@@ -12,6 +15,74 @@ _HINTS = {
     "wrong_shape": " Let it return {n} for a state.",
     "not_numbers": " Let it return {n} for a state; of an SB3 policy, policy.predict(observation)[0].",
 }
+
+
+def report(outcome: Outcome, step: int, cutoff: int | None) -> None:
+    """
+    Log what went wrong with a query, and if its answers are too late.
+
+    :param outcome: What became of it
+    :param step: The run's environment steps
+    :param cutoff: The cutoff that the answers came after, ``None`` if they are in time
+    """
+    name, n_accepted = _name(outcome), len(outcome.accepted)
+    if outcome.error is not None:
+        logger.warning(
+            "%s failed and training goes on with %d of %d answers. %s",
+            name,
+            n_accepted,
+            len(outcome.states),
+            outcome.error,
+        )
+    else:
+        for failure in outcome.failures:
+            logger.warning("%s: request %d: %s", name, failure.request, failure.text)
+    if cutoff is not None and n_accepted:
+        logger.warning(
+            "%s: %s came at step %d, after the cutoff at %d, too late to be used. Ask earlier, raise the model's "
+            "shaping_steps, or make training wait with blocking=True.",
+            name,
+            count(n_accepted, "answer"),
+            step,
+            cutoff,
+        )
+    if _keeps_rules(outcome):
+        logger.info("%s: the model keeps its rules.", name)
+
+
+def explain_nothing(outcome: Outcome) -> bool:
+    """
+    Log why a query brought nothing, if it did and nothing was said of it.
+
+    :param outcome: What became of it
+    :return: Whether it was said
+    """
+    said_why = outcome.error is not None or len(outcome.failures) > 0 or _keeps_rules(outcome)
+    if not outcome.states or outcome.accepted or said_why:
+        return False
+    logger.warning("%s brought no advice: %s", _name(outcome), why_nothing(outcome))
+    return True
+
+
+def summary(outcome: Outcome) -> str:
+    """
+    Put together a line on a query.
+
+    :param outcome: What became of it
+    :return: How many answers there are
+    """
+    return (
+        f"Query {outcome.query.index + 1}: {count(len(outcome.accepted), 'answer')} accepted, "
+        f"{count(outcome.n_abstained, 'abstention')}, {len(outcome.rejected)} rejected, after {outcome.latency:.1f} s."
+    )
+
+
+def _name(outcome: Outcome) -> str:
+    return f"Query {outcome.query.index + 1} at step {outcome.query.step}"
+
+
+def _keeps_rules(outcome: Outcome) -> bool:
+    return outcome.query.followed is not None and outcome.n_abstained == len(outcome.states)
 
 
 def why_nothing(outcome: Outcome) -> str:

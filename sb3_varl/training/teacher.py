@@ -1,0 +1,175 @@
+"""Standing advice in a run: it labels visited states, begins episodes, and is corrected, or put back, by its record."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from sb3_varl.advice.types import Advisor, Briefing, Followed, Observation, StandingAdvice
+from sb3_varl.rules import Rules
+from sb3_varl.training.labels import Labels
+from sb3_varl.training.model import GuidedModel
+from sb3_varl.training.roll_ins import RollIns
+from sb3_varl.training.standing import Standing
+from sb3_varl.training.track_record import TrackRecord
+
+logger = logging.getLogger(__name__)
+
+# Defaults where the answers are rules, which advise in every state.
+LABEL_FREQ_OF_RULES = 2
+ROLL_IN_OF_RULES = 0.5
+
+
+class Teacher:
+    """
+    What is done with standing advice, of which there may be none.
+
+    :param model: The model
+    :param advisor: Where the advice comes from
+    :param briefing: What the advisor was told
+    :param label_freq: Steps between labels, 0 for none. ``None`` for every second step where the answers are rules, and
+        none elsewhere
+    :param roll_in: Share of the episodes that begin with advice. ``None`` for 0.5 where the answers are rules, and none
+        elsewhere
+    :param max_executed_steps: Steps of advice in the whole run, ``None`` for any number
+    :param picture: Takes a picture of an environment's present state, or has none
+    """
+
+    def __init__(
+        self,
+        model: GuidedModel,
+        advisor: Advisor,
+        briefing: Briefing,
+        label_freq: int | None,
+        roll_in: float | None,
+        max_executed_steps: int | None,
+        picture: Callable[[int], np.ndarray | None],
+    ) -> None:
+        form_for = getattr(advisor, "form_for", None)
+        self.advises_by_rules = callable(form_for) and form_for(briefing) == "rules"
+        self.can_be_corrected = self.advises_by_rules and not hasattr(advisor, "standing")
+        if label_freq is None:
+            label_freq = LABEL_FREQ_OF_RULES if self.advises_by_rules else 0
+        if roll_in is None:
+            roll_in = ROLL_IN_OF_RULES if self.advises_by_rules else 0.0
+        self.standing = Standing(briefing.action_space)
+        self.labels = Labels(model, self.standing, label_freq)
+        rng = np.random.default_rng(None if model.seed is None else [model.seed, 1])
+        horizon = briefing.max_episode_steps
+        self.roll_ins = RollIns(model, self.standing, roll_in, max_executed_steps, horizon, rng, picture)
+        self.record: TrackRecord | None = None
+        self._model = model
+        self._advisor = advisor
+        self._briefing = briefing
+        self._progress: dict[str, Any] = {}
+
+    def recall(self, progress: dict[str, Any]) -> None:
+        """
+        Begin with what stood when the model was saved, and with what the advisor says in any state before it is asked.
+
+        :param progress: What the model's zip keeps; its ``rules`` are kept up to date here
+        """
+        self._progress = progress
+        briefing, text = self._briefing, progress.get("rules")
+        if text is not None:
+            self.stand(Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space))
+        if hasattr(self._advisor, "standing") and (self.labels.freq or self.roll_ins.share):
+            self.stand(self._advisor.standing(briefing))
+
+    def stand(self, advice: StandingAdvice | None) -> None:
+        """
+        Have other advice stand from now on. What was said of visited states before is guidance no longer.
+
+        :param advice: The advice; ``None`` leaves what stands
+        """
+        if advice is None or advice == self.standing.advice:
+            return
+        if self.standing.advice is not None:
+            self._model.guidance_buffer.remove_labels()
+        self.roll_ins.wait()
+        self.standing.replace(advice)
+        self.record = TrackRecord(advice, self.record)
+        if isinstance(advice, Rules):
+            self._progress["rules"] = advice.text
+
+    def begin(self, present: list[Observation]) -> None:
+        """
+        Begin a ``learn()``, whose environments may be anywhere in their episodes.
+
+        :param present: What the advisor reads of each environment's state
+        """
+        if not self.standing.is_at(present):
+            self.standing.look_away()
+            self.standing.visit(present, np.ones(len(present), bool))
+            self.roll_ins.wait()
+        self.roll_ins.begin(len(present))
+        self._model.roll_ins.append(self.roll_ins.actions)
+
+    def step(
+        self,
+        seen: Sequence[Observation],
+        present: list[Observation],
+        dones: np.ndarray,
+        infos: Sequence[dict[str, Any]],
+    ) -> None:
+        """
+        Do what is due after a step.
+
+        :param seen: The policy's original observations, one for each environment
+        :param present: What the advisor reads of them, not to be changed afterwards
+        :param dones: Whether an episode ended
+        :param infos: What the environments said of it
+        """
+        self.standing.visit(present, dones)
+        followed = self.roll_ins.note(dones, infos)
+        if dones.any():
+            self.standing.end_episode()
+        if self.record is not None and followed:
+            for episode in followed:
+                self.record.add(episode)
+            if self.record.is_worse_than_before:
+                self._put_back(self.record)
+        if self._model.num_timesteps < self._model.cutoff:
+            self.labels.add(seen, self._model.num_timesteps)
+
+    def _put_back(self, worse: TrackRecord) -> None:
+        better = worse.put_back()
+        logger.warning(
+            "Step %d: the revised advice succeeds in %.0f%% of the episodes in which it is followed, and what stood "
+            "before in %.0f%%, which stands again.",
+            self._model.num_timesteps,
+            100 * worse.success,
+            100 * better.success,
+        )
+        self.stand(better.advice)
+        self.record = better
+
+    @property
+    def awaits_episodes(self) -> bool:
+        """Whether there is nothing yet to correct the advice by, and there will be."""
+        record = self.record if self.can_be_corrected else None
+        return record is not None and self.roll_ins.can_execute and not record.is_known
+
+    @property
+    def needs_no_correction(self) -> bool:
+        """Whether the advice succeeds where it is followed."""
+        return self.can_be_corrected and self.record is not None and self.record.is_good_enough
+
+    def followed(self) -> Followed | None:
+        """
+        Put together what a model is shown that is to correct the advice.
+
+        :return: What became of the advice, or ``None`` if it was not followed yet
+        """
+        record = self.record if self.can_be_corrected else None
+        return record.followed() if record is not None and record.n_episodes else None
+
+    def figures(self) -> dict[str, float]:
+        """
+        Put together what is logged.
+
+        :return: Numbers by their keys
+        """
+        labels = {"advice/labels": self.labels.n_labels} if self.labels.n_labels else {}
+        return {**labels, **self.standing.figures(), **self.roll_ins.figures()}
