@@ -147,6 +147,29 @@ def test_the_first_rule_that_holds_gives_the_action():
     assert len(rules) == 3
 
 
+@pytest.mark.parametrize("text", [None, 3, b"{}", {"rules": []}])
+def test_what_is_no_text_is_refused(text):
+    with pytest.raises(ArgumentError, match="expected a text with rules in it"):
+        Rules.parse(text, SHEET, OBSERVATIONS, ACTIONS)
+
+
+def test_pi_is_a_number_that_a_name_goes_before():
+    rules = rules_of(rule("pi / 4", "sin(pi / 2)"))
+    np.testing.assert_allclose(rules(STATE), [np.pi / 4, 1], rtol=1e-6)
+    rules = rules_of(rule("pi", "0", let={"pi": "0.5"}))
+    np.testing.assert_allclose(rules(STATE), [0.5, 0])
+
+
+def test_numbers_stay_finite_and_whole_in_any_action_space():
+    text = json.dumps({"rules": [rule("1e300", "-1e300")]})
+    rules = Rules.parse(text, SHEET, OBSERVATIONS, spaces.Box(-np.inf, np.inf, (2,), np.float32))
+    assert np.isfinite(rules(STATE)).all()
+    assert np.isfinite(rules.batch(STATE[None])[0]).all()
+    text = json.dumps({"rules": [rule("1.9", "-0.6")]})
+    rules = Rules.parse(text, SHEET, OBSERVATIONS, spaces.Box(-3, 3, (2,), np.int64))
+    assert rules(STATE).tolist() == rules.batch(STATE[None])[0][0].tolist() == [2, -1]
+
+
 def test_no_rule_holds_or_there_is_no_advice():
     rules = rules_of({"name": "leave it", "when": "puck[0] > 0.5", "action": None}, rule("1", "1", when="puck[0] > 0"))
     assert rules(STATE) is None

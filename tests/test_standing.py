@@ -801,3 +801,92 @@ def test_without_roll_ins_corrections_do_not_wait():
         callback = make_callback(make_vlm(server), max_executed_steps=0, n_queries=3)
         make_model().learn(100, callback=callback)
         assert len(server.requests) == 3
+
+
+def test_two_callbacks_whose_advice_stands_are_refused():
+    callbacks = [make_callback(log_path=False), make_callback(log_path=False)]
+    with pytest.raises(ArgumentError, match="Two AdvisorCallbacks have advice that stands"):
+        make_model().learn(30, callback=callbacks)
+    callbacks = [make_callback(log_path=False), make_callback(log_path=False, roll_in=0, label_freq=0)]
+    make_model().learn(30, callback=callbacks)
+
+
+@pytest.mark.parametrize("moment", [1, 4, 6])
+def test_a_step_that_is_broken_off_is_written_down_once(moment):
+    class Interrupted(NamedEnv):
+        n = 0
+
+        def step(self, action):
+            type(self).n += 1
+            if self.n == moment:
+                raise KeyboardInterrupt
+            return super().step(action)
+
+    model = make_model(Interrupted(), learning_starts=1000)
+    callback = make_callback(roll_in=1.0, label_freq=0, n_queries=1)
+    seed = next(seed for seed in range(100) if np.random.default_rng([seed, 1]).random(3)[1] < 0.2)
+    model.seed = seed  # its first episode is advice all the way
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(50, callback=callback)
+    model.learn(30, callback=callback, reset_num_timesteps=False)
+    first = callback._teacher.record._episodes[0].observations
+    np.testing.assert_array_equal([o[:2] for o in first], [(0, t) for t in range(7)])
+
+
+@pytest_vlm
+def test_a_resumed_run_knows_how_the_rules_fared():
+    texts = [answer_of(0.5), answer_of(-0.5)]
+    with VLMServer(lambda states, images: texts.pop(0)) as server:
+        model = make_model(TargetEnv(), shaping_steps=5000)
+        callback = make_callback(make_vlm(server), n_queries=1, roll_in=1.0, log_path="log")
+        model.learn(400, callback=callback)
+        record = callback._teacher.record
+        assert record.n_successes == record.n_episodes > 8
+        model.save("model")
+        model = VARL.load("model", env=TargetEnv())
+        callback = make_callback(make_vlm(server), n_queries=2, first_query=410, roll_in=1.0, log_path="log")
+        model.learn(400, callback=callback, reset_num_timesteps=False)
+        assert len(server.requests) == 1  # for these succeed
+        assert callback._teacher.record.n_episodes > record.n_episodes
+
+
+@pytest_vlm
+def test_rules_are_put_back_in_a_resumed_run(caplog):
+    texts = [answer_of(0.5), answer_of(-0.5)]
+    with VLMServer(lambda states, images: texts.pop(0)) as server:
+        model = make_model(FlakyEnv(), shaping_steps=5000)
+        callback = make_callback(make_vlm(server), n_queries=2, query_freq=400, roll_in=1.0, log_path="log")
+        while len(server.requests) < 2:
+            model.learn(50, callback=callback, reset_num_timesteps=False)
+        model.save("model")
+        model = VARL.load("model", env=FlakyEnv())
+        callback = make_callback(make_vlm(server), n_queries=2, query_freq=400, roll_in=1.0, log_path="log")
+        model.learn(500, callback=callback, reset_num_timesteps=False)
+        assert len(server.requests) == 2
+    assert any("which stands again" in message for message in caplog.messages)
+    assert callback._teacher.standing.advice.rules[0].name == "always 0.5"
+
+
+class FlakyEnv(TargetEnv):
+    """Fails every fourth time."""
+
+    n = 0
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        type(self).n += terminated or truncated
+        return observation, reward, terminated, truncated, {**info, "is_success": info["is_success"] and self.n % 4 > 0}
+
+
+@pytest_vlm
+def test_a_model_with_rules_in_an_environment_without_their_names_says_so():
+    with VLMServer(answers(TEXT)) as server:
+        model = make_model()
+        model.learn(50, callback=make_callback(make_vlm(server), log_path=False, n_queries=1))
+        model.save("model")
+        env = NamedEnv()
+        env.task_sheet = TaskSheet("Count.")
+        model = VARL.load("model", env=env)
+        callback = make_callback(make_vlm(server), log_path=False)
+        with pytest.raises(ArgumentError, match=r"was saved with rules that stand, .*AdvisorCallback\(sheet=\.\.\.\)"):
+            model.learn(50, callback=callback, reset_num_timesteps=False)

@@ -455,4 +455,15 @@ def check_action(action: Any, space: spaces.Box) -> np.ndarray | str:
     tolerance = BOUNDS_TOLERANCE * (high - low)
     if (array < low - tolerance).any() or (array > high + tolerance).any():
         return "out_of_bounds"
-    return np.clip(array, low, high).astype(space.dtype)
+    return as_dtype(np.clip(array, low, high), space)
+
+
+def as_dtype(numbers: np.ndarray, space: spaces.Box) -> np.ndarray:
+    """
+    Bring numbers into the form of a space's, which may be integers.
+
+    :param numbers: Float64 numbers inside its bounds
+    :param space: The space
+    :return: The nearest numbers of its dtype
+    """
+    return (np.rint(numbers) if np.issubdtype(space.dtype, np.integer) else numbers).astype(space.dtype)

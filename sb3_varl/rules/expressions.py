@@ -195,6 +195,8 @@ class Translator:
             return nodes[0] if len(nodes) == 1 else nodes
         if spell(name) in self._variables:
             return self._named(spell(name))
+        if name in ("pi", "π"):
+            return self._graph.constant(math.pi)
         if name in self._lost:
             raise ExpressionError("unknown_name", f"{name} is defined by an expression that cannot be used")
         names = ", ".join([*self._variables, *self._definitions])

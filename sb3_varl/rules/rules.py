@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from gymnasium import spaces
 
-from sb3_varl.advice.types import ActionComponent, Observation, TaskSheet, example_of
+from sb3_varl.advice.types import ActionComponent, Observation, TaskSheet, as_dtype, example_of
 from sb3_varl.arguments import ArgumentError
 from sb3_varl.rules.expressions import ExpressionError, Translator, Value
 from sb3_varl.rules.graph import Column, Graph, Node, TooDeep, Undefined
@@ -111,8 +111,12 @@ class Rules:
         self.observation_space = observation_space
         self.action_space = action_space
         self.names = Names(sheet, observation_space)
+        # Of a space without bounds, what its numbers can be.
+        dtype: Any = action_space.dtype
+        largest = np.finfo(dtype).max if np.issubdtype(dtype, np.floating) else np.inf
         self._low, self._high = (
-            bound.astype(np.float64).ravel().tolist() for bound in (action_space.low, action_space.high)
+            bound.astype(np.float64).clip(-largest, largest).ravel().tolist()
+            for bound in (action_space.low, action_space.high)
         )
         self._components = [spell(component.name) for component in _components(sheet, action_space)]
         # Of each rule, in how many states an expression had no value.
@@ -156,6 +160,8 @@ class Rules:
         :raises ArgumentError: if the task sheet has no names, or such as cannot be told apart, or is of another
             environment
         """
+        if not isinstance(text, str):
+            raise ArgumentError(f"The answer is {example_of(text)}, expected a text with rules in it.")
         raw = read_answer(text)
         rejected = [RejectedRule("the answer", reason, explanation) for reason, explanation in raw.faults]
         components = [component.name for component in _components(sheet, action_space)]
@@ -284,10 +290,10 @@ class Rules:
     def _action(self, numbers: list[float]) -> np.ndarray:
         space = self.action_space
         bounded = [min(max(x, low), high) for x, low, high in zip(numbers, self._low, self._high, strict=True)]
-        return np.array(bounded, space.dtype).reshape(space.shape)
+        return as_dtype(np.array(bounded), space).reshape(space.shape)
 
     def _actions(self, numbers: np.ndarray) -> np.ndarray:
-        return np.clip(numbers, self._low, self._high).astype(self.action_space.dtype)
+        return as_dtype(np.clip(numbers, self._low, self._high), self.action_space)
 
     def _compile(self, translator: Translator, rule: Rule) -> _Compiled:
         when = translator.condition(rule.when)

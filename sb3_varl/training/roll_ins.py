@@ -47,6 +47,11 @@ class _Present:
     rules: list[int | None] = field(default_factory=list)
     frames: dict[int, np.ndarray] = field(default_factory=dict)
 
+    def forget_step(self) -> None:
+        """Of a step that was broken off before it was done, what was written down is written down again."""
+        for written in (self.observations, self.actions, self.rules):
+            del written[self.length :]
+
 
 class RollIns:
     """
@@ -92,6 +97,8 @@ class RollIns:
 
         :param n_envs: Number of environments
         """
+        for present in self._present:
+            present.forget_step()
         if len(self._present) != n_envs:
             self._present = [self._draw() for _ in range(n_envs)]
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sb3_varl.advice.types import Advisor, Briefing, Followed, Observation, StandingAdvice
+from sb3_varl.arguments import ArgumentError
 from sb3_varl.rules import Rules
 from sb3_varl.training.labels import Labels
 from sb3_varl.training.model import GuidedModel
@@ -71,11 +72,28 @@ class Teacher:
         :param progress: What the model's zip keeps; its ``rules`` are kept up to date here
         """
         self._progress = progress
-        briefing, text = self._briefing, progress.get("rules")
+        text, record = progress.get("rules"), progress.get("record")
         if text is not None:
-            self.stand(Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space))
-        if hasattr(self._advisor, "standing") and (self.labels.freq or self.roll_ins.share):
-            self.stand(self._advisor.standing(briefing))
+            self.stand(self._read(text))
+        if record is not None:
+            self.record = TrackRecord.load(record, self._read)
+        if hasattr(self._advisor, "standing") and self._is_used:
+            self.stand(self._advisor.standing(self._briefing))
+
+    @property
+    def _is_used(self) -> bool:
+        return self.labels.freq > 0 or self.roll_ins.share > 0
+
+    def _read(self, text: str) -> Rules:
+        briefing = self._briefing
+        try:
+            return Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space)
+        except ArgumentError as error:
+            raise ArgumentError(
+                f"The model was saved with rules that stand, and they cannot be read here: {error} Give the "
+                "environment the task sheet that it was trained with (AdvisorCallback(sheet=...)), or set "
+                "model.advice_progress = [] to begin without them."
+            ) from None
 
     def stand(self, advice: StandingAdvice | None) -> None:
         """
@@ -92,19 +110,32 @@ class Teacher:
         self.record = TrackRecord(advice, self.record)
         if isinstance(advice, Rules):
             self._progress["rules"] = advice.text
+        self._keep_record()
+
+    def _keep_record(self) -> None:
+        kept = None if self.record is None else self.record.save()
+        if kept is not None:
+            self._progress["record"] = kept
 
     def begin(self, present: list[Observation]) -> None:
         """
         Begin a ``learn()``, whose environments may be anywhere in their episodes.
 
         :param present: What the advisor reads of each environment's state
+        :raises ArgumentError: if another callback's advice is to be labels and roll-ins as well
         """
+        if self._model.roll_ins and self._is_used:
+            raise ArgumentError(
+                "Two AdvisorCallbacks have advice that stands in every state, and an episode can follow only one. Let "
+                'all but one have roll_in=0 and label_freq=0, or form="actions".'
+            )
         if not self.standing.is_at(present):
             self.standing.look_away()
             self.standing.visit(present, np.ones(len(present), bool))
             self.roll_ins.wait()
         self.roll_ins.begin(len(present))
-        self._model.roll_ins.append(self.roll_ins.actions)
+        if self._is_used:
+            self._model.roll_ins.append(self.roll_ins.actions)
 
     def step(
         self,
@@ -128,6 +159,7 @@ class Teacher:
         if self.record is not None and followed:
             for episode in followed:
                 self.record.add(episode)
+            self._keep_record()
             if self.record.is_worse_than_before:
                 self._put_back(self.record)
         if self._model.num_timesteps < self._model.cutoff:
@@ -144,12 +176,15 @@ class Teacher:
         )
         self.stand(better.advice)
         self.record = better
+        self._keep_record()
 
     @property
     def awaits_episodes(self) -> bool:
         """Whether there is nothing yet to correct the advice by, and there will be."""
         record = self.record if self.can_be_corrected else None
-        return record is not None and self.roll_ins.can_execute and not record.is_known
+        if record is None or record.is_good_enough or not self.roll_ins.can_execute:
+            return False
+        return not record.can_be_shown
 
     @property
     def needs_no_correction(self) -> bool:
@@ -163,7 +198,7 @@ class Teacher:
         :return: What became of the advice, or ``None`` if it was not followed yet
         """
         record = self.record if self.can_be_corrected else None
-        return record.followed() if record is not None and record.n_episodes else None
+        return None if record is None else record.followed()
 
     def figures(self) -> dict[str, float]:
         """

@@ -1,8 +1,11 @@
 """How standing advice fares where it is followed, so that it can be corrected, and put back if that made it worse."""
 
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 from sb3_varl.advice.types import Episode, Followed, StandingAdvice
+from sb3_varl.rules import Rules
 
 # Episodes that say something about a rate of success, and those that are kept to be shown.
 ENOUGH = 8
@@ -35,6 +38,43 @@ class TrackRecord:
         self._episodes.append(episode)
         self.n_episodes += 1
         self.n_successes += episode.succeeded
+
+    @classmethod
+    def load(cls, kept: dict[str, Any], read: Callable[[str], Rules]) -> "TrackRecord":
+        """
+        Go on with a record that was saved, without its episodes.
+
+        :param kept: What :meth:`save` returned
+        :param read: Reads rules
+        :return: The record
+        """
+        before = kept.get("before")
+        record = cls(read(kept["rules"]), None if before is None else cls.load(before, read))
+        record.n_episodes, record.n_successes = int(kept["episodes"]), int(kept["successes"])
+        record.remark = str(kept["remark"])
+        return record
+
+    def save(self, with_before: bool = True) -> dict[str, Any] | None:
+        """
+        Put together what a model's zip keeps.
+
+        :param with_before: Whether what stood before is among it
+        :return: Rules and numbers; ``None`` if the advice is no rules
+        """
+        if not isinstance(self.advice, Rules):
+            return None
+        return {
+            "rules": self.advice.text,
+            "episodes": self.n_episodes,
+            "successes": self.n_successes,
+            "remark": self.remark,
+            "before": self.before.save(with_before=False) if with_before and self.before is not None else None,
+        }
+
+    @property
+    def can_be_shown(self) -> bool:
+        """Whether there are enough episodes to look at."""
+        return len(self._episodes) >= ENOUGH
 
     @property
     def is_known(self) -> bool:
@@ -72,10 +112,10 @@ class TrackRecord:
         )
         return before
 
-    def followed(self) -> Followed:
+    def followed(self) -> Followed | None:
         """
         Put together what a model is shown that is to correct the advice.
 
-        :return: The latest episodes, and what else there is to say
+        :return: The latest episodes, and what else there is to say; ``None`` if there are no episodes
         """
-        return Followed(self.advice, tuple(self._episodes), self.remark)
+        return Followed(self.advice, tuple(self._episodes), self.remark) if self._episodes else None
