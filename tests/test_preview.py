@@ -487,6 +487,17 @@ def test_command(capsys, tmp_path):
     assert (tmp_path / "shown" / "preview.html").stat().st_size > 10_000
 
 
+def test_recorded_rules_are_shown_with_the_prompt_for_rules(capsys):
+    env = ["--env", "sb3_varl.metaworld:SparseMetaWorld/push-v3", "--no-frames", "--states", "4", "--steps", "20"]
+    main([*env, "--model", "recorded/push-v3", "--ask"])
+    output = capsys.readouterr().out
+    assert "answers by itself and is sent nothing" in output
+    assert "A run of up to 3 queries: 3 requests" in output
+    page = pathlib.Path("preview/preview.html").read_text()
+    assert "This advisor is recorded" in page
+    assert "write down rules from which the right action for ANY state follows" in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

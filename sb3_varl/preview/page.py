@@ -21,7 +21,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
@@ -81,7 +81,8 @@ class Preview:
     :param estimate: What asking takes
     :param in_a_run: What a run takes, as ``AdvisorCallback`` asks by default
     :param findings: What came back, or ``None`` if it was not asked
-    :param n_queries: How many queries a run has by default
+    :param form: What is asked for, ``"rules"`` or ``"actions"``
+    :param is_model: Whether it is a model that is sent this; others answer by themselves
     """
 
     env_name: str
@@ -92,7 +93,8 @@ class Preview:
     estimate: Estimate
     in_a_run: Estimate
     findings: Findings | None = None
-    n_queries: int = N_QUERIES
+    form: Literal["rules", "actions"] = "actions"
+    is_model: bool = True
 
     def page(self) -> str:
         """
@@ -117,8 +119,15 @@ class Preview:
             preview=self,
             states=views,
             strips=strips,
-            n_states_in_a_run=self.n_queries * STATES_PER_QUERY,
+            a_run=self.a_run,
         )
+
+    @property
+    def a_run(self) -> str:
+        """What a run asks by default, in words."""
+        if self.form == "rules":
+            return f"up to {count(N_QUERIES_OF_RULES, 'query', 'queries')}"
+        return f"{count(N_QUERIES, 'query', 'queries')} of {STATES_PER_QUERY} states"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """
@@ -239,15 +248,10 @@ class _Addressee:
         return task
 
     def preview(self, query: AdviceQuery, task: str, env_name: str) -> Preview:
-        per_request, image_size, form = (
-            (
-                self.model.settings.states_per_request,
-                self.model.settings.image_size,
-                self.model.form_for(query.briefing),
-            )
-            if self.model is not None
-            else (16, 224, "actions")
-        )
+        settings = self.model.settings if self.model is not None else None
+        per_request, image_size = (settings.states_per_request, settings.image_size) if settings else (16, 224)
+        form_for = getattr(self.advisor, "form_for", None)
+        form: Literal["rules", "actions"] = form_for(query.briefing) if callable(form_for) else "actions"
         portions = make_chats(query, task, range(len(query.states)), per_request, image_size, form)
         chats = [chat.messages for chat in portions]
         if not chats:
@@ -264,7 +268,7 @@ class _Addressee:
             share = n_queries * STATES_PER_QUERY / n_states
             n_requests = n_queries * math.ceil(STATES_PER_QUERY / per_request)
             in_a_run = self._estimate(n_requests, system, round(share * states), round(share * received))
-        return Preview(env_name, self.name, task, query, chats, estimate, in_a_run, n_queries=n_queries)
+        return Preview(env_name, self.name, task, query, chats, estimate, in_a_run, None, form, self.model is not None)
 
     def _estimate(self, n_requests: int, system: int, states: int, received: int) -> Estimate:
         sent = n_requests * system + states
@@ -407,11 +411,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
     in_a_run = result.in_a_run
     if result.advisor_name.startswith("simulated/"):
         print("The advisor is SIMULATED: what it says is no model's performance.")
+    if not result.is_model:
+        print("This advisor answers by itself and is sent nothing. What a model would be sent:")
     print(f"This query: {count(estimate.requests, 'request')}, {_tokens_and_dollars(estimate)}")
-    print(
-        f"A run of {count(result.n_queries, 'query')} of {STATES_PER_QUERY} states: "
-        f"{count(in_a_run.requests, 'request')}, {_tokens_and_dollars(in_a_run)}"
-    )
+    print(f"A run of {result.a_run}: {count(in_a_run.requests, 'request')}, {_tokens_and_dollars(in_a_run)}")
     if result.findings is not None:
         for check in result.findings.checks:
             print(f"{check.name} {_MARKS[check.passed]}: {check.text}")
