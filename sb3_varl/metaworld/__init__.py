@@ -12,7 +12,8 @@ experts are done after 30 to 130 steps, but those of bin-picking, disassemble an
 """
 
 from sb3_varl.metaworld.env import SparseMetaWorldEnv, task_sheet
+from sb3_varl.metaworld.mistaken import MISTAKES, MistakenAdvisor
 from sb3_varl.metaworld.scripted import ScriptedAdvisor
 from sb3_varl.metaworld.sheets import CAMERAS, TASKS
 
-__all__ = ["CAMERAS", "TASKS", "ScriptedAdvisor", "SparseMetaWorldEnv", "task_sheet"]
+__all__ = ["CAMERAS", "MISTAKES", "TASKS", "MistakenAdvisor", "ScriptedAdvisor", "SparseMetaWorldEnv", "task_sheet"]

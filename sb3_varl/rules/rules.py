@@ -242,6 +242,24 @@ class Rules:
             self.undefined[self.rules[i].name] += 1
         return Decision(None, None)
 
+    def action_of(self, rule: int, observation: Observation, previous: Observation | None = None) -> np.ndarray | None:
+        """
+        Say what a rule would advise, whether or not it holds.
+
+        :param rule: Its index in ``rules``
+        :param observation: The original observation
+        :param previous: The one before, or ``None`` if it is not known
+        :return: An action of the action space, inside its bounds, or ``None`` for no advice
+        :raises ValueError: if the observation is of another space
+        """
+        graph, names, action = self._graph, self.names, self._compiled[rule].action
+        before = None if previous is None else names.numbers(previous).tolist()
+        values = graph.values(names.numbers(observation).tolist(), before)
+        try:
+            return None if action is None else self._action([graph.evaluate(node, values) for node in action])
+        except Undefined:
+            return None
+
     def batch(self, observations: Observation, previous: Observation | None = None) -> tuple[np.ndarray, np.ndarray]:
         """
         Advise in many states at once.
