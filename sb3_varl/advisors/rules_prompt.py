@@ -37,7 +37,7 @@ tell the phases apart by the numbers.
 many components. Results are clipped to the action's bounds.
 - Expressions have numbers; the names above (of a list, name[0] is the first entry and name[0:2] are the first two); \
 + - * /; < <= > >= == !=; and, or, not; "a if condition else b"; lists such as [0, 0.1, name[2]]; parentheses. \
-Arithmetic with lists goes entry by entry.
+Arithmetic with lists goes entry by entry, and a number goes with every entry.
 - The functions are abs(x), min(a, b, ...), max(a, b, ...), clip(x, low, high), sqrt(x), sin(x), cos(x), atan2(y, x), \
 which take lists entry by entry, and of lists norm(a), distance(a, b), dot(a, b), min(a), max(a). velocity(name) is \
 {velocity}. "true" is a condition that always holds.
