@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sb3_varl.advisors.vlm import VLMAdvisor
     from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
     from sb3_varl.algorithms.policies import LayerNormMlpPolicy
+    from sb3_varl.algorithms.presets import SPARSE
     from sb3_varl.algorithms.varl import VARL, VARLTQC, VARLCrossQ
     from sb3_varl.arguments import ArgumentError
     from sb3_varl.rules.rules import Rules
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "SPARSE",
     "VARL",
     "VARLTQC",
     "ActionComponent",
@@ -78,6 +80,7 @@ _MODULES = {
     "LayerNormMlpPolicy": "algorithms.policies",
     "ReplayAdvisor": "advisors.recorded",
     "Rules": "rules.rules",
+    "SPARSE": "algorithms.presets",
     "RulesAdvisor": "advisors.rules_advisor",
     "VARL": "algorithms.varl",
     "VARLCrossQ": "algorithms.varl",

@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+from sb3_varl import SPARSE
+
 Settings = dict[str, Any]
 
 # An action holds for 3 of the simulator's steps, or until the first success, so these are 102 000 and 60 000 of them.
@@ -26,6 +28,9 @@ TASKS = (
 )
 # Those that SAC had not solved within 60 000 steps in its runs with seed 100.
 ABLATION_TASKS = ("button-press-topdown-v3", "door-open-v3", "drawer-open-v3")
+
+# Those that the shortest code has to solve.
+RULES_TASKS = ("push-v3", "pick-place-v3", "drawer-open-v3", "button-press-topdown-v3")
 
 # What all methods share. "advice" and "advisor" are the arguments of AdvisorCallback and ScriptedAdvisor.
 BASE: Settings = {
@@ -62,12 +67,30 @@ BASE: Settings = {
 NO_ADVICE: Settings = {"advice": None, "advisor": None, "shaping": None}
 LEARNT_TEMPERATURE: Settings = {"ent_coef": "auto_0.1"}
 OTHER_NOISE: Settings = {"use_sde": False, "policy_kwargs": None}
+RECORDED_RULES: Settings = {"advisor": "recorded", "advice": {"n_queries": None}}
+# The README's code: the environment, the model and the callback as they are by themselves.
+FIVE_LINES: Settings = {
+    "steps": 60_000,
+    "eval_freq": 10_000,
+    "env": {"frame_skip": 1, "max_episode_steps": 150},
+    "model": {"learning_starts": 100, "policy_kwargs": None, **SPARSE},
+    "shaping": {"shaping_steps": 30_000},
+    "advisor": "recorded",
+    "advice": {"n_queries": None, "first_query": None, "query_freq": None, "window": 1000},
+}
 METHODS: dict[str, Settings] = {
     "SAC": {**NO_ADVICE, "steps": FULL_STEPS},
     "VARL": {"steps": FULL_STEPS},
     # Advice of other qualities
     "VARL, clean advice": {"advisor": {"noise": 0.0, "resolution": 0.0, "error_rate": 0.0}},
     "VARL, bad advice": {"advisor": {"noise": 0.4, "resolution": 0.5, "error_rate": 0.6}},
+    # One answer with rules
+    "five lines": FIVE_LINES,
+    "five lines, 100k": {**FIVE_LINES, "steps": 100_000},
+    "five lines, SAC": {**FIVE_LINES, **NO_ADVICE},
+    "rules": RECORDED_RULES,
+    "rules, no roll-ins": {**RECORDED_RULES, "advice": {"n_queries": None, "roll_in": 0.0}},
+    "rules, roll-ins only": {**RECORDED_RULES, "shaping": {"shaping_coef": 0.0}},
     # What one would try instead
     "SAC, scored states": {**NO_ADVICE, "scores": {"n_queries": 5000, "weight": 1.0, "noise": 0.1, "error_rate": 0.05}},
     "SAC, exact scores": {**NO_ADVICE, "scores": {"n_queries": 5000, "weight": 1.0, "noise": 0.0, "error_rate": 0.0}},
@@ -131,6 +154,9 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ABLATION_TASKS,
     ),
     "quality": (("VARL, clean advice", "VARL", "VARL, bad advice"), ABLATION_TASKS),
+    "five lines": (("five lines", "five lines, SAC"), RULES_TASKS),
+    "five lines, longer": (("five lines, 100k",), RULES_TASKS[:2]),
+    "rules": (("SAC", "VARL", "rules", "rules, no roll-ins", "rules, roll-ins only"), RULES_TASKS),
     "gate": (("VARL", "gate likelihood", "gate q_filter", "gate always"), ABLATION_TASKS),
     "threshold": (("threshold 0.2", "VARL", "threshold 0.8"), ABLATION_TASKS),
     "coefficient": (("coef 10", "VARL", "coef 50", "coef 100", "coef falling"), ABLATION_TASKS),

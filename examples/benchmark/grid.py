@@ -1,5 +1,6 @@
 """
-VARL beside SAC and what else one would try, on sparse Meta-World tasks, with a SIMULATED advisor.
+VARL beside SAC and what else one would try, on sparse Meta-World tasks. The advisor is SIMULATED, or, in the experiments
+with rules, RECORDED answers of a large multimodal model.
 
     python examples/benchmark/grid.py main                # the runs of the main table
     python examples/benchmark/grid.py gate cutoff         # those of two ablations
@@ -28,10 +29,11 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from cells import EXPERIMENTS, METHODS, SEEDS, TASKS, Cell, make_cell, make_grid
+from cells import EXPERIMENTS, METHODS, RULES_TASKS, SEEDS, TASKS, Cell, make_cell, make_grid
 from results import FINISHED, Results, Row
 from training import run, steps_done, summarize, versions
 
+ALL_TASKS = tuple(dict.fromkeys(TASKS + RULES_TASKS))
 HERE = pathlib.Path(__file__).parent
 # Columns that differ from one run to the next of the same cell.
 NOT_REPEATED = {"id", "seconds"}
@@ -44,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="*", metavar="experiment", help=f"{', '.join(EXPERIMENTS)}, or all")
     parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", help="only these of them")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, metavar="TASK", help="only these of them")
+    parser.add_argument("--tasks", nargs="+", choices=ALL_TASKS, metavar="TASK", help="only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--steps", type=int, help="actions per run, for a quick look; use another --results for it")
     parser.add_argument("--eval-episodes", type=int, help="episodes per evaluation, likewise")
@@ -246,7 +248,7 @@ def main() -> None:
     cells = [
         cell
         for cell in make_grid(args.experiments, tuple(args.seeds), args.steps, args.eval_episodes)
-        if cell.method in (args.methods or METHODS) and cell.task in (args.tasks or TASKS)
+        if cell.method in (args.methods or METHODS) and cell.task in (args.tasks or ALL_TASKS)
     ]
     missing = missing_cells(cells, results)
     if args.list:
@@ -255,7 +257,8 @@ def main() -> None:
             row = finished.get((cell.method, cell.task, cell.seed))
             outcome = "to do" if row is None else format(float(row["success"]), ".0%")
             print(f"{cell.name:<50}{outcome:>6}")
-    print(f"{len(cells)} runs, {len(missing)} of them to do. The advisor is SIMULATED.")
+    kinds = {"RECORDED" if cell.settings["advisor"] == "recorded" else "SIMULATED" for cell in cells}
+    print(f"{len(cells)} runs, {len(missing)} of them to do. The advisor is {' or '.join(sorted(kinds))}.")
     if missing and not args.list:
         run_all(missing, results, args)
 

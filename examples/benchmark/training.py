@@ -24,7 +24,7 @@ import sb3_varl.metaworld
 from cells import Cell, Settings, actions_between_scores
 from results import EVALUATION_COLUMNS, FINISHED, N_LAST, Row
 from rivals import AdviceInReplay, Branching, Cloning, SimulatedScorer
-from sb3_varl import VARL, Advisor, AdvisorCallback
+from sb3_varl import VARL, Advisor, AdvisorCallback, RulesAdvisor
 from sb3_varl.algorithms.shaping import entropy
 from variants import Choosy, FallingCoefficient
 
@@ -128,7 +128,11 @@ def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
     )
     callbacks: list[BaseCallback] = [evaluation]
     if advice is not None:
-        advisor: Advisor = sb3_varl.metaworld.ScriptedAdvisor(cell.task, seed=cell.seed, **settings["advisor"])
+        advisor: Advisor
+        if settings["advisor"] == "recorded":
+            advisor = RulesAdvisor.recorded(cell.task)
+        else:
+            advisor = sb3_varl.metaworld.ScriptedAdvisor(cell.task, seed=cell.seed, **settings["advisor"])
         if "choice" in settings:
             advisor = Choosy(advisor, episode_length=settings["env"]["max_episode_steps"], **settings["choice"])
         recorder.advice = AdvisorCallback(advisor, frames=False, blocking=True, log_path=folder / "advice", **advice)
