@@ -60,8 +60,8 @@ def run(code, **names):
     return names
 
 
-def make_model(**kwargs):
-    return VARL("MlpPolicy", CounterEnv(), buffer_size=200, policy_kwargs={"net_arch": [8]}, **kwargs)
+def make_model(env=None, **kwargs):
+    return VARL("MlpPolicy", env or CounterEnv(), buffer_size=200, policy_kwargs={"net_arch": [8]}, **kwargs)
 
 
 # Short as the runs are, they end before most queries; the progress bar is not to be turned into an error.
@@ -78,7 +78,7 @@ class TestCode:
         numbers = {page: len(blocks(page, "python")) for page in PAGES}
         assert {page: n for page, n in numbers.items() if n} == {
             "CONTRIBUTING.md": 1,
-            "README.md": 1,
+            "README.md": 2,
             "docs/advisors.md": 3,
             "docs/reliability.md": 2,
             "docs/rules.md": 4,
@@ -87,11 +87,18 @@ class TestCode:
     def test_readme(self, monkeypatch):
         with VLMServer() as server:
             monkeypatch.setenv("OPENAI_API_BASE", server.api_base)
-            (code,) = blocks("README.md", "python")
-            model = run(code, env=CounterEnv(render_mode="rgb_array"))["model"]
+            code = blocks("README.md", "python")[1]
+            callback = run(code, AdvisorCallback=AdvisorCallback)["callback"]
+            model = make_model(env=CounterEnv(render_mode="rgb_array")).learn(140, callback=callback)
             assert "Open the drawer." in server.requests[0].text
             assert all(image is not None for image in server.requests[0].images)
         assert model.guidance_buffer.size() == 32
+
+    def test_readme_without_a_key(self):
+        model = run(blocks("README.md", "python")[0])["model"]
+        rows = model.guidance_buffer.rows()
+        assert rows["labels"].sum() > 0
+        assert model.get_vec_normalize_env() is not None
 
     def test_own_advisor(self):
         advice = run(blocks("docs/advisors.md", "python")[0])["Brake"]().advise(make_query(3))

@@ -1,15 +1,18 @@
 """VARL is SAC, plus the gradient that its definition says, until the cutoff."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch as th
+from sb3_contrib import TQC
 from stable_baselines3 import SAC
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from conftest import CounterEnv, DictEnv, assert_same_parameters
-from sb3_varl import VARL, LayerNormMlpPolicy
+from sb3_varl import SPARSE, VARL, VARLTQC, LayerNormMlpPolicy
 from sb3_varl.algorithms.shaping import GATES
 
 SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
@@ -153,6 +156,18 @@ def test_layer_norm_policy_works_with_both_algorithms(tmp_path):
     SAC(LayerNormMlpPolicy, "Pendulum-v1", **SMALL).learn(60)
     model.save(tmp_path / "model")
     assert_same_parameters(model, VARL.load(tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    ("cls", "policy"),
+    [(VARL, "LayerNormMlpPolicy"), (SAC, LayerNormMlpPolicy), (VARLTQC, "MlpPolicy"), (TQC, "MlpPolicy")],
+)
+def test_sparse_settings_are_taken_and_stay_as_they_are(cls, policy):
+    before = copy.deepcopy(SPARSE)
+    env = VecNormalize(DummyVecEnv([CounterEnv]), norm_reward=False)
+    model = cls(policy, env, **SPARSE | {"gamma": 0.9}, learning_starts=10, policy_kwargs={"net_arch": [8]}).learn(40)
+    assert (model.gamma, model.n_steps, model.use_sde) == (0.9, 5, True)
+    assert before == SPARSE
 
 
 def test_layer_norm_bounds_the_critics_away_from_the_data():

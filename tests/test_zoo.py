@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import sb3_varl
-from sb3_varl import VARL, AdvisorCallback
+from sb3_varl import SPARSE, VARL, AdvisorCallback
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advisors.by_name import check_arguments
 
@@ -242,13 +242,17 @@ def test_bad_files(tmp_path):
 
 
 @pytest.mark.parametrize("file", [*HYPERPARAMS.glob("*.yml")], ids=lambda file: file.stem)
-def test_simulated_advisors_are_for_the_task_of_their_entry(file):
+def test_advisors_are_for_the_task_of_their_entry(file):
     for env, entry in yaml.safe_load(file.read_text()).items():
         for callback in entry.get("callback", ()):
             ((name, arguments),) = callback.items()
             assert name == "sb3_varl.AdvisorCallback"
             check_arguments(AdvisorCallback, arguments)
-            assert arguments["advisor"] == env.replace("SparseMetaWorld", "simulated")
+            kind, _, task = arguments["advisor"].partition("/")
+            assert task == env.removeprefix("SparseMetaWorld/")
+            assert kind in ("simulated", "recorded")
+            if kind == "recorded":
+                assert entry.items() >= SPARSE.items()
 
 
 @pytest.mark.slow

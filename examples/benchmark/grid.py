@@ -1,6 +1,6 @@
 """
-VARL beside SAC and what else one would try, on sparse Meta-World tasks. The advisor is SIMULATED, or, in the experiments
-with rules, RECORDED answers of a large multimodal model.
+VARL beside SAC and what else one would try, on sparse Meta-World tasks. The advisor is SIMULATED, or RECORDED answers
+of a large multimodal model in the experiments with rules.
 
     python examples/benchmark/grid.py main                # the runs of the main table
     python examples/benchmark/grid.py gate cutoff         # those of two ablations

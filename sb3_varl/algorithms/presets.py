@@ -2,8 +2,9 @@
 
 from typing import Any
 
-# For sparse rewards and dense networks, with normalised observations (VecNormalize) and "LayerNormMlpPolicy". What each
-# is good for is in docs/tips.md, "What helps after the cutoff".
+#: For sparse rewards, with ``"LayerNormMlpPolicy"`` and observations that
+#: :class:`~stable_baselines3.common.vec_env.VecNormalize` normalises. What each is good for is in docs/tips.md, "What
+#: helps after the cutoff".
 SPARSE: dict[str, Any] = {
     "learning_rate": 1e-3,
     "batch_size": 128,
