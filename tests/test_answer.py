@@ -1,6 +1,7 @@
 """From an answer's text, whatever it is, to actions."""
 
 import json
+import re
 import time
 from typing import Any
 
@@ -24,6 +25,10 @@ def item(action: str, state: str = "0") -> str:
     """An answer with something about one state, and a good action for another."""
     return f'{{"advice": [{{"state": {state}, "action": {action}}}, {{"state": 1, "action": [1, 1]}}]}}'
 
+
+ITEMS = ('{"state": 0, "action": [0.5, 2]}', '{"state": 1, "action": [1, 1]}', '{"state": 2, "action": [-1, 5]}')
+I0, I1, I2 = ITEMS
+ALL = f'{{"advice": [{", ".join(ITEMS)}]}}'
 
 # What the model is asked about is states 0, 1 and 2, with two components, from -1 to 1 and from 0 to 5.
 ANSWERS = {
@@ -70,6 +75,64 @@ ANSWERS = {
     "lists nested a hundred thousand deep": '{"advice":' + "[" * 100_000,
     "objects nested a million deep": '{"a":' * 1_000_000,
 }
+# Of these a person could read that the items are meant, or some of them.
+SLIPS = {
+    "a list without an object around it": f"[{I0}, {I1}]",
+    "a line for each state": f"{I0}\n{I1}\n{I2}",
+    "a line for each state, with commas": f"{I0},\n{I1},\n{I2},",
+    "a bullet for each state": f"- {I0}\n- {I1}\n- {I2}",
+    "a sentence before each state": f"State 0: {I0}\nFor state 1 I would close it: {I1}\nAnd {I2}",
+    "an object for each state": f'{{"advice": [{I0}]}}\n{{"advice": [{I1}]}}',
+    "another key": f'{{"actions": [{I0}, {I1}]}}',
+    "an object around it": f'{{"response": {ALL}}}',
+    "a string with JSON in it": '{"advice": ' + json.dumps(f"[{I0}, {I1}]") + "}",
+    "actions by the state's number": '{"0": [0.5, 2], "1": [1, 1]}',
+    "advice by the state's number": '{"advice": {"0": {"action": [0.5, 2], "reason": "r"}, "1": [1, 1]}}',
+    "a trailing comma": f'{{"advice": [{I0}, {I1},]}}',
+    "trailing commas everywhere": f'{{"advice": [{I0}, {I1}]}}'.replace("]", ",]").replace("}", ",}"),
+    "a comma that is missing": f'{{"advice": [{I0} {I1}]}}',
+    "a plus before a number": item("[+0.5, 2]"),
+    "a plus in a string": item('["+0.5", "2"]'),
+    "a number without its zero": item("[.5, 2.]"),
+    "a newline in a reason": '{"advice": [{"state": 0, "action": [0.5, 2], "reason": "up\nand left"}, ' + I1 + "]}",
+    "quotes in a reason": '{"advice": [{"state": 0, "reason": "the "red" one", "action": [0.5, 2]}, ' + I1 + "]}",
+    "a brace in a reason": '{"advice": [{"state": 0, "reason": "{x", "action": [0.5, 2]}, ' + I1 + "]}",
+    "single quotes": ALL.replace('"', "'"),
+    "keys without quotes": ALL.replace('"', ""),
+    "a comment": '{"advice": [{"state": 0, "action": [0.5, 2]}, // left\n' + I1 + "]}",
+    "None for null": '{"advice": [{"state": 0, "action": None}, ' + I1 + "]}",
+    "dots for the rest": f'{{"advice": [{I0}, {I1}, ...]}}',
+    "cut off in the last action": f'{{"advice": [{I0}, {{"state": 1, "action": [1, 0.',
+    "cut off in the last reason": f'{{"advice": [{I0}, {{"state": 1, "action": [1, 1], "reason": "beca',
+    "cut off after an item": f'{{"advice": [{I0}, {I1},',
+    "cut off in a list without an object": f'[{I0}, {{"state": 1, "ac',
+    "cut off before the first action": '```json\n{"advice": [{"state": 0,',
+    "a draft, then an answer that is cut off": f'{ALL} No:\n{{"advice": [{I0}, {{"state": 1, "action": [0',
+    "a draft, then an answer that nobody can read": f'{ALL} No:\n{{"advice": [{{"state": 0, "action": left}}]}}',
+    "an answer, then a remark with braces": f"{ALL}\nI left out {{the others}}.",
+    "an answer, then one state again": f'{ALL}\nOr better: {{"state": 2, "action": [0, 0]}}',
+    "a draft among thoughts": f'<think>Perhaps {ALL}</think>\n{{"advice": [{I1}]}}',
+    "all of it among thoughts": f"<think>I answer {ALL}</think>",
+    "thoughts that never end": f"<think>Hm, {ALL}",
+    "states from 1": re.sub(r"(?<=state\": )\d", lambda match: str(int(match[0]) + 1), ALL),
+    "a state too many": ALL.replace("]}]", ']}, {"state": 3, "action": [0, 0]}]'),
+    "states as words": item("[0.5, 2]", '"state 0"'),
+    "components by name, in another order": item('{"grip": 2, "dx": 0.5}'),
+    "components by other names": item('{"x": 0.5, "y": 2}'),
+    "a component that is missing by name": item('{"dx": 0.5}'),
+    "an action in two lists": item("[[0.5, 2]]"),
+    "one number where two are needed": item("0.5"),
+    "a minus that no keyboard has": item('["\u22120.5", 2]'),
+    "the keys in another order": '{"advice": [{"action": [0.5, 2], "state": 0}, {"reason": "r", ' + I1[1:] + "]}",
+    "a table": "| state | dx | grip |\n|---|---|---|\n| 0 | 0.5 | 2 |",
+    "an empty list": '{"advice": []}',
+    "the prompt's example": '{"advice": [{"state": 0, "action": [<number>, <number>]}, ...]}',
+}
+# What is meant, where it is not what ITEMS say.
+MEANT = {
+    "a minus that no keyboard has": {0: [-0.5, 2]},
+    "an answer, then one state again": {2: [0, 0]},
+}
 
 
 def parse(items: Any, indices: tuple[int, ...] = (0, 1, 2), space: spaces.Box = ACTION_SPACE) -> ParsedAnswer:
@@ -84,22 +147,26 @@ def test_good_answer() -> None:
     assert parsed.actions[2].dtype == np.float32
 
 
-@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("name", [*ANSWERS, *SLIPS])
 def test_answer(name: str) -> None:
     accepted, rejected = page_table("What a model may say")[name]
-    parsed = parse_answer(ANSWERS[name], (0, 1, 2), ACTION_SPACE)
+    parsed = parse_answer({**ANSWERS, **SLIPS}[name], (0, 1, 2), ACTION_SPACE, ("dx", "grip"))
     assert (", ".join(map(str, sorted(parsed.actions))) or "none") == accepted
     reasons = dict.fromkeys(rejection.reason for rejection in parsed.rejected)
     assert (", ".join(f"`{reason}`" for reason in reasons) or "none") == rejected
-    if reasons.keys() & {"not_json", "no_advice"}:
+    if reasons.keys() & {"not_json", "no_advice"} or (not parsed.actions and "truncated" in reasons):
         assert [rejection.state for rejection in parsed.rejected] == [0, 1, 2]
     if 1 in parsed.actions:
         np.testing.assert_array_equal(parsed.actions[1], [1, 1])
+    if name in SLIPS:
+        expected = {0: [0.5, 2], 1: [1, 1], 2: [-1, 5], **MEANT.get(name, {})}
+        for state, action in parsed.actions.items():
+            np.testing.assert_allclose(action, expected[state])
     check_sound(parsed, (0, 1, 2), ACTION_SPACE)
 
 
 def test_the_page_has_all_answers() -> None:
-    assert list(page_table("What a model may say")) == list(ANSWERS)
+    assert list(page_table("What a model may say")) == [*ANSWERS, *SLIPS]
 
 
 def test_a_hair_outside_is_clipped() -> None:
@@ -181,3 +248,38 @@ def test_what_lies_in_the_space_comes_through(space: spaces.Box, data: st.DataOb
     parsed = parse([{"state": 1, "action": action.tolist()}], space=space)
     assert parsed.rejected == ()
     np.testing.assert_allclose(parsed.actions[1], action, rtol=1e-6, atol=1e-6)
+
+
+def test_states_that_may_be_counted_from_1_are_refused() -> None:
+    """Nobody can tell whether 1 is the first or the second of the states that were asked about."""
+    for states in ((1, 2, 6), (2, 4, 5, 6)):
+        parsed = parse([{"state": state, "action": [0, 0]} for state in states], tuple(range(6)))
+        assert parsed.actions == {}
+        assert {(r.reason, r.state) for r in parsed.rejected} == {("counted_from_1", state) for state in range(6)}
+    parsed = parse([{"state": state, "action": [0, 0]} for state in (1, 2, 5)], tuple(range(6)))
+    assert sorted(parsed.actions) == [1, 2, 5]
+
+
+def test_states_of_the_second_request_that_were_counted_from_1() -> None:
+    parsed = parse([{"state": state, "action": [state / 40, 0]} for state in range(17, 33)], tuple(range(16, 32)))
+    assert sorted(parsed.actions) == list(range(16, 32))
+    assert parsed.actions[16][0] == pytest.approx(17 / 40)
+    assert parsed.rejected == (Rejection("counted_from_1"),)
+
+
+@pytest.mark.parametrize("cut", range(0, len(ALL), 3))
+def test_an_answer_that_is_cut_off_anywhere(cut: int) -> None:
+    """What is there is what was meant, and the rest is no abstention."""
+    parsed = parse_answer(ALL[:cut], (0, 1, 2), ACTION_SPACE)
+    for state, action in parsed.actions.items():
+        np.testing.assert_allclose(action, [[0.5, 2], [1, 1], [-1, 5]][state])
+    rejected = {rejection.state for rejection in parsed.rejected}
+    assert {0, 1, 2} <= rejected | set(parsed.actions)
+    n_whole = sum(ALL.index(item) + len(item) <= cut for item in ITEMS)
+    assert len(parsed.actions) >= n_whole
+
+
+def test_one_number_for_one_component() -> None:
+    space = spaces.Box(-1, 1, (1,))
+    for action in (0.5, "0.5", [0.5], [[0.5]]):
+        np.testing.assert_allclose(parse([{"state": 0, "action": action}], space=space).actions[0], [0.5])

@@ -1,29 +1,23 @@
 """From the text of an answer, whatever it is, to actions that can be used."""
 
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from pydantic import Field, TypeAdapter, ValidationError
 
+from sb3_varl.advice.items import RawAnswer, read_items
 from sb3_varl.advice.types import Answer, Rejection, StandingAdvice, check_action
 
-# What is read of an answer, in characters: far beyond any real one, and parsed in well under a second.
-MAX_ANSWER_LENGTH = 200_000
-# How many times something in an answer may look like the start of a JSON object without being one.
-MAX_FALSE_STARTS = 50
-
-_STATE = TypeAdapter(Annotated[int, Field(strict=True)])
-_ACTION = TypeAdapter(list[Annotated[float, Field(strict=True, allow_inf_nan=False)]])
-# The braces of formulas and sets in a model's prose are none of these.
-_OBJECT_START = re.compile(r'\{\s*["}]')
-# Python refuses to read integers of more than 4300 digits; as floats they become infinite, and only their item is lost.
-_DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_STATE = re.compile(r"\s*(?:state)?[\s_#]*(-?\d{1,9})\s*", re.IGNORECASE)
+# Lists around the numbers of an action.
+_MAX_NESTING = 3
+# Of fewer states, nobody can tell whether they were counted from 1.
+_MIN_COUNTED = 3
 
 
 @dataclass(frozen=True)
@@ -41,83 +35,138 @@ class ParsedAnswer:
     standing: StandingAdvice | None = None
 
 
-def parse_answer(text: str, indices: Sequence[int], action_space: spaces.Box) -> ParsedAnswer:
+def parse_answer(
+    text: str, indices: Sequence[int], action_space: spaces.Box, names: Sequence[str] = ()
+) -> ParsedAnswer:
     """
     Read the advice out of an answer, item by item, so that a bad item does not cost the others.
 
     A state that the answer leaves out, or for which its action is ``null``, is abstained from: it is in neither
-    part of the result. An answer that cannot be read at all is rejected once for each of its states.
+    part of the result. If something of the answer was not understood, a state that is not in the rest is rejected for
+    that. States that were counted from 1 are counted from 0 again if the answer is about all of them, which is among
+    the rejections, as ``counted_from_1`` and about no state; otherwise all are rejected.
 
-    :param text: The model's words, whatever they are; fences and prose around the JSON do not matter, and of
-        several JSON objects with advice the last one counts, as models tend to draft before they answer
+    :param text: The model's words, whatever they are (see :func:`~sb3_varl.advice.items.read_items`)
     :param indices: The states that were asked about
     :param action_space: The environment's action space
+    :param names: Names of the action's components, by which an action may give them
     :return: The usable actions and the rejections
     """
-    items: Any = None
-    reason = "not_json"
-    for candidate in _json_objects(text[:MAX_ANSWER_LENGTH]):
-        reason = "no_advice"
-        if isinstance(candidate.get("advice"), list):
-            items = candidate["advice"]
-    if items is None:
-        return ParsedAnswer({}, tuple(Rejection(reason, index) for index in indices))
+    raw = read_items(text)
+    if not raw.items and not raw.cut_off and raw.fault is not None:
+        return ParsedAnswer({}, tuple(Rejection(raw.fault, index) for index in indices))
 
     actions: dict[int, np.ndarray] = {}
     rejected: list[Rejection] = []
     asked, seen = frozenset(indices), set[int]()
-    for item in items:
-        try:
-            state = _STATE.validate_python(item.get("state") if isinstance(item, dict) else None)
-        except ValidationError:
+    first = _first_state(raw, asked)
+    if first is None:
+        return ParsedAnswer({}, tuple(Rejection("counted_from_1", index) for index in indices))
+    if first:
+        rejected.append(Rejection("counted_from_1"))
+    fault = raw.fault
+    for item in raw.items:
+        state = _state(item)
+        if state is None:
             rejected.append(Rejection("malformed_item"))
+            fault = fault or "malformed_item"
             continue
+        state -= first
         if state not in asked:
             rejected.append(Rejection("unknown_state"))
         elif state in seen:
             rejected.append(Rejection("duplicate_state", state))
         elif item.get("action") is not None:
-            action = _checked(item["action"], action_space)
+            action = _checked(item["action"], action_space, names)
             if isinstance(action, str):
                 rejected.append(Rejection(action, state))
             else:
                 actions[state] = action
         seen.add(state)
+    if fault is not None:
+        rejected += [Rejection(fault, index) for index in indices if index not in seen]
     return ParsedAnswer(actions, tuple(rejected))
 
 
-def parse_answers(answers: Iterable[Answer], action_space: spaces.Box) -> ParsedAnswer:
+def parse_answers(answers: Iterable[Answer], action_space: spaces.Box, names: Sequence[str] = ()) -> ParsedAnswer:
     """
     Read the advice out of several answers about different states, of those that give actions.
 
     :param answers: The answers
     :param action_space: The environment's action space
+    :param names: Names of the action's components
     :return: The usable actions and the rejections of all
     """
-    parsed = [parse_answer(answer.text, answer.states, action_space) for answer in answers if answer.form == "actions"]
+    parsed = [
+        parse_answer(answer.text, answer.states, action_space, names) for answer in answers if answer.form == "actions"
+    ]
     actions = {state: action for one in parsed for state, action in one.actions.items()}
     return ParsedAnswer(actions, tuple(rejection for one in parsed for rejection in one.rejected))
 
 
-def _checked(action: Any, space: spaces.Box) -> np.ndarray | str:
-    # Looked at first, so that a list of any length costs no more than one of the right length.
-    if isinstance(action, list) and len(action) != math.prod(space.shape):
-        return "wrong_shape"
-    try:
-        numbers = _ACTION.validate_python(action)
-    except ValidationError as error:
-        not_finite = all(detail["type"] == "finite_number" for detail in error.errors(include_input=False))
-        return "not_finite" if not_finite else "not_numbers"
-    return check_action(np.reshape(numbers, space.shape), space)
+def _state(item: Any) -> int | None:
+    """The number of the state that an item is about."""
+    state = item.get("state") if isinstance(item, dict) else None
+    match = _STATE.fullmatch(state) if isinstance(state, str) else None
+    if match:
+        return int(match[1])
+    if isinstance(state, float) and state.is_integer():
+        return int(state)
+    return state if isinstance(state, int) and not isinstance(state, bool) else None
 
 
-def _json_objects(text: str) -> Iterator[dict[str, Any]]:
-    start, false_starts = _OBJECT_START.search(text), 0
-    while start is not None and false_starts < MAX_FALSE_STARTS:
-        try:
-            candidate, end = _DECODER.raw_decode(text, start.start())
-            yield candidate
-        except (ValueError, RecursionError):
-            false_starts += 1
-            end = start.start() + 1
-        start = _OBJECT_START.search(text, end)
+def _first_state(raw: RawAnswer, asked: frozenset[int]) -> int | None:
+    """What the answer counts the states from: 0, or 1, or ``None`` if that cannot be told."""
+    answered = {state for item in raw.items if (state := _state(item)) is not None}
+    from_one = frozenset(index + 1 for index in asked)
+    if len(answered) < _MIN_COUNTED or min(asked) in answered or max(asked) + 1 not in answered:
+        return 0
+    if answered == from_one:
+        return 1
+    return None if answered <= from_one else 0
+
+
+def _checked(action: Any, space: spaces.Box, names: Sequence[str]) -> np.ndarray | str:
+    n = math.prod(space.shape)
+    if isinstance(action, dict):
+        by_name = {_spelt(name): value for name, value in action.items()}
+        spelt = [_spelt(name) for name in names]
+        if not names or len(by_name) != len(action) or set(by_name) != set(spelt):
+            return "wrong_shape" if names else "not_numbers"
+        action = [by_name[name] for name in spelt]
+    parts = _flat(action, n)
+    if isinstance(parts, str):
+        return parts
+    numbers = [_number(part) for part in parts]
+    if None in numbers:
+        return "not_numbers"
+    values = np.array(numbers, np.float64)
+    if not np.isfinite(values).all():
+        return "not_finite"
+    return check_action(values.reshape(space.shape), space)
+
+
+def _flat(action: Any, n: int) -> list[Any] | str:
+    """The numbers of an action, which may be in lists of their own, or one by itself."""
+    parts = action if isinstance(action, list) else [action]
+    for _ in range(_MAX_NESTING):
+        # So that a list of any length costs no more than one of the right length.
+        parts = [inner for part in parts[: n + 1] for inner in (part[: n + 1] if isinstance(part, list) else [part])]
+    if any(isinstance(part, list | dict) for part in parts[: n + 1]):
+        return "not_numbers"
+    if len(parts) != n:
+        return "wrong_shape" if isinstance(action, list) or _number(action) is not None else "not_numbers"
+    return parts
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, str):
+        text = value.strip().replace("\N{MINUS SIGN}", "-")
+        return float(text) if len(text) < 50 and _NUMBER.fullmatch(text) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value)
+
+
+def _spelt(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", name.strip().casefold())

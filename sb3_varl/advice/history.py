@@ -177,7 +177,7 @@ class LoggedQuery(QueryHistory):
         space = spaces.Box(self.action_low, self.action_high, dtype=np.float64) if space is None else space
         read_anew = self.answered
         if parsed is None:
-            parsed = parse_answers(self.answers, space)
+            parsed = parse_answers(self.answers, space, self.action_names)
             read_anew -= {state for answer in self.answers if answer.form != "actions" for state in answer.states}
         recorded = Advice([None] * self.n_states) if self.advice is None else self.advice
         if len(recorded.actions) != self.n_states:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import tenacity
 
-from sb3_varl.advice.answer import MAX_ANSWER_LENGTH, ParsedAnswer, parse_answer
+from sb3_varl.advice.answer import ParsedAnswer, parse_answer
+from sb3_varl.advice.items import MAX_ANSWER_LENGTH
+from sb3_varl.advice.sheets import action_names
 from sb3_varl.advice.types import Advice, AdviceQuery, Answer, Failure, Rejection, Request, StandingAdvice, Usage
 from sb3_varl.advisors.budget import Budget
 from sb3_varl.advisors.prompt import Chat, Form, chats
@@ -194,7 +196,7 @@ class VLMQuery:
         briefing = self.query.briefing
         if self.form == "rules":
             return read_rules(text, states, [state.observation for state in self.query.states], briefing)
-        return parse_answer(text, states, briefing.action_space)
+        return parse_answer(text, states, briefing.action_space, action_names(briefing))
 
     async def _attempt(self, number: int, chat: Chat) -> Any:
         if not self.budget.is_left(self._spent()):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sb3_varl.advice.answer import ParsedAnswer, parse_answers
+from sb3_varl.advice.sheets import action_names
 from sb3_varl.advice.types import Answer, Briefing, Observation, Rejection
 from sb3_varl.rules.rules import Rules
 
@@ -22,7 +23,7 @@ def read_answers(answers: Sequence[Answer], observations: Sequence[Observation],
     :param briefing: What stays the same over all queries
     :return: The usable actions and the rejections of all, and the last rules
     """
-    parsed = parse_answers(answers, briefing.action_space)
+    parsed = parse_answers(answers, briefing.action_space, action_names(briefing))
     for answer in answers:
         if answer.form == "rules":
             read = read_rules(answer.text, answer.states, observations, briefing)
