@@ -64,6 +64,7 @@ class Misbehaviour:
     What the server does in place of an ordinary answer.
 
     ``{authorization}`` in any text of it stands for the request's header of that name: a server that repeats the key.
+    ``{answer}`` in ``message``, ``choice`` and ``response`` stands for the answer's text.
 
     :param status: Status code of the response
     :param headers: Headers of the response, in addition to the usual ones
@@ -298,16 +299,24 @@ class VLMServer:
 
 
 def _completion(request: ReceivedRequest, text: str | None, behaviour: Misbehaviour) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text, **behaviour.message}
+    message = {"role": "assistant", "content": text, **_filled(behaviour.message, text)}
     return {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": request.body.get("model"),
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop", **behaviour.choice}],
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop", **_filled(behaviour.choice, text)}],
         "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
-        **behaviour.response,
+        **_filled(behaviour.response, text),
     }
+
+
+def _filled(value: Any, text: str | None) -> Any:
+    if isinstance(value, str):
+        return value.replace("{answer}", text or "")
+    if isinstance(value, Mapping):
+        return {key: _filled(part, text) for key, part in value.items()}
+    return [_filled(part, text) for part in value] if isinstance(value, list) else value
 
 
 class _Server(ThreadingHTTPServer):

@@ -184,7 +184,22 @@ def test_action_space_of_several_dimensions_is_answered_flat() -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["x", "{", '{"', '{"a":', '{"a":[1,', "{}", '{"advice":[', '{"advice":[[],', '{  \n"', '{"a":"{', "9", "[]"],
+    [
+        "<think>",
+        "</think>{",
+        "x",
+        "{",
+        '{"',
+        '{"a":',
+        '{"a":[1,',
+        "{}",
+        '{"advice":[',
+        '{"advice":[[],',
+        '{  \n"',
+        '{"a":"{',
+        "9",
+        "[]",
+    ],
 )
 def test_time_for_50_megabytes_is_bounded(pattern: str) -> None:
     text = pattern * (50_000_000 // len(pattern))

@@ -62,6 +62,39 @@ FAULTS = {
     "answers with `choices` that are none": Misbehaviour(body='{"choices": 1}'),
     "answers with content that is no text": Misbehaviour(message={"content": [1, 2]}),
     "answers with token counts that are none": Misbehaviour(response={"usage": {"prompt_tokens": "many"}}),
+    "answers in `reasoning_content`": Misbehaviour(message={"content": None, "reasoning_content": "{answer}"}),
+    "answers in `reasoning`": Misbehaviour(message={"content": "", "reasoning": "I see. {answer}"}),
+    "thinks, then answers": Misbehaviour(message={"reasoning_content": 'Perhaps {"advice": []}? No.'}),
+    "thinks, and says nothing": Misbehaviour(message={"content": None, "reasoning_content": "Hm."}),
+    "answers in blocks of thought": Misbehaviour(
+        message={"content": "", "thinking_blocks": [{"type": "thinking", "thinking": "{answer}"}]}
+    ),
+    "answers by calling a tool": Misbehaviour(
+        message={
+            "content": None,
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "advise", "arguments": "{answer}"}}],
+        },
+        choice={"finish_reason": "tool_calls"},
+    ),
+    "answers by calling a function": Misbehaviour(
+        message={"content": None, "function_call": {"name": "advise", "arguments": "{answer}"}}
+    ),
+    "answers in parts": Misbehaviour(
+        message={"content": [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "{answer}"}]}
+    ),
+    "answers with an object": Misbehaviour(
+        message={"content": {"advice": [{"state": i, "action": [0.0, 0.0]} for i in range(6)]}}
+    ),
+    "answers without a message": Misbehaviour(choice={"message": None, "text": "{answer}"}),
+    "answers twice": Misbehaviour(
+        response={
+            "choices": [
+                {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+                for i, text in enumerate(("{answer}", '{"advice": [{"state": 3, "action": [1, 1]}]}'))
+            ]
+        }
+    ),
+    "ends for a reason of its own": Misbehaviour(choice={"finish_reason": "eos"}),
     "answers without choices": Misbehaviour(response={"choices": []}),
     "cuts the answer short": Misbehaviour(choice={"finish_reason": "length"}, message={"content": '{"advice": [{"sta'}),
     "answers with null": Misbehaviour(message={"content": None}),

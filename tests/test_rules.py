@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 import sb3_varl
 from sb3_varl import ActionComponent, ArgumentError, ObservationSlice, Rules, TaskSheet
+from sb3_varl.advice.types import Briefing
 from sb3_varl.metaworld import SparseMetaWorldEnv, task_sheet
+from sb3_varl.rules.answers import read_rules
 from sb3_varl.rules.expressions import FUNCTIONS, MAX_DEPTH
 
 DATA = pathlib.Path(__file__).parent / "data" / "rules_other"
@@ -735,3 +737,18 @@ def test_names_that_are_defined_again_survive_the_text():
 )
 def test_signs_and_names_as_models_write_them(expression, expected):
     assert value(expression) == pytest.approx(expected)
+
+
+def test_rules_among_thoughts_count_only_where_nothing_else_is_said():
+    draft, answer = (json.dumps({"rules": [rule(number, "0")]}) for number in ("0.1", "0.2"))
+    assert parse(f"<think>Perhaps {draft}?</think>\n{answer}")(STATE)[0] == pytest.approx(0.2)
+    assert parse(f"{answer}<think>Or {draft}?</think>")(STATE)[0] == pytest.approx(0.2)
+    assert parse(f"<think>I say {draft}.</think>")(STATE)[0] == pytest.approx(0.1)
+
+
+def test_keep_among_thoughts_keeps_nothing():
+    observations = [STATE]
+    briefing = Briefing(ACTIONS, OBSERVATIONS, sheet=SHEET)
+    assert read_rules('{"keep": true}', (0,), observations, briefing).rejected == ()
+    text = '<think>Shall I say {"keep": true}?</think>{"rules": []}'
+    assert read_rules(text, (0,), observations, briefing).rejected[0].reason == "no_rules"

@@ -30,7 +30,8 @@ _PLUS = re.compile(r"(?<=[\[,:\s])\+(?=[\d.])")
 # What stands between items: commas, bullets, comments.
 _BETWEEN = re.compile(r"(?:[\s,;*\-]|(?://|#)[^\n]*\n)*")
 _END_OF_LIST = re.compile(r"[\s,]*\]")
-_END_OF_THOUGHT = "</think>"
+# What models put around their thoughts, and we around those that come in a field of their own.
+BEGIN_OF_THOUGHT, END_OF_THOUGHT = "<think>", "</think>"
 # Python refuses to read integers of more than 4300 digits; as floats they become infinite, and only their item is lost.
 _DECODER = json.JSONDecoder(strict=False, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
 
@@ -81,10 +82,12 @@ def without_thoughts(text: str) -> str:
     Leave out what a model thought before it answered, where it says so.
 
     :param text: Its words
-    :return: What comes after ``</think>``, if anything that looks like JSON does, or all
+    :return: What it did not think, if there is anything in it that looks like JSON, or all
     """
-    _, end, answer = text.rpartition(_END_OF_THOUGHT)
-    return answer if end and re.search(r"[{\[]", answer) else text
+    *before, last = text.split(END_OF_THOUGHT)
+    # Some servers leave out where thoughts begin.
+    answer = "".join(part.partition(BEGIN_OF_THOUGHT)[0] for part in before if BEGIN_OF_THOUGHT in part) + last
+    return answer if re.search(r"[{\[]", answer) else text
 
 
 def read_items(text: str) -> RawAnswer:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib
+import json
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 from sb3_varl.advisors.background import close_at_exit, in_background
 from sb3_varl.advisors.by_name import EXAMPLE_MODEL
+from sb3_varl.advisors.completion import Completion, read_completion
 from sb3_varl.redaction import scrub, scrub_loggers
 
 # Failures that may pass. What litellm cannot place, lost connections above all, it reports as 500; some clients
@@ -203,28 +205,54 @@ class _Bounded:
         return self._pattern.sub(replacement, text[:_MAX_REDACTED])
 
 
-async def complete(litellm: ModuleType, arguments: dict[str, Any], deadline: float) -> Any:
+async def complete(litellm: ModuleType, arguments: dict[str, Any], deadline: float) -> Completion:
     """
     Send one request.
 
     :param litellm: The module
     :param arguments: Arguments of ``litellm.acompletion``
     :param deadline: Seconds until it is given up, whatever the server does
-    :return: litellm's response
+    :return: What the model said
     :raises RequestFailed: if it brought no answer
     """
     _ignore_warnings_about_others()
     scrub_loggers(_LOGGERS)
+    received: list[Any] = []
+
+    def keep(details: dict[str, Any]) -> None:
+        received[:] = [details.get("original_response")]
+
     try:
         # litellm's own retries multiply with those of the client underneath, and its timeout starts anew
         # with every byte received: neither is of use here.
-        return await asyncio.wait_for(litellm.acompletion(**arguments, num_retries=0, max_retries=0), deadline)
+        request = litellm.acompletion(**arguments, num_retries=0, max_retries=0, logger_fn=keep)
+        response = await asyncio.wait_for(request, deadline)
     except asyncio.TimeoutError:
         failure = RequestFailed(f"no complete answer within {deadline:g} s", retryable=True)
     except Exception as error:
+        completion = _unread(received)
+        if completion is not None:
+            return completion
         failure = _request_failed(error)
+    else:
+        return read_completion(_as_data(response), response)
     # Raised out here, because an exception raised in the handler would carry the caught one, and that the key.
     raise failure
+
+
+def _as_data(response: Any) -> dict[str, Any]:
+    data = response.model_dump() if hasattr(response, "model_dump") else response
+    return data if isinstance(data, dict) else {}
+
+
+def _unread(received: list[Any]) -> Completion | None:
+    """An answer that came, was paid for, and is in a form that litellm refuses."""
+    try:
+        data = json.loads(received[0])
+    except (IndexError, TypeError, ValueError, RecursionError):
+        return None
+    choices = data.get("choices") if isinstance(data, dict) and not data.get("error") else None
+    return read_completion(data) if isinstance(choices, list) and any(isinstance(c, dict) for c in choices) else None
 
 
 def _request_failed(error: Exception) -> RequestFailed:

@@ -20,7 +20,7 @@ from sb3_varl.rules.names import Names
 logger = logging.getLogger(__name__)
 
 _OWN_ARGUMENTS = frozenset(
-    {"model", "messages", "api_base", "base_url", "timeout", "num_retries", "max_retries", "stream", "n"}
+    {"model", "messages", "api_base", "base_url", "timeout", "num_retries", "max_retries", "stream", "n", "logger_fn"}
 )
 
 

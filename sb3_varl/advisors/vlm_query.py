@@ -17,6 +17,7 @@ from sb3_varl.advice.items import MAX_ANSWER_LENGTH
 from sb3_varl.advice.sheets import action_names
 from sb3_varl.advice.types import Advice, AdviceQuery, Answer, Failure, Rejection, Request, StandingAdvice, Usage
 from sb3_varl.advisors.budget import Budget
+from sb3_varl.advisors.completion import Completion
 from sb3_varl.advisors.prompt import Chat, Form, chats
 from sb3_varl.advisors.providers import Endpoint, RequestFailed, complete, import_litellm, price_of
 from sb3_varl.redaction import without_secrets
@@ -178,16 +179,13 @@ class VLMQuery:
             wait=lambda state: min(_retry_wait(state), self.budget.seconds_left(self._spent())),
             reraise=True,
         )
-        response: Any = await retrying(self._attempt, number, chat)
-        choice = next(iter(getattr(response, "choices", None) or ()), None)
-        content = choice.message.content if choice is not None else None
+        completion: Completion = await retrying(self._attempt, number, chat)
         # A server may answer with the key, and with anything of any size. The rest is for a key across the bound.
-        text = without_secrets(content[: MAX_ANSWER_LENGTH + 1000]) if isinstance(content, str) else ""
-        text = text[:MAX_ANSWER_LENGTH]
-        self.query.record(Answer(number, chat.states, text, self._count(self._price(response)), self.form))
+        text = without_secrets(completion.text[: MAX_ANSWER_LENGTH + 1000])[:MAX_ANSWER_LENGTH]
+        self.query.record(Answer(number, chat.states, text, self._count(self._price(completion)), self.form))
 
         parsed = self._read(text, chat.states)
-        reason = None if parsed.actions or parsed.standing else _no_answer(choice, text)
+        reason = None if parsed.actions or parsed.standing else _no_answer(completion)
         if reason is None:
             return parsed
         return ParsedAnswer({}, tuple(Rejection(reason, index) for index in chat.states))
@@ -198,7 +196,7 @@ class VLMQuery:
             return read_rules(text, states, [state.observation for state in self.query.states], briefing)
         return parse_answer(text, states, briefing.action_space, action_names(briefing))
 
-    async def _attempt(self, number: int, chat: Chat) -> Any:
+    async def _attempt(self, number: int, chat: Chat) -> Completion:
         if not self.budget.is_left(self._spent()):
             raise RequestFailed("no budget is left to try again")
         self.query.record(Request(number, chat.states))
@@ -220,13 +218,11 @@ class VLMQuery:
         self.usage += usage
         return usage
 
-    def _price(self, response: Any) -> Usage:
-        counts = getattr(response, "usage", None)
-        prompt_tokens = max(0, int(getattr(counts, "prompt_tokens", None) or 0))
-        completion_tokens = max(0, int(getattr(counts, "completion_tokens", None) or 0))
+    def _price(self, completion: Completion) -> Usage:
+        prompt_tokens, completion_tokens = completion.prompt_tokens, completion.completion_tokens
         if not prompt_tokens and not completion_tokens:
             self.budget.note_missing_counts()
-        cost = self._cost(response, prompt_tokens, completion_tokens)
+        cost = self._cost(completion.response, prompt_tokens, completion_tokens)
         if cost is None:
             self.budget.note_missing_price()
         return Usage(1, prompt_tokens, completion_tokens, cost or 0.0)
@@ -260,15 +256,12 @@ def _retry_wait(state: tenacity.RetryCallState) -> float:
     return min(max(backoff, getattr(failure, "retry_after", 0.0)), MAX_RETRY_WAIT)
 
 
-def _no_answer(choice: Any, text: str) -> str | None:
+def _no_answer(completion: Completion) -> str | None:
     """Why an answer without usable advice has none, as far as the provider tells."""
-    if choice is None:
+    if not completion.has_choices:
         return "no_choices"
-    if choice.finish_reason == "length":
+    if completion.finish_reason == "length":
         return "truncated"
-    # Where litellm has it depends on its release.
-    extra = getattr(choice.message, "provider_specific_fields", None) or {}
-    refusal = getattr(choice.message, "refusal", None) or extra.get("refusal")
-    if choice.finish_reason == "content_filter" or (not text and refusal):
+    if completion.finish_reason == "content_filter" or completion.refused:
         return "refused"
-    return None if text.strip() else "empty_answer"
+    return None if completion.said_anything else "empty_answer"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sb3_varl.advice.answer import ParsedAnswer, parse_answers
+from sb3_varl.advice.items import without_thoughts
 from sb3_varl.advice.sheets import action_names
 from sb3_varl.advice.types import Answer, Briefing, Observation, Rejection
 from sb3_varl.rules.rules import Rules
@@ -48,7 +49,7 @@ def read_rules(
     """
     rules = Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space)
     rejected = [Rejection(lost.reason, None, str(lost)) for lost in rules.rejected]
-    if not len(rules) and _KEEP.search(text):
+    if not len(rules) and _KEEP.search(without_thoughts(text)):
         return ParsedAnswer({}, ())
     if not len(rules):
         first = rejected[0] if rejected else Rejection("no_rules")

@@ -8,8 +8,9 @@ from typing import Any
 
 import json_repair
 
-# What is read of an answer, in characters, and what is repaired of it: far beyond any real one.
-MAX_ANSWER_LENGTH = 200_000
+from sb3_varl.advice.items import MAX_ANSWER_LENGTH, without_thoughts
+
+# What is repaired of an answer, in characters: far beyond any real one.
 MAX_REPAIRED_LENGTH = 12_000
 # How many times something may look like the start of rules without being one.
 _MAX_TRIES = 20
@@ -47,7 +48,7 @@ def read_answer(text: str) -> RawRules:
     :param text: The model's words
     :return: What they say
     """
-    text = text[:MAX_ANSWER_LENGTH]
+    text = without_thoughts(text)[:MAX_ANSWER_LENGTH]
     starts = [match.end() - 1 for match in _START.finditer(text)][-_MAX_TRIES:]
     if not starts:
         return _without_key(text)
