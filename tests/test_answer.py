@@ -186,6 +186,9 @@ def test_action_space_of_several_dimensions_is_answered_flat() -> None:
     "pattern",
     [
         "<think>",
+        '{"advice":[{"state":',
+        '{"state":0,"action":[0',
+        '{"state":0,"action":[0],',
         "</think>{",
         "x",
         "{",
