@@ -62,10 +62,12 @@ class Chat:
 
     :param states: Indices of its states
     :param messages: What is sent about them, as OpenAI's chat protocol has it
+    :param is_divisible: Whether they may as well be asked about in several requests
     """
 
     states: tuple[int, ...]
     messages: list[dict[str, Any]]
+    is_divisible: bool = True
 
 
 def chats(
@@ -96,10 +98,10 @@ def chats(
         if not states:
             return
         if query.followed is not None and isinstance(query.followed.advice, Rules):
-            yield Chat(states, [system, _user_message(_correction_parts(query.followed, image_size))])
+            yield Chat(states, [system, _user_message(_correction_parts(query.followed, image_size))], False)
             return
         shown = [_parts(line, _picture(state, image_size)) for line, state in _examples(query, states)]
-        yield Chat(states, [system, _user_message([part for parts in shown for part in parts])])
+        yield Chat(states, [system, _user_message([part for parts in shown for part in parts])], False)
         return
     chosen: list[int] = []
     parts: list[dict[str, Any]] = []

@@ -106,14 +106,20 @@ class Endpoint:
     completion_kwargs: dict[str, Any]
     price_per_token: tuple[float, float] | None
 
-    def arguments(self, messages: list[dict]) -> dict[str, Any]:
+    @property
+    def may_cut_prompts(self) -> bool:
+        """Whether it is a server that leaves out in silence what is too long."""
+        return self.model.startswith(("ollama/", "ollama_chat/")) or ":11434" in (self.api_base or "")
+
+    def arguments(self, messages: list[dict], completion_kwargs: dict[str, Any]) -> dict[str, Any]:
         """
         Put together what litellm is called with.
 
         :param messages: The chat
+        :param completion_kwargs: What the server takes of the further arguments
         :return: Arguments of ``litellm.acompletion``
         """
-        arguments = {**self.completion_kwargs, "model": self.model, "messages": messages, "timeout": self.deadline}
+        arguments = {**completion_kwargs, "model": self.model, "messages": messages, "timeout": self.deadline}
         if self.api_base is not None:
             arguments["api_base"] = self.api_base
         if not self.has_key:

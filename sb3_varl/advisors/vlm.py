@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from sb3_varl.advice.types import Advice, AdviceQuery, Briefing, QueryInterrupted, Usage
 from sb3_varl.advisors.background import Interruptible
 from sb3_varl.advisors.budget import Budget
+from sb3_varl.advisors.limits import ServerLimits
 from sb3_varl.advisors.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, Form, state_lines, system_prompt
 from sb3_varl.advisors.providers import Endpoint, check_model, price_of
 from sb3_varl.advisors.vlm_query import CircuitBreaker, RequestSettings, VLMQuery
@@ -117,6 +118,7 @@ class VLMAdvisor:
         self.settings = RequestSettings(int(states_per_request), int(image_size), int(max_retries))
         self.budget = Budget(model, max_requests, max_total_tokens, max_cost, max_seconds)
         self._breaker = CircuitBreaker(model, int(max_failures))
+        self._limits = ServerLimits(model)
         self._usage = Usage()
         self._said_why_no_rules = False
         self._be_idle()
@@ -182,7 +184,17 @@ class VLMAdvisor:
             if self._n_interruptions > n_interruptions:
                 raise QueryInterrupted("The query was broken off before it was asked.")
             form = self.form_for(query.briefing)
-            asked = VLMQuery(query, task, form, self.endpoint, self.settings, self.budget, self._breaker, self._usage)
+            asked = VLMQuery(
+                query,
+                task,
+                form,
+                self.endpoint,
+                self.settings,
+                self.budget,
+                self._breaker,
+                self._limits,
+                self._usage,
+            )
             self._running = Interruptible(asked.ask())
             try:
                 return self._running.result()

@@ -18,8 +18,9 @@ from sb3_varl.advice.sheets import action_names
 from sb3_varl.advice.types import Advice, AdviceQuery, Answer, Failure, Rejection, Request, StandingAdvice, Usage
 from sb3_varl.advisors.budget import Budget
 from sb3_varl.advisors.completion import Completion
+from sb3_varl.advisors.limits import ServerLimits, without_pictures
 from sb3_varl.advisors.prompt import Chat, Form, chats
-from sb3_varl.advisors.providers import Endpoint, RequestFailed, complete, import_litellm, price_of
+from sb3_varl.advisors.providers import Endpoint, RequestFailed, complete, count_tokens, import_litellm, price_of
 from sb3_varl.redaction import without_secrets
 from sb3_varl.rules.answers import read_rules
 from sb3_varl.wording import count
@@ -98,6 +99,7 @@ class VLMQuery:
     :param settings: How it is asked
     :param budget: What it may cost
     :param breaker: Counts failures over all queries
+    :param limits: What the server takes
     :param spent: What the advisor has spent in its life
     """
 
@@ -110,6 +112,7 @@ class VLMQuery:
         settings: RequestSettings,
         budget: Budget,
         breaker: CircuitBreaker,
+        limits: ServerLimits,
         spent: Usage,
     ) -> None:
         self.query = query
@@ -119,6 +122,7 @@ class VLMQuery:
         self.settings = settings
         self.budget = budget
         self.breaker = breaker
+        self.limits = limits
         self.usage = Usage()
         self.litellm: ModuleType = import_litellm()
         self._spent_in_life = spent
@@ -131,22 +135,24 @@ class VLMQuery:
 
         :return: The advice about the states that the query has no answers about yet
         """
-        query, settings = self.query, self.settings
+        query = self.query
         actions: dict[int, np.ndarray] = {}
         rejected: list[Rejection] = []
-        missing, asked = query.wanted, set[int]()
+        pending = list(query.wanted)
         number = max((answer.request + 1 for answer in query.answers), default=0)
         standing: StandingAdvice | None = None
-        per_request, image_size = settings.states_per_request, settings.image_size
-        for chat in chats(query, self.task, missing, per_request, image_size, self.form):
-            asked.update(chat.states)
+        while (chat := self._next_chat(pending)) is not None:
             reason = self._reason_not_to_ask()
             if reason is not None:
                 rejected += [Rejection(reason, index) for index in chat.states]
+                pending = [index for index in pending if index not in chat.states]
                 continue
             try:
                 parsed = await self._request(number, chat)
             except RequestFailed as failure:
+                if self.limits.learn(str(failure), chat, self.endpoint.completion_kwargs):
+                    number += 1
+                    continue
                 rejected += [Rejection("request_failed", index, str(failure)) for index in chat.states]
                 self.breaker.count(failed=True, permanent=failure.permanent)
             else:
@@ -156,10 +162,16 @@ class VLMQuery:
                 self.breaker.count(failed=bool(parsed.rejected) and not parsed.actions)
             self._is_trial = False
             number += 1
-        rejected += [Rejection("too_large", index) for index in missing if index not in asked]
+            pending = [index for index in pending if index not in chat.states]
+        rejected += [Rejection("too_large", index) for index in pending]
         if standing is None:
             self._warn_of_equal_actions(list(actions.values()))
         return Advice([actions.get(i) for i in range(len(query.states))], rejected, self.usage, standing)
+
+    def _next_chat(self, pending: list[int]) -> Chat | None:
+        settings = self.settings
+        n_states = self.limits.states_per_request(settings.states_per_request)
+        return next(chats(self.query, self.task, pending, n_states, settings.image_size, self.form), None)
 
     def _reason_not_to_ask(self) -> str | None:
         if not self.budget.is_left(self._spent()):
@@ -183,6 +195,9 @@ class VLMQuery:
         # A server may answer with the key, and with anything of any size. The rest is for a key across the bound.
         text = without_secrets(completion.text[: MAX_ANSWER_LENGTH + 1000])[:MAX_ANSWER_LENGTH]
         self.query.record(Answer(number, chat.states, text, self._count(self._price(completion)), self.form))
+        if self.endpoint.may_cut_prompts:
+            n_sent = count_tokens(without_pictures(self.limits.messages(chat)))
+            self.limits.notice_cut(n_sent, completion.prompt_tokens)
 
         parsed = self._read(text, chat.states)
         reason = None if parsed.actions or parsed.standing else _no_answer(completion)
@@ -202,7 +217,9 @@ class VLMQuery:
         self.query.record(Request(number, chat.states))
         deadline = min(self.endpoint.deadline, self.budget.seconds_left(self._spent()))
         try:
-            return await complete(self.litellm, self.endpoint.arguments(chat.messages), deadline)
+            kwargs = self.limits.arguments(self.endpoint.completion_kwargs)
+            arguments = self.endpoint.arguments(self.limits.messages(chat), kwargs)
+            return await complete(self.litellm, arguments, deadline)
         except RequestFailed as failure:
             self.query.record(Failure(number, str(failure), self._count(Usage(requests=1)), failure.permanent))
             raise

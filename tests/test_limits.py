@@ -1,0 +1,146 @@
+"""What a server refuses is found out once, said once, and not sent again."""
+
+import pytest
+
+from conftest import make_query, make_vlm, reasons
+from sb3_varl.advice.types import Failure
+from sb3_varl.advisors.limits import ServerLimits
+from sb3_varl.advisors.prompt import Chat, chats
+from sb3_varl.testing import VLMServer, http_error
+
+pytestmark = pytest.mark.usefixtures("vlm_environment")
+
+# As servers say it: what they refuse, how many states share a request from then on, and how many pictures.
+REFUSALS = {
+    "vLLM, pictures": ("At most 1 image(s) may be provided in one request.", 1, 1),
+    "vLLM, more pictures": ("At most 3 image(s) may be provided in one prompt.", 3, 3),
+    "Groq, pictures": ("Too many images provided. This model supports up to 5 images", 5, 5),
+    "pictures, without a number": ("Too many images in the request", 4, 4),
+    "vLLM, a text model": ("At most 0 image(s) may be provided in one prompt.", 8, 0),
+    "OpenAI, a text model": ("Invalid content type. image_url is only supported by certain models.", 8, 0),
+    "DeepSeek": ("Failed to deserialize: messages[1]: unknown variant `image_url`, expected `text`", 8, 0),
+    "llama.cpp, a text model": ("image input is not supported - hint: you may need to provide the mmproj", 8, 0),
+    "vLLM, too long": (
+        "This model's maximum context length is 4096 tokens. However, you requested 9000 tokens. Please reduce the "
+        "length of the messages.",
+        4,
+        4,
+    ),
+    "OpenAI, too long": ("Your input exceeds the context window of this model.", 4, 4),
+    "Anthropic, too long": ("prompt is too long: 209000 tokens > 200000 maximum", 4, 4),
+    "llama.cpp, too long": ("the request exceeds the available context size, try increasing it", 4, 4),
+    "Groq, too large": ("Request too large for model in organization on tokens per minute", 4, 4),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_is_refused_is_not_sent_again(name, caplog):
+    text, n_states, n_pictures = REFUSALS[name]
+    events = []
+    with VLMServer(script=[http_error(400, text)]) as server:
+        advisor = make_vlm(server, states_per_request=8)
+        advice = advisor.advise(make_query(8, record=events.append, frames=True))
+        again = advisor.advise(make_query(8, frames=True))
+    first, *others = server.requests
+    assert [action is not None for action in advice.actions + again.actions] == [True] * 16
+    assert not advice.rejected
+    assert len(first.states) == 8
+    assert max(len(request.states) for request in others) == n_states
+    assert max(sum(image is not None for image in request.images) for request in others) == n_pictures
+    assert sorted(state["state"] for request in others for state in request.states) == sorted([*range(8)] * 2)
+    assert len([event for event in events if isinstance(event, Failure)]) == 1
+    (message,) = (message for message in caplog.messages if "refuses a request" in message)
+    assert text[:40] in message
+    assert "states_per_request=" in message or "frames=False" in message
+
+
+def test_a_prompt_that_is_too_long_is_made_shorter_until_it_fits():
+    with VLMServer(script=[http_error(400, "prompt is too long")] * 3) as server:
+        advice = make_vlm(server, states_per_request=8).advise(make_query(8, frames=True))
+    assert [len(request.states) for request in server.requests] == [8, 4, 2, *[1] * 8]
+    assert not advice.rejected
+
+
+def test_a_single_state_that_is_too_long_costs_itself():
+    with VLMServer(script=[http_error(400, "prompt is too long")] * 2) as server:
+        advice = make_vlm(server, states_per_request=1, max_failures=9).advise(make_query(3, frames=True))
+    # Once without its picture, and not a third time.
+    assert [sum(image is not None for image in request.images) for request in server.requests] == [1, 0, 0, 0]
+    assert reasons(advice) == ["request_failed"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "System role not supported",
+        "Conversation roles must alternate user/assistant/user/assistant/...",
+        "This model does not support system messages",
+    ],
+)
+def test_no_system_message(text):
+    with VLMServer(script=[http_error(400, text)]) as server:
+        advisor = make_vlm(server)
+        assert not advisor.advise(make_query(2, frames=True)).rejected
+        assert not advisor.advise(make_query(2, frames=True)).rejected
+    first, *others = server.requests
+    assert [message["role"] for message in first.body["messages"]] == ["system", "user"]
+    for request in others:
+        (message,) = request.body["messages"]
+        assert message["role"] == "user"
+        assert message["content"][0]["text"].startswith("You advise a reinforcement learning agent.")
+        assert request.text.split() == first.text.split()
+
+
+def test_an_argument_that_is_refused(caplog):
+    text = "Unsupported parameter: 'temperature' is not supported with this model."
+    with VLMServer(script=[http_error(400, text)]) as server:
+        advisor = make_vlm(server, completion_kwargs={"temperature": 0.2, "top_p": 0.9})
+        assert not advisor.advise(make_query(2, frames=True)).rejected
+        assert not advisor.advise(make_query(2, frames=True)).rejected
+    bodies = [request.body for request in server.requests]
+    assert [("temperature" in body, "top_p" in body) for body in bodies] == [(True, True), (False, True), (False, True)]
+    assert len([message for message in caplog.messages if "without temperature (completion_kwargs)" in message]) == 1
+
+
+@pytest.mark.parametrize("text", ["no", "Your credit balance is too low", "temperature must be hot", "limit reached"])
+def test_other_refusals_are_failures(text):
+    with VLMServer() as server:
+        server.always = http_error(400, text)
+        advice = make_vlm(server).advise(make_query(2, frames=True))
+    assert len(server.requests) == 1
+    assert reasons(advice) == ["request_failed"] * 2
+
+
+def test_refusals_without_an_end_come_to_an_end():
+    for text in ("At most 1 image(s)", "prompt is too long", "System role not supported", "not support image input"):
+        with VLMServer() as server:
+            server.always = http_error(400, text)
+            advice = make_vlm(server, states_per_request=8, max_failures=2).advise(make_query(8, frames=True))
+        assert len(server.requests) <= 8
+        assert len(advice.rejected) == 8
+
+
+def test_rules_are_asked_for_with_fewer_pictures():
+    limits = ServerLimits("x")
+    (chat,) = chats(make_query(4, frames=True), "Go.", range(4))
+    chat = Chat(chat.states, chat.messages, is_divisible=False)
+    assert limits.learn("At most 2 image(s) may be provided in one request.", chat, {})
+    assert limits.states_per_request(16) == 16
+    assert str(limits.messages(chat)).count("image_url'") == 4  # a type and a key of each
+
+
+def test_a_server_that_cuts_prompts_off_in_silence(caplog):
+    with VLMServer() as server:
+        advisor = make_vlm(server)
+        advisor.endpoint.api_base = server.api_base
+        advisor.endpoint.model = "openai/test"
+        advisor.advise(make_query(4, frames=True))
+        assert not caplog.messages  # what counts otherwise may be right
+    limits = ServerLimits("ollama/x")
+    for _ in range(2):
+        limits.notice_cut(9000, 4096)
+        limits.notice_cut(9000, 0)
+        limits.notice_cut(4096, 4000)
+    (message,) = caplog.messages
+    assert "read 4096 tokens of about 9000" in message
+    assert '{"num_ctx": 16384}' in message
