@@ -111,15 +111,16 @@ class Endpoint:
         """Whether it is a server that leaves out in silence what is too long."""
         return self.model.startswith(("ollama/", "ollama_chat/")) or ":11434" in (self.api_base or "")
 
-    def arguments(self, messages: list[dict], completion_kwargs: dict[str, Any]) -> dict[str, Any]:
+    def arguments(self, messages: list[dict], completion_kwargs: dict[str, Any] | None = None) -> dict[str, Any]:
         """
         Put together what litellm is called with.
 
         :param messages: The chat
-        :param completion_kwargs: What the server takes of the further arguments
+        :param completion_kwargs: What the server takes of the further arguments, ``None`` for all
         :return: Arguments of ``litellm.acompletion``
         """
-        arguments = {**completion_kwargs, "model": self.model, "messages": messages, "timeout": self.deadline}
+        further = self.completion_kwargs if completion_kwargs is None else completion_kwargs
+        arguments = {**further, "model": self.model, "messages": messages, "timeout": self.deadline}
         if self.api_base is not None:
             arguments["api_base"] = self.api_base
         if not self.has_key:
