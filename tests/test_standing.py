@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -30,6 +31,7 @@ from sb3_varl import (
 )
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.types import Episode
+from sb3_varl.report import write_report
 from sb3_varl.report.relabel import Relabelled, merge
 from sb3_varl.rules.description import describe
 from sb3_varl.rules.rules import Rule
@@ -890,3 +892,29 @@ def test_a_model_with_rules_in_an_environment_without_their_names_says_so():
         callback = make_callback(make_vlm(server), log_path=False)
         with pytest.raises(ArgumentError, match=r"was saved with rules that stand, .*AdvisorCallback\(sheet=\.\.\.\)"):
             model.learn(50, callback=callback, reset_num_timesteps=False)
+
+
+@pytest_vlm
+def test_the_report_has_corrections_beside_each_other():
+    def answer(*rules):
+        return json.dumps({"rules": [{"name": name, "when": when, "action": [x, "0"]} for name, when, x in rules]})
+
+    texts = [
+        answer(("grasp", "t > 5", "1"), ("lower", "t > 3", "-0.5"), ("approach", "true", "-0.1")),
+        answer(("grasp", "t > 5", "1"), ("lift", "t > 4", "0.7"), ("lower", "t > 3", "-0.4")),
+        '{"keep": true}',
+    ]
+    with VLMServer(lambda states, images: texts.pop(0)) as server:
+        callback = make_callback(make_vlm(server), n_queries=3, query_freq=30, roll_in=0, log_path="run/advice")
+        make_model().learn(120, callback=callback)
+        assert len(server.requests) == 3
+    page = write_report("run").read_text()
+    table = page.partition("<h2>Rules</h2>")[2].partition("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.S) for row in table.split("<tr>")[2:]]
+    assert [re.sub(r"<[^>]*>| ", "", "|".join(row)) for row in rows] == [
+        "1|graspt&gt;510|asbefore",
+        "2||liftt&gt;40.70",
+        "3|lowert&gt;3-0.50|lowert&gt;3-0.40",
+        "4|approachtrue-0.10|leftout",
+    ]
+    assert re.findall(r"query \d, step \d+", table) == ["query 1, step 20", "query 2, step 50"]

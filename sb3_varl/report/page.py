@@ -30,9 +30,9 @@ from sb3_varl.advice.history import LoggedQuery
 from sb3_varl.advice.log import FILE_NAME
 from sb3_varl.advice.types import Answer, Usage
 from sb3_varl.pages import StateView, render, view_states, write_page
+from sb3_varl.report.corrections import RulesView, view_rules
 from sb3_varl.report.curves import MAX_NAMES, draw_key, draw_panels, last_step
 from sb3_varl.report.runs import RunLogs, read_runs
-from sb3_varl.rules.rules import outline
 from sb3_varl.wording import count
 
 FRAME_SIZE = 224
@@ -108,6 +108,7 @@ class RunView:
     :param totals_of_logs: Of each advice log by its name, if it has more than one
     :param queries: The queries
     :param missing: What could not be found or read, a sentence each
+    :param rules: The rules that it was advised by
     """
 
     name: str
@@ -117,6 +118,7 @@ class RunView:
     totals_of_logs: dict[str, Totals] = field(default_factory=dict)
     queries: list[QueryView] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    rules: RulesView = field(default_factory=RulesView)
 
 
 def write_report(
@@ -161,7 +163,6 @@ def write_report(
             if run.all_queries
         },
         simulated=SIMULATED,
-        outline=outline,
         panels=draw_panels(runs, names),
         max_names=MAX_NAMES,
         has_cutoff=any(run.cutoff is not None and run.cutoff <= last_step(runs) for run in runs),
@@ -189,6 +190,7 @@ def _view_run(index: int, name: str, run: RunLogs, progress: Any) -> RunView:
             by_log[log].append(_view_query(log, query))
             progress.update(query.n_states)
     queries = [query for of_log in by_log.values() for query in of_log]
+    answers = [(_label(query, by_log), answer) for query in queries if not query.altered for answer in query.answers]
     return RunView(
         name,
         draw_key(index),
@@ -197,7 +199,12 @@ def _view_run(index: int, name: str, run: RunLogs, progress: Any) -> RunView:
         {log: _totals(of_log) for log, of_log in by_log.items()} if len(by_log) > 1 else {},
         queries,
         run.missing,
+        view_rules(answers),
     )
+
+
+def _label(query: QueryView, by_log: dict[str, list[QueryView]]) -> str:
+    return f"query {query.number}{f' of {query.log}' if len(by_log) > 1 else ''}, step {query.step:,}"
 
 
 def _totals(queries: Sequence[QueryView]) -> Totals:

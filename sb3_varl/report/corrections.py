@@ -1,0 +1,50 @@
+"""The rules of a run's queries beside each other, so that it can be seen what a correction changed."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sb3_varl.advice.types import Answer
+from sb3_varl.rules.rules import Rule, outline
+
+
+@dataclass(frozen=True)
+class RulesView:
+    """
+    The rules that a run was advised by, one version after the other.
+
+    :param versions: What each is called
+    :param rows: For each rule its text in each version, ``None`` where there is no such rule
+    """
+
+    versions: list[str] = field(default_factory=list)
+    rows: list[list[Rule | None]] = field(default_factory=list)
+
+
+def view_rules(answers: Sequence[tuple[str, Answer]]) -> RulesView:
+    """
+    Put versions of rules beside each other.
+
+    :param answers: What a run's model answered, in order, and what each answer is called
+    :return: The versions, rules of the same name in the same row; of those without a counterpart, the ones in the same
+        place
+    """
+    versions, rows = list[str](), list[list[Rule | None]]()
+    for name, answer in answers:
+        rules = outline(answer.text) if answer.form == "rules" else []
+        if rules:
+            rows = _beside(rows, rules, len(versions))
+            versions.append(name)
+    return RulesView(versions, rows)
+
+
+def _beside(rows: list[list[Rule | None]], rules: list[Rule], n_versions: int) -> list[list[Rule | None]]:
+    names = [next(rule.name for rule in reversed(row) if rule is not None) for row in rows]
+    matcher = difflib.SequenceMatcher(None, names, [rule.name for rule in rules], autojunk=False)
+    beside: list[list[Rule | None]] = []
+    for _, i, i_end, j, j_end in matcher.get_opcodes():
+        old, new = rows[i:i_end], rules[j:j_end]
+        for k in range(max(len(old), len(new))):
+            before = old[k] if k < len(old) else [None] * n_versions
+            beside.append([*before, new[k] if k < len(new) else None])
+    return beside
