@@ -301,3 +301,110 @@ def test_one_number_for_one_component() -> None:
     space = spaces.Box(-1, 1, (1,))
     for action in (0.5, "0.5", [0.5], [[0.5]]):
         np.testing.assert_allclose(parse([{"state": 0, "action": action}], space=space).actions[0], [0.5])
+
+
+def values(text: str, indices: tuple[int, ...] = (0, 1, 2)) -> dict[int, list[float]]:
+    parsed = parse_answer(text, indices, ACTION_SPACE, ("dx", "grip"))
+    return {state: np.round(action, 4).tolist() for state, action in parsed.actions.items()}
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        ("[- 0.5, 1]", [-0.5, 1]),
+        ("[\u22120.5, 1]", [-0.5, 1]),
+        ("[\u20130.5, 1]", [-0.5, 1]),
+        ("[-(0.5), 1]", None),
+        ("[-+0.5, 1]", None),
+        ("{dx:-0.25,grip:2.25}", [-0.25, 2.25]),
+        ('{"dx": -0.25, "grip" 2.25}', None),
+        ("[0.5, 1", None),
+        ("[0.15, 1.5}", None),
+        ("(0.5, 1)", None),
+        ("[0.5 to 0.6, 1]", None),
+        ("[2*0.25, 1]", None),
+        ("[50%, 1]", None),
+        ("0.5", None),
+    ],
+)
+def test_no_number_is_read_as_another(action: str, expected: list[float] | None) -> None:
+    assert values(item(action)).get(0) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"advice": [{"state": 1, "executed_action": [0.1, 0.2], "action": [0.35, 0.2',
+        '{"advice": [{"state": 1, "executed_action": [0.1, 0.2],',
+        '{"advice": [{"state": 1, "reason": "the action: go up", "action": [0.35, 0.2',
+        '{"advice": [{"state": 1, "action": (0.15, 1',
+        '{"advice": [{"state": 0 and 1, "action": [0.1, 1]}]}',
+        '{"advice": [{"state": 0, "action": [0.1, 1], "state": 1, "action": [0.2, 2]}]}',
+        '{"advice": [{"state": ' + "1" * 5000,
+    ],
+)
+def test_what_is_cut_off_or_ambiguous_is_nobody_s_action(text: str) -> None:
+    parsed = parse_answer(text, (0, 1, 2), ACTION_SPACE)
+    assert parsed.actions == {}
+    assert {rejection.state for rejection in parsed.rejected} >= {0, 1, 2}
+
+
+def test_an_action_stays_with_its_state() -> None:
+    text = '[{"state": 0, "action": [0.15, 1.5}, {"id": 1, "action": [-0.25, 2.5]}]'
+    assert values(text) == {1: [-0.25, 2.5]}
+
+
+@pytest.mark.parametrize(
+    ("final", "expected"),
+    [
+        ('{"advice": []}', {}),
+        ('{"advice": null}', {}),
+        ('{"advice": {"state": 0, "action": [0, 0]}}', {0: [0, 0]}),
+        ('{"state_0": [0, 0]}', {0: [0, 0]}),
+        ('{"advice": [{"id": 0, "action": [0, 0]}]}', {0: [0, 0]}),
+        ('{"advice": [{"state": 0.0, "action": [0, 0]}]}', {0: [0, 0]}),
+        ('{"adv', {}),
+        ('{"advice": [', {}),
+        ('[{"st', {}),
+        ("advice:\n- state: 0\n  action: [0, 0]", {}),
+        ("I would not change it.", {0: [0.5, 2], 1: [1, 1], 2: [-1, 5]}),
+        ('Note {"state": 1, "observation": [1, 2]} is odd.', {0: [0.5, 2], 1: [1, 1], 2: [-1, 5]}),
+    ],
+)
+def test_a_draft_does_not_stand_in_for_an_answer(final: str, expected: dict[int, list[float]]) -> None:
+    assert values(f"{ALL}\nNo, better:\n{final}") == expected
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ['{"state" 1, "action": [0, 0]}', '{"stat": 1, "action": [0, 0]}', '{state": 1, "action": [0, 0]}'],
+)
+def test_a_line_that_nobody_can_read_is_no_abstention(broken: str) -> None:
+    parsed = parse_answer(f"{I0}\n{broken}\n{I2}", (0, 1, 2), ACTION_SPACE)
+    assert {0, 2} <= set(parsed.actions)
+    assert 1 in {rejection.state for rejection in parsed.rejected} or parsed.actions[1].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("key", ["foo", "executed_action", "advice"])
+def test_an_action_under_a_key_that_nobody_knows_is_no_abstention(key: str) -> None:
+    parsed = parse_answer(f'{{"advice": [{{"state": 0, "{key}": [0.5, 2]}}]}}', (0,), ACTION_SPACE)
+    assert parsed.actions or [rejection.state for rejection in parsed.rejected] == [0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"state": 0, "action": [0.1, 1]} so ' * 4000,
+        " so ".join(f'{{"state": {i}, "action": [0.1, 1]}}' for i in range(5000)),
+        "".join(f'{{"advice":[{{"state":{i},"action":[0,0]}}]}}' for i in range(4000)),
+        '{"state":0,"x":[' * 480 + "1," * 95_000,
+        '{"state":' * 22_000,
+        '{"a":[' * 60 + "1," * 95_000,
+        "{'r': " + "{" * 1900,
+    ],
+    ids=range(7),
+)
+def test_time_for_long_answers_is_bounded(text: str) -> None:
+    started = time.perf_counter()
+    parse_answer(text, range(16), ACTION_SPACE)
+    assert time.perf_counter() - started < 5

@@ -752,3 +752,19 @@ def test_keep_among_thoughts_keeps_nothing():
     assert read_rules('{"keep": true}', (0,), observations, briefing).rejected == ()
     text = '<think>Shall I say {"keep": true}?</think>{"rules": []}'
     assert read_rules(text, (0,), observations, briefing).rejected[0].reason == "no_rules"
+
+
+@pytest.mark.parametrize(
+    "end", ['{"rules": [', '{"rules": [{"name": "a", "wh', '{"rules": [{"name": "a", "action": ["0.2", "0"]']
+)
+def test_a_draft_of_rules_does_not_stand_in_for_a_list_that_breaks_off(end):
+    draft = json.dumps({"rules": [rule("0.1", "0")]})
+    rules = parse(f"{draft}\nNo, better:\n{end}")
+    assert len(rules) == 0
+    assert rules.rejected
+
+
+def test_a_rule_that_is_cut_off_before_its_condition_is_left_out():
+    rules = parse('{"rules": [' + GOOD + ', {"name": "b", "action": ["0.2", "0"]')
+    assert [rule.name for rule in rules.rules] == [json.loads(GOOD)["name"]]
+    assert rules.rejected[0].reason == "truncated"

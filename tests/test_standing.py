@@ -411,6 +411,37 @@ def test_rules_of_a_file_and_by_name():
         make_model().learn(10, callback=make_callback("recorded/push-v3"))
 
 
+def test_a_file_in_a_folder_that_is_called_rules():
+    pathlib.Path("rules").mkdir()
+    pathlib.Path("rules/mine.json").write_text(TEXT)
+    model = make_model()
+    model.learn(50, callback=make_callback("rules/mine.json"))
+    assert_rows_are_advised(model.guidance_buffer.rows())
+
+
+def test_rules_that_never_fire_are_logged_and_so_is_where_none_does():
+    text = TEXT[:-2] + ', {"name": "never", "when": "t > 99", "action": ["0", "0"]}]}'
+    callback = make_callback(RulesAdvisor(text), roll_in=0, label_freq=1)
+    make_model().learn(70, callback=callback)
+    figures = callback._teacher.standing.figures()
+    assert figures["advice/rule_2"] == 0
+    assert figures["advice/no_rule"] == pytest.approx(3 / 7, abs=0.03)
+    assert sum(figures.values()) == pytest.approx(1)
+
+
+def test_other_rules_than_those_that_the_model_was_saved_with_are_told_of(caplog):
+    model = make_model()
+    model.learn(50, callback=make_callback(RulesAdvisor(TEXT), log_path="log"))
+    n_labels = model.guidance_buffer.rows()["labels"].sum()
+    model.save("model")
+    for text, is_said in ((TEXT, False), (OTHER, True)):
+        model = VARL.load("model", env=NamedEnv())
+        model.learn(30, callback=make_callback(RulesAdvisor(text), log_path="log"), reset_num_timesteps=False)
+        assert is_said == any("not those that the model was saved with" in message for message in caplog.messages)
+    assert_rows_are_advised(model.guidance_buffer.rows(), sign=-1)
+    assert n_labels > 0
+
+
 def test_rules_of_which_none_can_be_used():
     text = '{"rules": [{"name": "grasp", "when": "true", "action": ["wrist", "0"]}]}'
     with pytest.raises(ValueError, match=r"None of the rules of rules .*: grasp: there is no wrist, only episode, t"):

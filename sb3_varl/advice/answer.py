@@ -1,5 +1,6 @@
 """From the text of an answer, whatever it is, to actions that can be used."""
 
+import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -9,11 +10,12 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_varl.advice.items import RawAnswer, read_items
+from sb3_varl.advice.items import RawAnswer, read_items, state_number
 from sb3_varl.advice.types import Answer, Rejection, StandingAdvice, check_action
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_STATE = re.compile(r"\s*(?:state)?[\s_#]*(-?\d{1,9})\s*", re.IGNORECASE)
+# Of a list that is text.
+_MAX_TEXT = 10_000
 # Lists around the numbers of an action.
 _MAX_NESTING = 3
 # Of fewer states, nobody can tell whether they were counted from 1.
@@ -59,19 +61,19 @@ def parse_answer(
     actions: dict[int, np.ndarray] = {}
     rejected: list[Rejection] = []
     asked, seen = frozenset(indices), set[int]()
-    first = _first_state(raw, asked)
-    if first is None:
+    offset = _offset(raw, asked)
+    if offset is None:
         return ParsedAnswer({}, tuple(Rejection("counted_from_1", index) for index in indices))
-    if first:
+    if offset:
         rejected.append(Rejection("counted_from_1"))
     fault = raw.fault
     for item in raw.items:
-        state = _state(item)
+        state = state_number(item)
         if state is None:
             rejected.append(Rejection("malformed_item"))
             fault = fault or "malformed_item"
             continue
-        state -= first
+        state -= offset
         if state not in asked:
             rejected.append(Rejection("unknown_state"))
         elif state in seen:
@@ -104,30 +106,26 @@ def parse_answers(answers: Iterable[Answer], action_space: spaces.Box, names: Se
     return ParsedAnswer(actions, tuple(rejection for one in parsed for rejection in one.rejected))
 
 
-def _state(item: Any) -> int | None:
-    """The number of the state that an item is about."""
-    state = item.get("state") if isinstance(item, dict) else None
-    match = _STATE.fullmatch(state) if isinstance(state, str) else None
-    if match:
-        return int(match[1])
-    if isinstance(state, float) and state.is_integer():
-        return int(state)
-    return state if isinstance(state, int) and not isinstance(state, bool) else None
-
-
-def _first_state(raw: RawAnswer, asked: frozenset[int]) -> int | None:
-    """What the answer counts the states from: 0, or 1, or ``None`` if that cannot be told."""
-    answered = {state for item in raw.items if (state := _state(item)) is not None}
-    from_one = frozenset(index + 1 for index in asked)
-    if len(answered) < _MIN_COUNTED or min(asked) in answered or max(asked) + 1 not in answered:
+def _offset(raw: RawAnswer, asked: frozenset[int]) -> int | None:
+    """By how much the answer's numbers are above those that were asked about, or ``None`` if that cannot be told."""
+    answered = {state for item in raw.items if (state := state_number(item)) is not None} | set(raw.cut_off)
+    if not asked or not answered or min(answered) == min(asked):
         return 0
-    if answered == from_one:
-        return 1
-    return None if answered <= from_one else 0
+    offset = min(answered) - min(asked)
+    is_usual = min(answered) in (0, 1) or offset == 1
+    if is_usual and len(asked) > 1 and answered == {index + offset for index in asked}:
+        return offset
+    is_suspicious = min(asked) not in answered and max(asked) + 1 in answered and len(answered) >= _MIN_COUNTED
+    return None if is_suspicious else 0
 
 
 def _checked(action: Any, space: spaces.Box, names: Sequence[str]) -> np.ndarray | str:
     n = math.prod(space.shape)
+    if isinstance(action, str) and action.strip().startswith("[") and len(action) < _MAX_TEXT:
+        try:
+            action = json.loads(action)
+        except (ValueError, RecursionError):
+            return "not_numbers"
     if isinstance(action, dict):
         by_name = {_spelt(name): value for name, value in action.items()}
         spelt = [_spelt(name) for name in names]
@@ -165,7 +163,10 @@ def _number(value: Any) -> float | None:
         return float(text) if len(text) < 50 and _NUMBER.fullmatch(text) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # of an integer of hundreds of digits
+        return math.inf
 
 
 def _spelt(name: str) -> str:

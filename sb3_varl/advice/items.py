@@ -6,34 +6,74 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import json_repair
-
-# What is read of an answer, in characters: far beyond any real one, and read in well under a second.
+# What is read of an answer, in characters: far beyond any real one, and read in a second or two at worst.
 MAX_ANSWER_LENGTH = 200_000
-# How many times something may look like the start of a JSON object without being one, and what is repaired of an item.
+# How many times something may look like the start of a JSON object without being one; how many items are read that are
+# no JSON; and how many characters are read in vain.
 MAX_FALSE_STARTS = 50
-_MAX_REPAIRS = 300
-_MAX_REPAIRED_LENGTH = 2_000
-_MAX_INDENT = 40
+_MAX_BROKEN_ITEMS = 300
+_MAX_READ_IN_VAIN = 1_000_000
+_OF_TOO_DEEP = 20_000
 # Objects around an answer.
 _MAX_NESTING = 3
+_MAX_INDENT = 40
+
+# What models put around their thoughts, and we around those that come in a field of their own.
+BEGIN_OF_THOUGHT, END_OF_THOUGHT = "<think>", "</think>"
+_THOUGHT_TAG = re.compile(r"<(/?)(?:think|thinking|thought|thoughts|reasoning)>", re.IGNORECASE)
+
+# What models call the two entries of an item, and what else an item without advice may have.
+_STATE_KEYS = frozenset({"state", "state_index", "state_id", "state_number", "index", "id"})
+_ACTION_KEYS = frozenset({"action", "actions", "recommended_action", "suggested_action", "advised_action"})
 
 # The braces of formulas and sets in a model's prose are none of these.
-_OBJECT_START = re.compile(r"""\{\s*(?:["'}]|\w+\s*[:=])""")
-_ITEM_START = re.compile(r"""\{\s*["']?(?:state|action|reason|index)["']?\s*[:=]""", re.IGNORECASE)
-_STATE = re.compile(r"""["']?state["']?\s*[:=]\s*["']?(-?\d+)""", re.IGNORECASE)
-_ACTION = re.compile(r"""["']?action["']?\s*[:=]\s*""", re.IGNORECASE)
+_OBJECT_START = re.compile(r"""\{\s*(?:["'}]|\w+["']?\s*[:=])""")
+_KEY = r"""(?<![\w"'])["']?(?:{names})["']?\s*[:=]\s*"""
+_ITEM_START = re.compile(
+    r"""\{\s*["']?(?:state(?:_index|_id|_number)?|index|id|actions?|reason)["']?\s*[:=]""", re.IGNORECASE
+)
 _CONTAINER_START = re.compile(r"""\{\s*["']?\w+["']?\s*[:=]\s*\[\s*\{""")
-_NEXT_START = re.compile(f"{_ITEM_START.pattern}|{_CONTAINER_START.pattern}", re.IGNORECASE)
-# "+0.5" is no JSON.
-_PLUS = re.compile(r"(?<=[\[,:\s])\+(?=[\d.])")
+_STATE = re.compile(_KEY.format(names="|".join(_STATE_KEYS)) + r"""["']?(-?\d{1,9})["']?(?=\s*[,}\n])""", re.IGNORECASE)
+_STATE_OF_END = re.compile(_KEY.format(names="|".join(_STATE_KEYS)) + r"""["']?(\d{1,9})["']?\s*,""", re.IGNORECASE)
+_STATE_AS_TEXT = re.compile(r"\s*(?:state)?[\s_#]*(-?\d{1,9})\s*", re.IGNORECASE)
+_ACTION = re.compile(_KEY.format(names="|".join(_ACTION_KEYS)), re.IGNORECASE)
+# An action that is no JSON: numbers, with a plus, a minus that no keyboard has, or without their zero; as a list, by
+# the components' names, or by itself. It is there from its beginning to its end.
+_NUMBER = r"""["']?\s*(?:null|None|[+\-\u2212\u2013]?\s*(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*["']?"""
+_NAMED = rf"""["']?[\w][\w \[\]-]*?["']?\s*[:=]\s*{_NUMBER}"""
+_VALUE = re.compile(
+    rf"""(?P<list>\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER})*\s*,?\s*\])"""
+    rf"""|(?P<named>\{{\s*{_NAMED}(?:\s*,\s*{_NAMED})*\s*,?\s*\}})"""
+    rf"""|(?P<number>{_NUMBER})(?=\s*[,}}])"""
+)
+_PAIR = re.compile(rf"""["']?([\w][\w \[\]-]*?)["']?\s*[:=]\s*({_NUMBER})""")
+_MINUS = str.maketrans({"\u2212": "-", "\u2013": "-"})
 # What stands between items: commas, bullets, comments.
 _BETWEEN = re.compile(r"(?:[\s,;*\-]|(?://|#)[^\n]*\n)*")
 _END_OF_LIST = re.compile(r"[\s,]*\]")
-# What models put around their thoughts, and we around those that come in a field of their own.
-BEGIN_OF_THOUGHT, END_OF_THOUGHT = "<think>", "</think>"
+# What is left of an answer that begins anew and is cut off, or that nobody can read.
+_CUT_OFF = re.compile(r"""[{\[]\s*\{?\s*["'\u201c]?\w{0,20}["'\u201d]?\s*[:=]?\s*[\[{]?\s*$""")
+_ANOTHER_ANSWER = re.compile(
+    r"""(?:["'\u201c\\]+|^\s*)advice["'\u201d\\]*\s*:|[{\[]\s*["'\u201c\\]+state["'\u201d\\]+\s*:""", re.MULTILINE
+)
+_QUOTES = str.maketrans({"\u201c": '"', "\u201d": '"', "\u201e": '"'})
+
+
+class _Ambiguous(dict):
+    """An object that says something twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _Ambiguous(found)
+
+
 # Python refuses to read integers of more than 4300 digits; as floats they become infinite, and only their item is lost.
-_DECODER = json.JSONDecoder(strict=False, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
+_DECODER = json.JSONDecoder(
+    strict=False,
+    object_pairs_hook=_object,
+    parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits),
+)
 
 
 @dataclass
@@ -41,7 +81,8 @@ class RawAnswer:
     """
     What an answer says, before anything of it is checked.
 
-    :param items: What it says of the states, in order: objects with ``state`` and ``action``, if they are such
+    :param items: What it says of the states, in order: objects with ``state`` and perhaps ``action``, or ``None`` for
+        what is no item
     :param fault: Why no more of it was understood: ``"truncated"``, ``"malformed_item"``, ``"not_json"`` or
         ``"no_advice"``; ``None`` if all of it was, so that it says nothing of a state that it leaves out
     :param cut_off: States about which the answer breaks off
@@ -69,13 +110,6 @@ class _Group:
     end: int = 0
     needs_end: bool = False
 
-    @property
-    def states(self) -> set[str]:
-        return {str(item.get("state")) for item in self.items if isinstance(item, dict)}
-
-    def leave_out(self, states: set[str]) -> None:
-        self.items = [item for item in self.items if not isinstance(item, dict) or str(item.get("state")) not in states]
-
 
 def without_thoughts(text: str) -> str:
     """
@@ -84,10 +118,34 @@ def without_thoughts(text: str) -> str:
     :param text: Its words
     :return: What it did not think, if there is anything in it that looks like JSON, or all
     """
-    *before, last = text.split(END_OF_THOUGHT)
-    # Some servers leave out where thoughts begin.
-    answer = "".join(part.partition(BEGIN_OF_THOUGHT)[0] for part in before if BEGIN_OF_THOUGHT in part) + last
+    said, position, depth = list[str](), 0, 0
+    for tag in _THOUGHT_TAG.finditer(text):
+        if depth == 0:
+            said.append(text[position : tag.start()])
+        if tag[1] and depth == 0:
+            said = []  # some servers leave out where thoughts begin
+        depth = 0 if tag[1] else 1
+        position = tag.end()
+    if depth == 0:
+        said.append(text[position:])
+    answer = "".join(said)
     return answer if re.search(r"[{\[]", answer) else text
+
+
+def state_number(item: Any) -> int | None:
+    """
+    Say which state an item is about.
+
+    :param item: An item
+    :return: The state's number, or ``None`` if it is no item
+    """
+    state = item.get("state") if isinstance(item, dict) else None
+    if isinstance(state, str):
+        match = _STATE_AS_TEXT.fullmatch(state)
+        return int(match[1]) if match else None
+    if isinstance(state, float) and state.is_integer() and abs(state) < 1e9:
+        return int(state)
+    return state if isinstance(state, int) and not isinstance(state, bool) else None
 
 
 def read_items(text: str) -> RawAnswer:
@@ -95,39 +153,61 @@ def read_items(text: str) -> RawAnswer:
     Find what an answer says of each state.
 
     Fences and prose do not matter. Items may stand in an object with a list, under whatever key, in a list by itself,
-    one after the other, or by their state's number; each is repaired by itself if it is no JSON. What comes later goes
-    before drafts: a whole answer replaces one about some of the same states, and an answer that breaks off the one
-    before it.
+    one after the other, or by their state's number; one that is no JSON is read if its state and its action are there
+    to their ends. What comes later goes before drafts: a whole answer replaces one about some of the same states, and
+    an answer that breaks off, or that nobody can read, the one before it.
 
     :param text: The model's words
     :return: What it says
     """
-    text = without_thoughts(text)[:MAX_ANSWER_LENGTH]
+    text = without_thoughts(text[:MAX_ANSWER_LENGTH])
+    answer = _read(text)
+    if answer.fault in ("not_json", "no_advice"):
+        for other in (text.translate(_QUOTES), text.replace('\\"', '"').replace("\\n", "\n")):
+            again = _read(other) if other != text else answer
+            if again.items:
+                return again
+    return answer
+
+
+def _read(text: str) -> RawAnswer:
     scan = _Scan(text)
-    groups = list(scan.groups())
-    if not groups:
-        return RawAnswer(fault="no_advice" if scan.found_json else "not_json")
-    kept = _latest(groups)
-    fault = next((group.fault for group in reversed(kept) if group.fault), None)
-    items = [item for group in kept for item in group.items]
-    if fault == "truncated" and not items and not any(group.cut_off for group in kept):
-        fault = "not_json"
-    return RawAnswer(items, fault, [state for group in kept for state in group.cut_off])
-
-
-def _latest(groups: list[_Group]) -> list[_Group]:
-    """Leave out drafts: what a later list says again, or breaks off in saying, and lists that broke off before it."""
-    kept: list[_Group] = []
-    for group in groups:
+    kept: dict[Any, list[Any]] = {}
+    fault: str | None = None
+    cut_off: list[int] = []
+    n_groups = 0
+    for group in scan.groups():
+        n_groups += 1
+        by_state: dict[Any, list[Any]] = {}
+        for i, item in enumerate(group.items):
+            state = state_number(item)
+            by_state.setdefault((n_groups, i) if state is None else state, []).append(item)
         if not group.is_list:
-            for other in kept:
-                other.leave_out(group.states)
-        elif group.fault or any(group.states & other.states for other in kept):
-            kept = []
-        else:
-            kept = [other for other in kept if not other.fault]
-        kept.append(group)
-    return kept
+            for state in group.cut_off:
+                kept.pop(state, None)
+            by_state = {state: items for state, items in by_state.items() if state not in kept or _says(items)}
+        elif group.fault or fault or not by_state or any(state in kept for state in by_state):
+            # A draft, or a list that broke off and was begun anew.
+            kept, fault, cut_off = {}, None, []
+        kept.update(by_state)
+        fault = group.fault or fault
+        cut_off += group.cut_off
+    rest = text[scan.end :]
+    if n_groups and (_ANOTHER_ANSWER.search(rest) or _CUT_OFF.search(rest)):
+        goes_on = scan.ends_with_items and _BETWEEN.fullmatch(rest[: rest.rfind("{")]) is not None
+        if not goes_on:
+            return RawAnswer([], "not_json")
+        fault = "truncated"
+    if not n_groups:
+        return RawAnswer(fault="no_advice" if scan.found_json else "not_json")
+    items = [item for of_state in kept.values() for item in of_state]
+    if fault == "truncated" and not items and not cut_off:
+        fault = "not_json"
+    return RawAnswer(items, fault, cut_off)
+
+
+def _says(items: list[Any]) -> bool:
+    return any(isinstance(item, dict) and "action" in item and "is_guess" not in item for item in items)
 
 
 class _Scan:
@@ -140,7 +220,10 @@ class _Scan:
     def __init__(self, text: str) -> None:
         self.text = text
         self.found_json = False
-        self._n_false_starts = self._n_repairs = 0
+        # Where the last group ends, and whether it is one of items by themselves.
+        self.end = 0
+        self.ends_with_items = False
+        self._n_false_starts = self._n_broken = self._n_in_vain = 0
 
     def groups(self) -> Iterator[_Group]:
         """
@@ -148,161 +231,206 @@ class _Scan:
 
         :return: The groups, in order
         """
-        open_group: _Group | None = None
+        group: _Group | None = None
         position = 0
-        while self._n_false_starts < MAX_FALSE_STARTS:
+        while self._n_false_starts < MAX_FALSE_STARTS and self._n_in_vain < _MAX_READ_IN_VAIN:
             match = _OBJECT_START.search(self.text, position)
             if match is None:
                 break
             start = match.start()
-            try:
-                value, end = _DECODER.raw_decode(self.text, start)
-            except (ValueError, RecursionError):
-                value, end = None, start
+            value, end = self._decoded(start)
             whole = _whole(value)
+            item = _item(value)
             if whole is not None:
-                yield from self._closed(open_group)
-                open_group = None
+                yield from self._closed(group)
+                group = None
                 self.found_json = True
+                self.end, self.ends_with_items = end, False
                 yield _Group(whole)
                 position = end
-            elif _is_item(value):
-                open_group, done = self._joined(open_group, start)
+            elif item is not None:
+                group, done = self._joined(group, start)
                 yield from done
-                open_group.items.append(value)
-                open_group.end = position = end
-            elif end > start:
+                group.items.append(item)
+                group.end = position = end
+            elif end > start and not isinstance(value, _Ambiguous):
                 self.found_json = True
+                if self._is_in(group, start):
+                    group, done = self._joined(group, start)
+                    yield from done
+                    self._lose(group, end)
                 position = end
-            elif _ITEM_START.match(self.text, start):
-                open_group, done = self._joined(open_group, start)
+            elif _ITEM_START.match(self.text, start) and self._n_broken < _MAX_BROKEN_ITEMS:
+                self._n_broken += 1
+                group, done = self._joined(group, start)
                 yield from done
-                position = self._read_broken(open_group, start)
+                position = self._read_broken(group, start)
             elif _CONTAINER_START.match(self.text, start):
-                yield from self._closed(open_group)
                 self._n_false_starts += 1
-                first = self.text.index("[", start)
-                open_group = _Group(end=first + 1, needs_end=True)
-                position = first + 1
+                yield from self._closed(group)
+                position = self.text.index("[", start) + 1
+                group = _Group(end=position, needs_end=True)
             else:
                 self._n_false_starts += 1
                 position = start + 1
-        yield from self._closed(open_group)
+                if self._is_in(group, start):
+                    group, done = self._joined(group, start)
+                    yield from done
+                    stop = _end_of_piece(self.text, start)
+                    closing = self.text.rfind("}", start, stop)
+                    self._lose(group, closing + 1 if closing >= 0 else stop)
+        yield from self._closed(group)
+
+    def _decoded(self, start: int) -> tuple[Any, int]:
+        try:
+            return _DECODER.raw_decode(self.text, start)
+        except json.JSONDecodeError as error:
+            self._n_in_vain += max(0, error.pos - start)
+        except (ValueError, RecursionError):
+            self._n_in_vain += _OF_TOO_DEEP
+        return None, start
+
+    def _is_in(self, group: _Group | None, start: int) -> bool:
+        """Whether something stands where an item should be."""
+        return self._begins_list(start) or (
+            group is not None and _BETWEEN.fullmatch(self.text, group.end, start) is not None
+        )
+
+    def _begins_list(self, start: int) -> bool:
+        return self.text[max(0, start - _MAX_INDENT) : start].rstrip().endswith("[")
 
     def _joined(self, group: _Group | None, start: int) -> tuple[_Group, list[_Group]]:
         """The group that something at a place is part of, and the one before if it is none of that."""
         if group is not None and _BETWEEN.fullmatch(self.text, group.end, start):
             return group, []
-        in_list = self.text[max(0, start - _MAX_INDENT) : start].rstrip().endswith("[")
+        in_list = self._begins_list(start)
         return _Group(is_list=in_list, end=start, needs_end=in_list), list(self._closed(group))
 
     def _closed(self, group: _Group | None) -> Iterator[_Group]:
         if group is not None:
             if group.needs_end and not group.fault and not _END_OF_LIST.match(self.text, group.end):
                 group.fault = "truncated"
+            self.end, self.ends_with_items = group.end, not group.is_list
             yield group
 
+    @staticmethod
+    def _lose(group: _Group, end: int) -> None:
+        group.items.append(None)
+        group.fault = group.fault or "malformed_item"
+        group.end = end
+
     def _read_broken(self, group: _Group, start: int) -> int:
-        """An item that is no JSON: repaired if its action is there from the beginning to the end."""
-        following = _NEXT_START.search(self.text, start + 1)
-        end = following.start() if following else len(self.text)
-        piece = self.text[start:end]
-        state = _STATE.search(piece)
-        action = _ACTION.search(piece)
-        value = None
-        if action is not None and _is_closed(piece[action.end() :]) and self._n_repairs < _MAX_REPAIRS:
-            self._n_repairs += 1
-            value = _repaired(piece)
-        if _is_item(value):
-            group.items.append(value)
-            length = _length_of_object(piece)
-            group.end = start + length if length else end
-            if not length:
+        """An item that is no JSON."""
+        stop = _end_of_piece(self.text, start)
+        piece = self.text[start:stop]
+        states = {match[1] for match in _STATE.finditer(piece)}
+        actions = [found for match in _ACTION.finditer(piece) if (found := _VALUE.match(piece, match.end()))]
+        closing = piece.rfind("}")
+        is_last = stop == len(self.text)
+        if len(states) == 1 and len(actions) == 1:
+            group.items.append({"state": int(states.pop()), "action": _value(actions[0])})
+            closing = piece.find("}", max(actions[0].end(), *(match.end() for match in _STATE.finditer(piece))))
+            if closing < 0 and is_last:
                 group.fault = "truncated"
-        elif following is None:
+        elif is_last and closing < 0:
             group.fault = "truncated"
-            if state is not None:
-                group.cut_off.append(int(state[1]))
-            group.end = end
+            group.cut_off += [int(state) for state in _STATE_OF_END.findall(piece)[:1]]
         else:
-            group.items.append(None)
-            group.fault = "malformed_item"
-            group.end = start + len(piece.rstrip().rstrip(","))
-        return end
+            self._lose(group, 0)
+        group.end = start + closing + 1 if closing >= 0 else stop
+        return stop
 
 
-def _is_item(value: Any) -> bool:
-    return isinstance(value, dict) and "state" in value and not isinstance(value["state"], list | dict)
+def _end_of_piece(text: str, start: int) -> int:
+    """Where the next object begins that is no value of this one."""
+    position = start + 1
+    while (position := text.find("{", position)) >= 0:
+        before = text[max(start, position - _MAX_INDENT) : position].rstrip()
+        if not before.endswith((":", "=")):
+            return position
+        position += 1
+    return len(text)
+
+
+def _value(found: re.Match[str]) -> Any:
+    if found["list"]:
+        return [_plain(number) for number in found["list"].strip("[] \n\t,").split(",") if number.strip()]
+    if found["named"]:
+        return {name: _plain(number) for name, number in _PAIR.findall(found["named"])}
+    return _plain(found["number"])
+
+
+def _plain(number: str) -> str | None:
+    """The text of a number, as Python reads it."""
+    text = re.sub(r"""[\s"']""", "", number).translate(_MINUS)
+    return None if text in ("null", "None") else text
+
+
+def _item(value: Any) -> dict[str, Any] | None:
+    """What an object says of a state, under the usual keys, or ``None`` if it says nothing of one."""
+    if not isinstance(value, dict) or isinstance(value, _Ambiguous):
+        return None
+    spelt = {re.sub(r"\W+", "_", key.strip().casefold()): key for key in value}
+    states, actions = spelt.keys() & _STATE_KEYS, spelt.keys() & _ACTION_KEYS
+    if "state" in states:
+        states = {"state"}
+    if len(states) != 1 or (states != {"state"} and not actions):
+        return None
+    state = value[spelt[states.pop()]]
+    if isinstance(state, list | dict) or len(spelt) < len(value):
+        return None
+    if "action" in actions:
+        actions = {"action"}
+    if len(actions) == 1:
+        return {"state": state, "action": value[spelt[actions.pop()]]}
+    others = {key: part for key, part in value.items() if isinstance(part, int | float | list | dict)}
+    others = {key: part for key, part in others.items() if re.sub(r"\W+", "_", key.casefold()) not in _STATE_KEYS}
+    # What may be the action's components by their names.
+    return {"state": state, "action": others, "is_guess": True} if others or actions else {"state": state}
 
 
 def _whole(value: Any, depth: int = 0) -> list[Any] | None:
     """The items of an object that is an answer, under whatever key, or ``None`` if it is none."""
-    if not isinstance(value, dict) or depth > _MAX_NESTING:
+    if not isinstance(value, dict) or isinstance(value, _Ambiguous) or depth > _MAX_NESTING:
         return None
-    advice = value.get("advice")
-    if isinstance(advice, str):
-        try:
-            advice = _DECODER.decode(advice)
-        except (ValueError, RecursionError):
-            return None
-    if isinstance(advice, list):
-        return advice
-    if isinstance(advice, dict) and _by_state(advice):
-        return _by_state(advice)
-    if _is_item(value):
+    if "advice" in value and "state" not in value:
+        advice = value["advice"]
+        if isinstance(advice, str):
+            try:
+                advice = _DECODER.decode(advice)
+            except (ValueError, RecursionError):
+                return None
+        if advice is None:
+            return []
+        if isinstance(advice, list):
+            others = [part for key, part in value.items() if key != "advice" and _is_list_of_items(part)]
+            return [_item(item) for part in (advice, *others) for item in part]
+        item = _item(advice)
+        return [item] if item is not None else _by_state(advice)
+    if _item(value) is not None:
         return None
-    lists = [part for part in value.values() if isinstance(part, list) and part and all(map(_is_item, part))]
-    if len(lists) == 1:
-        return lists[0]
-    if _by_state(value):
-        return _by_state(value)
+    lists = [part for part in value.values() if _is_list_of_items(part)]
+    if lists:
+        return [_item(item) for part in lists for item in part]
+    by_state = _by_state(value)
+    if by_state is not None:
+        return by_state
     inner = [found for part in value.values() if (found := _whole(part, depth + 1)) is not None]
     return inner[0] if len(inner) == 1 else None
 
 
-def _by_state(value: dict[str, Any]) -> list[Any]:
+def _is_list_of_items(part: Any) -> bool:
+    return isinstance(part, list) and len(part) > 0 and all(_item(item) is not None for item in part)
+
+
+def _by_state(value: Any) -> list[Any] | None:
     """Of an object that has actions by their state's number."""
-    if not value or not all(key.isdigit() and len(key) < 10 for key in value):
-        return []
-    return [
-        {"state": key, **item} if isinstance(item, dict) and "action" in item else {"state": key, "action": item}
-        for key, item in value.items()
-    ]
-
-
-def _is_closed(text: str) -> bool:
-    """Whether a value is there to its end, so that its last number is no piece of one."""
-    opening = text[:1]
-    if opening not in ("[", "{"):
-        return re.search(r"[,}\s]", text) is not None
-    depth = 0
-    for character in text:
-        depth += (character in "[{") - (character in "]}")
-        if depth == 0:
-            return True
-    return False
-
-
-def _length_of_object(piece: str) -> int:
-    """Up to the brace that closes it, or, if that cannot be told for braces in its words, the last one; or 0."""
-    depth = 0
-    for i, character in enumerate(piece):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return i + 1
-    return piece.rfind("}") + 1
-
-
-def _repaired(piece: str) -> Any:
-    piece = _PLUS.sub("", piece)
-    try:
-        return _DECODER.raw_decode(piece)[0]
-    except (ValueError, RecursionError):
-        pass
-    if len(piece) > _MAX_REPAIRED_LENGTH:
+    if not isinstance(value, dict) or isinstance(value, _Ambiguous) or not value:
         return None
-    try:
-        value = json_repair.loads(piece, skip_json_loads=True)
-    except (ValueError, RecursionError):
+    if not all(re.fullmatch(r"(?:state)?[\s_#]*\d{1,9}", key, re.IGNORECASE) for key in value):
         return None
-    return value[0] if isinstance(value, list) and value else value
+    items = []
+    for key, part in value.items():
+        found = _item({"state": key, **part}) if isinstance(part, dict) and "state" not in part else None
+        items.append(found if found is not None else {"state": key, "action": part})
+    return items

@@ -11,7 +11,9 @@ from sb3_varl.advice.items import BEGIN_OF_THOUGHT, END_OF_THOUGHT, MAX_ANSWER_L
 # What is kept of thoughts, so that the answer behind them is.
 _MAX_THOUGHTS = MAX_ANSWER_LENGTH // 2
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking_blocks", "thinking")
-_THOUGHT_TYPES = ("thinking", "reasoning", "redacted_thinking")
+_MAX_TOKENS = 10**12
+# Parts of parts.
+_MAX_DEPTH = 10
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def read_completion(data: dict[str, Any], response: Any = None) -> Completion:
     for choice in reversed(choices):
         message = choice.get("message")
         message = message if isinstance(message, dict) else {}
-        extra = message.get("provider_specific_fields") or {}
+        extra = message.get("provider_specific_fields")
+        extra = extra if isinstance(extra, dict) else {}
         fields = {**extra, **{name: value for name, value in message.items() if value is not None}}
         thoughts += dict.fromkeys(text for name in _THOUGHT_FIELDS for text in _texts(fields.get(name)))
         said = list(_said(fields, thoughts)) or list(_texts(choice.get("text")))
@@ -84,13 +87,14 @@ def _said(message: dict[str, Any], thoughts: list[str]) -> Iterator[str]:
     content = message.get("content")
     if isinstance(content, list):
         for part in content:
-            if isinstance(part, dict) and part.get("type") in _THOUGHT_TYPES:
+            if isinstance(part, dict) and any(word in str(part.get("type")) for word in ("think", "reason")):
                 thoughts += _texts(part)
             else:
                 yield from _texts(part)
     else:
         yield from _texts(content)
-    calls = message.get("tool_calls") or ()
+    calls = message.get("tool_calls")
+    calls = calls if isinstance(calls, list) else []
     functions = [call.get("function") for call in calls if isinstance(call, dict)]
     for function in (*functions, message.get("function_call")):
         if isinstance(function, dict):
@@ -99,19 +103,33 @@ def _said(message: dict[str, Any], thoughts: list[str]) -> Iterator[str]:
         yield from _texts(message.get("parsed"))
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: Any, depth: int = 0) -> Iterator[str]:
     """The texts in a field: a string, a list of parts, a part, or an object that is the answer itself."""
     if isinstance(value, str):
         if value:
             yield value[: MAX_ANSWER_LENGTH + 1000]
+    elif depth > _MAX_DEPTH:
+        return
     elif isinstance(value, list):
         for part in value:
-            yield from _texts(part)
-    elif isinstance(value, dict):
+            yield from _texts(part, depth + 1)
+    elif isinstance(value, dict) and "advice" not in value and "rules" not in value:
         parts = [value[name] for name in ("text", "thinking", "content") if isinstance(value.get(name), str)]
-        yield from parts[:1] or [json.dumps(value)]
+        # A part of another kind, such as a picture, says nothing.
+        yield from _texts(parts[:1] if "type" in value or parts else _as_json(value), depth + 1)
+    elif isinstance(value, dict):
+        yield from _texts(_as_json(value), depth + 1)
+
+
+def _as_json(value: dict[str, Any]) -> str:
+    try:
+        return json.dumps(value, default=str)
+    except (ValueError, RecursionError):
+        return ""
 
 
 def _count(value: Any) -> int:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return max(0, int(value)) if is_number else 0
+    if isinstance(value, float) and math.isfinite(value):
+        value = int(value)
+    # A number that is no number of tokens.
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MAX_TOKENS else 0

@@ -40,11 +40,14 @@ class RulesAdvisor:
         """
         Take the rules of a file.
 
-        :param path: A file of JSON, or of a model's answer as it came
+        :param path: A file of JSON, or of a model's answer as it came; if there is none, the one in the folder
+            ``rules``, because ``"rules/mine.json"`` as an advisor's name looks like that
         :return: The advisor
         :raises OSError: if the file cannot be read
         """
-        return cls(pathlib.Path(path).read_text(encoding="utf-8"), name=f"rules/{pathlib.Path(path).name}")
+        file, in_folder = pathlib.Path(path), pathlib.Path("rules") / path
+        file = in_folder if not file.exists() and in_folder.exists() else file
+        return cls(file.read_text(encoding="utf-8"), name=f"rules/{file.name}")
 
     @classmethod
     def recorded(cls, task: str) -> "RulesAdvisor":

@@ -48,12 +48,14 @@ def read_answer(text: str) -> RawRules:
     :param text: The model's words
     :return: What they say
     """
-    text = without_thoughts(text)[:MAX_ANSWER_LENGTH]
+    text = without_thoughts(text[:MAX_ANSWER_LENGTH])
     starts = [match.end() - 1 for match in _START.finditer(text)][-_MAX_TRIES:]
     if not starts:
         return _without_key(text)
-    # The last that has rules in it: a model may speak of its rules afterwards.
-    start = next((start for start in reversed(starts) if _ACTION.search(text, start)), starts[-1])
+    # The last that has rules in it, for a model may speak of its rules afterwards; but not a draft in place of a list
+    # that breaks off.
+    is_cut = _nesting_at_end(text[starts[-1] :]) > 0
+    start = starts[-1] if is_cut else next((i for i in reversed(starts) if _ACTION.search(text, i)), starts[-1])
     try:
         value, _ = _DECODER.raw_decode(text, start)
         raw = RawRules(_listed(value))
@@ -107,7 +109,7 @@ def _repaired(text: str) -> RawRules:
     if not items:
         return RawRules(faults=[("not_json", "what looks like a list of rules is no JSON, and cannot be repaired")])
     raw = RawRules(items)
-    if is_cut or not text.rstrip().endswith(("]", "}")):
+    if is_cut or not text.rstrip().endswith(("]", "}")) or _nesting_at_end(text) > 0:
         # Of an answer that was cut off, nobody knows how the last rule would have ended.
         raw.items = raw.items[:-1]
         raw.faults.append(
@@ -123,6 +125,12 @@ def _listed(value: Any) -> list[Any]:
     if value and all(isinstance(item, dict) for item in value.values()):
         return [{"name": name, **item} for name, item in value.items()]
     return [value]
+
+
+def _nesting_at_end(text: str) -> int:
+    """How many brackets are open at the end, those in words aside, which are mostly closed again."""
+    opened = text.count("[") + text.count("{")
+    return opened - text.count("]") - text.count("}")
 
 
 def _nesting(text: str) -> int:

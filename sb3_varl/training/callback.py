@@ -77,14 +77,11 @@ class AdvisorCallback(BaseCallback):
     Logs under ``advice/``, as totals of the run: ``queries``, ``failed_queries``, ``requests``, ``failed_requests``,
     ``states`` (asked about), ``accepted``, ``abstained``, ``rejected_<reason>``, ``late`` (accepted after the cutoff),
     ``prompt_tokens``, ``completion_tokens``, ``cost`` (US dollars) and ``seconds`` (spent on asking);
-    ``latency`` is the last query's, in seconds. With standing advice also ``labels``, ``rule_<number>`` (share of the
-    states in which this rule decided), ``executed`` (share of the steps that were advice), and ``success_own``,
-    ``success_rolled_in`` and ``success_all_the_way``, by which part of an episode was advice. TensorBoard gets, of each
-    query, ``states``, a picture of the frames with the executed and the suggested actions, ``prompt``, the text that a
-    model was sent, and the ``rules`` that it wrote.
-
-    It may stand alone, in a list, or inside an event callback such as ``EveryNTimesteps``: whichever steps its parent
-    passes on, it sees all of them and keeps to its own schedule.
+    ``latency`` is the last query's, in seconds. With standing advice also ``labels``, ``rule_<number>`` and ``no_rule``
+    (share of the states in which this rule decided, or none), ``executed`` (share of the steps that were advice), and
+    ``success_own``, ``success_rolled_in`` and ``success_all_the_way``, by which part of an episode was advice.
+    TensorBoard gets, of each query, ``states``, a picture of the frames with the executed and the suggested actions,
+    ``prompt``, the text that a model was sent, and the ``rules`` that it wrote.
 
     :param advisor: An advisor, or its name: a litellm model string such as ``"openai/gpt-6.1-sol"``, or another that
         :func:`~sb3_varl.advisors.make_advisor` knows

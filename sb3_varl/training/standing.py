@@ -152,12 +152,14 @@ class Standing:
         """
         Put together what is logged.
 
-        :return: Of the first rules, the share of the states that each decided
+        :return: Of the first rules, the share of the states that each decided, and of those that none did
         """
         n = sum(self.by_rule.values()) + sum(self.missing.values())
-        return {
-            f"advice/rule_{rule + 1}": k / n for rule, k in sorted(self.by_rule.items()) if rule < _MAX_LOGGED_RULES
-        }
+        if not n or not isinstance(self.advice, Rules):
+            return {}
+        n_logged = min(len(self.advice), _MAX_LOGGED_RULES)
+        shares = {f"advice/rule_{rule + 1}": self.by_rule[rule] / n for rule in range(n_logged)}
+        return {**shares, "advice/no_rule": self.missing["no_rule"] / n}
 
     def _miss(self, reason: str, example: object) -> None:
         if not self.missing[reason]:

@@ -78,7 +78,13 @@ class Teacher:
         if record is not None:
             self.record = TrackRecord.load(record, self._read)
         if hasattr(self._advisor, "standing") and self._is_used:
-            self.stand(self._advisor.standing(self._briefing))
+            advice = self._advisor.standing(self._briefing)
+            if text is not None and advice != self.standing.advice:
+                logger.warning(
+                    "The rules that stand from now on are not those that the model was saved with. What these said of "
+                    "visited states leaves the guidance."
+                )
+            self.stand(advice)
 
     @property
     def _is_used(self) -> bool:
