@@ -408,3 +408,9 @@ def test_time_for_long_answers_is_bounded(text: str) -> None:
     started = time.perf_counter()
     parse_answer(text, range(16), ACTION_SPACE)
     assert time.perf_counter() - started < 5
+
+
+def test_what_was_not_looked_at_is_no_abstention() -> None:
+    parsed = parse_answer(f"{I0}\n" + '{"a ' * 200 + I2, (0, 1, 2), ACTION_SPACE)
+    assert sorted(parsed.actions) == [0]
+    assert {1, 2} <= {rejection.state for rejection in parsed.rejected}

@@ -200,6 +200,8 @@ def _read(text: str) -> RawAnswer:
         fault = "truncated"
     if not n_groups:
         return RawAnswer(fault="no_advice" if scan.found_json else "not_json")
+    if scan.gave_up:
+        fault = fault or "malformed_item"
     items = [item for of_state in kept.values() for item in of_state]
     if fault == "truncated" and not items and not cut_off:
         fault = "not_json"
@@ -220,6 +222,8 @@ class _Scan:
     def __init__(self, text: str) -> None:
         self.text = text
         self.found_json = False
+        # Whether there was too much that is no JSON to look at the rest.
+        self.gave_up = False
         # Where the last group ends, and whether it is one of items by themselves.
         self.end = 0
         self.ends_with_items = False
@@ -279,6 +283,8 @@ class _Scan:
                     stop = _end_of_piece(self.text, start)
                     closing = self.text.rfind("}", start, stop)
                     self._lose(group, closing + 1 if closing >= 0 else stop)
+        else:
+            self.gave_up = True
         yield from self._closed(group)
 
     def _decoded(self, start: int) -> tuple[Any, int]:
