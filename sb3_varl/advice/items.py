@@ -193,7 +193,7 @@ def _read(text: str) -> RawAnswer:
         fault = group.fault or fault
         cut_off += group.cut_off
     rest = text[scan.end :]
-    if n_groups and (_ANOTHER_ANSWER.search(rest) or _CUT_OFF.search(rest)):
+    if n_groups and not scan.gave_up and (_ANOTHER_ANSWER.search(rest) or _CUT_OFF.search(rest)):
         goes_on = scan.ends_with_items and _BETWEEN.fullmatch(rest[: rest.rfind("{")]) is not None
         if not goes_on:
             return RawAnswer([], "not_json")
