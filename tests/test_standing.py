@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import SAC
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -937,11 +938,16 @@ def test_the_report_has_corrections_beside_each_other():
     ]
     with VLMServer(lambda states, images: texts.pop(0)) as server:
         callback = make_callback(make_vlm(server), n_queries=3, query_freq=30, roll_in=0, log_path="run/advice")
-        make_model().learn(120, callback=callback)
+        model = make_model()
+        model.set_logger(configure("run", ["csv"]))
+        model.learn(120, callback=callback, log_interval=1)
         assert len(server.requests) == 3
     page = write_report("run").read_text()
     table = page.partition("<h2>Rules</h2>")[2].partition("</table>")[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.S) for row in table.split("<tr>")[2:]]
+    shares = [row.pop() for row in rows]
+    assert shares[3] == ""
+    assert sum(int(share.rstrip("%")) for share in shares[:3]) in range(20, 100)
     assert [re.sub(r"<[^>]*>| ", "", "|".join(row)) for row in rows] == [
         "1|graspt&gt;510|asbefore",
         "2||liftt&gt;40.70",

@@ -15,17 +15,20 @@ class RulesView:
 
     :param versions: What each is called
     :param rows: For each rule its text in each version, ``None`` where there is no such rule
+    :param shares: For each rule of the last version the share of the states in which it decided, as logged last
     """
 
     versions: list[str] = field(default_factory=list)
     rows: list[list[Rule | None]] = field(default_factory=list)
+    shares: list[float | None] = field(default_factory=list)
 
 
-def view_rules(answers: Sequence[tuple[str, Answer]]) -> RulesView:
+def view_rules(answers: Sequence[tuple[str, Answer]], logged: Sequence[float | None] = ()) -> RulesView:
     """
     Put versions of rules beside each other.
 
     :param answers: What a run's model answered, in order, and what each answer is called
+    :param logged: In what share of the states each rule of the last version decided, as far as that was logged
     :return: The versions, rules of the same name in the same row; of those without a counterpart, the ones in the same
         place
     """
@@ -35,7 +38,9 @@ def view_rules(answers: Sequence[tuple[str, Answer]]) -> RulesView:
         if rules:
             rows = _beside(rows, rules, len(versions))
             versions.append(name)
-    return RulesView(versions, rows)
+    numbers = iter(logged)
+    shares = [None if row[-1] is None else next(numbers, None) for row in rows]
+    return RulesView(versions, rows, shares if any(share is not None for share in shares) else [])
 
 
 def _beside(rows: list[list[Rule | None]], rules: list[Rule], n_versions: int) -> list[list[Rule | None]]:

@@ -154,6 +154,27 @@ def _quantities(runs: Sequence[RunLogs], names: Sequence[str]) -> list[_Quantity
             lambda run: _values(run.returns),
         ),
         _Quantity(
+            "Success by itself",
+            "success (%)",
+            "Of the training episodes so far in which no standing advice was executed: what the policy can do alone.",
+            lambda run: run.scalar("advice/success_own") * 100,
+            limits=(-3, 103),
+        ),
+        _Quantity(
+            "Success of the advice",
+            "success (%)",
+            "Of the training episodes so far in which standing advice, such as rules, was followed to the end.",
+            lambda run: run.scalar("advice/success_all_the_way") * 100,
+            limits=(-3, 103),
+        ),
+        _Quantity(
+            "Executed advice",
+            "executed advice (% of steps)",
+            "Share of the steps since advice stands that were roll-ins.",
+            lambda run: run.scalar("advice/executed") * 100,
+            limits=(-3, 103),
+        ),
+        _Quantity(
             "Open gates",
             "open gates (% of advice)",
             "Share of the advice that the policy does not follow yet; where it stays high, the advice contradicts "

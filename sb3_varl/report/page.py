@@ -33,6 +33,7 @@ from sb3_varl.pages import StateView, render, view_states, write_page
 from sb3_varl.report.corrections import RulesView, view_rules
 from sb3_varl.report.curves import MAX_NAMES, draw_key, draw_panels, last_step
 from sb3_varl.report.runs import RunLogs, read_runs
+from sb3_varl.training.standing import MAX_LOGGED_RULES
 from sb3_varl.wording import count
 
 FRAME_SIZE = 224
@@ -199,8 +200,13 @@ def _view_run(index: int, name: str, run: RunLogs, progress: Any) -> RunView:
         {log: _totals(of_log) for log, of_log in by_log.items()} if len(by_log) > 1 else {},
         queries,
         run.missing,
-        view_rules(answers),
+        view_rules(answers, _shares(run)),
     )
+
+
+def _shares(run: RunLogs) -> list[float | None]:
+    curves = [run.scalar(f"advice/rule_{i}") for i in range(1, 1 + MAX_LOGGED_RULES)]
+    return [float(curve.iloc[-1]) if len(curve) else None for curve in curves]
 
 
 def _label(query: QueryView, by_log: dict[str, list[QueryView]]) -> str:

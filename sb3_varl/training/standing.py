@@ -12,7 +12,7 @@ from sb3_varl.rules import Decision, Rules
 logger = logging.getLogger(__name__)
 
 # More would be so many keys of the logger.
-_MAX_LOGGED_RULES = 20
+MAX_LOGGED_RULES = 20
 # Fewer equal actions may be right.
 _MIN_EQUAL_ACTIONS = 100
 
@@ -157,7 +157,7 @@ class Standing:
         n = sum(self.by_rule.values()) + sum(self.missing.values())
         if not n or not isinstance(self.advice, Rules):
             return {}
-        n_logged = min(len(self.advice), _MAX_LOGGED_RULES)
+        n_logged = min(len(self.advice), MAX_LOGGED_RULES)
         shares = {f"advice/rule_{rule + 1}": self.by_rule[rule] / n for rule in range(n_logged)}
         return {**shares, "advice/no_rule": self.missing["no_rule"] / n}
 
