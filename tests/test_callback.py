@@ -320,7 +320,13 @@ def test_a_callback_starts_afresh_with_a_new_run():
 
 def test_answers_after_the_cutoff_are_announced(caplog):
     model = VARL("MlpPolicy", CounterEnv(), **SMALL | {"shaping_steps": 110})
-    _, callback = learn(Recorder(latency=1.0), model=model, n_queries=1, blocking=False)
+
+    def answer(query):
+        while model.num_timesteps < 110:
+            time.sleep(0.01)
+        return Advice([state.executed_action for state in query.states])
+
+    _, callback = learn(Recorder(answer), model=model, n_queries=1, blocking=False)
     assert callback.totals["late"] == 10
     assert re.search("Query 1 .*10 answers came at step .*, after the cutoff at 110.*blocking=True", caplog.text)
 

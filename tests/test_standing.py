@@ -955,3 +955,15 @@ def test_the_report_has_corrections_beside_each_other():
         "4|approachtrue-0.10|leftout",
     ]
     assert re.findall(r"query \d, step \d+", table) == ["query 1, step 20", "query 2, step 50"]
+
+
+def test_the_log_has_the_rules_that_were_there_beforehand():
+    first = make_model().learn(60, callback=make_callback(RulesAdvisor(TEXT), log_path="run/advice", n_queries=1))
+    (query,) = read_queries("run/advice")
+    assert [(answer.form, answer.text) for answer in query.answers] == [("rules", TEXT)]
+    assert query.usage.requests == 0
+    assert "odd" in write_report("run").read_text().partition("<h2>Rules</h2>")[2].partition("</table>")[0]
+    again = make_model()
+    again.learn(60, callback=make_callback(ReplayAdvisor("run/advice"), n_queries=1, label_freq=2, roll_in=0.5))
+    assert len(again.guidance_buffer.rows()["labels"]) > 0
+    assert first.guidance_buffer.size() > 0

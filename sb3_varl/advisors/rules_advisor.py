@@ -6,7 +6,7 @@ import logging
 import os
 import pathlib
 
-from sb3_varl.advice.types import Advice, AdviceQuery, Briefing
+from sb3_varl.advice.types import Advice, AdviceQuery, Answer, Briefing, Usage
 from sb3_varl.rules import Rules
 
 logger = logging.getLogger(__name__)
@@ -109,11 +109,13 @@ class RulesAdvisor:
 
     def advise(self, query: AdviceQuery) -> Advice:
         """
-        Answer a query.
+        Answer a query. The rules are in the advice log, as a model's answer would be, and cost nothing.
 
         :param query: The states in question
         :return: What the rules say of them
         """
+        number = max((answer.request + 1 for answer in query.answers), default=0)
+        query.record(Answer(number, tuple(query.wanted), self.text, Usage(), "rules"))
         rules = self.standing(query.briefing)
         return Advice([rules(state.observation) for state in query.states], standing=rules)
 
