@@ -113,7 +113,8 @@ def test_after_three_in_a_row_a_query_goes_on_without():
     env.failing = range(2, 6)  # 1 is before training; 2 to 4 are of the first query
     with pytest.warns(AdviceWarning) as caught:
         advisor = learn(env)
-    assert len(caught) == 1
+    # What an earlier test left to the garbage collector may be warned of meanwhile.
+    assert len([warning for warning in caught if issubclass(warning.category, AdviceWarning)]) == 1
     assert advisor.n_frames == [0, 9]
 
 
