@@ -36,7 +36,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_varl import VARL, Advisor, AdvisorCallback, LayerNormMlpPolicy, RulesAdvisor, VLMAdvisor
+from sb3_varl import SPARSE, VARL, Advisor, AdvisorCallback, LayerNormMlpPolicy, RulesAdvisor, VLMAdvisor
 from sb3_varl.advice.log import read_records
 from sb3_varl.advisors import EXAMPLE_MODEL
 from sb3_varl.advisors.rules_advisor import recorded_tasks
@@ -48,16 +48,8 @@ ENV_KWARGS: dict[str, Any] = {"frame_skip": 3, "max_episode_steps": 50}
 
 # Both algorithms get these. What they are good for is in docs/tips.md, under "What helps after the cutoff".
 SETTINGS: dict[str, Any] = {
-    "learning_rate": 1e-3,
-    "batch_size": 128,
+    **SPARSE,
     "learning_starts": 300,
-    "tau": 0.01,
-    "gamma": 0.97,
-    "train_freq": 8,
-    "gradient_steps": 4,
-    "n_steps": 5,
-    "ent_coef": 0.005,
-    "use_sde": True,
     "policy_kwargs": {"log_std_init": -2.5, "optimizer_kwargs": {"fused": True}},
 }
 # VARL asks from step 300 on, all within the next 4200 steps, and is plain SAC again from step 6000 on.
