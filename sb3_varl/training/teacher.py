@@ -132,8 +132,9 @@ class Teacher:
         """
         if self._model.roll_ins and self._is_used:
             raise ArgumentError(
-                "Two AdvisorCallbacks have advice that stands in every state, and an episode can follow only one. Let "
-                'all but one have roll_in=0 and label_freq=0, or form="actions".'
+                "Two AdvisorCallbacks have advice that stands in every state, and an episode can follow only one. Ask "
+                'the other model for actions (form="actions"); of an advisor that is no model, have roll_in=0 and '
+                "label_freq=0."
             )
         if not self.standing.is_at(present):
             self.standing.look_away()
