@@ -21,19 +21,21 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
 
 TASK = "button-press-topdown-v3"
 LATENCY = 30.0
+PARENTS = {"SAC": SAC, "TQC": TQC, "CrossQ": CrossQ}
 
 
 class Row(NamedTuple):
     """
     A line of a table.
 
-    :param algorithm: ``"SAC"``, ``"VARL"`` or ``"sbx"``
+    :param algorithm: ``"sbx"``, or the name of a class of SB3, sb3-contrib or this package
     :param kwargs: Its arguments
     :param n_advice: Rows of guidance
     :param share_open: Share of them whose gate is open
@@ -79,12 +81,13 @@ def make_model(row: Row, env: str, device: str) -> Any:
 
         del kwargs["device"]
         model = sbx.SAC(policy, make_env(env), **kwargs)
-    elif algorithm == "SAC":
-        model = SAC(policy, make_env(env), **kwargs)
+    elif algorithm in PARENTS:
+        model = PARENTS[algorithm](policy, make_env(env), **kwargs)
     else:
-        from sb3_varl import VARL
+        import sb3_varl
 
-        model = VARL(policy, make_env(env), shaping_steps=10**9, guidance_buffer_size=max(n_advice, 10_000), **kwargs)
+        kwargs.update(shaping_steps=10**9, guidance_buffer_size=max(n_advice, 10_000))
+        model = getattr(sb3_varl, algorithm)(policy, make_env(env), **kwargs)
     model.learn(500, log_interval=None)
     model.set_logger(Logger(folder=None, output_formats=[]))
     if n_advice:

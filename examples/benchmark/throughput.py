@@ -6,13 +6,15 @@ How fast VARL is beside SAC, whether slow advice makes training wait, and what t
     python examples/benchmark/throughput.py --device cuda
 
 Every contestant lives in a process of its own, pinned to the same core. They take turns, so that whatever else the
-machine does hits all of them alike, and each turn gives one ratio to SAC. With ``pip install sbx-rl`` beside this
-package, sbx's SAC, in JAX, takes part. Prints tables, and writes ``throughput.csv`` and ``profile.png`` into ``--out``.
+machine does hits all of them alike, and each turn gives one ratio to the first of them, SAC or another parent. With
+``pip install sbx-rl`` beside this package, sbx's SAC, in JAX, takes part. Prints tables, and writes ``throughput.csv``
+and ``profile.png`` into ``--out``.
 """
 
 import argparse
 import contextlib
 import csv
+import functools
 import importlib.util
 import pathlib
 import statistics
@@ -24,7 +26,7 @@ from tqdm import tqdm
 
 from contestants import LATENCY, TASK, Contestant, RandomEnv, Row
 
-SECTIONS = ("updates", "images", "learning", "stalls", "guidance", "profile")
+SECTIONS = ("updates", "tqc", "crossq", "images", "learning", "stalls", "guidance", "profile")
 STALL_STEPS = 3000  # fewer than an answer takes
 GUIDANCE_SIZES = (100, 10_000, 1_000_000)
 N_ADVICE = 192  # what three queries of 64 states give
@@ -116,6 +118,16 @@ def race(
 def run_updates(args: argparse.Namespace, report: Report) -> None:
     print("\nGradient updates: 39 observations, 4 actions, 256x256 networks, batches of 256")
     race(args, report, "updates", SAC_ROW | DEFAULT_ROWS | FAST_ROWS | args.sbx, "state", "update", args.updates)
+
+
+def run_others(args: argparse.Namespace, report: Report, parent: str) -> None:
+    print(f"\nThe same with {parent}")
+    rows = {
+        row.replace("VARL", f"VARL{parent}"): settings._replace(algorithm=f"VARL{parent}")
+        for row, settings in (DEFAULT_ROWS | FAST_ROWS).items()
+        if "every gate" not in row
+    }
+    race(args, report, parent.lower(), {parent: Row(parent, {})} | rows, "state", "update", args.updates)
 
 
 def run_images(args: argparse.Namespace, report: Report) -> None:
@@ -223,6 +235,8 @@ def main() -> None:
     report = Report(args.out / "throughput.csv")
     run = {
         "updates": run_updates,
+        "tqc": functools.partial(run_others, parent="TQC"),
+        "crossq": functools.partial(run_others, parent="CrossQ"),
         "images": run_images,
         "learning": run_learning,
         "stalls": run_stalls,

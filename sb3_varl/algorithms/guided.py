@@ -22,7 +22,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_varl.algorithms.fast import accelerated
+from sb3_varl.algorithms.fast import GraphedUpdates, accelerated
 from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
 from sb3_varl.algorithms.shaping import GATES, min_q_value
 from sb3_varl.algorithms.shaping_term import ShapingTerm
@@ -30,7 +30,7 @@ from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_n
 from sb3_varl.saving import replacing
 
 # What is of the present learn() only.
-_OF_CALLBACKS = ("advice_in_use", "after_learning", "broken_off", "roll_ins")
+_OF_LEARN = ("advice_in_use", "after_learning", "broken_off", "roll_ins", "graphed_updates")
 
 SelfGuided = TypeVar("SelfGuided", bound="Guided")
 
@@ -71,6 +71,7 @@ class Guided(OffPolicyAlgorithm):
     after_learning: list[Callable[[bool], None]]
     broken_off: bool
     roll_ins: list[Callable[[], Sequence[np.ndarray | None]]]
+    graphed_updates: GraphedUpdates | None
 
     def __init__(
         self,
@@ -96,14 +97,15 @@ class Guided(OffPolicyAlgorithm):
         self.advice_progress: list[dict[str, Any]] = []
         # The step at which the advice ended before shaping_steps, if it did.
         self.shaping_ended: int | None = None
-        self._forget_callbacks()
+        self._forget_learn()
         self._check_shaping_arguments()
         super().__init__(*args, **kwargs)
 
-    def _forget_callbacks(self) -> None:
+    def _forget_learn(self) -> None:
         # What callbacks have of advice_progress; what they want to be done when learn() ends, told whether it came to
         # its end; whether it was broken off, which is set before they are told; and what they want to be executed.
         self.advice_in_use, self.after_learning, self.broken_off, self.roll_ins = [], [], False, []
+        self.graphed_updates = None
 
     def _check_shaping_arguments(self) -> None:
         if not callable(self.shaping_coef):
@@ -245,18 +247,18 @@ class Guided(OffPolicyAlgorithm):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[int, BaseCallback]:
-        self._forget_callbacks()
+        self._forget_learn()
         if reset_num_timesteps:
             self.shaping_ended = None
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Of a copy, or of a model that another process gets; callbacks have threads.
-        return {name: value for name, value in self.__dict__.items() if name not in _OF_CALLBACKS}
+        # Of a copy, or of a model that another process gets; callbacks have threads, and graphs are the GPU's.
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_LEARN}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._forget_callbacks()
+        self._forget_learn()
 
     def learn(
         self: SelfGuided,
@@ -293,7 +295,7 @@ class Guided(OffPolicyAlgorithm):
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), *_OF_CALLBACKS]
+        return [*super()._excluded_save_params(), *_OF_LEARN]
 
     def save(
         self,

@@ -49,7 +49,7 @@ class ShapingTerm:
     :param coef: Weight of the term
     """
 
-    def __init__(self, model: Guided, coef: float) -> None:
+    def __init__(self, model: Guided, coef: float | th.Tensor) -> None:
         self.model = model
         self.coef = coef
         self.gate = GATES[model.gate]

@@ -82,8 +82,9 @@ class VARL(Guided, SAC):
     :param guidance_batch_size: Rows in the shaping term of each gradient update
     :param fast: Whether gradient updates may differ from SAC's in the last digits, for more speed.
         On a CPU, networks of linear layers, ReLUs and layer normalisations get updates of their own
-        (:class:`~sb3_varl.algorithms.fast.fast_sac.FastSAC`); all others keep SB3's, on a CPU with fused Adam and
-        without denormals.
+        (:class:`~sb3_varl.algorithms.fast.fast_sac.FastSAC`); all others keep SB3's, with fused Adam and
+        without denormals. On a CUDA device, SB3's are recorded once and replayed
+        (:class:`~sb3_varl.algorithms.fast.cuda_graphs.GraphedUpdates`).
     :raises ArgumentError: if one of the last seven is of the wrong type or out of its range
     :raises ValueError: if the policy is one of another algorithm
     :raises AssertionError: if the action space is not continuous
@@ -177,7 +178,7 @@ class VARLTQC(Guided, TQC):
     Truncated Quantile Critics (https://arxiv.org/abs/2005.04269) with an action advisor.
 
     Unadvised, it is :class:`sb3_contrib.TQC` to the last bit. With ``fast=True``, its updates are TQC's with fused Adam
-    and without denormals, on a CPU.
+    and without denormals on a CPU, and as for :class:`VARL` on a CUDA device.
 
     :param args: Arguments of :class:`sb3_contrib.TQC`, in its order
     :param kwargs: Its keyword arguments, and the last seven of :class:`VARL`

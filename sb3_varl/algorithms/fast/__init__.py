@@ -8,10 +8,11 @@ from typing import Any
 from stable_baselines3 import SAC
 
 from sb3_varl.algorithms.fast.acceleration import constant_critic, flushed_denormals, fused_adam, optimizers_of
+from sb3_varl.algorithms.fast.cuda_graphs import REPEATABLE, GraphedUpdates
 from sb3_varl.algorithms.fast.fast_sac import FastSAC, FastShapingTerm
 from sb3_varl.algorithms.shaping_term import ShapingTerm
 
-__all__ = ["accelerated"]
+__all__ = ["GraphedUpdates", "accelerated"]
 
 Update = Callable[[Any, int, int, ShapingTerm | None], None]
 
@@ -31,21 +32,31 @@ def accelerated(update: Update) -> Update:
 
     @functools.wraps(update)
     def faster(model: Any, gradient_steps: int, batch_size: int, shaping: ShapingTerm | None) -> None:
-        fast_sac = FastSAC.of(model) if model.fast and trains_as_sac(model) else None
-        if fast_sac is not None:
-            fast_sac.train(gradient_steps, batch_size, shaping)
-            return
+        arguments = gradient_steps, batch_size, shaping
+        if model.fast and model.device.type == "cpu" and parent_train(model) is SAC.train:
+            fast_sac = FastSAC.of(model)
+            if fast_sac is not None:
+                fast_sac.train(*arguments)
+                return
+        if model.fast and model.device.type == "cuda" and parent_train(model) in REPEATABLE:
+            if model.graphed_updates is None:
+                model.graphed_updates = GraphedUpdates(model)
+            if model.graphed_updates.train(one_by_one, *arguments):
+                return
+        one_by_one(model, *arguments)
+
+    def one_by_one(model: Any, gradient_steps: int, batch_size: int, shaping: ShapingTerm | None) -> None:
         with contextlib.ExitStack() as stack:
             stack.enter_context(constant_critic(model.critic, model.actor.optimizer))
-            if model.fast:
+            if model.fast and model.device.type == "cpu":
                 stack.enter_context(fused_adam(optimizers_of(model)))
                 stack.enter_context(flushed_denormals())
             fast_shaping = None if shaping is None else FastShapingTerm(model, shaping.coef)
             update(model, gradient_steps, batch_size, fast_shaping)
 
-    def trains_as_sac(model: Any) -> bool:
+    def parent_train(model: Any) -> Any:
         """Who inherits from another train() than SAC's gets that one."""
         owner: Any = next(cls for cls in type(model).__mro__ if vars(cls).get(update.__name__) is faster)
-        return super(owner, model).train.__func__ is SAC.train
+        return super(owner, model).train.__func__
 
     return faster

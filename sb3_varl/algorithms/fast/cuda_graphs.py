@@ -1,0 +1,406 @@
+"""
+The parent's updates on a GPU, without Python between their kernels.
+
+An update of SAC is some hundred small kernels, each done before Python has asked for the next. A CUDA graph records
+what the parent's own ``train()`` asks for, and replays it as a whole: the same update, whatever the networks and the
+losses. What comes from outside is put in its place before each replay: the batches, the learning rate, the weight of
+the shaping term.
+"""
+
+import contextlib
+import gc
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+import torch as th
+from sb3_contrib import TQC
+from stable_baselines3 import SAC
+from torch.distributions import Distribution
+from torch.overrides import TorchFunctionMode
+
+from sb3_varl.algorithms.fast.acceleration import optimizers_of
+from sb3_varl.algorithms.shaping_term import ShapingTerm
+
+Update = Callable[[Any, int, int, ShapingTerm | None], None]
+Record = Callable[[Callable[[], None]], Callable[[], None]]
+
+# The train() of these, and no other, is known to do the same kernels in every update.
+REPEATABLE = (SAC.train, TQC.train)
+# With and without the shaping term, and the same before somebody changed a setting.
+_MAX_GRAPHS = 4
+# Settings that a recording has in it as they were.
+_SETTINGS = ("gamma", "tau", "target_entropy", "gate", "gate_threshold", "top_quantiles_to_drop_per_net")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# What has Python look at a number, perhaps to decide something, which a replay would not do again.
+_LOOKS = {
+    th.nonzero,
+    *(
+        getattr(th.Tensor, name)
+        for name in ("__bool__", "__float__", "__int__", "__index__", "tolist", "numpy", "cpu", "nonzero")
+    ),
+}
+
+
+class _NotRepeatableError(Exception):
+    """A replay would leave something out. The message says what, after "because"."""
+
+
+def record_cuda_graph(update: Callable[[], None]) -> Callable[[], None]:
+    """
+    Record the kernels of an update, without doing it.
+
+    :param update: The update
+    :return: Does it
+    """
+    graph = th.cuda.CUDAGraph()
+    # A graph that is garbage must not be freed meanwhile, which would end the recording.
+    gc.collect()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        # Other threads may use the GPU meanwhile: an advisor that is a local model.
+        with th.cuda.graph(graph, capture_error_mode="thread_local"):
+            update()
+    except RuntimeError:
+        # Whose numbers would otherwise be drawn for a recording that is over.
+        generator = th.cuda.default_generators[th.cuda.current_device()]
+        generator.graphsafe_set_state(generator.clone_state())
+        raise
+    finally:
+        if collects:
+            gc.enable()
+    return graph.replay
+
+
+class GraphedUpdates:
+    """
+    The updates of one model. They are recorded when they come for the second time in a row.
+
+    :param model: The model, whose parent's ``train()`` is one of ``REPEATABLE``
+    :param record: Takes an update, and returns what does it again
+    """
+
+    def __init__(self, model: Any, record: Record = record_cuda_graph) -> None:
+        self.model = model
+        self.record = record
+        # Why the parent's loop is kept, if it is.
+        self.refusal: str | None = None
+        self._graphs: dict[Hashable, _GraphedUpdate] = {}
+        self._last_key: Hashable = None
+
+    def train(self, update: Update, gradient_steps: int, batch_size: int, shaping: ShapingTerm | None) -> bool:
+        """
+        Do what the parent's ``train()`` does, with the shaping term in the actor's loss.
+
+        :param update: Does it one kernel at a time
+        :param gradient_steps: Number of gradient updates
+        :param batch_size: Minibatch size of the parent's own terms
+        :param shaping: The shaping term, or None for none
+        :return: Whether it was done; if not, ``update`` has to
+        """
+        model = self.model
+        if self.refusal is not None or gradient_steps < 1 or (gradient_steps > 1 and model.target_update_interval > 1):
+            return False
+        try:
+            key = self._key(batch_size, shaping is not None)
+        except _NotRepeatableError as error:
+            self._refuse(str(error))
+            return False
+        graph = self._graphs.get(key)
+        if graph is None:
+            # The first time, PyTorch sets up its libraries and Adam its state.
+            is_first, self._last_key = key != self._last_key, key
+            if is_first:
+                return False
+            graph = self._graphs[key] = _GraphedUpdate(model, update, batch_size)
+            while len(self._graphs) > _MAX_GRAPHS:
+                del self._graphs[next(iter(self._graphs))]
+
+        learning_rate = model.lr_schedule(model._current_progress_remaining)
+        model.policy.set_training_mode(True)
+        on_device = th.cuda.device(model.device) if model.device.type == "cuda" else contextlib.nullcontext()
+        with on_device, _capturable(optimizers_of(model), graph.learning_rate, learning_rate):
+            losses = graph.train(gradient_steps, shaping, self.record)
+        if graph.refusal is not None:
+            self._refuse(graph.refusal)
+        model._n_updates += gradient_steps
+        model.logger.record("train/learning_rate", learning_rate)
+        model.logger.record("train/n_updates", model._n_updates, exclude="tensorboard")
+        for name, loss in losses.items():
+            model.logger.record(name, loss)
+        return True
+
+    def _refuse(self, reason: str) -> None:
+        self.refusal = reason
+        self._graphs.clear()
+        if self.model.verbose >= 1:
+            print(f"fast=True: the GPU gets the updates one kernel at a time, because {reason}.")
+
+    def _key(self, batch_size: int, shaped: bool) -> Hashable:
+        """
+        All that a recording depends on besides what is put in its place before each replay.
+
+        :raises _NotRepeatableError: if a replay would leave something out
+        """
+        model = self.model
+        key = [batch_size, shaped, *(getattr(model, name, None) for name in _SETTINGS)]
+        for module in model.policy.modules():
+            if any(getattr(module, hooks) for hooks in _HOOKS):
+                raise _NotRepeatableError("a network has hooks")
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+                        raise _NotRepeatableError("a parameter has hooks")
+                    key += parameter.data_ptr(), parameter.requires_grad
+            key += (buffer.data_ptr() for buffer in module._buffers.values() if buffer is not None)
+        temperature = model.ent_coef_tensor if model.log_ent_coef is None else model.log_ent_coef
+        key.append(temperature.data_ptr())
+        for optimizer in optimizers_of(model):
+            if type(optimizer) not in (th.optim.Adam, th.optim.AdamW):
+                raise _NotRepeatableError(f"{type(optimizer).__name__} is not Adam")
+            if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or "step" in vars(optimizer):
+                raise _NotRepeatableError("an optimizer has hooks")
+            key.append(id(optimizer))
+            for group in optimizer.param_groups:
+                if group["foreach"] or group["differentiable"]:
+                    raise _NotRepeatableError("Adam is set to be foreach or differentiable")
+                key += (value for name, value in group.items() if name not in ("params", "lr"))
+        return tuple(key)
+
+
+class _GraphedUpdate:
+    """
+    An update, recorded once it was done.
+
+    :param model: The model
+    :param update: Does it one kernel at a time
+    :param batch_size: Minibatch size of the parent's own terms
+    """
+
+    def __init__(self, model: Any, update: Update, batch_size: int) -> None:
+        self.model = model
+        self.update = update
+        self.batch_size = batch_size
+        self.learning_rate = th.zeros((), device=model.device)
+        self.refusal: str | None = None
+        self._shaping_coef = th.zeros((), device=model.device)
+        self._replay: Callable[[], None] | None = None
+        self._inputs: Any = None
+        # What replays have to say of themselves, by the names that the parent logs it under.
+        self._totals = th.zeros(0, device=model.device)
+        self._names: list[str] = []
+
+    def train(self, n: int, shaping: ShapingTerm | None, record: Record) -> dict[str, float]:
+        """
+        Do some updates.
+
+        :param n: Number of updates
+        :param shaping: The shaping term, or None for none
+        :param record: Takes an update, and returns what does it again
+        :return: What the parent logs of them
+        """
+        if shaping is not None:
+            self._shaping_coef.fill_(shaping.coef)
+            shaping.coef = self._shaping_coef
+        self._totals.zero_()
+        sums: Counter[str] = Counter()
+        for _ in range(n):
+            inputs = self._sample(shaping)
+            if self._replay is not None and _layout(inputs) == _layout(self._inputs):
+                for place, tensor in zip(_tensors(self._inputs), _tensors(inputs), strict=True):
+                    place.copy_(tensor)
+                self._replay()
+                continue
+            watch = _Watch()
+            with _noted_waits(self.model.device, watch.looks):
+                logged = self._do(inputs, shaping, watch)
+            sums.update(logged)
+            if watch.looks or watch.n_items != len(logged):
+                self.refusal = f"they look at numbers on the way ({', '.join(sorted(watch.looks or ['item']))})"
+            elif self._replay is None and self.refusal is None:
+                self._inputs = _copy(inputs)
+                self._totals = th.zeros(len(logged), device=self.model.device)
+                _forget_derivatives(self.model.actor.action_dist)
+                try:
+                    self._replay = record(lambda: self._do_again(shaping))
+                except RuntimeError as error:
+                    # PyTorch's own is about what came of the first.
+                    cause = error.__context__ or error
+                    self.refusal = f"they cannot be recorded ({str(cause).splitlines()[0]})"
+        sums.update(dict(zip(self._names, self._totals.tolist(), strict=False)))
+        return {name: total / n for name, total in sums.items()}
+
+    def _sample(self, shaping: ShapingTerm | None) -> Any:
+        model = self.model
+        replay = model.replay_buffer.sample(self.batch_size, env=model._vec_normalize_env)
+        return replay, None if shaping is None else shaping.sample()
+
+    def _do(self, inputs: Any, shaping: ShapingTerm | None, watch: "_Watch") -> dict[str, float]:
+        """Do an update with certain batches, and return what is logged of it."""
+        model, (replay, guidance) = self.model, inputs
+        log = _Log()
+        with contextlib.ExitStack() as stack:
+            for owner, name, value in (
+                (model, "_n_updates", model._n_updates),
+                (model, "_logger", log),
+                (model, "_update_learning_rate", lambda _: None),
+                (model.replay_buffer, "sample", lambda *_, **__: replay),
+                (model.guidance_buffer, "sample", lambda *_, **__: guidance),
+                # Distributions look at all that they are given.
+                (Distribution, "_validate_args", False),
+            ):
+                stack.enter_context(_replaced(owner, name, value))
+            stack.enter_context(watch)
+            self.update(model, 1, self.batch_size, shaping)
+        del log.values["train/n_updates"]
+        return log.values
+
+    def _do_again(self, shaping: ShapingTerm | None) -> None:
+        watch = _Watch(placeholders=True)
+        names = {placeholder: name for name, placeholder in self._do(self._inputs, shaping, watch).items()}
+        self._names = [names[placeholder] for placeholder in watch.items]
+        self._totals += th.stack(list(watch.items.values()))
+
+
+class _Watch(TorchFunctionMode):
+    """
+    Notes where Python looks at numbers.
+
+    :param placeholders: Whether it is told made-up ones, which say where they went, since there are none yet
+    """
+
+    def __init__(self, placeholders: bool = False) -> None:
+        super().__init__()
+        self.placeholders = placeholders
+        self.looks: set[str] = set()
+        self.n_items = 0
+        # By their placeholders.
+        self.items: dict[float, th.Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is th.Tensor.item:
+            self.n_items += 1
+            if not self.placeholders:
+                with _waiting_allowed(args[0].device):
+                    return func(*args)
+            # Nothing else that is logged is a negative half.
+            placeholder = 0.5 - self.n_items
+            self.items[placeholder] = args[0].detach().float().reshape(())
+            return placeholder
+        if func in _LOOKS:
+            self.looks.add(func.__name__.strip("_"))
+        return func(*args, **(kwargs or {}))
+
+
+class _Log:
+    """A logger that tells what it was told."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def record(self, name: str, value: float, exclude: Any = None) -> None:
+        self.values[name] = value
+
+
+@contextlib.contextmanager
+def _noted_waits(device: th.device, looks: set[str]) -> Iterator[None]:
+    """Note as well where PyTorch itself waits for the GPU, as for the rows that a mask lets through."""
+    if device.type != "cuda":
+        yield
+        return
+    with warnings.catch_warnings(record=True) as caught, _sync_debug_mode("warn"):
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        if "synchronizing CUDA operation" in str(warning.message):
+            looks.add("waiting for the GPU")
+        elif "Synchronization debug mode" not in str(warning.message):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def _waiting_allowed(device: th.device) -> contextlib.AbstractContextManager[None]:
+    return _sync_debug_mode("default") if device.type == "cuda" else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _sync_debug_mode(mode: str) -> Iterator[None]:
+    before = th.cuda.get_sync_debug_mode()
+    th.cuda.set_sync_debug_mode(mode)
+    try:
+        yield
+    finally:
+        th.cuda.set_sync_debug_mode(before)
+
+
+@contextlib.contextmanager
+def _capturable(optimizers: list[th.optim.Optimizer], rate: th.Tensor, learning_rate: float) -> Iterator[None]:
+    """Have Adam take its learning rate and count its steps on the GPU."""
+    rate.fill_(learning_rate)
+    before = []
+    for optimizer in optimizers:
+        for state in optimizer.state.values():
+            if state["step"].device != rate.device:
+                state["step"] = state["step"].to(rate.device)
+        for group in optimizer.param_groups:
+            before.append((group, {"capturable": group["capturable"], "fused": group["fused"], "lr": learning_rate}))
+            group.update(capturable=True, fused=True, lr=rate)
+    try:
+        yield
+    finally:
+        for group, settings in before:
+            group.update(settings)
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an object another attribute for a while."""
+    missing = object()
+    before = vars(owner).get(name, missing)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is missing:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+def _forget_derivatives(distribution: Any) -> None:
+    """
+    Have a policy's distribution keep no result that derivatives can be taken of, such as gSDE's noise.
+
+    Autograd has a node for each parameter for as long as such a result is kept, and the node goes on working on the
+    stream that it was made on, which must not be another than the recording's.
+    """
+    for name, value in list(vars(distribution).items()):
+        if isinstance(value, th.Tensor):
+            setattr(distribution, name, value.detach())
+        elif isinstance(value, Distribution):
+            setattr(distribution, name, None)
+
+
+def _tensors(inputs: Any) -> Iterator[th.Tensor]:
+    """The tensors in a batch."""
+    if isinstance(inputs, th.Tensor):
+        yield inputs
+    elif inputs is not None:
+        for value in inputs.values() if isinstance(inputs, dict) else inputs:
+            yield from _tensors(value)
+
+
+def _layout(inputs: Any) -> list[tuple[th.Size, th.dtype]]:
+    return [(tensor.shape, tensor.dtype) for tensor in _tensors(inputs)]
+
+
+def _copy(inputs: Any) -> Any:
+    if isinstance(inputs, th.Tensor):
+        return inputs.clone()
+    if isinstance(inputs, dict):
+        return {key: _copy(value) for key, value in inputs.items()}
+    if isinstance(inputs, tuple):
+        values = [_copy(value) for value in inputs]
+        return type(inputs)(*values) if hasattr(inputs, "_fields") else tuple(values)
+    return inputs

@@ -1,0 +1,381 @@
+"""
+Updates that are recorded and replayed are the parent's: by a CUDA graph where there is a GPU, and without one by
+something that keeps the rules of a graph.
+"""
+
+import gc
+
+import numpy as np
+import pytest
+import torch as th
+from sb3_contrib import TQC
+from stable_baselines3 import SAC, HerReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
+from torch.autograd.graph import get_gradient_edge
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from conftest import DictEnv, parameters
+from sb3_varl import VARL, VARLTQC
+from sb3_varl.algorithms.fast.acceleration import optimizers_of
+from sb3_varl.algorithms.fast.cuda_graphs import GraphedUpdates, _GraphedUpdate, record_cuda_graph
+from sb3_varl.algorithms.shaping import GATES, shaping_gradient
+from sb3_varl.algorithms.shaping_term import ShapingTerm
+
+CUDA = th.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+
+
+class Recording(TorchDispatchMode):
+    """Records operators with their tensors, does them again, and nothing else that Python does in between."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+        self.before = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        written = []
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                written.extend(value if isinstance(value, (list, tuple)) else [value])
+        written.extend(tensor for name, tensor in kwargs.items() if name == "out")
+        self.before.extend((tensor.detach(), tensor.detach().clone()) for tensor in written)
+        # Somebody may give them another shape later.
+        inputs = tree_map(alias, (args, kwargs))
+        result = func(*args, **kwargs)
+        self.operations.append((func, *inputs, tree_map(alias, result)))
+        return result
+
+    def undo(self):
+        for tensor, before in reversed(self.before):
+            tensor.copy_(before)
+
+    @th.no_grad()
+    def replay(self):
+        for func, args, kwargs, result in self.operations:
+            returns = func._schema.returns
+            again = func(*args, **kwargs)
+            if len(returns) == 1:
+                again, result = [again], [result]
+            for description, new, old in zip(returns, again or (), result or (), strict=False):
+                if description.alias_info is None and isinstance(new, th.Tensor):
+                    old.copy_(new)
+
+
+def alias(value):
+    return value.detach() if isinstance(value, th.Tensor) else value
+
+
+def record(update):
+    if CUDA:
+        return record_cuda_graph(update)
+    state = th.get_rng_state()
+    recording = Recording()
+    try:
+        with recording:
+            update()
+    finally:
+        recording.undo()
+        th.set_rng_state(state)
+    return recording.replay
+
+
+def make(env="Pendulum-v1", policy="MlpPolicy", advice=0, algorithm=VARL, **kwargs):
+    policy_kwargs = {"net_arch": [32, 24], **kwargs.pop("policy_kwargs", {})}
+    kwargs = {"learning_starts": 200, "batch_size": 32, "seed": 3, "device": DEVICE, **kwargs}
+    env = env() if callable(env) else env
+    model = algorithm(policy, env, policy_kwargs=policy_kwargs, **kwargs)
+    model.observation_space.seed(0)
+    for i in range(advice):
+        model.guidance_buffer.add(model.observation_space.sample(), np.full(model.action_space.shape, i / advice))
+    return model.learn(kwargs["learning_starts"])
+
+
+def replayed(**kwargs):
+    model = make(**kwargs)
+    model.fast = True
+    model.graphed_updates = GraphedUpdates(model, record)
+    return model
+
+
+def train(model, updates, at_once=1):
+    """By the graph, as ``fast=True`` does on a GPU; on the CPU it would do something else."""
+    th.manual_seed(1)
+    np.random.seed(1)
+    graphs = model.graphed_updates
+    done = 0
+    for _ in range(updates // at_once):
+        if graphs is None:
+            model.train(at_once, model.batch_size)
+        else:
+            done += one_train(model, at_once)
+    return done
+
+
+def one_train(model, n):
+    shaping = model._shaping_term() if model.shaping_active else None
+    if model.graphed_updates.train(one_by_one, n, model.batch_size, shaping):
+        return n
+    one_by_one(model, n, model.batch_size, shaping)
+    return 0
+
+
+def one_by_one(model, *arguments):
+    type(model)._update.__wrapped__(model, *arguments)
+
+
+@pytest.fixture(autouse=True)
+def no_looks(monkeypatch):
+    """What the shaping term does where looking at its gates would have Python wait."""
+
+    def gradient(self, batch, mean, std):
+        comparison = self._compare(batch, mean, std)
+        return self.coef * shaping_gradient(comparison, self.gate(comparison, self.threshold))
+
+    if not CUDA:
+        monkeypatch.setattr(ShapingTerm, "gradient", th.no_grad()(gradient))
+
+
+def two_envs():
+    return VecNormalize(DummyVecEnv([DictEnv, DictEnv]))
+
+
+IMAGES = {
+    "env": lambda: FakeImageEnv(screen_height=40, screen_width=40, discrete=False),
+    "policy": "CnnPolicy",
+    "buffer_size": 300,
+    # Adam makes a whole step of the sign of a rounding error.
+    "policy_kwargs": {"optimizer_kwargs": {"eps": 1e-3}},
+}
+HINDSIGHT = {
+    "env": lambda: BitFlippingEnv(6, continuous=True),
+    "policy": "MultiInputPolicy",
+    "replay_buffer_class": HerReplayBuffer,
+}
+CASES = {
+    "default": {},
+    "shaped": {"advice": 9},
+    "gsde": {"use_sde": True},
+    "gsde_shaped": {"use_sde": True, "advice": 9},
+    "fixed_temperature": {"ent_coef": 0.2},
+    "n_step": {"n_steps": 3, "advice": 9},
+    "layer_norm": {"policy": "LayerNormMlpPolicy", "advice": 9},
+    "dropout_and_tanh": {"policy_kwargs": {"activation_fn": lambda: nn.Sequential(nn.Tanh(), nn.Dropout(0.1))}},
+    "weight_decay": {"policy_kwargs": {"optimizer_class": th.optim.AdamW}},
+    "schedule": {"learning_rate": lambda progress: 1e-3 * (1 + progress), "advice": 9},
+    "coefficient": {"shaping_coef": lambda progress: 5 + progress, "advice": 9},
+    "dict": {"env": DictEnv, "policy": "MultiInputPolicy", "advice": 9},
+    "normalised": {"env": two_envs, "policy": "MultiInputPolicy", "advice": 9},
+    "images": IMAGES,
+    "hindsight": HINDSIGHT,
+    "tqc": {"algorithm": VARLTQC, "advice": 9},
+    **{gate: {"gate": gate, "advice": 9} for gate in GATES},
+}
+
+
+@pytest.mark.parametrize("kwargs", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_replayed_updates_are_the_parents(kwargs, at_once):
+    plain, graphed = make(**kwargs), replayed(**kwargs)
+    graphed.replay_buffer = plain.replay_buffer
+    train(plain, 12, at_once)
+    assert train(graphed, 12, at_once) >= 9, graphed.graphed_updates.refusal
+    for name, value in parameters(plain).items():
+        th.testing.assert_close(parameters(graphed)[name], value, rtol=1e-3, atol=1e-4)
+    expected, found = plain.logger.name_to_value, graphed.logger.name_to_value
+    for name in {name for name in expected if name.startswith("train/")}:
+        assert found[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-4), name
+    assert {name for name in found if name.startswith("train/")} <= expected.keys()
+
+
+@pytest.mark.parametrize("kwargs", [CASES[name] for name in ("default", "gsde", "gsde_shaped", "images", "tqc")])
+def test_no_node_of_autograd_outlives_the_update_before_the_recording(kwargs, monkeypatch):
+    """It would work on another stream, which ends a recording."""
+    model = replayed(**kwargs)
+    do, marked = _GraphedUpdate._do, []
+
+    def do_and_mark(self, *arguments):
+        logged = do(self, *arguments)
+        for parameter in model.policy.parameters():
+            if parameter.requires_grad:
+                get_gradient_edge(parameter).node.metadata["old"] = True
+        marked.append(True)
+        return logged
+
+    def record_afresh(update):
+        assert marked
+        gc.collect()
+        nodes = [
+            get_gradient_edge(parameter).node for parameter in model.policy.parameters() if parameter.requires_grad
+        ]
+        assert not any("old" in node.metadata for node in nodes)
+        return record(update)
+
+    monkeypatch.setattr(_GraphedUpdate, "_do", do_and_mark)
+    model.graphed_updates = GraphedUpdates(model, record_afresh)
+    assert train(model, 3) == 2
+
+
+def test_the_parents_loop_goes_on_where_a_replay_does_not_reach():
+    """A changed setting, and a target network that is updated every other time."""
+    plain, graphed = make(advice=9), replayed(advice=9)
+    for model in (plain, graphed):
+        train(model, 4)
+        model.gamma = 0.9
+        train(model, 4)
+        model.target_update_interval = 2
+        train(model, 4, at_once=4)
+        model.end_shaping()
+        model.target_update_interval = 1
+        train(model, 4)
+    assert len(graphed.graphed_updates._graphs) == 3
+    for name, value in parameters(plain).items():
+        th.testing.assert_close(parameters(graphed)[name], value, rtol=1e-3, atol=1e-4)
+    assert graphed._n_updates == plain._n_updates == 16
+
+
+def test_a_batch_of_another_size():
+    plain, graphed = make(), replayed()
+    for model in (plain, graphed):
+        sample, sizes = model.replay_buffer.sample, iter([32, 32, 32, 7, 32, 32])
+        model.replay_buffer.sample = lambda _, env, sample=sample, sizes=sizes: sample(next(sizes), env)
+        train(model, 6)
+    for name, value in parameters(plain).items():
+        th.testing.assert_close(parameters(graphed)[name], value, rtol=1e-3, atol=1e-4)
+
+
+class Curious(nn.Module):
+    """An activation that decides by what it sees."""
+
+    def __init__(self, look):
+        super().__init__()
+        self.look = look
+
+    def forward(self, x):
+        return x.tanh() if self.look(x) else x.relu()
+
+
+LOOKS = {
+    "bool": lambda x: bool(x.mean() > 0),
+    "item": lambda x: x.mean().item() > 0,
+    "tolist": lambda x: x.mean().tolist() > 0,
+    "mask": lambda x: len(x[x.sum(dim=1) > 0]) > 10,
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_networks_that_decide_by_what_they_see_keep_the_parents_loop(look, capsys):
+    if look is LOOKS["mask"] and not CUDA:
+        pytest.skip("a mask has nobody wait on a CPU")
+    kwargs = {"policy_kwargs": {"activation_fn": lambda: Curious(look)}, "verbose": 1}
+    plain, graphed = make(**kwargs), replayed(**kwargs)
+    train(plain, 10)
+    train(graphed, 10)
+    assert graphed.graphed_updates.refusal
+    assert capsys.readouterr().out.count("fast=True: the GPU gets the updates one kernel at a time, because they ") == 1
+    for name, value in parameters(plain).items():
+        th.testing.assert_close(parameters(graphed)[name], value, rtol=1e-3, atol=1e-4)
+    assert graphed._n_updates == 10
+
+
+@pytest.mark.skipif(not CUDA, reason="needs a GPU")
+def test_a_recording_that_fails_leaves_nothing_behind(capsys):
+    """Random numbers least of all: PyTorch draws none after a recording that was broken off, unless told to."""
+
+    def failing(update):
+        def and_wait():
+            update()
+            th.cuda.synchronize()
+
+        return record_cuda_graph(and_wait)
+
+    plain, graphed = make(advice=9), replayed(advice=9, verbose=1)
+    graphed.graphed_updates = GraphedUpdates(graphed, failing)
+    train(plain, 6)
+    train(graphed, 6)
+    assert "they cannot be recorded (" in capsys.readouterr().out
+    th.rand(3, device="cuda")
+    for name, value in parameters(plain).items():
+        th.testing.assert_close(parameters(graphed)[name], value, rtol=1e-3, atol=1e-4)
+    another = replayed()
+    assert train(another, 4) == 3
+
+
+def watched(model):
+    model.critic.q_networks[0][0].register_forward_hook(lambda *_: None)
+
+
+def clipped(model):
+    next(model.critic.parameters()).register_hook(lambda grad: grad.clamp(-1, 1))
+
+
+def hooked(model):
+    model.actor.optimizer.register_step_post_hook(lambda *_: None)
+
+
+def wrapped(model):
+    model.critic.optimizer.step = model.critic.optimizer.step
+
+
+def descending(model):
+    model.actor.optimizer = th.optim.SGD(model.actor.parameters(), lr=1e-3)
+
+
+def foreach(model):
+    model.actor.optimizer.param_groups[0]["foreach"] = True
+
+
+@pytest.mark.parametrize("change", [watched, clipped, hooked, wrapped, descending, foreach])
+def test_who_watches_is_still_told(change):
+    model = replayed()
+    change(model)
+    assert train(model, 4) == 0
+    assert model.graphed_updates.refusal
+
+
+def test_adam_is_as_it_was_after_training(tmp_path):
+    plain, graphed = make(), replayed()
+    for model in (plain, graphed):
+        train(model, 4)
+    for mine, parents in zip(optimizers_of(graphed), optimizers_of(plain), strict=True):
+        for group, expected in zip(mine.param_groups, parents.param_groups, strict=True):
+            assert {**group, "params": 0} == {**expected, "params": 0}
+            assert type(group["lr"]) is type(expected["lr"])
+    graphed.save(tmp_path / "model")
+    loaded = VARL.load(tmp_path / "model", env=graphed.get_env())
+    assert loaded.graphed_updates is None
+    SAC.load(tmp_path / "model", env=graphed.get_env()).learn(210)
+
+
+def test_everything_is_undone_when_training_fails(monkeypatch):
+    model = replayed(advice=5)
+    train(model, 3)
+    sample, logger = model.replay_buffer.sample, model.logger
+    monkeypatch.setattr(model.replay_buffer, "sample", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(model, 1)
+    monkeypatch.undo()
+    assert model.replay_buffer.sample == sample
+    assert model.logger is logger
+    assert model.actor.optimizer.param_groups[0]["capturable"] is False
+    train(model, 1)
+
+
+@pytest.mark.skipif(not CUDA, reason="needs a GPU")
+@pytest.mark.parametrize("algorithm", [VARL, VARLTQC])
+def test_on_a_gpu_a_fast_model_replays(algorithm):
+    kwargs = {"learning_starts": 50, "batch_size": 64, "seed": 0, "device": "cuda"}
+    model = algorithm("MlpPolicy", "Pendulum-v1", fast=True, **kwargs)
+    model.guidance_buffer.add(model.observation_space.sample(), np.zeros(1))
+    model.learn(150)
+    assert model.graphed_updates.refusal is None
+    assert model.graphed_updates._graphs
+    parent = {VARL: SAC, VARLTQC: TQC}[algorithm]("MlpPolicy", "Pendulum-v1", **kwargs).learn(150)
+    unadvised = algorithm("MlpPolicy", "Pendulum-v1", fast=True, **kwargs).learn(150)
+    assert unadvised.logger.name_to_value["train/n_updates"] == parent.logger.name_to_value["train/n_updates"]
+    difference = th.cat([(parameters(parent)[name] - value).flatten() for name, value in parameters(unadvised).items()])
+    assert difference.abs().quantile(0.99) < 1e-2
