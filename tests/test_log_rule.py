@@ -284,6 +284,14 @@ def test_the_task_of_the_advisor_is_logged_and_compared():
             make_model().learn(50, callback=make_callback(make_vlm(server, task="CLOSE it."), "log", resume=True))
 
 
+@pytest.mark.parametrize("in_between", [lambda model: model, go_on], ids=["same process", "zip"])
+def test_a_changed_task_is_noticed_where_everything_was_answered(in_between):
+    model = make_model().learn(50, callback=make_callback(centre(), "log", task="Open."))
+    model = in_between(model)
+    with pytest.raises(ValueError, match=r"the task of its query 1 is 'Open.', expected 'Close.'"):
+        model.learn(10, callback=make_callback(centre(), "log", task="Close."), reset_num_timesteps=False)
+
+
 # ---- (e) Progress is found by its log
 
 
