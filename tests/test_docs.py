@@ -159,5 +159,5 @@ def test_the_settings_for_rl_zoo():
     (code,) = blocks("docs/rl-zoo.md", "yaml")
     ((_, settings),) = yaml.safe_load(code).items()
     ((_, arguments),) = settings.pop("callback")[0].items()
-    check_arguments(VARL, settings, also=["n_timesteps"])
+    check_arguments(VARL, settings, also=["n_timesteps", "normalize"])
     check_arguments(AdvisorCallback, arguments)

@@ -483,7 +483,7 @@ def test_command(capsys, tmp_path):
     output = capsys.readouterr().out
     assert "This query: 1 request, " in output
     assert re.search(r"A run of 6 queries of 32 states: 12 requests, \d+ tokens in, about ", output)
-    assert "Does following it lead to success? yes: 4 of 4 succeeded" in output
+    assert "Does following it lead to success? yes: 4 of 4 copies of the environment succeeded" in output
     assert (tmp_path / "shown" / "preview.html").stat().st_size > 10_000
 
 

@@ -101,3 +101,11 @@ def test_discrete_actions_are_refused():
     with pytest.raises(TypeError, match=r"for continuous actions, a Box, but the action space is Discrete\(2\)"):
         make_briefing(env)
     assert isinstance(env.action_space, spaces.Discrete)
+
+
+def test_two_action_components_of_one_name_are_refused():
+    sheet = TaskSheet("Move.", action=(ActionComponent("speed"), ActionComponent("speed ")))
+    env = DummyVecEnv([lambda: gym.make("MountainCarContinuous-v0")])
+    env.action_space = spaces.Box(-1, 1, (2,))
+    with pytest.raises(ValueError, match=r"The task sheet calls two action components 'speed'. Rename one of them"):
+        make_briefing(env, sheet=sheet)

@@ -837,6 +837,23 @@ def test_without_roll_ins_corrections_do_not_wait():
         assert len(server.requests) == 3
 
 
+def test_rules_that_stand_need_no_query(recwarn):
+    """So nobody is told that it will not be asked."""
+    make_model().learn(20, callback=make_callback(n_queries=None, first_query=None, query_freq=None))
+    assert not [warning for warning in recwarn if "asked" in str(warning.message)]
+
+
+@pytest_vlm
+@pytest.mark.parametrize("model_first", [True, False])
+def test_a_model_that_writes_rules_takes_no_place_beside_rules_that_stand(model_first):
+    """Its corrections would remove the labels of the others."""
+    with VLMServer(answers(TEXT)) as server:
+        callbacks = [make_callback(make_vlm(server), label_freq=0, roll_in=0.0, log_path=False)]
+        callbacks.insert(model_first, make_callback(log_path=False))
+        with pytest.raises(ArgumentError, match="Two AdvisorCallbacks have advice that stands"):
+            make_model().learn(30, callback=callbacks)
+
+
 def test_two_callbacks_whose_advice_stands_are_refused():
     callbacks = [make_callback(log_path=False), make_callback(log_path=False)]
     with pytest.raises(ArgumentError, match="Two AdvisorCallbacks have advice that stands"):

@@ -65,7 +65,7 @@ def action_names(briefing: Briefing) -> list[str]:
 
     :param briefing: The action space and the environment's task sheet
     :return: The sheet's names, or ``action[0]`` and so on
-    :raises ValueError: if the task sheet has another number of them
+    :raises ValueError: if the task sheet has another number of them, or two of one name
     """
     n_components = math.prod(briefing.action_space.shape)
     named = briefing.sheet.action if briefing.sheet is not None else ()
@@ -76,7 +76,11 @@ def action_names(briefing: Briefing) -> list[str]:
             f"The task sheet names {len(named)} action components, but the action space has {n_components}. "
             "Name all of them in order, or none."
         )
-    return [as_data(component.name) for component in named]
+    names = [as_data(component.name) for component in named]
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise ValueError(f"The task sheet calls two action components {twice!r}. Rename one of them.")
+    return names
 
 
 def as_data(text: str) -> str:

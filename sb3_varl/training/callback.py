@@ -392,11 +392,11 @@ class AdvisorCallback(BaseCallback):
     def _plan(self) -> None:
         """Say before training what the run will not come to ask, and why."""
         n_envs, now, end = self.training_env.num_envs, self.num_timesteps, self.model._total_timesteps
-        queries = count(self._n_queries, "query")
+        queries, matters = count(self._n_queries, "query"), not self._teacher.stands_by_itself
         if not self._collecting:
             self._schedule = self._schedule.postponed(now)
         self._schedule, late = self._schedule.until(self.model.cutoff)
-        if late:
+        if late and matters:
             warnings.warn(
                 f"{len(late)} of {queries} will not be asked: the model ignores guidance from step "
                 f"{self.model.cutoff} on, training is at step {now}, and they would come at {late}.",
@@ -407,7 +407,7 @@ class AdvisorCallback(BaseCallback):
         n_steps = n_envs * (train_freq.frequency if train_freq.unit == TrainFrequencyUnit.STEP else 1)
         last_step = now + n_steps * math.ceil((end - now) / n_steps)
         beyond = self._schedule.after(last_step)
-        if beyond and not self._announced:
+        if beyond and matters and not self._announced:
             warnings.warn(
                 f"{len(beyond)} of {queries} will not be asked: they are due at {beyond}, and training ends at step "
                 f"{last_step}. Train longer, or ask earlier with first_query and query_freq.",
@@ -603,7 +603,7 @@ class AdvisorCallback(BaseCallback):
         self._record_totals()
         if not self._saw_steps and self.model.num_timesteps > self.num_timesteps:
             warnings.warn(_NOT_TOLD, AdviceWarning, stacklevel=2)
-        elif len(self._schedule) and not self._announced:
+        elif len(self._schedule) and not self._announced and not self._teacher.stands_by_itself:
             warnings.warn(
                 f"{len(self._schedule)} of {count(self._n_queries, 'query')} were not asked: they are due at "
                 f"{list(self._schedule.triggers)}, and training ended at step {self.num_timesteps}. Train longer, or "

@@ -130,7 +130,7 @@ class Teacher:
         :param present: What the advisor reads of each environment's state
         :raises ArgumentError: if another callback's advice is to be labels and roll-ins as well
         """
-        if self._model.roll_ins and self._is_used:
+        if self._model.roll_ins and (self._is_used or self.can_be_corrected):
             raise ArgumentError(
                 "Two AdvisorCallbacks have advice that stands in every state, and an episode can follow only one. Ask "
                 'the other model for actions (form="actions"); of an advisor that is no model, have roll_in=0 and '
@@ -141,7 +141,7 @@ class Teacher:
             self.standing.visit(present, np.ones(len(present), bool))
             self.roll_ins.wait()
         self.roll_ins.begin(len(present))
-        if self._is_used:
+        if self._is_used or self.can_be_corrected:
             self._model.roll_ins.append(self.roll_ins.actions)
 
     def step(
@@ -184,6 +184,11 @@ class Teacher:
         self.stand(better.advice)
         self.record = better
         self._keep_record()
+
+    @property
+    def stands_by_itself(self) -> bool:
+        """Whether there is advice in every state that no query is needed for."""
+        return self.standing.advice is not None and not self.can_be_corrected
 
     @property
     def awaits_episodes(self) -> bool:
