@@ -37,6 +37,7 @@ from sb3_varl.report.relabel import Relabelled, merge
 from sb3_varl.rules.description import describe
 from sb3_varl.rules.rules import Rule
 from sb3_varl.testing import VLMServer, decode_image, http_error
+from sb3_varl.training.track_record import TrackRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore:. of . queries w")
 
@@ -526,6 +527,29 @@ def test_a_correction_comes_with_pictures_of_the_changes_of_rule():
 
 
 @pytest_vlm
+@pytest.mark.parametrize(
+    ("before", "now", "worse"),
+    [
+        ((8, 8), (0, 8), True),
+        ((8, 8), (8, 8), False),
+        ((16, 20), (6, 8), False),  # may well be chance
+        ((16, 20), (4, 8), True),
+        ((16, 20), (15, 20), True),
+        ((16, 20), (17, 20), False),
+        ((5, 7), (0, 20), False),  # nobody knows how good that was
+        ((5, 8), (0, 7), False),
+    ],
+)
+def test_rules_are_worse_if_it_is_hardly_chance(before, now, worse):
+    records = []
+    for successes, episodes in (before, now):
+        record = TrackRecord(lambda observation: None, records[-1] if records else None)
+        for i in range(episodes):
+            record.add(Episode((), (), (), i < successes, {}))
+        records.append(record)
+    assert records[-1].is_worse_than_before == worse
+
+
 def test_rules_that_do_worse_are_put_back(caplog):
     answers = [answer_of("0.4 if sin(episode * 3) > 0 else -0.4"), answer_of(-0.5), '{"keep": true}']
     with VLMServer(lambda states, images: answers.pop(0)) as server:

@@ -181,8 +181,9 @@ def leads_to_success(followed: Sequence[Followed], visited: Sequence[Followed]) 
         )
     wins, wins_before = (sum(bool(result.success) for result in results) for results in (followed, visited))
     text = (
-        f"{wins} of {count(len(followed), 'copy', 'copies')} of the environment succeeded, within {count(round(n_steps), 'step')} on average, and {wins_before} "
-        f"when the states were visited, without advice. {returns}"
+        f"{wins} of {count(len(followed), 'copy', 'copies')} of the environment succeeded, within "
+        f"{count(round(n_steps), 'step')} on average, and {wins_before} when the states were visited, without advice. "
+        f"{returns}"
     )
     if wins == wins_before:
         text += " Success may be further away: see whether the frames go towards it, and follow longer."

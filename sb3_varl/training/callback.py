@@ -348,8 +348,8 @@ class AdvisorCallback(BaseCallback):
         logged = [query for query in read_queries(folder) if not query.altered]
         unknown = [query for query in logged if query.index not in in_queue]
         recovered = recover(unknown, self._ledger.progress, self._briefing)
-        for query in [*unknown[:1], *(part.logged for part in recovered)]:
-            check_environment(query, self._briefing)
+        for known in [*unknown[:1], *(part.logged for part in recovered)]:
+            check_environment(known, self._briefing)
         if not logged:
             return
         spent = sum((query.usage for query in logged), Usage()) - self._queue.in_flight

@@ -1,5 +1,6 @@
 """How standing advice fares where it is followed, so that it can be corrected, and put back if that made it worse."""
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -93,9 +94,21 @@ class TrackRecord:
 
     @property
     def is_worse_than_before(self) -> bool:
-        """Whether what stood before should stand again."""
+        """
+        Whether what stood before should stand again.
+
+        The two were followed from different starts, so that a few episodes tell a large difference only: at first one
+        of a standard error or more, and any once there are as many episodes as are kept.
+        """
         before = self.before
-        return before is not None and self.is_known and before.is_known and self.success < before.success
+        if before is None or not (self.is_known and before.is_known):
+            return False
+        gap = before.success - self.success
+        if self.n_episodes >= MAX_EPISODES:
+            return gap > 0
+        n, n_before = self.n_episodes, before.n_episodes
+        success = (self.n_successes + before.n_successes) / (n + n_before)
+        return gap > 0 and gap >= math.sqrt(success * (1 - success) * (1 / n + 1 / n_before))
 
     def put_back(self) -> "TrackRecord":
         """
