@@ -37,6 +37,7 @@ _REFUSES = re.compile(
     r"|invalid",
     re.IGNORECASE,
 )
+_NO_SCHEMA = re.compile(r"response_format|json.?schema|structured|guided|grammar|\bschema\b", re.IGNORECASE)
 # Fewer of what was sent were cut off by the server.
 _SHARE_READ = 0.5
 
@@ -54,18 +55,22 @@ class ServerLimits:
         self.max_pictures: int | None = None
         self.takes_system = True
         self.refused_arguments: frozenset[str] = frozenset()
+        self.has_answered = False
         self._said_cut = False
 
-    def learn(self, said: str, chat: Chat, arguments: Mapping[str, Any]) -> bool:
+    def learn(self, said: str, chat: Chat, arguments: Mapping[str, Any], is_about_request: bool = False) -> bool:
         """
         Find out from a refusal what to send instead.
 
         :param said: What the server said
         :param chat: What it was sent
-        :param arguments: Arguments of the completion that are the user's
+        :param arguments: Further arguments of the completion
+        :param is_about_request: Whether it is the request that is refused, and not the key, say
         :return: Whether there is something else to send
         """
         remedy = self._remedy(said, chat, arguments)
+        if remedy is None and is_about_request and not self.has_answered:
+            remedy = self._without_schema(arguments)
         if remedy is not None:
             logger.warning("%s refuses a request, and is asked again %s. It said: %s", self.model, remedy, said)
         return remedy is not None
@@ -88,11 +93,20 @@ class ServerLimits:
         if self.takes_system and _NO_SYSTEM.search(said):
             self.takes_system = False
             return "without a system message, whose text goes first in the user's"
+        if _NO_SCHEMA.search(said) and (without := self._without_schema(arguments)) is not None:
+            return without
         named = [name for name in arguments if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said)]
         if _REFUSES.search(said) and set(named) - self.refused_arguments:
             self.refused_arguments |= set(named)
             return f"without {', '.join(sorted(named))} (completion_kwargs)"
         return None
+
+    def _without_schema(self, arguments: Mapping[str, Any]) -> str | None:
+        """What it may be that is refused where a server does not say what."""
+        if "response_format" not in arguments or "response_format" in self.refused_arguments:
+            return None
+        self.refused_arguments |= {"response_format"}
+        return "without a JSON schema, in plain words (json_schema=False)"
 
     def _fewer(self, chat: Chat, n: int) -> str:
         if chat.is_divisible:

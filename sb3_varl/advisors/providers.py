@@ -340,6 +340,26 @@ def check_model(model: str, api_base: str | None) -> bool:
     return not missing
 
 
+def holds_to_schema(model: str) -> bool:
+    """
+    Look up whether a model can be held to a JSON schema.
+
+    :param model: litellm's name of the model
+    :return: Whether litellm says so
+    """
+    return bool(import_litellm().supports_response_schema(model=model))
+
+
+def can_reason(model: str) -> bool:
+    """
+    Look up whether a model can think before it answers, and be told how much.
+
+    :param model: litellm's name of the model
+    :return: Whether litellm says so
+    """
+    return bool(import_litellm().supports_reasoning(model=model))
+
+
 def count_tokens(messages: list[dict]) -> int:
     """
     Count the tokens of a chat, without sending it.

@@ -12,14 +12,15 @@ from sb3_varl.advisors.background import Interruptible
 from sb3_varl.advisors.budget import Budget
 from sb3_varl.advisors.limits import ServerLimits
 from sb3_varl.advisors.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, Form, state_lines, system_prompt
-from sb3_varl.advisors.providers import Endpoint, check_model, price_of
+from sb3_varl.advisors.providers import Endpoint, can_reason, check_model, holds_to_schema, price_of
 from sb3_varl.advisors.vlm_query import CircuitBreaker, RequestSettings, VLMQuery
-from sb3_varl.arguments import ArgumentError, check_integer, check_number, check_text
+from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number, check_text
 from sb3_varl.redaction import refuse_secrets
 from sb3_varl.rules.names import Names
 
 logger = logging.getLogger(__name__)
 
+_EFFORTS = ("low", "medium", "high")
 _OWN_ARGUMENTS = frozenset(
     {"model", "messages", "api_base", "base_url", "timeout", "num_retries", "max_retries", "stream", "n", "logger_fn"}
 )
@@ -62,8 +63,12 @@ class VLMAdvisor:
     :param max_seconds: Budget of time spent on asking. A request that would exceed it is cut short.
     :param price_per_token: US dollars for a token sent and for a token received, for a model that litellm has
         no prices for, or other prices than the list's
-    :param completion_kwargs: Further arguments of ``litellm.completion``, such as ``temperature``,
-        ``reasoning_effort`` or ``response_format``
+    :param json_schema: Whether the provider is to hold the model to the form of an answer, by a JSON schema in
+        ``response_format``. ``None`` for where litellm says that it can. A server that refuses is asked in plain words
+    :param reasoning_effort: How much a model is to think that litellm says can: ``"low"``, ``"medium"`` or ``"high"``.
+        ``None`` for what it does by itself, which is nothing in many. Thinking is paid for as what is said
+    :param completion_kwargs: Further arguments of ``litellm.completion``, such as ``temperature``; they go before what
+        the two above set
     :raises ArgumentError: if an argument has the wrong type or is out of range, or ``max_cost`` is set and nobody knows
         the prices
     :raises ValueError: if the model's provider is not named or not known, its key is not in the environment,
@@ -87,6 +92,8 @@ class VLMAdvisor:
         max_cost: float | None = None,
         max_seconds: float | None = None,
         price_per_token: tuple[float, float] | None = None,
+        json_schema: bool | None = None,
+        reasoning_effort: str | None = "medium",
         completion_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         check_text("task", task, "Open the drawer.")
@@ -101,6 +108,13 @@ class VLMAdvisor:
         check_integer("max_total_tokens", max_total_tokens, optional=True)
         check_number("max_cost", max_cost, above_low=True, optional=True)
         check_number("max_seconds", max_seconds, above_low=True, optional=True)
+        if json_schema is not None:
+            check_bool("json_schema", json_schema)
+        if reasoning_effort not in (None, *_EFFORTS):
+            raise ArgumentError(
+                f"reasoning_effort is {reasoning_effort!r}, expected {', '.join(map(repr, _EFFORTS))} or None. "
+                "What else a model knows goes into completion_kwargs."
+            )
         _check_prices(price_per_token)
         _check_api_base(api_base)
         _check_completion_kwargs(completion_kwargs)
@@ -115,7 +129,13 @@ class VLMAdvisor:
             dict(completion_kwargs or {}),
             price_per_token,
         )
-        self.settings = RequestSettings(int(states_per_request), int(image_size), int(max_retries))
+        self.settings = RequestSettings(
+            int(states_per_request),
+            int(image_size),
+            int(max_retries),
+            holds_to_schema(model) if json_schema is None else bool(json_schema),
+            reasoning_effort if can_reason(model) else None,
+        )
         self.budget = Budget(model, max_requests, max_total_tokens, max_cost, max_seconds)
         self._breaker = CircuitBreaker(model, int(max_failures))
         self._limits = ServerLimits(model)

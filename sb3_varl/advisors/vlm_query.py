@@ -16,6 +16,7 @@ from sb3_varl.advice.answer import ParsedAnswer, parse_answer
 from sb3_varl.advice.items import MAX_ANSWER_LENGTH
 from sb3_varl.advice.sheets import action_names
 from sb3_varl.advice.types import Advice, AdviceQuery, Answer, Failure, Rejection, Request, StandingAdvice, Usage
+from sb3_varl.advisors.answer_schema import response_format
 from sb3_varl.advisors.budget import Budget
 from sb3_varl.advisors.completion import Completion
 from sb3_varl.advisors.limits import ServerLimits, without_pictures
@@ -43,11 +44,15 @@ class RequestSettings:
     :param states_per_request: States that share one request, at most
     :param image_size: Length to which a frame's longer side is scaled down, in pixels
     :param max_retries: How many times a request is sent again after a failure that may pass
+    :param json_schema: Whether the provider is to hold the model to the form of an answer
+    :param reasoning_effort: How much the model is to think before it answers, ``None`` for what it does by itself
     """
 
     states_per_request: int
     image_size: int
     max_retries: int
+    json_schema: bool
+    reasoning_effort: str | None
 
 
 class CircuitBreaker:
@@ -125,9 +130,20 @@ class VLMQuery:
         self.limits = limits
         self.usage = Usage()
         self.litellm: ModuleType = import_litellm()
+        self.completion_kwargs = self._completion_kwargs()
         self._spent_in_life = spent
         self._is_trial = breaker.is_open
         self._counted_until = time.monotonic()
+
+    def _completion_kwargs(self) -> dict[str, Any]:
+        """Further arguments of the completion: the user's, and what helps where these say nothing of it."""
+        given, helpful = self.endpoint.completion_kwargs, dict[str, Any]()
+        if self.settings.json_schema:
+            space, is_correction = self.query.briefing.action_space, self.query.followed is not None
+            helpful["response_format"] = response_format(self.form, space, is_correction)
+        if self.settings.reasoning_effort is not None and "thinking" not in given:
+            helpful["reasoning_effort"] = self.settings.reasoning_effort
+        return {**helpful, **given}
 
     async def ask(self) -> Advice:
         """
@@ -150,7 +166,8 @@ class VLMQuery:
             try:
                 parsed = await self._request(number, chat)
             except RequestFailed as failure:
-                if self.limits.learn(str(failure), chat, self.endpoint.completion_kwargs):
+                is_about_request = not (failure.retryable or failure.permanent)
+                if self.limits.learn(str(failure), chat, self.completion_kwargs, is_about_request):
                     number += 1
                     continue
                 rejected += [Rejection("request_failed", index, str(failure)) for index in chat.states]
@@ -192,6 +209,7 @@ class VLMQuery:
             reraise=True,
         )
         completion: Completion = await retrying(self._attempt, number, chat)
+        self.limits.has_answered = True
         # A server may answer with the key, and with anything of any size. The rest is for a key across the bound.
         text = without_secrets(completion.text[: MAX_ANSWER_LENGTH + 1000])[:MAX_ANSWER_LENGTH]
         self.query.record(Answer(number, chat.states, text, self._count(self._price(completion)), self.form))
@@ -217,7 +235,7 @@ class VLMQuery:
         self.query.record(Request(number, chat.states))
         deadline = min(self.endpoint.deadline, self.budget.seconds_left(self._spent()))
         try:
-            kwargs = self.limits.arguments(self.endpoint.completion_kwargs)
+            kwargs = self.limits.arguments(self.completion_kwargs)
             arguments = self.endpoint.arguments(self.limits.messages(chat), kwargs)
             return await complete(self.litellm, arguments, deadline)
         except RequestFailed as failure:
