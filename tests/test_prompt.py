@@ -179,7 +179,7 @@ hostile |= st.sampled_from(MARKERS)
 
 @given(hostile, hostile, hostile, hostile)
 def test_no_text_of_an_environment_leaves_its_part(goal: str, name: str, meaning: str, key: str) -> None:
-    actions = (ActionComponent(name, meaning), ActionComponent(meaning, name))
+    actions = (ActionComponent(f"a{name}", meaning), ActionComponent(f"b{meaning}", name))
     sheet = TaskSheet(goal, actions, notes=f"{name} {goal}", sizes=name, success=meaning, lag=key)
     space = spaces.Dict({key: spaces.Box(-1, 1, (2,))})
     text = system_prompt(Briefing(ACTION_SPACE, space, sheet=sheet), "Open the drawer.")
