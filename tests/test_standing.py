@@ -478,6 +478,22 @@ class TargetEnv(NamedEnv):
         return observation, reward, terminated, truncated, {**info, "is_success": bool(action[0] > 0)}
 
 
+def test_success_of_executed_advice_is_not_the_agents():
+    """One in five episodes is advice all the way, and succeeds."""
+
+    class NarrowEnv(NamedEnv):
+        def step(self, action):
+            *transition, info = super().step(action)
+            return *transition, {**info, "is_success": bool(abs(action[0] - 0.5) < 1e-4)}
+
+    model = make_model(NarrowEnv(), shaping_steps=10_000, learning_starts=10_000)
+    callback = make_callback(RulesAdvisor(answer_of(0.5)), roll_in=0.5, until_success=0.05, n_queries=1)
+    model.learn(800, callback=callback)
+    assert callback._teacher.roll_ins.successes["all_the_way"] > 3
+    assert len(callback._teacher.roll_ins.own) == 20
+    assert model.shaping_active
+
+
 def answer_of(value):
     return json.dumps({"rules": [{"name": f"always {value}", "when": "true", "action": [str(value), "t / 10"]}]})
 

@@ -32,6 +32,7 @@ from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.observing import Privileged
 from sb3_varl.training.query_queue import Outcome, QueryQueue
 from sb3_varl.training.resume import check_environment, open_log, recover
+from sb3_varl.training.roll_ins import N_OWN
 from sb3_varl.training.schedule import Schedule
 from sb3_varl.training.standing import separate
 from sb3_varl.training.state_collector import StateCollector
@@ -41,8 +42,6 @@ from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
 
-# Those that until_success looks at.
-_N_EPISODES = 20
 # What cannot be copied, such as threads, or belongs to the run.
 _OF_A_RUN = frozenset(
     {
@@ -104,10 +103,10 @@ class AdvisorCallback(BaseCallback):
         a drawn number of steps and with a little noise; then the policy takes over. 0 for none, as on hardware that
         must not move by untried advice. ``None`` for 0.5 where the answers are rules, and none elsewhere
     :param max_executed_steps: Steps of advice that are executed in the run at most. ``None`` for any number
-    :param until_success: Share of the last 20 training episodes. Once that many succeed, the advice ends: no more is
-        asked, and the guidance counts no longer (``model.end_shaping()``). So queries may be many and the cutoff late,
-        for the runs that need it. Takes ``info["is_success"]``, and fewer episodes if the model's ``stats_window_size``
-        is smaller. ``None`` goes on to the end
+    :param until_success: Share of the last 20 training episodes, of those without roll-ins if there are any. Once that
+        many succeed, the advice ends: no more is asked, and the guidance counts no longer (``model.end_shaping()``). So
+        queries may be many and the cutoff late, for the runs that need it. Takes ``info["is_success"]``, and fewer
+        episodes if the model's ``stats_window_size`` is smaller. ``None`` goes on to the end
     :param observe: Name of an attribute or a method of the environment that says what the advisor reads in place of the
         policy's observation, an array or a dictionary of arrays: the simulator's state, where the policy sees pixels.
         The task sheet's slices are of it. ``None`` for the policy's observation
@@ -450,9 +449,11 @@ class AdvisorCallback(BaseCallback):
     def _needs_no_more(self) -> bool:
         if self.until_success is None or self.num_timesteps >= self.model.cutoff:
             return False
-        successes = self.model.ep_success_buffer
+        # Where advice is executed, its success is not the agent's.
+        roll_ins = self._teacher.roll_ins
+        successes = roll_ins.own if roll_ins.share > 0 else self.model.ep_success_buffer
         assert successes is not None
-        n_episodes = min(_N_EPISODES, successes.maxlen or _N_EPISODES)
+        n_episodes = min(N_OWN, successes.maxlen or N_OWN)
         recent = list(successes)[-n_episodes:]
         return len(recent) == n_episodes and float(np.mean(recent)) >= self.until_success
 

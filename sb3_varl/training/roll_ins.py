@@ -5,7 +5,7 @@ As in jump-start RL (arXiv 2204.02372) the policy takes over after a while; here
 anew for each episode, so that it starts from everywhere along the way.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,8 @@ WHOLE = 0.2
 # Steps of an episode of which nobody knows how long it may be.
 _UNKNOWN_HORIZON = 1000
 
+# Episodes by which the policy's own success is judged.
+N_OWN = 20
 # Which part of an episode was advice.
 OWN, ROLLED_IN, ALL_THE_WAY = "own", "rolled_in", "all_the_way"
 
@@ -82,6 +84,8 @@ class RollIns:
         # Episodes, and those that succeeded, by which part of them was advice.
         self.episodes: Counter[str] = Counter()
         self.successes: Counter[str] = Counter()
+        # Whether the latest episodes succeeded that were the policy's own from their start to their end.
+        self.own: deque[bool] = deque(maxlen=N_OWN)
         self._model = model
         self._standing = standing
         self._horizon = horizon
@@ -171,6 +175,8 @@ class RollIns:
                 followed.append(Episode(observations, actions, tuple(present.rules), succeeded, present.frames))
             self.episodes[kind] += 1
             self.successes[kind] += succeeded
+            if kind == OWN:
+                self.own.append(succeeded)
             self._longest = max(self._longest, present.length)
             self._present[env] = self._draw()
         return followed
