@@ -152,6 +152,21 @@ def test_refused_thinking_is_left_out(caplog):
     assert ["response_format" in request.body for request in server.requests] == [True, True]
 
 
+def test_what_litellm_knows_to_be_refused_is_left_out_from_the_start(caplog):
+    with VLMServer() as server:
+        arguments = {"api_base": server.api_base, "completion_kwargs": {"temperature": 0.2, "seed": 3}}
+        advisor = VLMAdvisor("openai/o3", "Go.", max_retries=0, **arguments)
+        query = make_query(1)
+        advisor.prepare(query.briefing)
+        (message,) = caplog.messages
+        assert message.startswith("openai/o3 is asked without temperature (completion_kwargs): ")
+        assert "don't support temperature=0.2" in message
+        assert not advisor.advise(query).rejected
+    (request,) = server.requests
+    assert "temperature" not in request.body
+    assert request.body["seed"] == 3
+
+
 def test_other_values_are_refused():
     with pytest.raises(ArgumentError, match=r"reasoning_effort is 'much', expected 'low', 'medium', 'high' or None"):
         VLMAdvisor("openai/gpt-5.1", reasoning_effort="much")

@@ -75,6 +75,19 @@ class ServerLimits:
             logger.warning("%s refuses a request, and is asked again %s. It said: %s", self.model, remedy, said)
         return remedy is not None
 
+    def learn_arguments(self, said: str, arguments: Mapping[str, Any]) -> bool:
+        """
+        Find out before anything is sent which arguments are to be left out.
+
+        :param said: What is known of the server
+        :param arguments: Further arguments of the completion
+        :return: Whether there are any
+        """
+        remedy = self._without_arguments(said, arguments)
+        if remedy is not None:
+            logger.warning("%s is asked %s: %s", self.model, remedy, said)
+        return remedy is not None
+
     def _remedy(self, said: str, chat: Chat, arguments: Mapping[str, Any]) -> str | None:
         n_pictures = _count_pictures(chat.messages) if self.max_pictures is None else self.max_pictures
         match = _MAX_PICTURES.search(said)
@@ -93,6 +106,9 @@ class ServerLimits:
         if self.takes_system and _NO_SYSTEM.search(said):
             self.takes_system = False
             return "without a system message, whose text goes first in the user's"
+        return self._without_arguments(said, arguments)
+
+    def _without_arguments(self, said: str, arguments: Mapping[str, Any]) -> str | None:
         if _NO_SCHEMA.search(said) and (without := self._without_schema(arguments)) is not None:
             return without
         named = [name for name in arguments if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said)]

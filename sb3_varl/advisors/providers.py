@@ -360,6 +360,25 @@ def can_reason(model: str) -> bool:
     return bool(import_litellm().supports_reasoning(model=model))
 
 
+def known_refusal(model: str, completion_kwargs: dict[str, Any]) -> str | None:
+    """
+    Find out before the first request what litellm would not send.
+
+    :param model: litellm's name of the model
+    :param completion_kwargs: Further arguments of ``litellm.completion``
+    :return: What it says, or ``None`` if it knows of nothing
+    """
+    litellm = import_litellm()
+    provider, _, name = model.partition("/")
+    try:
+        litellm.get_optional_params(model=name, custom_llm_provider=provider, **completion_kwargs)
+    except litellm.UnsupportedParamsError as error:
+        return scrub(str(error))
+    except Exception:  # it is no function for everybody; then the first request tells
+        return None
+    return None
+
+
 def count_tokens(messages: list[dict]) -> int:
     """
     Count the tokens of a chat, without sending it.

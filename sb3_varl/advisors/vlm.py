@@ -12,7 +12,7 @@ from sb3_varl.advisors.background import Interruptible
 from sb3_varl.advisors.budget import Budget
 from sb3_varl.advisors.limits import ServerLimits
 from sb3_varl.advisors.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, Form, state_lines, system_prompt
-from sb3_varl.advisors.providers import Endpoint, can_reason, check_model, holds_to_schema, price_of
+from sb3_varl.advisors.providers import Endpoint, can_reason, check_model, holds_to_schema, known_refusal, price_of
 from sb3_varl.advisors.vlm_query import CircuitBreaker, RequestSettings, VLMQuery
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number, check_text
 from sb3_varl.redaction import refuse_secrets
@@ -185,7 +185,17 @@ class VLMAdvisor:
                 f"A model needs bounds to advise within, but the action space is {briefing.action_space}. "
                 "Give the environment an action space of finite bounds."
             )
-        system_prompt(briefing, self._task(briefing), self.form_for(briefing))
+        form = self.form_for(briefing)
+        system_prompt(briefing, self._task(briefing), form)
+        self._learn_what_is_refused(form, briefing)
+
+    def _learn_what_is_refused(self, form: Form, briefing: Briefing) -> None:
+        """As far as litellm knows it before anything is sent."""
+        arguments = self.settings.completion_kwargs(self.endpoint.completion_kwargs, form, briefing.action_space)
+        while (said := known_refusal(self.model, self._limits.arguments(arguments))) is not None:
+            if not self._limits.learn_arguments(said, arguments):
+                logger.warning("%s will refuse a request: %s", self.model, said)
+                return
 
     def advise(self, query: AdviceQuery) -> Advice:
         """

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tenacity
+from gymnasium import spaces
 
 from sb3_varl.advice.answer import ParsedAnswer, parse_answer
 from sb3_varl.advice.items import MAX_ANSWER_LENGTH
@@ -53,6 +54,25 @@ class RequestSettings:
     max_retries: int
     json_schema: bool
     reasoning_effort: str | None
+
+    def completion_kwargs(
+        self, given: dict[str, Any], form: Form, action_space: spaces.Box, is_correction: bool = False
+    ) -> dict[str, Any]:
+        """
+        Put together the further arguments of ``litellm.completion``.
+
+        :param given: The user's, which go before all others
+        :param form: What is asked for
+        :param action_space: The environment's action space
+        :param is_correction: Whether rules may be kept as they are
+        :return: These, and what helps where they say nothing of it
+        """
+        helpful: dict[str, Any] = {}
+        if self.json_schema:
+            helpful["response_format"] = response_format(form, action_space, is_correction)
+        if self.reasoning_effort is not None and "thinking" not in given:
+            helpful["reasoning_effort"] = self.reasoning_effort
+        return {**helpful, **given}
 
 
 class CircuitBreaker:
@@ -130,20 +150,12 @@ class VLMQuery:
         self.limits = limits
         self.usage = Usage()
         self.litellm: ModuleType = import_litellm()
-        self.completion_kwargs = self._completion_kwargs()
+        self.completion_kwargs = settings.completion_kwargs(
+            endpoint.completion_kwargs, form, query.briefing.action_space, query.followed is not None
+        )
         self._spent_in_life = spent
         self._is_trial = breaker.is_open
         self._counted_until = time.monotonic()
-
-    def _completion_kwargs(self) -> dict[str, Any]:
-        """Further arguments of the completion: the user's, and what helps where these say nothing of it."""
-        given, helpful = self.endpoint.completion_kwargs, dict[str, Any]()
-        if self.settings.json_schema:
-            space, is_correction = self.query.briefing.action_space, self.query.followed is not None
-            helpful["response_format"] = response_format(self.form, space, is_correction)
-        if self.settings.reasoning_effort is not None and "thinking" not in given:
-            helpful["reasoning_effort"] = self.settings.reasoning_effort
-        return {**helpful, **given}
 
     async def ask(self) -> Advice:
         """
