@@ -6,7 +6,7 @@ from conftest import make_query, make_vlm, reasons
 from sb3_varl.advice.types import Failure
 from sb3_varl.advisors.limits import ServerLimits
 from sb3_varl.advisors.prompt import Chat, chats
-from sb3_varl.testing import VLMServer, http_error
+from sb3_varl.testing import Misbehaviour, VLMServer, http_error
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
 
@@ -52,6 +52,24 @@ def test_what_is_refused_is_not_sent_again(name, caplog):
     (message,) = (message for message in caplog.messages if "refuses a request" in message)
     assert text[:40] in message
     assert "states_per_request=" in message or "frames=False" in message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"detail": "Unexpected fields in the request: {\'seed\'}"}',  # transformers serve
+        '{"detail": [{"loc": ["body", "seed"], "msg": "Unexpected field seed"}]}',  # FastAPI
+        '{"error": "unexpected seed"}',  # Ollama
+        '{"object": "error", "message": "unexpected seed", "code": 400}',  # older vLLM
+        "unexpected seed",
+    ],
+)
+def test_servers_say_it_in_forms_of_their_own(body, caplog):
+    with VLMServer(script=[Misbehaviour(422, body=body)]) as server:
+        assert not make_vlm(server, completion_kwargs={"seed": 3}).advise(make_query(1)).rejected
+    assert ["seed" in request.body for request in server.requests] == [True, False]
+    (message,) = (message for message in caplog.messages if "refuses a request" in message)
+    assert "nexpected" in message
 
 
 def test_a_prompt_that_is_too_long_is_made_shorter_until_it_fits():

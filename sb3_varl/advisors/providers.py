@@ -63,6 +63,8 @@ _LOGGERS = frozenset(
 # Exceptions that were raised one because of the other, of which the last is the cause.
 _MAX_CHAIN = 20
 _IN_MEMORY = re.compile(r" \w+:<[\w.]+ object at 0x[0-9a-f]+>")
+# Of what a server says, lists within lists.
+_MAX_DEPTH = 4
 # Characters of an error in which litellm looks for keys; the rest is dropped.
 _MAX_REDACTED = 10_000
 
@@ -274,13 +276,31 @@ def _request_failed(error: Exception) -> RequestFailed:
         retry_after = 0.0
     status = getattr(error, "status_code", None)
     # litellm quotes its own tracebacks, and addresses of objects.
-    text = _IN_MEMORY.sub("", str(error).partition("Traceback (most recent call last)")[0]) + _cause_of(error)
+    text = _IN_MEMORY.sub("", str(error).partition("Traceback (most recent call last)")[0])
+    text += _body_of(error) + _cause_of(error)
     return RequestFailed(
         scrub(text) or type(error).__name__,
         retryable=status in RETRIED_STATUSES and not quota_is_gone,
         permanent=status in PERMANENT_STATUSES or (status == 400 and _NO_SUCH_MODEL.search(said) is not None),
         retry_after=retry_after if retry_after > 0 else 0.0,
     )
+
+
+def _body_of(error: Exception) -> str:
+    """What a server said, where it has another form than OpenAI's, of which litellm's error then says nothing."""
+    body = getattr(error, "body", None)
+    said = list(_texts(body))
+    if not said or any(text in str(error) for text in said):
+        return ""
+    return f": {', '.join(said)}"
+
+
+def _texts(body: Any, depth: int = 0) -> Iterator[str]:
+    if isinstance(body, str):
+        yield body[:_MAX_REDACTED]
+    elif isinstance(body, dict | list) and depth < _MAX_DEPTH:
+        for part in body.values() if isinstance(body, dict) else body:
+            yield from _texts(part, depth + 1)
 
 
 def _cause_of(error: BaseException) -> str:
