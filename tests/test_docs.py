@@ -12,6 +12,7 @@ import yaml
 from conftest import CounterEnv, make_query
 from sb3_varl import VARL, Advice, AdviceQuery, AdvisorCallback, FunctionAdvisor, load_task_sheet
 from sb3_varl.advisors.by_name import check_arguments
+from sb3_varl.advisors.providers import import_litellm
 from sb3_varl.testing import VLMServer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -82,7 +83,16 @@ class TestCode:
             "docs/advisors.md": 3,
             "docs/reliability.md": 2,
             "docs/rules.md": 4,
+            "docs/serving.md": 1,
         }
+
+    def test_the_list_of_models(self, capsys):
+        import_litellm()  # which does not fetch a newer list
+        (code,) = blocks("docs/serving.md", "python")
+        run(code)
+        printed = capsys.readouterr().out.splitlines()
+        assert len(printed) > 50
+        assert all(float(line.split()[0]) >= 0 for line in printed)
 
     def test_readme(self, monkeypatch):
         with VLMServer() as server:
