@@ -3,7 +3,10 @@ Updates that are recorded and replayed are the parent's: by a CUDA graph where t
 something that keeps the rules of a graph.
 """
 
+import contextlib
 import gc
+import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from torch.utils._pytree import tree_map
 
 from conftest import DictEnv, parameters
 from sb3_varl import VARL, VARLTQC
+from sb3_varl.algorithms.fast import cuda_graphs
 from sb3_varl.algorithms.fast.acceleration import optimizers_of
 from sb3_varl.algorithms.fast.cuda_graphs import GraphedUpdates, _GraphedUpdate, record_cuda_graph
 from sb3_varl.algorithms.shaping import GATES, shaping_gradient
@@ -280,6 +284,24 @@ def test_networks_that_decide_by_what_they_see_keep_the_parents_loop(look, capsy
     for name, value in parameters(plain).items():
         th.testing.assert_close(parameters(graphed)[name], value, rtol=1e-3, atol=1e-4)
     assert graphed._n_updates == 10
+
+
+def test_others_may_wait_for_the_gpu_meanwhile(monkeypatch):
+    """An advisor that is a local model, in a thread of its own."""
+    monkeypatch.setattr(cuda_graphs, "_sync_debug_mode", lambda mode: contextlib.nullcontext())
+    said = "called a synchronizing CUDA operation (function x)"
+    looks = set()
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_: shown.append(str(message)))
+    shown = []
+    with cuda_graphs._noted_waits(th.device("cuda"), looks):
+        thread = threading.Thread(target=warnings.warn, args=(said,))
+        thread.start()
+        thread.join()
+        assert not looks
+        warnings.showwarning("something else", UserWarning, "file", 1)
+        warnings.warn(said, stacklevel=1)
+    assert looks == {"waiting for the GPU"}
+    assert shown == ["something else"]
 
 
 @pytest.mark.skipif(not CUDA, reason="needs a GPU")

@@ -9,6 +9,7 @@ the shaping term.
 
 import contextlib
 import gc
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
@@ -41,6 +42,9 @@ _LOOKS = {
         for name in ("__bool__", "__float__", "__int__", "__index__", "tolist", "numpy", "cpu", "nonzero")
     ),
 }
+
+# What PyTorch says of an operation that waits for the GPU, when it is told to.
+_WAITS = "synchronizing CUDA operation"
 
 
 class _NotRepeatableError(Exception):
@@ -310,14 +314,20 @@ def _noted_waits(device: th.device, looks: set[str]) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    with warnings.catch_warnings(record=True) as caught, _sync_debug_mode("warn"):
-        warnings.simplefilter("always")
-        yield
-    for warning in caught:
-        if "synchronizing CUDA operation" in str(warning.message):
+    this_thread, show = threading.get_ident(), warnings.showwarning
+
+    def note(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+        if _WAITS not in str(message):
+            show(message, *args, **kwargs)
+        elif threading.get_ident() == this_thread:  # and no advisor that is a local model
             looks.add("waiting for the GPU")
-        elif "Synchronization debug mode" not in str(warning.message):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", message=f".*{_WAITS}")
+        warnings.filterwarnings("ignore", message="Synchronization debug mode")
+        warnings.showwarning = note
+        with _sync_debug_mode("warn"):
+            yield
 
 
 def _waiting_allowed(device: th.device) -> contextlib.AbstractContextManager[None]:
