@@ -1,0 +1,405 @@
+"""Rules that a model writes, corrects by what became of them, keeps, or gets back."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from standing import (
+    OTHER,
+    SHEET,
+    TEXT,
+    NamedEnv,
+    TargetEnv,
+    answer_of,
+    answers,
+    assert_rows_are_advised,
+    make_callback,
+    make_model,
+)
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from conftest import CounterEnv, assert_same_parameters, make_vlm
+from sb3_varl import (
+    VARL,
+    AdvisorCallback,
+    ArgumentError,
+    ReplayAdvisor,
+    Rules,
+    RulesAdvisor,
+)
+from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.types import Episode
+from sb3_varl.rules.description import describe
+from sb3_varl.rules.rules import Rule
+from sb3_varl.testing import VLMServer, decode_image, http_error
+from sb3_varl.training.track_record import TrackRecord
+
+pytestmark = pytest.mark.filterwarnings("ignore:. of . queries w")
+# Tests that ask the server.
+pytest_vlm = pytest.mark.usefixtures("vlm_environment")
+
+
+# ---- Rules from a model
+
+
+@pytest_vlm
+def test_one_request_brings_rules_that_label_every_state():
+    with VLMServer(answers(f"```json\n{TEXT}\n```")) as server:
+        model, callback = make_model(), make_callback(make_vlm(server), log_path="log")
+        model.learn(100, callback=callback)
+        (request,) = server.requests
+    assert '"rules"' in request.text
+    assert "- episode: a number" in request.text
+    assert len(request.states) == 4
+    rows = model.guidance_buffer.rows()
+    assert_rows_are_advised(rows)
+    assert len(rows["steps"]) > 15
+    assert callback.totals["queries"] == 1
+    (query,) = read_queries("log")
+    assert query.answers[0].form == "rules"
+    assert callback._teacher.roll_ins.n_executed > 0
+
+
+@pytest_vlm
+@pytest.mark.parametrize("has_log", [True, False], ids=["log", "no_log"])
+def test_a_resumed_run_has_the_rules_without_asking(has_log):
+    with VLMServer(answers(TEXT)) as server:
+        log = "log" if has_log else False
+        model = make_model()
+        model.learn(50, callback=make_callback(make_vlm(server), log_path=log))
+        n_rows = model.guidance_buffer.size()
+        model.save("model")
+        model = VARL.load("model", env=NamedEnv(offset=100))
+        assert model.guidance_buffer.size() == n_rows
+        callback = make_callback(make_vlm(server), log_path=log, label_freq=1)
+        model.learn(30, callback=callback, reset_num_timesteps=False)
+        assert len(server.requests) == 1
+    assert model.guidance_buffer.size() > n_rows
+    assert_rows_are_advised(model.guidance_buffer.rows())
+
+
+@pytest_vlm
+def test_a_zip_that_is_older_than_the_log_takes_the_rules_from_it():
+    with VLMServer(answers(TEXT)) as server:
+        model = make_model()
+        model.save("old")
+        model.learn(50, callback=make_callback(make_vlm(server), log_path="log"))
+        old = VARL.load("old", env=NamedEnv())
+        callback = make_callback(make_vlm(server), log_path="log", resume=True)
+        old.learn(50, callback=callback)
+        assert len(server.requests) == 1
+    assert callback._teacher.standing.advice == Rules.parse(TEXT, SHEET, old.observation_space, old.action_space)
+    assert_rows_are_advised(old.guidance_buffer.rows())
+
+
+@pytest_vlm
+def test_the_next_rules_replace_these_and_their_labels():
+    with VLMServer(answers(TEXT, OTHER)) as server:
+        model = make_model()
+        model.learn(39, callback=(first := make_callback(make_vlm(server), n_queries=2, roll_in=0)))
+        assert_rows_are_advised(model.guidance_buffer.rows())
+        model.learn(60, callback=first, reset_num_timesteps=False)
+        assert len(server.requests) == 2
+    rows = model.guidance_buffer.rows()
+    assert_rows_are_advised(rows, sign=-1)
+    assert (rows["steps"] >= 40).all()
+
+
+@pytest_vlm
+def test_an_answer_without_rules_costs_that_answer(caplog):
+    with VLMServer(answers("I would rather not.", TEXT)) as server:
+        model, callback = make_model(), make_callback(make_vlm(server), n_queries=2)
+        model.learn(60, callback=callback)
+    assert callback.totals["rejected_no_rules"] == 4
+    assert callback.totals["accepted"] > 0
+    assert any("brought no advice" in message for message in caplog.messages)
+
+
+@pytest_vlm
+def test_bad_rules_are_counted_and_cost_no_other():
+    text = json.dumps(
+        {"rules": [{"name": "bad", "when": "wrist > 0", "action": ["0", "0"]}, json.loads(TEXT)["rules"][0]]}
+    )
+    with VLMServer(answers(text)) as server:
+        callback = make_callback(make_vlm(server))
+        make_model().learn(50, callback=callback)
+    assert callback.totals["rejected_unknown_name"] == 1
+    assert [rule.name for rule in callback._teacher.standing.advice.rules] == ["odd"]
+
+
+@pytest_vlm
+def test_a_failed_request_is_asked_again_by_the_run_that_goes_on():
+    with VLMServer(answers(TEXT), script=(http_error(400),)) as server:
+        model = make_model()
+        model.learn(50, callback=make_callback(make_vlm(server), log_path="log", n_queries=1))
+        assert model.guidance_buffer.size() == 0
+        model.save("model")
+        model = VARL.load("model", env=NamedEnv(offset=100))
+        model.learn(50, callback=make_callback(make_vlm(server), log_path="log"), reset_num_timesteps=False)
+        assert len(server.requests) == 2
+    assert model.guidance_buffer.size() > 4
+
+
+@pytest_vlm
+def test_the_form_is_chosen_by_what_has_a_name():
+    with VLMServer() as server:
+        make_model(CounterEnv()).learn(30, callback=make_callback(make_vlm(server), n_queries=1))
+        assert '"advice"' in server.requests[0].text
+        with pytest.raises(ArgumentError, match=r'task sheet.*form="actions"'):
+            make_model(CounterEnv()).learn(30, callback=make_callback(make_vlm(server, form="rules")))
+        make_model().learn(30, callback=make_callback(make_vlm(server, form="actions"), n_queries=1))
+        assert '"advice"' in server.requests[1].text
+    with pytest.raises(ArgumentError, match='form is \'rule\', expected "rules", "actions" or None'):
+        make_vlm(server, form="rule")
+
+
+def test_rules_of_a_file_and_by_name():
+    with open("mine.json", "w") as file:
+        file.write(TEXT)
+    model = make_model()
+    model.learn(50, callback=make_callback("rules/mine.json"))
+    assert_rows_are_advised(model.guidance_buffer.rows())
+    with pytest.raises(ValueError, match=r"no recorded rules for 'pusch-v3'\. Did you mean push-v3"):
+        AdvisorCallback("recorded/pusch-v3")
+    with pytest.raises(ValueError, match="is for the task 'Push the dark red puck"):
+        make_model().learn(10, callback=make_callback("recorded/push-v3"))
+
+
+def test_a_file_in_a_folder_that_is_called_rules():
+    pathlib.Path("rules").mkdir()
+    pathlib.Path("rules/mine.json").write_text(TEXT)
+    model = make_model()
+    model.learn(50, callback=make_callback("rules/mine.json"))
+    assert_rows_are_advised(model.guidance_buffer.rows())
+
+
+def test_rules_that_never_fire_are_logged_and_so_is_where_none_does():
+    text = TEXT[:-2] + ', {"name": "never", "when": "t > 99", "action": ["0", "0"]}]}'
+    callback = make_callback(RulesAdvisor(text), roll_in=0, label_freq=1)
+    make_model().learn(70, callback=callback)
+    figures = callback._teacher.standing.figures()
+    assert figures["advice/rule_2"] == 0
+    assert figures["advice/no_rule"] == pytest.approx(3 / 7, abs=0.03)
+    assert sum(figures.values()) == pytest.approx(1)
+
+
+def test_other_rules_than_those_that_the_model_was_saved_with_are_told_of(caplog):
+    model = make_model()
+    model.learn(50, callback=make_callback(RulesAdvisor(TEXT), log_path="log"))
+    n_labels = model.guidance_buffer.rows()["labels"].sum()
+    model.save("model")
+    for text, is_said in ((TEXT, False), (OTHER, True)):
+        model = VARL.load("model", env=NamedEnv())
+        model.learn(30, callback=make_callback(RulesAdvisor(text), log_path="log"), reset_num_timesteps=False)
+        assert is_said == any("not those that the model was saved with" in message for message in caplog.messages)
+    assert_rows_are_advised(model.guidance_buffer.rows(), sign=-1)
+    assert n_labels > 0
+
+
+def test_rules_of_which_none_can_be_used():
+    text = '{"rules": [{"name": "grasp", "when": "true", "action": ["wrist", "0"]}]}'
+    with pytest.raises(ValueError, match=r"None of the rules of rules .*: grasp: there is no wrist, only episode, t"):
+        make_model().learn(10, callback=make_callback(RulesAdvisor(text)))
+    with pytest.raises(TypeError, match=r"RulesAdvisor\.load reads files"):
+        RulesAdvisor(Rule("a", "true", None))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"label_freq": -1}, "label_freq is -1"),
+        ({"label_freq": 0.5}, "label_freq is 0.5"),
+        ({"roll_in": 1.5}, "roll_in is 1.5"),
+        ({"max_executed_steps": -1}, "max_executed_steps is -1"),
+        ({"n_queries": 0}, "n_queries is 0"),
+    ],
+)
+def test_arguments(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        make_callback(**arguments)
+
+
+# ---- Corrections
+
+
+@pytest_vlm
+def test_the_next_query_shows_what_became_of_the_rules():
+    answers = [answer_of(-0.5), answer_of(0.5)]
+    with VLMServer(lambda states, images: answers.pop(0)) as server:
+        model = make_model(TargetEnv(), shaping_steps=2000)
+        callback = make_callback(make_vlm(server), n_queries=3, query_freq=300, roll_in=1.0)
+        model.learn(900, callback=callback)
+        first, second = (request.text for request in server.requests)  # the third is left out, for these succeed
+    assert "Your rules so far" not in first
+    assert answer_of(-0.5)[11:-2] in second
+    assert "0 of " in second
+    assert "succeeded" in second
+    assert '"always -0.5" ' in second
+    assert "An episode that failed, of 7 steps." in second
+    assert "An episode that succeeded" not in second
+    assert '{"keep": true}' in second
+    assert callback._teacher.standing.advice.rules[0].name == "always 0.5"
+    assert callback._teacher.record.is_good_enough
+    assert callback.totals["queries"] == 2
+
+
+@pytest_vlm
+def test_a_correction_comes_with_pictures_of_the_changes_of_rule():
+    """The frames of this environment show the step within the episode."""
+    two = (
+        '{"rules": [{"name": "late", "when": "t > 3", "action": ["-1", "0"]}, {"when": "true", "action": ["-1", "0"]}]}'
+    )
+    texts = [two, '{"keep": true}']
+    with VLMServer(lambda states, images: texts.pop(0)) as server:
+        callback = make_callback(
+            make_vlm(server), n_queries=2, query_freq=300, roll_in=1.0, frames=True, log_path="log"
+        )
+        make_model(TargetEnv(), shaping_steps=2000).learn(700, callback=callback)
+        request = server.requests[1]
+    parts = request.body["messages"][1]["content"]
+    pictures = [decode_image(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
+    assert [picture.getpixel((0, 0))[1] for picture in pictures] == [0, 4, 0, 4]  # of two episodes that failed
+    assert request.text.count("(A picture of step 4.)") == 2
+    with open("log/advice.jsonl") as file:
+        (shown,) = [followed for line in file if (followed := json.loads(line).get("followed"))]
+    assert shown["episodes"] >= 8
+    assert shown["succeeded"] == 0
+
+
+@pytest_vlm
+@pytest.mark.parametrize(
+    ("before", "now", "worse"),
+    [
+        ((8, 8), (0, 8), True),
+        ((8, 8), (8, 8), False),
+        ((16, 20), (6, 8), False),  # may well be chance
+        ((16, 20), (4, 8), True),
+        ((16, 20), (15, 20), True),
+        ((16, 20), (17, 20), False),
+        ((5, 7), (0, 20), False),  # nobody knows how good that was
+        ((5, 8), (0, 7), False),
+    ],
+)
+def test_rules_are_worse_if_it_is_hardly_chance(before, now, worse):
+    records = []
+    for successes, episodes in (before, now):
+        record = TrackRecord(lambda observation: None, records[-1] if records else None)
+        for i in range(episodes):
+            record.add(Episode((), (), (), i < successes, {}))
+        records.append(record)
+    assert records[-1].is_worse_than_before == worse
+
+
+def test_rules_that_do_worse_are_put_back(caplog):
+    answers = [answer_of("0.4 if sin(episode * 3) > 0 else -0.4"), answer_of(-0.5), '{"keep": true}']
+    with VLMServer(lambda states, images: answers.pop(0)) as server:
+        model = make_model(TargetEnv(), shaping_steps=3000)
+        callback = make_callback(make_vlm(server), n_queries=3, query_freq=400, roll_in=1.0)
+        model.learn(1500, callback=callback)
+        _, _, third = (request.text for request in server.requests)
+    assert callback._teacher.standing.advice.rules[0].name.startswith("always 0.4 if")
+    assert "You have revised them once, and the revised rules did worse: 0 of " in third
+    assert any("which stands again" in message for message in caplog.messages)
+    rows = model.guidance_buffer.rows()
+    np.testing.assert_allclose(np.abs(rows["actions"][:, 0]), 0.4, atol=1e-6)
+    assert model.advice_progress[0]["rules"] == callback._teacher.standing.advice.text
+
+
+@pytest_vlm
+def test_rules_that_are_kept_stand():
+    answers = [answer_of(-0.5), '{"keep": true}']
+    with VLMServer(lambda states, images: answers.pop(0)) as server:
+        model = make_model(TargetEnv(), shaping_steps=2000)
+        callback = make_callback(make_vlm(server), n_queries=2, query_freq=300, roll_in=1.0)
+        model.learn(700, callback=callback)
+        assert len(server.requests) == 2
+    assert callback._teacher.standing.advice.rules[0].name == "always -0.5"
+    assert callback.totals["abstained"] == 4
+
+
+def test_a_table_has_what_changes_and_every_change_of_rule():
+    rules = Rules.parse(
+        '{"rules": [{"name": "late", "when": "t > 47", "action": ["t / 100", "0"]},'
+        '{"name": "early", "when": "t < 40", "action": ["0", "0"]}]}',
+        SHEET,
+        spaces.Box(-np.inf, np.inf, (3,), np.float32),
+        spaces.Box(-1, 1, (2,), np.float32),
+    )
+    observations = tuple(np.array([5.0, t, 0.0], np.float32) for t in range(50))
+    decisions = [rules.decide(observation) for observation in observations]
+    actions = tuple(np.full(2, np.nan) if d.action is None else d.action for d in decisions)
+    episode = Episode(observations, actions, tuple(d.rule for d in decisions), False)
+    parts = describe(rules, [episode, episode, dataclasses.replace(episode, succeeded=True)])
+    text = "\n\n".join(part.text for part in parts)
+    assert "followed for 3 episodes of at most 50 steps: 1 of 3 succeeded" in text
+    assert '"late" 6, "early" 120, none of them 24' in text
+    assert text.count("episode 5 throughout") == 3
+    assert text.count("An episode that failed") == 2
+    assert "\n0; early; 0; 0 0\n" in text
+    assert "\n40; none; 40; nan nan\n" in text
+    assert "\n48; late; 48; 0.48 0\n" in text
+    assert "\n49; late; 49; 0.49 0" in text
+    table = text.split("An episode that succeeded")[1]
+    assert len(table.splitlines()) <= 34
+
+
+@pytest_vlm
+def test_a_run_that_was_killed_anywhere_asks_nothing_twice(tmp_path):
+    """The log ends after each of its lines in turn, and a new run goes on from there."""
+    settings = {"n_queries": 2, "roll_in": 0, "label_freq": 5}
+    with VLMServer(answers(TEXT, OTHER)) as server:
+        make_model().learn(60, callback=make_callback(make_vlm(server), log_path="log", **settings))
+        assert len(server.requests) == 2
+    lines = pathlib.Path("log/advice.jsonl").read_text().splitlines(keepends=True)
+    for n in range(1, len(lines) + 1):
+        kept = [json.loads(line) for line in lines[:n]]
+        answered = {record["query"] for record in kept if record["type"] == "answer"}
+        folder = tmp_path / f"cut_{n}"
+        folder.mkdir()
+        (folder / "advice.jsonl").write_text("".join(lines[:n]))
+        with VLMServer(answers(*([TEXT, OTHER][len(answered) :] or [OTHER]))) as server:
+            model = make_model(NamedEnv(offset=100))
+            callback = make_callback(make_vlm(server), log_path=str(folder), resume=True, **settings)
+            model.learn(60, callback=callback)
+            assert len(server.requests) == 2 - len(answered), n
+        assert callback._teacher.standing.advice.rules[0].name == "other"
+        assert_rows_are_advised(model.guidance_buffer.rows(), sign=-1)
+        assert [len(query.answers) for query in read_queries(folder)] == [1, 1]
+
+
+@pytest_vlm
+def test_a_recorded_run_with_rules_can_be_replayed():
+    texts = [answer_of(-0.5), answer_of(0.5)]
+    models = []
+    with VLMServer(lambda states, images: texts.pop(0)) as server:
+        for advisor in (make_vlm(server), None):
+            model = make_model(TargetEnv(), shaping_steps=2000)
+            callback = make_callback(
+                advisor or ReplayAdvisor("log"),
+                n_queries=2,
+                query_freq=300,
+                roll_in=1.0,
+                log_path="log" if advisor else False,
+            )
+            models.append(model.learn(700, callback=callback))
+        assert len(server.requests) == 2
+    assert callback._teacher.standing.advice.rules[0].name == "always 0.5"
+    assert_same_parameters(*models)
+
+
+@pytest_vlm
+def test_what_is_logged_of_rules(tmp_path):
+    text = '{"rules": [{"when": "t > 2", "action": ["0", "0"]}, {"when": "t < 1", "action": null}]}'
+    with VLMServer(answers(text)) as server:
+        model = make_model(tensorboard_log=str(tmp_path))
+        model.learn(100, callback=make_callback(make_vlm(server), roll_in=0, n_queries=1), log_interval=1)
+    (file,) = tmp_path.glob("VARL_1/events*")
+    logged = EventAccumulator(str(file.parent), size_guidance={"tensors": 0}).Reload()
+    shares = [logged.Scalars(f"advice/rule_{i}")[-1].value for i in (1, 2)]
+    np.testing.assert_allclose(shares, [4 / 7, 1 / 7], atol=0.1)
+    (shown,) = logged.Tensors("advice/rules/text_summary")
+    assert "t > 2" in shown.tensor_proto.string_val[0].decode()
+    assert logged.Scalars("advice/labels")[-1].value > 10
