@@ -10,6 +10,7 @@ from conftest import make_query, make_vlm, reasons
 from sb3_varl import ArgumentError, Briefing, ObservationSlice, TaskSheet, VLMAdvisor
 from sb3_varl.advice.types import AdviceQuery
 from sb3_varl.advisors.answer_schema import response_format
+from sb3_varl.advisors.limits import ServerLimits
 from sb3_varl.testing import VLMServer, http_error
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
@@ -165,6 +166,17 @@ def test_what_litellm_knows_to_be_refused_is_left_out_from_the_start(caplog):
     (request,) = server.requests
     assert "temperature" not in request.body
     assert request.body["seed"] == 3
+
+
+def test_what_does_not_go_with_thinking_goes():
+    limits = ServerLimits("openai/gpt-6.1-sol")
+    arguments = {"reasoning_effort": "medium", "temperature": 0.2}
+    said = "doesn't support temperature=0.2 while reasoning is active. Only 1 is, unless reasoning_effort is 'none'."
+    assert limits.learn_arguments(said, arguments)
+    assert limits.arguments(arguments) == {"reasoning_effort": "medium"}
+    assert limits.learn_arguments(said, arguments)
+    assert limits.arguments(arguments) == {}
+    assert not limits.learn_arguments(said, arguments)
 
 
 def test_other_values_are_refused():

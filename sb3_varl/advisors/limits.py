@@ -111,9 +111,12 @@ class ServerLimits:
     def _without_arguments(self, said: str, arguments: Mapping[str, Any]) -> str | None:
         if _NO_SCHEMA.search(said) and (without := self._without_schema(arguments)) is not None:
             return without
-        named = [name for name in arguments if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said)]
-        if _REFUSES.search(said) and set(named) - self.refused_arguments:
-            self.refused_arguments |= set(named)
+        named = {name for name in arguments if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said)}
+        named -= self.refused_arguments
+        if len(named) > 1:
+            named.discard("reasoning_effort")  # it is what does not go with thinking that goes
+        if _REFUSES.search(said) and named:
+            self.refused_arguments |= named
             return f"without {', '.join(sorted(named))} (completion_kwargs)"
         return None
 
