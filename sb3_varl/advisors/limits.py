@@ -33,7 +33,7 @@ _NO_SYSTEM = re.compile(
     re.IGNORECASE,
 )
 _REFUSES = re.compile(
-    r"not support|unsupported|unrecogni[sz]ed|unknown|unexpected|deprecated|not permitted|not allowed|only the default"
+    r"(?:not|n't) support|unsupported|unrecogni[sz]ed|unknown|unexpected|deprecated|not permitted|not allowed|only the default"
     r"|invalid",
     re.IGNORECASE,
 )
