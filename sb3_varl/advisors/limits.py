@@ -33,8 +33,8 @@ _NO_SYSTEM = re.compile(
     re.IGNORECASE,
 )
 _REFUSES = re.compile(
-    r"(?:not|n't) support|unsupported|unrecogni[sz]ed|unknown|unexpected|deprecated|not permitted|not allowed|only the default"
-    r"|invalid",
+    r"(?:not|n't) support|unsupported|unrecogni[sz]ed|unknown|unexpected|deprecated|not permitted|not allowed"
+    r"|only the default|invalid",
     re.IGNORECASE,
 )
 _NO_SCHEMA = re.compile(r"response_format|json.?schema|structured|guided|grammar|\bschema\b", re.IGNORECASE)
