@@ -1,5 +1,6 @@
 """From a query to the messages of a chat."""
 
+import dataclasses
 import json
 import re
 from typing import Any
@@ -292,3 +293,11 @@ def test_numbers_keep_what_tells_them_apart(value, digits):
 def test_large_numbers_keep_their_decimals(value, shown):
     line = state_line(0, make_state(np.array([value])))
     assert f"[{shown}]" in line
+
+
+@pytest.mark.parametrize("form", ["actions", "rules"])
+def test_where_there_are_no_pictures_none_is_spoken_of(form) -> None:
+    sheet = TaskSheet("x", observation=(ObservationSlice("t", 0, 1),))
+    briefing = Briefing(ACTION_SPACE, OBSERVATION_SPACE, sheet=sheet)
+    assert "picture" in system_prompt(briefing, "x", form)
+    assert "picture" not in system_prompt(dataclasses.replace(briefing, frames=False), "x", form)

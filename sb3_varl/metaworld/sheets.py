@@ -442,7 +442,7 @@ _TASKS: dict[str, _Task] = {
         "block",
         "centre",
         "wxyz",
-        "a point in the hole, 2 cm below the table's surface",
+        "a point 2 cm below the hole's floor",
         success=_near(5),
         sizes=f"{_BLOCK} {_HOLE}",
         held=0.3,
