@@ -451,7 +451,10 @@ def strict_json(value: Any) -> Any:
 def _fared(followed: Followed | None) -> dict[str, int] | None:
     if followed is None:
         return None
-    return {"episodes": len(followed.episodes), "succeeded": sum(episode.succeeded for episode in followed.episodes)}
+    return {
+        "episodes": len(followed.episodes),
+        "succeeded": sum(bool(episode.succeeded) for episode in followed.episodes),
+    }
 
 
 def _dtype(observation: Observation) -> str | dict[str, str]:

@@ -245,14 +245,14 @@ class Episode:
     :param observations: The original observation of each state
     :param actions: What was executed there, in the environment's units
     :param rules: Index of the rule that it was by, or ``None``
-    :param succeeded: Whether the environment called it a success
+    :param succeeded: Whether the environment called it a success, ``None`` if it does not say
     :param frames: Pictures of some of the states, by their step within the episode, ``(height, width, 3)`` uint8
     """
 
     observations: tuple[Observation, ...]
     actions: tuple[np.ndarray, ...]
     rules: tuple[int | None, ...]
-    succeeded: bool
+    succeeded: bool | None
     frames: dict[int, np.ndarray] = field(default_factory=dict)
 
 

@@ -238,7 +238,12 @@ class VLMQuery:
     def _read(self, text: str, states: tuple[int, ...]) -> ParsedAnswer:
         briefing = self.query.briefing
         if self.form == "rules":
-            return read_rules(text, states, [state.observation for state in self.query.states], briefing)
+            parsed = read_rules(text, states, [state.observation for state in self.query.states], briefing)
+            keeps = parsed.standing is None and not parsed.rejected
+            if keeps and self.query.followed is None:
+                why = "it would keep its rules, but has written none yet"
+                return ParsedAnswer({}, tuple(Rejection("no_rules", state, why) for state in states))
+            return parsed
         return parse_answer(text, states, briefing.action_space, action_names(briefing))
 
     async def _attempt(self, number: int, chat: Chat) -> Completion:

@@ -219,7 +219,7 @@ def preview(
         try:
             if check and interview.was_answered:
                 interview.check()
-            if follow_rounds and interview.was_answered:
+            if follow_rounds:
                 interview.follow(make, visited, follow_rounds, hold)
         except KeyboardInterrupt:
             interview.findings.checks.append(Check("Was everything tried?", False, "No, it was broken off by Ctrl-C."))

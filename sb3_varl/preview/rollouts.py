@@ -17,8 +17,8 @@ from sb3_varl.preview.policy import Act
 from sb3_varl.training.state_collector import StateCollector
 from sb3_varl.wording import count
 
-# From states to an action, or None, for each.
-Ask = Callable[[tuple[VisitedState, ...]], Sequence[Any]]
+# From states, and the observation before each, to an action, or None, for each.
+Ask = Callable[[tuple[VisitedState, ...], tuple[Observation, ...]], Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,12 @@ class _Copy:
         self.env: VecEnv = wrapped(DummyVecEnv([make]))
         self.env.seed(visit.seed)
         self.observations: Any = self.env.reset()
+        self.previous = self._observation()
         for action in visit.actions[: state.step]:
-            self.observations, _, _, _ = self.env.step(action[None])
+            self.previous = self._observation()
+            self.observations, _, dones, _ = self.env.step(action[None])
+            if dones[0]:
+                self.previous = self._observation()
         if not _is_close(self._observation(), state.observation):
             self.env.close()
             raise NotRepeatable(
@@ -202,7 +206,7 @@ class _Copy:
         return state
 
     def step(self, action: np.ndarray) -> None:
-        self.action = action
+        self.action, self.previous = action, self._observation()
         self.observations, rewards, dones, infos = self.env.step(action[None])
         step = step_of(float(rewards[0]), bool(dones[0]), infos[0])
         self.result.reward += step.reward
@@ -247,7 +251,7 @@ def follow(
             going = [copy for copy in copies if not copy.is_over]
             if not going:
                 break
-            actions = ask(tuple(copy.state(frames) for copy in going))
+            actions = ask(tuple(copy.state(frames) for copy in going), tuple(copy.previous for copy in going))
             for copy, action in zip(going, actions, strict=True):
                 copy.result.n_advised += action is not None
                 for _ in range(hold):

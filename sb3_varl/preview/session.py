@@ -13,7 +13,7 @@ import numpy as np
 
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import FILE_NAME, AdviceLog
-from sb3_varl.advice.types import Advice, AdviceQuery, Advisor, Usage, VisitedState
+from sb3_varl.advice.types import Advice, AdviceQuery, Advisor, Observation, Usage, VisitedState
 from sb3_varl.preview.checks import (
     FOLLOWING,
     Check,
@@ -110,7 +110,13 @@ class Interview:
         :param rounds: How many times to ask
         :param hold: Steps that each piece of advice holds for
         """
-        findings, starts = self.findings, _earliest(self.query.states, visited, rounds * hold)
+        findings = self.findings
+        if not self.was_answered and findings.rules is None:
+            findings.checks.append(Check(FOLLOWING, None, "Not tried: there was no advice."))
+            return
+        if findings.rules is not None:  # which say something anew at each step, as in training
+            rounds, hold = rounds * hold, 1
+        starts = _earliest(self.query.states, visited, rounds * hold)
         frames = self.query.briefing.frames
         try:
             followed = follow(make, visited, starts, self._actions, rounds, hold, frames)
@@ -124,12 +130,12 @@ class Interview:
         findings.checks.append(leads_to_success(followed, before))
         findings.followed = followed
 
-    def _actions(self, states: tuple[VisitedState, ...]) -> Sequence[Any]:
+    def _actions(self, states: tuple[VisitedState, ...], previous: tuple[Observation, ...]) -> Sequence[Any]:
         """What it says of some states; where it has written rules, these say it, and nothing is sent."""
         rules = self.findings.rules
         if rules is None:
             return self._ask(states).actions
-        decisions = [rules.decide(state.observation) for state in states]
+        decisions = [rules.decide(state.observation, before) for state, before in zip(states, previous, strict=True)]
         self.findings.fired.update(decision.rule for decision in decisions)
         return [decision.action for decision in decisions]
 

@@ -15,6 +15,9 @@ MAX_ROWS = 30
 # Pictures of an episode.
 MAX_PICTURES = 4
 _NO_RULE = "none"
+# Of what could not be used, and characters of each.
+_MAX_REJECTED = 20
+_MAX_REASON = 300
 
 
 class Part(NamedTuple):
@@ -38,17 +41,21 @@ def describe(rules: Rules, episodes: Sequence[Episode]) -> list[Part]:
     :return: The rules, how often they succeeded and each of them fired, and tables of two episodes that failed and
         differ, and of one that succeeded, with pictures
     """
-    n_succeeded = sum(episode.succeeded for episode in episodes)
+    known = [episode.succeeded for episode in episodes if episode.succeeded is not None]
+    outcome = f"{sum(known)} of {len(known)} succeeded" if known else "whether they succeeded is not known"
     longest = max((len(episode.actions) for episode in episodes), default=0)
     fired = Counter(rule for episode in episodes for rule in episode.rules)
     counts = [f'"{rule.name}" {fired[i]}' for i, rule in enumerate(rules.rules)] + [f"none of them {fired[None]}"]
     parts = [
         f"Your rules so far:\n{rules.text}",
-        f"They were followed for {len(episodes)} episodes of at most {longest} steps: {n_succeeded} of {len(episodes)} "
-        f"succeeded.\nIn how many steps each rule was the first to hold: {', '.join(counts)}.",
+        f"They were followed for {len(episodes)} episodes of at most {longest} steps: {outcome}.\n"
+        f"In how many steps each rule was the first to hold: {', '.join(counts)}.",
     ]
     if rules.rejected:
-        parts.insert(1, "Of your answer, this could not be used: " + "; ".join(map(str, rules.rejected)) + ".")
+        shown = [str(lost)[:_MAX_REASON] for lost in rules.rejected[:_MAX_REJECTED]]
+        if len(rules.rejected) > len(shown):
+            shown.append(f"and {len(rules.rejected) - len(shown)} more")
+        parts.insert(1, "Of your answer, this could not be used: " + "; ".join(shown) + ".")
     tables = [Part(_table(rules, episode), _pictures(episode)) for episode in _chosen(episodes)]
     return [Part("\n\n".join(parts)), *tables]
 
@@ -80,7 +87,8 @@ def _table(rules: Rules, episode: Episode) -> str:
     shown = [variable for variable in names.variables.values() if not _is_the_past(variable, names)]
     columns = [variable for variable in shown if _changes(numbers[:, variable.places])]
     constant = [variable for variable in shown if variable not in columns and numbers[0, variable.places].any()]
-    lines = [f"An episode that {'succeeded' if episode.succeeded else 'failed'}, of {len(episode.actions)} steps."]
+    outcome = {True: " that succeeded,", False: " that failed,", None: ""}[episode.succeeded]
+    lines = [f"An episode{outcome} of {len(episode.actions)} steps."]
     if constant:
         lines.append("; ".join(f"{v.name} {_numbers(numbers[0, v.places])}" for v in constant) + " throughout.")
     lines.append("step; rule; " + "; ".join(variable.name for variable in columns) + "; action")

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from sb3_varl.rules.graph import MAX_NODES, Graph, Node, TooDeep, Undefined
 from sb3_varl.rules.names import Variable, spell
 
+# Names that a message lists.
+_MAX_SHOWN = 30
 # Of one expression: its length in characters, and how deep it may be nested.
 MAX_LENGTH = 4000
 MAX_DEPTH = 100
@@ -179,9 +181,14 @@ class Translator:
                 return self._call(name, arguments)
             case ast.Call():
                 raise ExpressionError(
-                    "unknown_function", f"{_shown(node)} is no call of a function that there is, {_functions()}"
+                    "unknown_function",
+                    f"{_shown(node)} is no call that there is. Call one of {_functions()}, with nothing but expressions",
                 )
-        raise ExpressionError("not_allowed", f"{_shown(node)} is not part of the language ({type(node).__name__})")
+        raise ExpressionError(
+            "not_allowed",
+            f"{_shown(node)} is not part of the language ({type(node).__name__}). Write it with numbers, names, + - * /, "
+            f"comparisons, and, or, not, if, lists and {_functions()}",
+        )
 
     def _named(self, name: str) -> Value:
         if name.lower() in ("true", "false"):
@@ -199,8 +206,10 @@ class Translator:
             return self._graph.constant(math.pi)
         if name in self._lost:
             raise ExpressionError("unknown_name", f"{name} is defined by an expression that cannot be used")
-        names = ", ".join([*self._variables, *self._definitions])
-        raise ExpressionError("unknown_name", f"there is no {name}, only {names}")
+        known = [*self._variables, *self._definitions]
+        names = ", ".join(known[:_MAX_SHOWN]) + (", ..." if len(known) > _MAX_SHOWN else "")
+        mend = "Take one of these, or define it first, by others than itself"
+        raise ExpressionError("unknown_name", f"there is no {_short(name)}, only {names}. {mend}")
 
     def _flat(self, node: ast.expr) -> list[Node]:
         value = self._value(node)
@@ -224,7 +233,9 @@ class Translator:
     def _comparison(self, operands: list[ast.expr], operators: list[ast.cmpop]) -> Node:
         for operator in operators:
             if type(operator) not in _COMPARISONS:
-                raise ExpressionError("not_allowed", f"{type(operator).__name__} is not part of the language")
+                raise ExpressionError(
+                    "not_allowed", f"{type(operator).__name__} is not part of the language. Compare by < <= > >= == !="
+                )
         values = [_one(self._value(operand), _shown(operand)) for operand in operands]
         links = [
             self._graph.apply(_COMPARISONS[type(operator)], left, right)
@@ -320,13 +331,16 @@ def _parsed(text: object) -> ast.expr:
         text = repr(float(text))
     if not isinstance(text, str) or not text.strip():
         raise ExpressionError("no_expression", f"{_short(repr(text))} is no expression. Write it as text")
-    if len(text) > MAX_LENGTH:
+    if len(text) > MAX_LENGTH and not _LONG_NUMBER.search(text):
         raise ExpressionError(
             "too_long",
             f"an expression has {len(text)} characters, expected at most {MAX_LENGTH}. Define parts with let",
         )
     if _LONG_NUMBER.search(text):
-        raise ExpressionError("too_long", f"a number has more than {_MAX_DIGITS - 1} digits in a row")
+        raise ExpressionError(
+            "too_long",
+            f"a number has more than {_MAX_DIGITS - 1} digits in a row. Write it shorter, as 1e5 for instance",
+        )
     text = " ".join(text.split()).translate(_SIGNS)
     text = _NOTS.sub(" not ", _ORS.sub(" or ", _ANDS.sub(" and ", text))).strip()
     try:

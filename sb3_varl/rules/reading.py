@@ -21,6 +21,7 @@ _MAX_OBJECTS = 300
 _START = re.compile(r"""["']?rules["']?\s*[:=]\s*[\[{]""", re.IGNORECASE)
 _LET = re.compile(r"""["']?let["']?\s*:\s*\{""", re.IGNORECASE)
 _ACTION = re.compile(r"""["']?action["']?\s*:""", re.IGNORECASE)
+_EMPTY = ("no_rules", "the list of rules is empty. Write at least one rule")
 _FENCE = re.compile(r"```[a-zA-Z0-9]*")
 # Python refuses to read integers of more than 4300 digits.
 _DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
@@ -49,6 +50,9 @@ def read_answer(text: str) -> RawRules:
     :return: What they say
     """
     text = without_thoughts(text[:MAX_ANSWER_LENGTH])
+    raw = _as_json(text)
+    if raw is not None:
+        return raw
     starts = [match.end() - 1 for match in _START.finditer(text)][-_MAX_TRIES:]
     if not starts:
         return _without_key(text)
@@ -63,13 +67,36 @@ def read_answer(text: str) -> RawRules:
         raw = _repaired(text[start:])
     raw.let = _definitions(text, start)
     if not raw.items and not raw.faults:
-        raw.faults.append(("no_rules", "the list of rules is empty. Write at least one rule"))
+        raw.faults.append(_EMPTY)
     return raw
+
+
+def _as_json(text: str) -> RawRules | None:
+    """Of an answer whose last rules are in an object that is JSON: what is within its words is no rule."""
+    found, end = list[dict[str, Any]](), 0
+    for value, position in _json_values(text):
+        if isinstance(value, dict) and _rules_in(value) is not None:
+            found.append(value)
+            end = position
+    if not found or _START.search(text, end):
+        return None
+    with_actions = [value for value in found if '"action"' in json.dumps(_rules_in(value)).lower()]
+    value = (with_actions or found)[-1]
+    raw = RawRules(_listed(_rules_in(value)))
+    let = next((part for key, part in value.items() if key.strip().lower() == "let"), None)
+    raw.let = let if isinstance(let, dict) else {}
+    if not raw.items:
+        raw.faults.append(_EMPTY)
+    return raw
+
+
+def _rules_in(value: dict[str, Any]) -> Any:
+    return next((part for key, part in value.items() if key.strip().lower() == "rules" and part is not None), None)
 
 
 def _without_key(text: str) -> RawRules:
     """Of an answer that has the rules in a list of their own, or one after the other."""
-    items = [item for found in _json_values(text) for item in (found if isinstance(found, list) else [found])]
+    items = [item for found, _ in _json_values(text) for item in (found if isinstance(found, list) else [found])]
     rules = [item for item in items if isinstance(item, dict) and "action" in item]
     if rules:
         return RawRules(rules)
@@ -80,7 +107,8 @@ def _without_key(text: str) -> RawRules:
     return RawRules(faults=[fault])
 
 
-def _json_values(text: str) -> Iterator[Any]:
+def _json_values(text: str) -> Iterator[tuple[Any, int]]:
+    """Values in a text, one after the other, and where each ends."""
     position, n_false_starts = 0, 0
     while n_false_starts < _MAX_TRIES:
         match = re.compile(r"[\[{]").search(text, position)
@@ -88,7 +116,7 @@ def _json_values(text: str) -> Iterator[Any]:
             return
         try:
             value, position = _DECODER.raw_decode(text, match.start())
-            yield value
+            yield value, position
         except (ValueError, RecursionError):
             n_false_starts += 1
             position = match.start() + 1

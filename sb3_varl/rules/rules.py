@@ -19,11 +19,17 @@ from sb3_varl.rules.reading import RawRules, read_answer
 
 # More than anybody reads.
 MAX_RULES = 100
+_MAX_DEFINITIONS = 1000
+_MAX_REJECTED = 100
+_MAX_NAME = 60
 _MAX_LIST_DEPTH = 20
 # What a rule may have besides a condition.
 _KEYS = frozenset({"name", "when", "action", "let", "comment", "reason", "plan", "id", "index", "phase", "description"})
 # What models call the condition of the last rule.
 _ALWAYS = frozenset({"", "always", "else", "otherwise", "default"})
+
+# What has no value in a state whose numbers are not all finite.
+_NOT_FINITE = "the observation"
 
 Result = TypeVar("Result")
 
@@ -105,18 +111,14 @@ class Rules:
         action_space: spaces.Box,
         rejected: Sequence[RejectedRule] = (),
     ) -> None:
-        if not isinstance(action_space, spaces.Box):
-            raise ArgumentError(f"Rules give actions of numbers, a Box, but the action space is {action_space}.")
+        _check_arguments(sheet, action_space)
         self.sheet = sheet
         self.observation_space = observation_space
         self.action_space = action_space
         self.names = Names(sheet, observation_space)
-        # Of a space without bounds, what its numbers can be.
-        dtype: Any = action_space.dtype
-        largest = np.finfo(dtype).max if np.issubdtype(dtype, np.floating) else np.inf
         self._low, self._high = (
-            bound.astype(np.float64).clip(-largest, largest).ravel().tolist()
-            for bound in (action_space.low, action_space.high)
+            [_inside(bound, action_space) for bound in bounds.ravel().tolist()]
+            for bounds in (action_space.low, action_space.high)
         )
         self._components = [spell(component.name) for component in _components(sheet, action_space)]
         # Of each rule, in how many states an expression had no value.
@@ -142,6 +144,9 @@ class Rules:
                 self._compiled.append(compiled)
                 let = []
         self.rules: tuple[Rule, ...] = tuple(kept)
+        if len(lost) > _MAX_REJECTED:
+            text = f"{len(lost) - _MAX_REJECTED} more cannot be used. Write fewer rules and definitions"
+            lost[_MAX_REJECTED:] = [RejectedRule("the answer", "too_long", text)]
         self.rejected: tuple[RejectedRule, ...] = tuple(lost)
 
     @classmethod
@@ -162,6 +167,7 @@ class Rules:
         """
         if not isinstance(text, str):
             raise ArgumentError(f"The answer is {example_of(text)}, expected a text with rules in it.")
+        _check_arguments(sheet, action_space)
         raw = read_answer(text)
         rejected = [RejectedRule("the answer", reason, explanation) for reason, explanation in raw.faults]
         components = [component.name for component in _components(sheet, action_space)]
@@ -230,7 +236,11 @@ class Rules:
         """
         graph, names = self._graph, self.names
         before = None if previous is None else names.numbers(previous).tolist()
-        values = graph.values(names.numbers(observation).tolist(), before)
+        numbers = names.numbers(observation)
+        if not np.isfinite(numbers).all():
+            self.undefined[_NOT_FINITE] += 1
+            return Decision(None, None)
+        values = graph.values(numbers.tolist(), before)
         i = 0
         try:
             for i, rule in enumerate(self._compiled):
@@ -276,7 +286,8 @@ class Rules:
         n = numbers.shape[1]
         size = int(np.prod(self.action_space.shape))
         actions, which = np.full((n, size), np.nan), np.full(n, -1)
-        undecided, known = np.ones(n, bool), dict[Node, Column]()
+        undecided, known = np.isfinite(known_numbers[0]).all(axis=1), dict[Node, Column]()
+        self.undefined[_NOT_FINITE] += n - int(undecided.sum())
         with np.errstate(all="ignore"):
             for i, (rule, compiled) in enumerate(zip(self.rules, self._compiled, strict=True)):
                 condition = graph.evaluate_batch(compiled.when, numbers, known)
@@ -326,6 +337,23 @@ class Rules:
         return _Compiled(when, tuple(nodes))
 
 
+def _check_arguments(sheet: Any, action_space: Any) -> None:
+    if not isinstance(action_space, spaces.Box):
+        raise ArgumentError(f"Rules give actions of numbers, a Box, but the action space is {action_space}.")
+    if sheet is not None and not isinstance(sheet, TaskSheet):
+        raise ArgumentError(f"The sheet is {example_of(sheet)}, expected a sb3_varl.TaskSheet or None.")
+
+
+def _inside(bound: float, space: spaces.Box) -> float:
+    """A bound as Python computes with it: of a space without bounds what its numbers can be, and never beyond."""
+    dtype: Any = space.dtype
+    nearest = float(bound)
+    if np.issubdtype(dtype, np.floating):
+        largest = float(np.finfo(dtype).max)
+        return min(max(nearest, -largest), largest)
+    return float(np.nextafter(nearest, 0.0)) if abs(int(nearest)) > abs(int(bound)) else nearest
+
+
 def _components(sheet: TaskSheet | None, space: spaces.Box) -> list[ActionComponent]:
     n = int(np.prod(space.shape))
     named = list(sheet.action) if sheet is not None else []
@@ -362,7 +390,11 @@ def outline(text: str) -> list[Rule]:
 
 
 def _rules_of(raw: RawRules, components: Sequence[str] | None, rejected: list[RejectedRule]) -> Iterator[Rule]:
-    let = _definitions(raw.let)
+    let = list[tuple[str, str]]()
+    try:
+        let = _definitions(raw.let)
+    except ExpressionError as error:
+        rejected.append(RejectedRule("let", error.reason, str(error)))
     for i, item in enumerate(raw.items[: MAX_RULES + 1]):
         name = f"rule {i + 1}"
         if not isinstance(item, dict):
@@ -370,7 +402,7 @@ def _rules_of(raw: RawRules, components: Sequence[str] | None, rejected: list[Re
             rejected.append(RejectedRule(name, "malformed_item", text))
             continue
         if item.get("name"):
-            name = example_of(" ".join(str(item["name"]).split()))
+            name = example_of(_readable(" ".join(str(item["name"]).split())))
         item = _usual_keys(item)
         try:
             let += _definitions(item.get("let"))
@@ -380,7 +412,9 @@ def _rules_of(raw: RawRules, components: Sequence[str] | None, rejected: list[Re
             continue
         try:
             if "action" not in item:
-                raise ExpressionError("wrong_shape", "it has no action")
+                raise ExpressionError(
+                    "wrong_shape", "it has no action. Write a list with an expression for each component"
+                )
             if "when" not in item and (others := sorted(item.keys() - _KEYS)):
                 raise ExpressionError(
                     "no_condition", f"it has no when, but {', '.join(others)}. Write its condition as when"
@@ -421,6 +455,11 @@ def _action(action: Any, components: Sequence[str] | None) -> tuple[str, ...] | 
         return tuple(f"{name}: {_text(value)}" for name, value in action.items())
     if isinstance(action, dict) and components is not None:
         given = {spell(str(name)): value for name, value in action.items()}
+        if len(given) < len(action):
+            raise ExpressionError(
+                "wrong_shape",
+                f"the names of its action's components are alike, as they are spelt: {', '.join(given)}. Write a list",
+            )
         if set(given) != {spell(name) for name in components}:
             raise ExpressionError(
                 "wrong_shape", f"its action has the components {', '.join(given)}, expected {', '.join(components)}"
@@ -430,12 +469,23 @@ def _action(action: Any, components: Sequence[str] | None) -> tuple[str, ...] | 
 
 
 def _definitions(let: Any) -> list[tuple[str, str]]:
-    if isinstance(let, dict):
-        return [(str(name).strip(), _text(text)) for name, text in let.items()]
     if let is None:
         return []
-    lines = [str(line).partition("=") for line in (let if isinstance(let, list) else [let])]
-    return [(name.strip(), _text(text)) for name, _, text in lines]
+    if isinstance(let, dict):
+        given = [(str(name), text) for name, text in let.items()]
+    else:
+        lines = [str(line).partition("=") for line in (let if isinstance(let, list) else [let])]
+        given = [(name, text) for name, _, text in lines]
+    if len(given) > _MAX_DEFINITIONS:
+        raise ExpressionError("too_long", f"it defines {len(given)} names, expected at most {_MAX_DEFINITIONS}")
+    if any(len(name) > _MAX_NAME for name, _ in given):
+        raise ExpressionError("too_long", f"it defines a name of more than {_MAX_NAME} characters")
+    return [(name.strip(), _text(text)) for name, text in given]
+
+
+def _readable(text: str) -> str:
+    """Without halves of characters, which cannot be sent or written."""
+    return text.encode(errors="replace").decode()
 
 
 def _text(expression: Any, depth: int = 0) -> str:

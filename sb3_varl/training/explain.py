@@ -9,6 +9,8 @@ from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
 
+# Rules that are told of, of those that cannot be used.
+_MAX_SHOWN = 3
 # What to do about answers that cannot be used, by the reason.
 _HINTS = {
     "out_of_bounds": " Let it keep to the bounds, {low} to {high}; FunctionAdvisor(f, clip=True) clips what f returns.",
@@ -37,6 +39,11 @@ def report(outcome: Outcome, step: int, cutoff: int | None) -> None:
     else:
         for failure in outcome.failures:
             logger.warning("%s: request %d: %s", name, failure.request, failure.text)
+    lost = [rejection for rejection in outcome.rejected if rejection.state is None and rejection.example]
+    if outcome.advice.standing is not None and lost:
+        shown = "; ".join(rejection.example for rejection in lost[:_MAX_SHOWN])
+        more = f"; and {len(lost) - _MAX_SHOWN} more" if len(lost) > _MAX_SHOWN else ""
+        logger.warning("%s: of the rules, this cannot be used: %s%s", name, shown, more)
     if cutoff is not None and n_accepted:
         logger.warning(
             "%s: %s came at step %d, after the cutoff at %d, too late to be used. Ask earlier, raise the model's "
@@ -58,6 +65,7 @@ def explain_nothing(outcome: Outcome) -> bool:
     :return: Whether it was said
     """
     said_why = outcome.error is not None or len(outcome.failures) > 0 or _keeps_rules(outcome)
+    said_why = said_why or outcome.advice.standing is not None  # of other states than these
     if not outcome.states or outcome.accepted or said_why:
         return False
     logger.warning("%s brought no advice: %s", _name(outcome), why_nothing(outcome))
@@ -82,7 +90,8 @@ def _name(outcome: Outcome) -> str:
 
 
 def _keeps_rules(outcome: Outcome) -> bool:
-    return outcome.query.followed is not None and outcome.n_abstained == len(outcome.states)
+    keeps = outcome.query.followed is not None and outcome.advice.standing is None
+    return keeps and outcome.n_abstained == len(outcome.states)
 
 
 def why_nothing(outcome: Outcome) -> str:

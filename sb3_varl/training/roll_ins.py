@@ -5,6 +5,7 @@ As in jump-start RL (arXiv 2204.02372) the policy takes over after a while; here
 anew for each episode, so that it starts from everywhere along the way.
 """
 
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ import numpy as np
 from sb3_varl.advice.types import Episode, Observation
 from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.standing import Standing
+
+logger = logging.getLogger(__name__)
 
 # Standard deviation of what is added to executed advice, in [-1, 1]^d, so that the critic sees what is beside it.
 NOISE = 0.1
@@ -94,6 +97,7 @@ class RollIns:
         self._picture = picture
         self._nothing = np.full(standing.action_shape, np.nan)
         self._present: list[_Present] = []
+        self._told_of_silence = False
 
     def begin(self, n_envs: int) -> None:
         """
@@ -167,12 +171,23 @@ class RollIns:
             present.length += 1
             if not done:
                 continue
-            succeeded = bool(infos[env].get("is_success", False))
+            said = infos[env].get("is_success", infos[env].get("success"))
+            succeeded = bool(said)
             kind = OWN if not present.n_executed else ROLLED_IN
             if present.is_whole and len(present.actions) == present.length:
                 kind = ALL_THE_WAY
+                # What was mostly the policy's own doing is no success of the advice.
+                its_own = succeeded and 2 * present.n_executed >= present.length
+                of_advice = None if said is None else its_own
                 observations, actions = tuple(present.observations), tuple(present.actions)
-                followed.append(Episode(observations, actions, tuple(present.rules), succeeded, present.frames))
+                followed.append(Episode(observations, actions, tuple(present.rules), of_advice, present.frames))
+                if said is None and not self._told_of_silence:
+                    self._told_of_silence = True
+                    logger.warning(
+                        "An episode in which advice was followed does not say whether it succeeded, so nobody can tell "
+                        'how good the advice is. The environment has to put "is_success" into the info of the last '
+                        "step of an episode."
+                    )
             self.episodes[kind] += 1
             self.successes[kind] += succeeded
             if kind == OWN:

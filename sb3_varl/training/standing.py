@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 MAX_LOGGED_RULES = 20
 # Fewer equal actions may be right.
 _MIN_EQUAL_ACTIONS = 100
+# In fewer states none of the rules may rightly hold.
+_MIN_UNDECIDED = 5
 
 
 class Standing:
@@ -125,7 +127,7 @@ class Standing:
             self._same = action
         elif not np.array_equal(self._same, action):
             self._same = False
-        elif sum(self.by_rule.values()) == _MIN_EQUAL_ACTIONS:
+        elif sum(self.by_rule.values()) >= _MIN_EQUAL_ACTIONS:
             logger.warning(
                 "The rules advised the same action, %s, in all of the first %d states: do their expressions look at "
                 "the observation?",
@@ -136,11 +138,14 @@ class Standing:
 
     def end_episode(self) -> None:
         """Say it once if no rule held in a whole episode."""
-        if isinstance(self.advice, Rules) and not self._has_ended and not self.by_rule and self.missing["no_rule"]:
+        n = sum(self.by_rule.values()) + self.missing["no_rule"]
+        if n < _MIN_UNDECIDED:
+            return
+        if isinstance(self.advice, Rules) and not self._has_ended and not self.by_rule:
             undefined = dict(self.advice.undefined)
             why = f"of {undefined} an expression had no value" if undefined else "no condition was true"
             logger.warning(
-                "In the first episode since they stand, none of the %d rules held in any of %d states: %s. So nothing "
+                "Since they stand, none of the %d rules held in any of the first %d states: %s. So nothing "
                 "is advised. Compare their conditions with the observations.",
                 len(self.advice),
                 self.missing["no_rule"],

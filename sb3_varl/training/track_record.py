@@ -37,8 +37,9 @@ class TrackRecord:
         :param episode: The episode
         """
         self._episodes.append(episode)
-        self.n_episodes += 1
-        self.n_successes += episode.succeeded
+        if episode.succeeded is not None:
+            self.n_episodes += 1
+            self.n_successes += episode.succeeded
 
     @classmethod
     def load(cls, kept: dict[str, Any], read: Callable[[str], Rules]) -> "TrackRecord":
