@@ -403,3 +403,66 @@ def test_what_is_logged_of_rules(tmp_path):
     (shown,) = logged.Tensors("advice/rules/text_summary")
     assert "t > 2" in shown.tensor_proto.string_val[0].decode()
     assert logged.Scalars("advice/labels")[-1].value > 10
+
+
+# ---- What has broken it
+
+
+@pytest_vlm
+def test_success_without_advice_is_no_success_of_the_rules(caplog):
+    """These never hold, and the policy succeeds in half of the episodes."""
+    never = '{"rules": [{"name": "never", "when": "t > 100", "action": ["0", "0"]}]}'
+    texts = [never, '{"keep": true}']
+    with VLMServer(lambda states, images: texts.pop(0) if len(texts) > 1 else texts[0]) as server:
+        model = make_model(TargetEnv(), shaping_steps=3000, learning_starts=3000)
+        callback = make_callback(make_vlm(server), n_queries=2, query_freq=400, roll_in=1.0)
+        model.learn(1000, callback=callback)
+        _, second = (request.text for request in server.requests)
+    assert "0 of " in second
+    assert '"never" 0, none of them' in second
+    assert not callback._teacher.record.is_good_enough
+
+
+@pytest_vlm
+def test_an_environment_that_does_not_say_whether_it_succeeded(caplog):
+    texts = [answer_of(0.5), '{"keep": true}']
+    with VLMServer(lambda states, images: texts.pop(0) if len(texts) > 1 else texts[0]) as server:
+        callback = make_callback(make_vlm(server), n_queries=2, query_freq=400, roll_in=1.0)
+        make_model(shaping_steps=3000).learn(1000, callback=callback)
+        _, second = (request.text for request in server.requests)
+    assert "whether they succeeded is not known" in second
+    assert "succeeded," not in second
+    assert "failed" not in second.split("Your rules so far")[1].split("step; rule")[0]
+    (message,) = (message for message in caplog.messages if "does not say whether it succeeded" in message)
+    assert '"is_success"' in message
+
+
+@pytest_vlm
+def test_rules_that_are_partly_lost_are_told_of(caplog):
+    text = '{"rules": [{"name": "bad", "when": "wrist > 1", "action": ["0", "0"]}, {"when": "true", "action": ["1", "0"]}]}'
+    with VLMServer(lambda states, images: text) as server:
+        make_model().learn(60, callback=make_callback(make_vlm(server), n_queries=1))
+    (message,) = (message for message in caplog.messages if "of the rules, this cannot be used" in message)
+    assert "bad: there is no wrist, only episode, t" in message
+
+
+@pytest_vlm
+def test_rules_of_other_states_than_those_of_the_query_are_no_nothing(caplog):
+    text = '{"rules": [{"name": "late", "when": "t > 100", "action": ["0", "0"]}]}'
+    texts = [answer_of(-0.5), text]
+    with VLMServer(lambda states, images: texts.pop(0) if len(texts) > 1 else texts[0]) as server:
+        callback = make_callback(make_vlm(server), n_queries=2, query_freq=400, roll_in=1.0)
+        model = make_model(TargetEnv(), shaping_steps=3000)
+        with caplog.at_level("INFO"):
+            model.learn(900, callback=callback)
+    assert callback._teacher.standing.advice.rules[0].name in ("late", "always -0.5")
+    assert not [
+        message for message in caplog.messages if "keeps its rules" in message or "brought no advice" in message
+    ]
+
+
+@pytest_vlm
+def test_who_has_written_no_rules_cannot_keep_them(caplog):
+    with VLMServer(lambda states, images: '{"keep": true}') as server:
+        make_model().learn(60, callback=make_callback(make_vlm(server), n_queries=1))
+    assert any("it would keep its rules, but has written none yet" in message for message in caplog.messages)

@@ -182,12 +182,12 @@ class Translator:
             case ast.Call():
                 raise ExpressionError(
                     "unknown_function",
-                    f"{_shown(node)} is no call that there is. Call one of {_functions()}, with nothing but expressions",
+                    f"{_shown(node)} is no call that there is. Call one of {_functions()}, with expressions only",
                 )
         raise ExpressionError(
             "not_allowed",
-            f"{_shown(node)} is not part of the language ({type(node).__name__}). Write it with numbers, names, + - * /, "
-            f"comparisons, and, or, not, if, lists and {_functions()}",
+            f"{_shown(node)} is not part of the language ({type(node).__name__}). Write it with numbers, names, "
+            f"+ - * /, comparisons, and, or, not, if, lists and {_functions()}",
         )
 
     def _named(self, name: str) -> Value:
