@@ -439,7 +439,8 @@ def test_an_environment_that_does_not_say_whether_it_succeeded(caplog):
 
 @pytest_vlm
 def test_rules_that_are_partly_lost_are_told_of(caplog):
-    text = '{"rules": [{"name": "bad", "when": "wrist > 1", "action": ["0", "0"]}, {"when": "true", "action": ["1", "0"]}]}'
+    bad, good = '{"name": "bad", "when": "wrist > 1", "action": ["0", "0"]}', '{"when": "true", "action": ["1", "0"]}'
+    text = f'{{"rules": [{bad}, {good}]}}'
     with VLMServer(lambda states, images: text) as server:
         make_model().learn(60, callback=make_callback(make_vlm(server), n_queries=1))
     (message,) = (message for message in caplog.messages if "of the rules, this cannot be used" in message)
@@ -456,9 +457,8 @@ def test_rules_of_other_states_than_those_of_the_query_are_no_nothing(caplog):
         with caplog.at_level("INFO"):
             model.learn(900, callback=callback)
     assert callback._teacher.standing.advice.rules[0].name in ("late", "always -0.5")
-    assert not [
-        message for message in caplog.messages if "keeps its rules" in message or "brought no advice" in message
-    ]
+    assert "keeps its rules" not in caplog.text
+    assert "brought no advice" not in caplog.text
 
 
 @pytest_vlm

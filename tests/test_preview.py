@@ -257,7 +257,7 @@ def test_a_server_that_is_down_is_told_of(tmp_path):
         shown = ask(server, n_states=4, check=True, follow_rounds=2)
     assert shown.findings.advice.actions == [None] * 4
     # Having no answer, it is not asked again.
-    assert results(shown) == {"answer": False, "differ": None}
+    assert results(shown) == {"answer": False, "differ": None, "it": None}  # nothing could be followed
     assert len(server.requests) == 1
     page = shown.page()
     assert "Wrong key" in page
@@ -310,7 +310,7 @@ def test_an_environment_that_breaks_while_advice_is_followed_costs_no_page():
 
 def test_nobody_advises():
     shown = preview(make_env, FunctionAdvisor(lambda place: None), ask=True, check=True, follow_rounds=3)
-    assert results(shown) == {"answer": False, "differ": None}
+    assert results(shown) == {"answer": False, "differ": None, "it": None}  # nothing could be followed
 
 
 def test_advice_may_be_followed_in_part():
