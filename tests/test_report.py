@@ -25,6 +25,7 @@ from sb3_varl import VARL, Advice, AdvisorCallback, Briefing, FunctionAdvisor, R
 from sb3_varl.advice.log import AdviceLog
 from sb3_varl.advice.types import AdviceQuery, Answer, Failure, Request
 from sb3_varl.report import curves as panels
+from sb3_varl.report.corrections import view_rules
 from sb3_varl.report.page import main, write_report
 from sb3_varl.report.runs import read_runs
 from sb3_varl.testing import Misbehaviour, VLMServer
@@ -826,3 +827,10 @@ def test_panels_are_pictures_by_themselves(run):
         assert "<svg" in svg
         assert "NaN" not in svg
         assert not re.search(r'href="(?!#)', svg)
+
+
+def test_shares_stand_beside_no_other_rules():
+    rules = [{"name": name, "when": "true", "action": ["0"]} for name in "abc"]
+    answers = [("query 1", Answer(0, (0,), json.dumps({"rules": rules}), Usage(), "rules"))]
+    assert view_rules(answers, [0.5, 0.3, 0.2, None]).shares == [0.5, 0.3, 0.2]
+    assert view_rules(answers, [0.5, 0.5, None, None]).shares == []  # one of them could not be used

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from sb3_varl.advice.types import Answer
 from sb3_varl.rules.rules import Rule, outline
+from sb3_varl.training.standing import MAX_LOGGED_RULES
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,10 @@ def view_rules(answers: Sequence[tuple[str, Answer]], logged: Sequence[float | N
         if rules:
             rows = _beside(rows, rules, len(versions))
             versions.append(name)
-    numbers = iter(logged)
+    n_last = sum(row[-1] is not None for row in rows)
+    # Where a rule could not be used, nobody knows here whose shares these are.
+    n_logged = sum(share is not None for share in logged)
+    numbers = iter(logged if n_logged >= min(n_last, MAX_LOGGED_RULES) else ())
     shares = [None if row[-1] is None else next(numbers, None) for row in rows]
     return RulesView(versions, rows, shares if any(share is not None for share in shares) else [])
 
