@@ -309,6 +309,19 @@ def test_rules_that_do_worse_are_put_back(caplog):
 
 
 @pytest_vlm
+def test_what_was_put_back_stands_where_only_the_log_is_left():
+    answers = [answer_of("0.4 if sin(episode * 3) > 0 else -0.4"), answer_of(-0.5), '{"keep": true}']
+    with VLMServer(lambda states, images: answers.pop(0)) as server:
+        kwargs = {"n_queries": 3, "query_freq": 400, "roll_in": 1.0, "log_path": "log"}
+        make_model(TargetEnv(), shaping_steps=3000).learn(1500, callback=make_callback(make_vlm(server), **kwargs))
+        again = make_callback(make_vlm(server), **kwargs, resume=True)
+        make_model(TargetEnv(), shaping_steps=3000).learn(10, callback=again)
+        assert len(server.requests) == 3
+    assert again._teacher.standing.advice.rules[0].name.startswith("always 0.4 if")
+    assert [query.put_back is not None for query in read_queries("log")] == [False, True, False]
+
+
+@pytest_vlm
 def test_rules_that_are_kept_stand():
     answers = [answer_of(-0.5), '{"keep": true}']
     with VLMServer(lambda states, images: answers.pop(0)) as server:

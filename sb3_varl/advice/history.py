@@ -138,6 +138,8 @@ class LoggedQuery(QueryHistory):
         self.dtype: str | dict[str, str] = record["dtype"]
         self._seen_dtype: str | dict[str, str] | None = record.get("seen_dtype")
         self._states: list[dict[str, Any]] = record["states"]
+        # Older rules that stood again after it.
+        self.put_back: str | None = None
 
     def add_record(self, record: dict[str, Any]) -> None:
         """
@@ -155,6 +157,8 @@ class LoggedQuery(QueryHistory):
             form = record.get("form", "actions")
             states, usage = tuple(record["states"]), Usage(**record["usage"])
             self.add(Answer(record["request"], states, record["text"], usage, form))
+        elif kind == "put_back":
+            self.put_back = str(record["rules"])
         elif kind == "advice":
             rejected = [Rejection(r["reason"], r["state"], r.get("example", "")) for r in record["rejected"]]
             self.advice = Advice(record["actions"], rejected, Usage(**record["usage"]))

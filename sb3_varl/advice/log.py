@@ -22,7 +22,8 @@ One folder per run holds ``advice.jsonl`` and the frames that were shown. Each l
 - ``advice``: ``actions`` (one or null for each state, in the environment's units), ``rejected`` (each with ``reason``,
   ``state`` and ``example``), ``usage``, ``latency`` (seconds) and ``error`` (of an advisor that failed altogether, or
   null) of the whole query, which is then closed. If states of it were not answered, the next ``learn()`` on the log
-  asks about them again, and another ``advice`` takes this one's place.
+  asks about them again, and another ``advice`` takes this one's place;
+- ``put_back``: ``rules`` (their text) that stand again, because those that the query brought do worse.
 
 ``usage`` has ``requests``, ``prompt_tokens``, ``completion_tokens``, ``cost`` (US dollars) and ``seconds``.
 What a crash left of a last line is moved to ``advice.torn``; ``advice.lock`` is held by the run that writes.
@@ -258,6 +259,15 @@ class AdviceLog:
             latency=latency,
             error=error,
         )
+
+    def write_put_back(self, query: int, rules: str) -> None:
+        """
+        Record that older rules stand again.
+
+        :param query: The query whose rules do worse
+        :param rules: The text of the older ones
+        """
+        self._append("put_back", query, rules=rules)
 
     def _append(self, kind: str, query: int, **fields: Any) -> None:
         record = {"version": VERSION, "time": round(time.time(), 3), "type": kind, "query": query, **fields}

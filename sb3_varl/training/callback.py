@@ -306,6 +306,7 @@ class AdvisorCallback(BaseCallback):
         self._queue = QueryQueue(self.advisor, log, Usage(**progress.get("usage", {})))
         self._schedule = schedule.without_first(self._ledger.n_answered)
         self._teacher.recall(progress)
+        self._teacher.on_put_back = self._log_put_back
         if log is not None:
             try:
                 self._recover()
@@ -369,6 +370,8 @@ class AdvisorCallback(BaseCallback):
             outcome = part.outcome(query, is_over)
             if part.is_new or outcome.states:
                 self._accept(outcome)
+            if part.logged.put_back is not None:
+                self._teacher.stand(self._teacher.read(part.logged.put_back))
             if part.logged.advice is None and not part.open:
                 self._queue.log.write_advice(query, part.known, part.logged.latency)  # a crash came in between
             if part.open and not is_over:
@@ -472,6 +475,10 @@ class AdvisorCallback(BaseCallback):
     def _read(self, seen: list[Observation]) -> list[Observation]:
         """What the advisor reads of the present states."""
         return seen if self._privileged is None else self._privileged.read()
+
+    def _log_put_back(self, rules: str) -> None:
+        if self._queue.log is not None:
+            self._queue.log.write_put_back(max(0, self._schedule.index - 1), rules)
 
     def _picture(self, env: int) -> np.ndarray | None:
         """Of a present state, if a model may still be shown it."""

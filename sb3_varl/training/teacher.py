@@ -60,6 +60,8 @@ class Teacher:
         horizon = briefing.max_episode_steps
         self.roll_ins = RollIns(model, self.standing, roll_in, max_executed_steps, horizon, rng, picture)
         self.record: TrackRecord | None = None
+        # Told of the text of rules that stand again.
+        self.on_put_back: Callable[[str], None] = lambda text: None
         self._model = model
         self._advisor = advisor
         self._briefing = briefing
@@ -74,9 +76,9 @@ class Teacher:
         self._progress = progress
         text, record = progress.get("rules"), progress.get("record")
         if text is not None:
-            self.stand(self._read(text))
+            self.stand(self.read(text))
         if record is not None:
-            self.record = TrackRecord.load(record, self._read)
+            self.record = TrackRecord.load(record, self.read)
         if hasattr(self._advisor, "standing") and self._is_used:
             advice = self._advisor.standing(self._briefing)
             if text is not None and advice != self.standing.advice:
@@ -90,7 +92,14 @@ class Teacher:
     def _is_used(self) -> bool:
         return self.labels.freq > 0 or self.roll_ins.share > 0
 
-    def _read(self, text: str) -> Rules:
+    def read(self, text: str) -> Rules:
+        """
+        Read rules that were written down.
+
+        :param text: Their text
+        :return: The rules
+        :raises ArgumentError: if they are not about this environment
+        """
         briefing = self._briefing
         try:
             return Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space)
@@ -181,6 +190,8 @@ class Teacher:
             100 * worse.success,
             100 * better.success,
         )
+        if isinstance(better.advice, Rules):
+            self.on_put_back(better.advice.text)
         self.stand(better.advice)
         self.record = better
         self._keep_record()
