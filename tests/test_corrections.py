@@ -32,6 +32,7 @@ from sb3_varl import (
 )
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.types import Episode
+from sb3_varl.report import write_report
 from sb3_varl.rules.description import describe
 from sb3_varl.rules.rules import Rule
 from sb3_varl.testing import VLMServer, decode_image, http_error
@@ -319,6 +320,7 @@ def test_what_was_put_back_stands_where_only_the_log_is_left():
         assert len(server.requests) == 3
     assert again._teacher.standing.advice.rules[0].name.startswith("always 0.4 if")
     assert [query.put_back is not None for query in read_queries("log")] == [False, True, False]
+    assert ", put back<" in write_report(["log"]).read_text()
 
 
 @pytest_vlm

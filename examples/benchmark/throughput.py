@@ -18,7 +18,7 @@ import functools
 import importlib.util
 import pathlib
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -233,7 +233,7 @@ def main() -> None:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     report = Report(args.out / "throughput.csv")
-    run = {
+    run: dict[str, Callable[[argparse.Namespace, Report], None]] = {
         "updates": run_updates,
         "tqc": functools.partial(run_others, parent="TQC"),
         "crossq": functools.partial(run_others, parent="CrossQ"),

@@ -33,6 +33,7 @@ from sb3_varl.pages import StateView, render, view_states, write_page
 from sb3_varl.report.corrections import RulesView, view_rules
 from sb3_varl.report.curves import MAX_NAMES, draw_key, draw_panels, last_step
 from sb3_varl.report.runs import RunLogs, read_runs
+from sb3_varl.rules.rules import outline
 from sb3_varl.training.standing import MAX_LOGGED_RULES
 from sb3_varl.wording import count
 
@@ -63,6 +64,7 @@ class QueryView:
     :param answers: What the model said
     :param states: The states
     :param altered: What was changed about the states to check the advisor, or nothing
+    :param was_put_back: Whether its rules did worse than older ones, which stood again
     """
 
     number: int
@@ -80,6 +82,7 @@ class QueryView:
     answers: list[Answer]
     states: list[StateView]
     altered: str
+    was_put_back: bool
 
 
 @dataclass(frozen=True)
@@ -200,8 +203,14 @@ def _view_run(index: int, name: str, run: RunLogs, progress: Any) -> RunView:
         {log: _totals(of_log) for log, of_log in by_log.items()} if len(by_log) > 1 else {},
         queries,
         run.missing,
-        view_rules(answers, _shares(run)),
+        view_rules(answers, () if _was_put_back(queries) else _shares(run)),
     )
+
+
+def _was_put_back(queries: Sequence[QueryView]) -> bool:
+    """Whether the rules that stand are not the latest."""
+    with_rules = [q for q in queries if any(a.form == "rules" and outline(a.text) for a in q.answers)]
+    return bool(with_rules) and with_rules[-1].was_put_back
 
 
 def _shares(run: RunLogs) -> list[float | None]:
@@ -210,7 +219,8 @@ def _shares(run: RunLogs) -> list[float | None]:
 
 
 def _label(query: QueryView, by_log: dict[str, list[QueryView]]) -> str:
-    return f"query {query.number}{f' of {query.log}' if len(by_log) > 1 else ''}, step {query.step:,}"
+    of_log = f" of {query.log}" if len(by_log) > 1 else ""
+    return f"query {query.number}{of_log}, step {query.step:,}{', put back' if query.was_put_back else ''}"
 
 
 def _totals(queries: Sequence[QueryView]) -> Totals:
@@ -298,6 +308,7 @@ def _view_query(log: str, query: LoggedQuery) -> QueryView:
         query.answers,
         states,
         query.altered,
+        query.put_back is not None,
     )
 
 
