@@ -278,6 +278,7 @@ def test_rules_that_never_hold_are_told_of_once(caplog):
     (message,) = warnings_of(caplog, never)
     assert "none of the 1 rules held in any of" in message
     assert "no condition was true" in message
+    assert "Compare their conditions with the observations: a: t > 50." in message
 
 
 def test_rules_without_a_value_are_told_of_once(caplog):
@@ -287,9 +288,10 @@ def test_rules_without_a_value_are_told_of_once(caplog):
 
 
 def test_rules_that_always_advise_the_same_are_told_of_once(caplog):
-    same = '{"rules": [{"when": "true", "action": ["0.5", "-0.25"]}]}'
+    same = '{"rules": [{"name": "one", "when": "true", "action": ["0.5", "-0.25"]}]}'
     (message,) = warnings_of(caplog, same, roll_in=0)
     assert "the same action, [0.5, -0.25], in all of the first 100 states" in message
+    assert "look at the observation: one." in message
     caplog.clear()
     assert warnings_of(caplog, TEXT) == []
 

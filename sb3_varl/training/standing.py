@@ -98,7 +98,7 @@ class Standing:
                 self.missing["no_rule"] += 1
             else:
                 self.by_rule[decision.rule] += 1
-            self._compare(decision.action)
+            self._compare(self.advice, decision.action)
             return decision
         return Decision(None, None if self.advice is None else self._of_function(self.advice, observation, previous))
 
@@ -119,7 +119,7 @@ class Standing:
             return None
         return checked
 
-    def _compare(self, action: np.ndarray | None) -> None:
+    def _compare(self, rules: Rules, action: np.ndarray | None) -> None:
         """Say it once if rules look at nothing."""
         if action is None or self._same is False:
             return
@@ -129,10 +129,11 @@ class Standing:
             self._same = False
         elif sum(self.by_rule.values()) >= _MIN_EQUAL_ACTIONS:
             logger.warning(
-                "The rules advised the same action, %s, in all of the first %d states: do their expressions look at "
-                "the observation?",
+                "The rules advised the same action, %s, in all of the first %d states. Have the expressions of those "
+                "that held look at the observation: %s.",
                 action.tolist(),
                 _MIN_EQUAL_ACTIONS,
+                example_of("; ".join(rules.rules[rule].name for rule in sorted(self.by_rule))),
             )
             self._same = False
 
@@ -146,10 +147,11 @@ class Standing:
             why = f"of {undefined} an expression had no value" if undefined else "no condition was true"
             logger.warning(
                 "Since they stand, none of the %d rules held in any of the first %d states: %s. So nothing "
-                "is advised. Compare their conditions with the observations.",
+                "is advised. Compare their conditions with the observations: %s.",
                 len(self.advice),
                 self.missing["no_rule"],
                 why,
+                example_of("; ".join(f"{rule.name}: {rule.when}" for rule in self.advice.rules)),
             )
         self._has_ended = True
 
