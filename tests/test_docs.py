@@ -137,7 +137,7 @@ class TestCode:
         for code in blocks("docs/rules.md", "python"):
             run(code)
         assert capsys.readouterr().out.splitlines() == [
-            "lift: there is no wrist, only gripper_position, dot, gap",
+            "lift: there is no wrist, only gripper_position, dot, gap. Take one of them",
             "[1.  0.2] 1",
         ]
 

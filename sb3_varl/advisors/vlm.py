@@ -84,7 +84,7 @@ class VLMAdvisor:
         api_base: str | None = None,
         states_per_request: int = 16,
         image_size: int = 224,
-        deadline: float = 120.0,
+        deadline: float = 300.0,
         max_retries: int = 3,
         max_failures: int = 3,
         max_requests: int | None = None,

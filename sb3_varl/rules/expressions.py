@@ -208,8 +208,7 @@ class Translator:
             raise ExpressionError("unknown_name", f"{name} is defined by an expression that cannot be used")
         known = [*self._variables, *self._definitions]
         names = ", ".join(known[:_MAX_SHOWN]) + (", ..." if len(known) > _MAX_SHOWN else "")
-        mend = "Take one of these, or define it first, by others than itself"
-        raise ExpressionError("unknown_name", f"there is no {_short(name)}, only {names}. {mend}")
+        raise ExpressionError("unknown_name", f"there is no {_short(name)}, only {names}. Take one of them")
 
     def _flat(self, node: ast.expr) -> list[Node]:
         value = self._value(node)
