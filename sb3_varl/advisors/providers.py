@@ -394,7 +394,9 @@ def known_refusal(model: str, completion_kwargs: dict[str, Any]) -> str | None:
         litellm.get_optional_params(model=name, custom_llm_provider=provider, **completion_kwargs)
     except litellm.UnsupportedParamsError as error:
         return scrub(str(error))
-    except Exception:  # it is no function for everybody; then the first request tells
+    except Exception:
+        # A helper of litellm's that is not documented: what else it raises is about itself, in this or that version, and
+        # not about the model. The first request then says what is refused, as it does where litellm knows nothing.
         return None
     return None
 

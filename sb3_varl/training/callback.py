@@ -477,8 +477,10 @@ class AdvisorCallback(BaseCallback):
         return seen if self._privileged is None else self._privileged.read()
 
     def _log_put_back(self, rules: str) -> None:
-        if self._queue.log is not None:
-            self._queue.log.write_put_back(max(0, self._schedule.index - 1), rules)
+        log = self._queue.log
+        # The latest query that was asked: one that was left out is in no log.
+        if log is not None and (logged := read_queries(log.path)):
+            log.write_put_back(logged[-1].index, rules)
 
     def _picture(self, env: int) -> np.ndarray | None:
         """Of a present state, if a model may still be shown it."""
