@@ -395,8 +395,8 @@ def known_refusal(model: str, completion_kwargs: dict[str, Any]) -> str | None:
     except litellm.UnsupportedParamsError as error:
         return scrub(str(error))
     except Exception:
-        # A helper of litellm's that is not documented: what else it raises is about itself, in this or that version, and
-        # not about the model. The first request then says what is refused, as it does where litellm knows nothing.
+        # A helper of litellm's that is not documented: what else it raises is about itself, in one version or another,
+        # and not about the model. The first request then says what is refused, as where litellm knows of nothing.
         return None
     return None
 
