@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from gymnasium import spaces
 
 from conftest import CounterEnv, DictEnv
@@ -14,6 +15,8 @@ from sb3_varl import (
     TaskSheet,
 )
 
+# Tests that ask the server.
+pytest_vlm = pytest.mark.usefixtures("vlm_environment")
 SLICES = (ObservationSlice("episode", 0, 1), ObservationSlice("t", 1, 2))
 SHEET = TaskSheet("Count.", (), SLICES)
 SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}

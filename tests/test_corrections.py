@@ -18,6 +18,7 @@ from standing import (
     assert_rows_are_advised,
     make_callback,
     make_model,
+    pytest_vlm,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -39,8 +40,6 @@ from sb3_varl.testing import VLMServer, decode_image, http_error
 from sb3_varl.training.track_record import TrackRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore:. of . queries w")
-# Tests that ask the server.
-pytest_vlm = pytest.mark.usefixtures("vlm_environment")
 
 
 # ---- Rules from a model

@@ -23,6 +23,7 @@ from standing import (
     assert_rows_are_advised,
     make_callback,
     make_model,
+    pytest_vlm,
 )
 
 from conftest import CounterEnv, assert_same_parameters, make_vlm
@@ -45,8 +46,6 @@ from sb3_varl.report.relabel import Relabelled, merge
 from sb3_varl.testing import VLMServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:. of . queries w")
-# Tests that ask the server.
-pytest_vlm = pytest.mark.usefixtures("vlm_environment")
 
 
 # ---- Labels
