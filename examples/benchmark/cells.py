@@ -31,6 +31,18 @@ ABLATION_TASKS = ("button-press-topdown-v3", "door-open-v3", "drawer-open-v3")
 
 # Those that the shortest code has to solve.
 RULES_TASKS = ("push-v3", "pick-place-v3", "drawer-open-v3", "button-press-topdown-v3")
+# Those whose answers were recorded before this package's settings for rules were chosen.
+RECORDED_TASKS = (
+    *RULES_TASKS,
+    "window-open-v3",
+    "door-open-v3",
+    "assembly-v3",
+    "hammer-v3",
+    "coffee-pull-v3",
+    "stick-push-v3",
+    "soccer-v3",
+    "peg-insert-side-v3",
+)
 
 # What all methods share. "advice" and "advisor" are the arguments of AdvisorCallback and ScriptedAdvisor.
 BASE: Settings = {
@@ -157,6 +169,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "five lines": (("five lines", "five lines, SAC"), RULES_TASKS),
     "five lines, longer": (("five lines, 100k",), RULES_TASKS[:2]),
     "rules": (("SAC", "VARL", "rules", "rules, no roll-ins", "rules, roll-ins only"), RULES_TASKS),
+    "recorded": (("rules",), RECORDED_TASKS),
     "gate": (("VARL", "gate likelihood", "gate q_filter", "gate always"), ABLATION_TASKS),
     "threshold": (("threshold 0.2", "VARL", "threshold 0.8"), ABLATION_TASKS),
     "coefficient": (("coef 10", "VARL", "coef 50", "coef 100", "coef falling"), ABLATION_TASKS),

@@ -29,11 +29,11 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from cells import EXPERIMENTS, METHODS, RULES_TASKS, SEEDS, TASKS, Cell, make_cell, make_grid
+from cells import EXPERIMENTS, METHODS, SEEDS, Cell, make_cell, make_grid
 from results import FINISHED, Results, Row
 from training import run, steps_done, summarize, versions
 
-ALL_TASKS = tuple(dict.fromkeys(TASKS + RULES_TASKS))
+ALL_TASKS = tuple(dict.fromkeys(task for _, tasks in EXPERIMENTS.values() for task in tasks))
 HERE = pathlib.Path(__file__).parent
 # Columns that differ from one run to the next of the same cell.
 NOT_REPEATED = {"id", "seconds"}
