@@ -109,12 +109,12 @@ def test_a_number_is_an_action_of_one_component(action):
     [
         (
             [3.0, -9.0],
-            r"8 times out of bounds, for instance .*-9.*in state 0.* to \[1.0, 1.0\]; FunctionAdvisor\(f, clip",
+            r"8 times out of bounds, for instance .*-9.*\]\)\. Let it keep.* to \[1.0, 1.0\]; FunctionAdvisor\(f, clip",
         ),
-        ([0.1, np.nan], r"8 times not finite, for instance .*nan.*in state 0"),
-        ([0.1, 0.2, 0.3], r"8 times wrong shape, for instance \[0.1, 0.2, 0.3\] in state 0\. Let it return 2 numbers"),
+        ([0.1, np.nan], r"8 times not finite, for instance .*nan.*\]\)\.$"),
+        ([0.1, 0.2, 0.3], r"8 times wrong shape, for instance \[0.1, 0.2, 0.3\]\. Let it return 2 numbers"),
         ((np.zeros(2), None), r"8 times not numbers, for instance \(array\(.*policy\.predict\(observation\)\[0\]"),
-        ("left", r"8 times not numbers, for instance left in state 0"),
+        ("left", r"8 times not numbers, for instance left\."),
         (True, r"8 times not numbers"),
         (0.5, r"8 times wrong shape, for instance 0.5"),
         (None, r"the advisor abstained in 8 states"),
@@ -126,6 +126,12 @@ def test_a_query_that_brings_nothing_says_so_once(action, words, caplog):
     (record,) = caplog.records
     assert record.getMessage().startswith("Query 1 at step 50 brought no advice: ")
     assert re.search(words, record.getMessage())
+
+
+def test_an_example_is_of_a_state_where_states_differ(caplog):
+    learn(FunctionAdvisor(lambda observation: [observation[0] + 100, 0.0]))
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert re.search(r"8 times out of bounds, for instance .* in state 0\. Let it", message)
 
 
 def test_clipping_by_name(caplog):

@@ -115,7 +115,8 @@ def test_an_answer_without_rules_costs_that_answer(caplog):
         model.learn(60, callback=callback)
     assert callback.totals["rejected_no_rules"] == 4
     assert callback.totals["accepted"] > 0
-    assert any("brought no advice" in message for message in caplog.messages)
+    (message,) = [message for message in caplog.messages if "brought no advice" in message]
+    assert message.endswith('there is no list of rules. Write one JSON object, {"rules": [...]}.')
 
 
 @pytest_vlm
@@ -166,6 +167,18 @@ def test_rules_of_a_file_and_by_name():
         AdvisorCallback("recorded/pusch-v3")
     with pytest.raises(ValueError, match="is for the task 'Push the dark red puck"):
         make_model().learn(10, callback=make_callback("recorded/push-v3"))
+
+
+def test_what_is_no_file_of_rules():
+    pathlib.Path("rules").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no file of rules. Looked for .*/mine.json and .*/rules/m"):
+        AdvisorCallback("rules/mine.json")
+    pathlib.Path("mine.json").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"'mine.json' is a folder, expected a file of rules"):
+        AdvisorCallback("rules/mine.json")
+    pathlib.Path("rules/mine.json").write_bytes(b"\x89PNG\xff")
+    with pytest.raises(ValueError, match=r"mine.json is no text in UTF-8"):
+        AdvisorCallback("rules/mine.json")
 
 
 def test_a_file_in_a_folder_that_is_called_rules():
@@ -247,8 +260,10 @@ def test_the_next_query_shows_what_became_of_the_rules():
 
 
 @pytest_vlm
-def test_a_correction_comes_with_pictures_of_the_changes_of_rule():
-    """The frames of this environment show the step within the episode."""
+@pytest.mark.parametrize(("picture_freq", "expected"), [(10, [0, 4]), (3, [0, 4, 6])])
+def test_a_correction_comes_with_pictures_of_the_changes_of_rule(picture_freq, expected, monkeypatch):
+    """And of what was seen last, as the end is not known. The frames of this environment show the episode's step."""
+    monkeypatch.setattr("sb3_varl.training.roll_ins.PICTURE_FREQ", picture_freq)
     two = (
         '{"rules": [{"name": "late", "when": "t > 3", "action": ["-1", "0"]}, {"when": "true", "action": ["-1", "0"]}]}'
     )
@@ -261,7 +276,7 @@ def test_a_correction_comes_with_pictures_of_the_changes_of_rule():
         request = server.requests[1]
     parts = request.body["messages"][1]["content"]
     pictures = [decode_image(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
-    assert [picture.getpixel((0, 0))[1] for picture in pictures] == [0, 4, 0, 4]  # of two episodes that failed
+    assert [picture.getpixel((0, 0))[1] for picture in pictures] == 2 * expected  # of two episodes that failed
     assert request.text.count("(A picture of step 4.)") == 2
     with open("log/advice.jsonl") as file:
         (shown,) = [followed for line in file if (followed := json.loads(line).get("followed"))]

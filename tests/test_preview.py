@@ -84,7 +84,14 @@ class CameraEnv(PointEnv):
         return self.picture(), *rest
 
 
+class HiddenEnv(CameraEnv):
+    """And its place as an attribute."""
+
+    task_sheet = TaskSheet("Come to the middle.", (), (ObservationSlice("place", 0, 2),))
+
+
 gym.register("Preview/Point-v0", PointEnv, max_episode_steps=40)
+gym.register("Preview/Hidden-v0", HiddenEnv, max_episode_steps=40)
 
 
 def make_env(**kwargs):
@@ -215,6 +222,26 @@ def test_rules_are_shown_and_followed_without_asking_again(tmp_path):
     report = write_report(tmp_path / "log").read_text()
     assert "<code>clip(-5 * place, -1, 1)</code>" in report
     assert "there &lt;b&gt;already&lt;/b&gt;" in report
+
+
+def test_rules_over_what_the_policy_does_not_see_are_followed(tmp_path):
+    with VLMServer(lambda states, images: RULES) as server:
+        advisor_kwargs = {"api_base": server.api_base, "form": "rules"}
+        shown = preview(
+            lambda: gym.make("Preview/Hidden-v0", render_mode="rgb_array"),
+            *("openai/gpt-4o",),
+            advisor_kwargs=advisor_kwargs,
+            observe="place",
+            ask=True,
+            n_steps=60,
+            follow_rounds=30,
+            log_path=tmp_path / "log",
+        )
+        assert len(server.requests) == 1
+        assert "place" in server.requests[0].text
+    assert shown.findings.checks[-1].passed
+    with pytest.raises(ValueError, match="observe is 'wrist', expected the name of an attribute"):
+        preview(lambda: gym.make("Preview/Hidden-v0"), "simulated/push-v3", observe="wrist")
 
 
 def test_who_does_not_look_is_seldom_taken_for_one_who_does():

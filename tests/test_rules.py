@@ -228,6 +228,24 @@ def test_velocity_is_the_change_since_the_observation_before():
     assert rules.batch(STATE[None])[1].tolist() == [-1]
 
 
+def test_velocity_of_a_name_that_is_spelt_otherwise():
+    sheet = dataclasses.replace(SHEET, observation=(ObservationSlice("hand", 0, 1, before=1), *SHEET.observation[1:3]))
+    rules = parse('{"rules": [{"when": "true", "action": ["velocity(Hand)", "velocity(OPENING) + 0.5"]}]}', sheet)
+    np.testing.assert_allclose(rules(STATE, STATE), [-0.1, 0.5], atol=1e-6)
+    assert rejection(rule("velocity(Puck)", "0", let={"Puck": "1"})).reason == "wrong_arguments"
+
+
+def test_rules_that_can_decide_in_no_state():
+    rules = rules_of(
+        rule("0", "0", when="1 > 2"), rule("1", "0", when="opening > 9"), rule("0.5", "0"), rule("0", "0", name="late")
+    )
+    assert rules.rejected == ()
+    assert rules.idle == [
+        "go: 1 > 2 holds in no state. Have it compare numbers of the observation",
+        "late: it comes after go, which always holds. Put it before that one",
+    ]
+
+
 def test_dict_observations():
     sheet = TaskSheet("Go.", (), (ObservationSlice("a", 1, 2, key="x"), ObservationSlice("b c", 0, 2, key="y")))
     space = spaces.Dict({"x": spaces.Box(-1, 1, (2,)), "y": spaces.Box(-1, 1, (1, 2)), "z": spaces.Box(-1, 1, (3,))})
@@ -467,6 +485,13 @@ def test_answers_that_a_person_could_read(text):
     assert rules(STATE).tolist() == [0.5, 0]
 
 
+def test_an_answer_that_is_too_long_to_be_read_to_its_end_says_so():
+    rules = parse(f'{{"rules": [{GOOD}]}}{" " * 200_000}')
+    assert len(rules) == 1
+    assert [lost.reason for lost in rules.rejected] == ["too_long"]
+    assert "of its 200066 characters only the first 200000 are read" in str(rules.rejected[0])
+
+
 def test_an_answer_that_breaks_off_loses_its_last_rule():
     rules = parse(f'{{"rules": [{GOOD}, {{"name": "b", "when": "true", "action": ["1", "0.1')
     assert [lost.reason for lost in rules.rejected] == ["truncated"]
@@ -492,6 +517,8 @@ def sheet_of(*slices):
             ["'a' (0 to 3) and 'b' (2 to 4)"],
         ),
         (sheet_of(ObservationSlice("?!", 0, 1)), OBSERVATIONS, ["'?!'", "Rename"]),
+        (sheet_of(ObservationSlice("a", 2, 4, before=2)), OBSERVATIONS, ["'a' goes from 2 to 4", "begins at 2"]),
+        (sheet_of(ObservationSlice("a", 2, 4, before=1)), OBSERVATIONS, ["begins at 1", "leave before out"]),
         (sheet_of(ObservationSlice("a", 0, 10)), OBSERVATIONS, ["0 to 10", "9 numbers"]),
         (sheet_of(ObservationSlice("a", 0, 2, before=8)), OBSERVATIONS, ["8 to 10"]),
         (sheet_of(ObservationSlice("a", 0, 2, key="x")), OBSERVATIONS, ["'x'"]),
@@ -516,10 +543,20 @@ def test_names_that_are_words_of_the_language():
 
 def test_observations_of_another_environment():
     rules = parse(GOOD)
+    for shapeless in ({}, np.float32(3), {"a": np.zeros(2), "b": np.zeros(3)}):
+        with pytest.raises(ValueError, match="Expected an array whose first axis goes over observations"):
+            rules.batch(shapeless)
     with pytest.raises(ValueError, match="of 9 numbers, got an array of shape \\(4,\\)"):
         rules(np.zeros(4))
     with pytest.raises(ValueError, match="an array, got"):
         rules({"x": np.zeros(9)})
+    of_dict = parse(
+        '{"rules": [{"when": "true", "action": ["a", "0"]}]}',
+        sheet_of(ObservationSlice("a", 0, 1, key="x")),
+        spaces.Dict({"x": spaces.Box(-1, 1, (2,))}),
+    )
+    with pytest.raises(ValueError, match="about an observation's 'x', got one that has 'y'"):
+        of_dict({"y": np.zeros(2)})
 
 
 # ---- Whatever a model writes

@@ -286,6 +286,31 @@ def test_rules_without_a_value_are_told_of_once(caplog):
     assert "of {'far': " in message
 
 
+def test_states_without_a_value_are_logged_apart_from_those_without_a_rule():
+    text = '{"rules": [{"name": "far", "when": "1 / (t - 2) > 0", "action": ["t / 9", "0"]}]}'
+    callback = make_callback(RulesAdvisor(text), label_freq=1, roll_in=0)
+    make_model().learn(70, callback=callback)
+    figures = callback._teacher.figures()
+    assert figures["advice/no_value"] == pytest.approx(1 / 7, abs=0.03)
+    assert figures["advice/no_rule"] == pytest.approx(2 / 7, abs=0.03)
+
+
+def test_rules_that_can_decide_in_no_state_are_told_of_once(caplog):
+    first = '{"when": "true", "action": ["t / 9", "0"]}'
+    text = f'{{"rules": [{first}, {{"name": "late", "when": "t > 2", "action": ["0", "0"]}}]}}'
+    (message,) = warnings_of(caplog, text)
+    assert "late: it comes after rule 1, which always holds. Put it before that one" in message
+
+
+def test_rules_that_seldom_decide_are_mentioned_once(caplog, monkeypatch):
+    monkeypatch.setattr("sb3_varl.training.standing._MIN_SILENT", 30)
+    text = TEXT[:-2] + ', {"name": "never", "when": "t > 99", "action": ["0", "0"]}]}'
+    with caplog.at_level("INFO"):
+        (message,) = warnings_of(caplog, text)
+    assert message.startswith("1 of the 2 rules decided in none of the first ")
+    assert "never: t > 99" in message
+
+
 def test_rules_that_always_advise_the_same_are_told_of_once(caplog):
     same = '{"rules": [{"name": "one", "when": "true", "action": ["0.5", "-0.25"]}]}'
     (message,) = warnings_of(caplog, same, roll_in=0)

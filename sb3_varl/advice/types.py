@@ -396,12 +396,13 @@ def counted(rejected: Iterable[Rejection], actions: Sequence[Any]) -> tuple[Reje
     return tuple(kept)
 
 
-def example_of(thing: Any) -> str:
+def example_of(thing: Any, max_length: int = _MAX_EXAMPLE) -> str:
     """
     Show in a few words what could not be used.
 
     :param thing: Anything; text is taken as it is, and an exception with its type
-    :return: One line of at most 120 characters, without anything that may be a key
+    :param max_length: Characters, at most
+    :return: One line, without anything that may be a key
     """
     try:
         if isinstance(thing, BaseException):
@@ -411,7 +412,7 @@ def example_of(thing: Any) -> str:
     except Exception:  # whatever somebody's type raises
         text = type(thing).__name__
     text = scrub(text)
-    return text if len(text) <= _MAX_EXAMPLE else f"{text[: _MAX_EXAMPLE - 1]}…"
+    return text if len(text) <= max_length else f"{text[: max_length - 1]}…"
 
 
 def as_numbers(action: Any, space: spaces.Box) -> np.ndarray | str:

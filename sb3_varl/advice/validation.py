@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 # Characters of a reason: with "rejected_" before it, SB3's logger has room for no more, and refuses two keys that are
 # the same as far as there is room.
 _MAX_REASON = 24
+# Characters of what an advisor says of it: of a rule, with the names that there are.
+_MAX_REMARK = 500
 _NO_SLUG = re.compile(r"[^a-z0-9]+")
 
 
@@ -64,7 +66,9 @@ def _checked_rejections(rejected: Any) -> list[Rejection]:
         ):
             slug = _NO_SLUG.sub("_", item.reason.lower()).strip("_")[:_MAX_REASON].strip("_") or "unknown"
             text = item.example or (item.reason if slug != item.reason else "")
-            usable.append(Rejection(slug, None if item.state is None else int(item.state), example_of(text)))
+            usable.append(
+                Rejection(slug, None if item.state is None else int(item.state), example_of(text, _MAX_REMARK))
+            )
         else:
             _complain_of("rejected", item, "a Rejection with a reason and a state")
     return usable

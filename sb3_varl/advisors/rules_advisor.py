@@ -43,11 +43,20 @@ class RulesAdvisor:
         :param path: A file of JSON, or of a model's answer as it came; if there is none, the one in the folder
             ``rules``, because ``"rules/mine.json"`` as an advisor's name looks like that
         :return: The advisor
-        :raises OSError: if the file cannot be read
+        :raises OSError: if there is no such file, or it cannot be read
+        :raises ValueError: if it is no text
         """
-        file, in_folder = pathlib.Path(path), pathlib.Path("rules") / path
-        file = in_folder if not file.exists() and in_folder.exists() else file
-        return cls(file.read_text(encoding="utf-8"), name=f"rules/{file.name}")
+        places = [pathlib.Path(path), pathlib.Path("rules") / path]
+        file = next((place for place in places if place.is_file()), None)
+        if file is None:
+            kind = "is a folder, expected a file of rules" if places[0].is_dir() else "is no file of rules"
+            tried = " and ".join(str(place.absolute()) for place in places)
+            raise FileNotFoundError(f"{str(path)!r} {kind}. Looked for {tried}.")
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is no text in UTF-8, expected rules as JSON or an answer: {error}.") from None
+        return cls(text, name=f"rules/{file.name}")
 
     @classmethod
     def recorded(cls, task: str) -> "RulesAdvisor":

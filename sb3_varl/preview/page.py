@@ -40,6 +40,7 @@ from sb3_varl.preview.rollouts import NotRepeatable, can_render, visit, wrapped
 from sb3_varl.preview.session import N_COPIES, Findings, Interview
 from sb3_varl.training.briefing import make_briefing
 from sb3_varl.training.callback import N_QUERIES, N_QUERIES_OF_RULES, AdvisorCallback
+from sb3_varl.training.observing import Privileged
 from sb3_varl.wording import count
 
 # What AdvisorCallback asks in a run, unless it is told otherwise.
@@ -149,6 +150,7 @@ def preview(
     task: str | None = None,
     *,
     sheet: TaskSheet | str | os.PathLike[str] | None = None,
+    observe: str | None = None,
     advisor_kwargs: dict[str, Any] | None = None,
     policy: str = "random",
     n_states: int = 16,
@@ -172,6 +174,8 @@ def preview(
         asked needs no key
     :param task: The task in words. ``None`` for what the advisor or the environment's task sheet says
     :param sheet: A task sheet or a YAML file of one. ``None`` for the environment's ``task_sheet``, if it has one
+    :param observe: Name of an attribute or a method of the environment that says what the advisor reads, as of
+        :class:`~sb3_varl.AdvisorCallback`. ``None`` for the observation
     :param advisor_kwargs: Further arguments for an advisor that is given by its name
     :param policy: How to come to the states: ``"random"``; a zip of any of Stable-Baselines3's algorithms, with the
         statistics of ``VecNormalize`` that :func:`~sb3_varl.preview.policy.statistics_of` finds; or
@@ -207,9 +211,15 @@ def preview(
             stack.callback(venv.close)
         env_name = _name(venv)
         venv = wrapped(_normalised(venv, policy))
-        briefing = make_briefing(venv, task_of(addressee.advisor, task), sheet, frames)
+        privileged = None
+        if observe is not None:
+            venv.seed(seed)
+            venv.reset()
+            privileged = Privileged(venv, observe)
+        space = None if privileged is None else privileged.space
+        briefing = make_briefing(venv, task_of(addressee.advisor, task), sheet, frames, space)
         words = addressee.prepare(briefing)
-        visited = visit(venv, make_act(policy, venv, seed), n_states, n_steps, frames, seed)
+        visited = visit(venv, make_act(policy, venv, seed), n_states, n_steps, frames, seed, privileged)
     query = AdviceQuery(0, n_steps, visited.states, briefing)
     result = addressee.preview(query, words, env_name)
     if ask:
@@ -220,7 +230,7 @@ def preview(
             if check and interview.was_answered:
                 interview.check()
             if follow_rounds:
-                interview.follow(make, visited, follow_rounds, hold)
+                interview.follow(make, visited, follow_rounds, hold, observe)
         except KeyboardInterrupt:
             interview.findings.checks.append(Check("Was everything tried?", False, "No, it was broken off by Ctrl-C."))
     return result
@@ -355,6 +365,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--advisor-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="the advisor's arguments")
     parser.add_argument("--task", help="the task in words; default: that of the environment's task sheet")
     parser.add_argument("--sheet", metavar="FILE", help="task sheet in YAML; default: that of the environment")
+    parser.add_argument("--observe", metavar="NAME", help="the environment's attribute or method that the model reads")
     parser.add_argument("--policy", default="random", help="random (default), a model's .zip, or file.py:function")
     parser.add_argument("--states", type=int, default=16, help="states to ask about (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=300, help="steps to draw them from (default: %(default)s)")
@@ -393,6 +404,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
             args.model,
             args.task,
             sheet=args.sheet,
+            observe=args.observe,
             advisor_kwargs=_parse_pairs(args.advisor_kwargs),
             policy=args.policy,
             n_states=args.states,

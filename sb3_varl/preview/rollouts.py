@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from sb3_varl.advice.types import Observation, VisitedState
 from sb3_varl.preview.policy import Act
+from sb3_varl.training.observing import Privileged
 from sb3_varl.training.state_collector import StateCollector
 from sb3_varl.wording import count
 
@@ -108,7 +109,15 @@ def step_of(reward: float, done: bool, info: dict[str, Any]) -> Step:
     return Step(reward, done, None)
 
 
-def visit(env: VecEnv, act: Act, n_states: int, n_steps: int, frames: bool = True, seed: int = 0) -> Visit:
+def visit(
+    env: VecEnv,
+    act: Act,
+    n_states: int,
+    n_steps: int,
+    frames: bool = True,
+    seed: int = 0,
+    privileged: Privileged | None = None,
+) -> Visit:
     """
     Act for some steps, and draw states on the way.
 
@@ -118,6 +127,7 @@ def visit(env: VecEnv, act: Act, n_states: int, n_steps: int, frames: bool = Tru
     :param n_steps: Number of steps that they are drawn from
     :param frames: Whether to take pictures of them
     :param seed: Of the environment, and of the draw
+    :param privileged: What the advisor reads, ``None`` for the observations
     :return: The states, and how to get there again
     :raises ValueError: if there are fewer steps than states, or the environment is not one
     """
@@ -135,7 +145,8 @@ def visit(env: VecEnv, act: Act, n_states: int, n_steps: int, frames: bool = Tru
     actions, steps = [], []
     for step in tqdm(range(n_steps), desc="visiting states", unit="step", leave=False):
         if collector.is_drawn(step):
-            collector.visit(env, step, original(env, observations))
+            read = None if privileged is None else privileged.read()
+            collector.visit(env, step, original(env, observations), read)
         actions.append(act(observations))
         collector.complete(actions[-1])
         observations, rewards, dones, infos = env.step(actions[-1])
@@ -171,10 +182,13 @@ class NotRepeatable(Exception):
 class _Copy:
     """An environment of the same kind, taken to a state that was visited."""
 
-    def __init__(self, make: Callable[[], gym.Env], visit: Visit, state: VisitedState) -> None:
+    def __init__(
+        self, make: Callable[[], gym.Env], visit: Visit, state: VisitedState, observe: str | None = None
+    ) -> None:
         self.env: VecEnv = wrapped(DummyVecEnv([make]))
         self.env.seed(visit.seed)
         self.observations: Any = self.env.reset()
+        self._privileged = None if observe is None else Privileged(self.env, observe)
         self.previous = self._observation()
         for action in visit.actions[: state.step]:
             self.previous = self._observation()
@@ -191,6 +205,9 @@ class _Copy:
         self.is_done = False
 
     def _observation(self) -> Observation:
+        """What the advisor reads of the present state."""
+        if self._privileged is not None:
+            return self._privileged.read()[0]
         if isinstance(self.observations, dict):
             return {key: value[0] for key, value in self.observations.items()}
         return self.observations[0]
@@ -198,7 +215,8 @@ class _Copy:
     def state(self, frames: bool) -> VisitedState:
         collector = StateCollector(1, frames, np.random.default_rng())
         collector.draw(range(0, 1, 1))
-        collector.visit(self.env, 0, self.observations)
+        read = None if self._privileged is None else self._privileged.read()
+        collector.visit(self.env, 0, self.observations, read)
         collector.complete(self.action[None])
         (state,) = collector.take()
         if state.frame is not None:
@@ -227,6 +245,7 @@ def follow(
     rounds: int,
     hold: int,
     frames: bool,
+    observe: str | None = None,
 ) -> list[Followed]:
     """
     Do what an advisor says, from some states on, in copies of an environment.
@@ -238,13 +257,14 @@ def follow(
     :param rounds: How many times it is asked, about all copies at once
     :param hold: Steps that each piece of advice holds for
     :param frames: Whether states come with pictures
+    :param observe: Name of what the advisor reads, ``None`` for the observations
     :return: What came of it, for each of the states
     :raises NotRepeatable: if the copies do not come to these states
     """
     copies: list[_Copy] = []
     try:
         for start in starts:
-            copies.append(_Copy(make, visit, start))
+            copies.append(_Copy(make, visit, start, observe))
             if len({id(copy.env.get_attr("unwrapped")[0]) for copy in copies}) < len(copies):
                 raise NotRepeatable("the function that makes the environment returns the same one each time")
         for _ in tqdm(range(rounds), desc="following the advice", leave=False):

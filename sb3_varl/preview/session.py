@@ -101,7 +101,9 @@ class Interview:
             exchanged = self._ask(_with_pictures_exchanged(states), altered="pictures exchanged")
             self.findings.checks.append(changes_with_the_picture(first, again, exchanged, space))
 
-    def follow(self, make: Callable[[], gym.Env], visited: Visit, rounds: int, hold: int) -> None:
+    def follow(
+        self, make: Callable[[], gym.Env], visited: Visit, rounds: int, hold: int, observe: str | None = None
+    ) -> None:
         """
         Do what the advisor says, from four of the states on.
 
@@ -109,6 +111,7 @@ class Interview:
         :param visited: How the states were come to
         :param rounds: How many times to ask
         :param hold: Steps that each piece of advice holds for
+        :param observe: Name of what the advisor reads, ``None`` for the observations
         """
         findings = self.findings
         if not self.was_answered and findings.rules is None:
@@ -119,7 +122,7 @@ class Interview:
         starts = _earliest(self.query.states, visited, rounds * hold)
         frames = self.query.briefing.frames
         try:
-            followed = follow(make, visited, starts, self._actions, rounds, hold, frames)
+            followed = follow(make, visited, starts, self._actions, rounds, hold, frames, observe)
         except NotRepeatable as error:
             findings.checks.append(Check(FOLLOWING, None, f"Not tried: {error}."))
             return

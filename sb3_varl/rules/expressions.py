@@ -196,12 +196,10 @@ class Translator:
         if name in self._definitions:
             value = self._definitions[name]
             return list(value) if isinstance(value, list) else value
-        if name in self._variables:
-            places = self._variables[name].places
-            nodes = [self._graph.number(place) for place in places]
+        variable = self._variable(name)
+        if variable is not None:
+            nodes = [self._graph.number(place) for place in variable.places]
             return nodes[0] if len(nodes) == 1 else nodes
-        if spell(name) in self._variables:
-            return self._named(spell(name))
         if name in ("pi", "π"):
             return self._graph.constant(math.pi)
         if name in self._lost:
@@ -209,6 +207,12 @@ class Translator:
         known = [*self._variables, *self._definitions]
         names = ", ".join(known[:_MAX_SHOWN]) + (", ..." if len(known) > _MAX_SHOWN else "")
         raise ExpressionError("unknown_name", f"there is no {_short(name)}, only {names}. Take one of them")
+
+    def _variable(self, name: str) -> Variable | None:
+        """What stands for numbers of the observation, perhaps not spelt as it should be."""
+        if name in self._variables or name in self._definitions:
+            return self._variables.get(name)
+        return self._variables.get(spell(name))
 
     def _flat(self, node: ast.expr) -> list[Node]:
         value = self._value(node)
@@ -294,8 +298,7 @@ class Translator:
 
     def _velocity(self, arguments: Sequence[ast.expr]) -> Value:
         match arguments:
-            case [ast.Name(id=name)] if name in self._variables:
-                variable = self._variables[name]
+            case [ast.Name(id=name)] if (variable := self._variable(name)) is not None:
                 graph = self._graph
                 now = [graph.number(place) for place in variable.places]
                 before = (

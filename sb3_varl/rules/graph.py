@@ -93,6 +93,16 @@ class Graph:
             return self.constant(_evaluated(_SCALAR[name](*map(self._compile, operands)), []))
         return self._add(name, operands, depth)
 
+    def constant_value(self, node: Node) -> float | None:
+        """
+        Say what a node is in every state.
+
+        :param node: The node
+        :return: Its value, or ``None`` if it depends on the observation
+        """
+        name, arguments = self._nodes[node]
+        return arguments[0] if name == "constant" else None
+
     def chain(self, name: str, operands: list[Node]) -> Node:
         """
         Make a node of an operation between two that is applied to any number, balanced so that it does not get deep.

@@ -94,6 +94,12 @@ class Names:
             if part.before is not None:
                 stop = part.before + part.stop - part.start
                 before = _places(part.name, part.before, stop, self._sizes[part.key], offsets[part.key])
+                if set(before) & set(places):
+                    raise ArgumentError(
+                        f"The task sheet's slice {part.name!r} goes from {part.start} to {part.stop}, and what it was "
+                        f"a moment before begins at {part.before}, among its own numbers. Name the place where the "
+                        "observation has the earlier ones, or leave before out."
+                    )
             self.variables[name] = Variable(name, places, before, part.meaning)
 
     def numbers(self, observation: Observation) -> np.ndarray:
@@ -114,14 +120,23 @@ class Names:
         :return: Float64 numbers, ``(n, n_numbers)``
         :raises ValueError: if the observations are of another space
         """
-        first = next(iter(observations.values())) if isinstance(observations, Mapping) else observations
-        return self._read(observations, (len(first),))
+        parts = observations.values() if isinstance(observations, Mapping) else [observations]
+        shapes = {np.shape(part)[:1] for part in parts}
+        if len(shapes) != 1 or shapes == {()}:
+            raise ValueError(
+                "Expected an array whose first axis goes over observations, or a dictionary of such of one length, "
+                f"got {observations!r}."
+            )
+        return self._read(observations, shapes.pop())
 
     def _read(self, observation: Any, leading: tuple[int, ...]) -> np.ndarray:
         parts = []
         for key, size in self._sizes.items():
             if (key is not None) != isinstance(observation, Mapping):
                 raise ValueError(f"Rules are about {'a Dict' if key is not None else 'an array'}, got {observation!r}.")
+            if key is not None and key not in observation:
+                given = ", ".join(map(repr, observation)) or "nothing"
+                raise ValueError(f"Rules are about an observation's {key!r}, got one that has {given}.")
             part = np.asarray(observation if key is None else observation[key], np.float64)
             if part.size != size * math.prod(leading):
                 where = "" if key is None else f" at {key!r}"

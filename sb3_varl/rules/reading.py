@@ -49,7 +49,13 @@ def read_answer(text: str) -> RawRules:
     :param text: The model's words
     :return: What they say
     """
-    text = without_thoughts(text[:MAX_ANSWER_LENGTH])
+    raw = _read(without_thoughts(text[:MAX_ANSWER_LENGTH]))
+    if len(text) > MAX_ANSWER_LENGTH:
+        raw.faults.append(("too_long", f"of its {len(text)} characters only the first {MAX_ANSWER_LENGTH} are read"))
+    return raw
+
+
+def _read(text: str) -> RawRules:
     raw = _as_json(text)
     if raw is not None:
         return raw

@@ -191,6 +191,20 @@ class Rules:
         return type(self), self._source
 
     @property
+    def idle(self) -> list[str]:
+        """Of each rule that can decide in no state, its name, and why and what to do."""
+        idle, always = list[str](), ""
+        for rule, compiled in zip(self.rules, self._compiled, strict=True):
+            holds = self._graph.constant_value(compiled.when)
+            if holds == 0:
+                idle.append(f"{rule.name}: {rule.when} holds in no state. Have it compare numbers of the observation")
+            elif always:
+                idle.append(f"{rule.name}: it comes after {always}, which always holds. Put it before that one")
+            elif holds is not None:
+                always = rule.name
+        return idle
+
+    @property
     def text(self) -> str:
         """The rules as JSON, as a model would write them."""
         items = []

@@ -105,11 +105,15 @@ def why_nothing(outcome: Outcome) -> str:
     if not reasons or outcome.n_abstained > max(reasons.values()):
         return f"the advisor abstained in {count(outcome.n_abstained, 'state')}."
     ((reason, n_rejections),) = reasons.most_common(1)
-    example = next((r for r in outcome.rejected if r.reason == reason and r.example), None)
+    examples = [r for r in outcome.rejected if r.reason == reason and r.example]
     text = f"{count(n_rejections, 'time')} {reason.replace('_', ' ')}"
-    if example is not None:
-        place = f" in state {example.state}" if example.state is not None else ""
-        text += f", for instance {example.example}{place}"
+    if examples:
+        first = examples[0]
+        # Rules that cannot be used are the same in all states.
+        is_of_state = first.state is not None and (
+            len(examples) == 1 or {r.example for r in examples} != {first.example}
+        )
+        text += f", for instance {first.example}" + (f" in state {first.state}" if is_of_state else "")
     space = outcome.query.briefing.action_space
     hint = _HINTS.get(reason, "").format(
         low=space.low.tolist(), high=space.high.tolist(), n=count(math.prod(space.shape), "number")

@@ -25,6 +25,10 @@ NOISE = 0.1
 # good it is.
 WHOLE = 0.2
 
+# Steps between pictures of an episode in which advice is followed, the last of which is shown if nobody knew that the
+# end was near.
+PICTURE_FREQ = 10
+
 # Steps of an episode of which nobody knows how long it may be.
 _UNKNOWN_HORIZON = 1000
 
@@ -41,6 +45,8 @@ class _Present:
 
     :param left: How many more steps begin with advice
     :param is_whole: Whether it is followed to the end
+    :param frames: Pictures of moments that matter, by their step, and the latest of others
+    :param passing: Which of them is of no such moment
     """
 
     left: int
@@ -51,6 +57,14 @@ class _Present:
     actions: list[np.ndarray] = field(default_factory=list)
     rules: list[int | None] = field(default_factory=list)
     frames: dict[int, np.ndarray] = field(default_factory=dict)
+    passing: int | None = None
+
+    def see(self, n: int, frame: np.ndarray, is_moment: bool) -> None:
+        """Keep a picture of a step, in place of the one before that was of no moment that matters."""
+        if self.passing is not None:
+            del self.frames[self.passing]
+        self.frames[n] = frame
+        self.passing = None if is_moment else n
 
     def forget_step(self) -> None:
         """Of a step that was broken off before it was done, what was written down is written down again."""
@@ -139,10 +153,11 @@ class RollIns:
         rule, action = self._standing.decide(env)
         if present.is_whole:
             n = len(present.rules)
-            if n == 0 or present.rules[-1] != rule or n + 1 == self._horizon:
+            is_moment = n == 0 or present.rules[-1] != rule or n + 1 == self._horizon
+            if is_moment or n % PICTURE_FREQ == 0:
                 frame = self._picture(env)
                 if frame is not None:
-                    present.frames[n] = frame
+                    present.see(n, frame, is_moment)
             present.observations.append(self._standing.present[env])
             present.actions.append(self._nothing if action is None else action)
             present.rules.append(rule)

@@ -15,8 +15,10 @@ logger = logging.getLogger(__name__)
 MAX_LOGGED_RULES = 20
 # Fewer equal actions may be right.
 _MIN_EQUAL_ACTIONS = 100
-# In fewer states none of the rules may rightly hold.
-_MIN_UNDECIDED = 5
+# In fewer states none of the rules may rightly hold; and in fewer than those, some of them.
+_MIN_UNDECIDED, _MIN_SILENT = 5, 2000
+# Characters of what is said of these.
+_MAX_SILENT = 500
 
 
 class Standing:
@@ -33,7 +35,7 @@ class Standing:
         self.missing: Counter[str] = Counter()
         # The action that was advised in all states so far, or False.
         self._same: np.ndarray | bool | None = None
-        self._has_ended = False
+        self._has_ended = self._told_of_silent = False
         self._space = action_space
         self._now: list[Observation] = []
         self._before: list[Observation | None] = []
@@ -47,7 +49,7 @@ class Standing:
         self.advice = advice
         self.by_rule.clear()
         self.missing.clear()
-        self._same, self._has_ended = None, False
+        self._same, self._has_ended, self._told_of_silent = None, False, False
 
     def visit(self, present: list[Observation], begins: np.ndarray) -> None:
         """
@@ -93,8 +95,11 @@ class Standing:
         """
         observation, previous = self._now[env], self._before[env]
         if isinstance(self.advice, Rules):
+            n_undefined = self.advice.undefined.total()
             decision = self.advice.decide(observation, previous)
-            if decision.rule is None:
+            if self.advice.undefined.total() > n_undefined:
+                self.missing["no_value"] += 1
+            elif decision.rule is None:
                 self.missing["no_rule"] += 1
             else:
                 self.by_rule[decision.rule] += 1
@@ -138,35 +143,62 @@ class Standing:
             self._same = False
 
     def end_episode(self) -> None:
-        """Say it once if no rule held in a whole episode."""
-        n = sum(self.by_rule.values()) + self.missing["no_rule"]
-        if n < _MIN_UNDECIDED:
+        """Say it once if rules do not decide: none of them in a whole episode, or some in many episodes."""
+        n = sum(self.by_rule.values()) + sum(self.missing.values())
+        if n < _MIN_UNDECIDED or not isinstance(self.advice, Rules):
             return
-        if isinstance(self.advice, Rules) and not self._has_ended and not self.by_rule:
-            undefined = dict(self.advice.undefined)
+        if not self._has_ended:
+            self._has_ended = True
+            self._tell_of_first(self.advice, n)
+        if n >= _MIN_SILENT and not self._told_of_silent:
+            self._told_of_silent = True
+            self._tell_of_silent(self.advice, n)
+
+    def _tell_of_first(self, rules: Rules, n: int) -> None:
+        if not self.by_rule:
+            undefined = dict(rules.undefined)
             why = f"of {undefined} an expression had no value" if undefined else "no condition was true"
             logger.warning(
                 "Since they stand, none of the %d rules held in any of the first %d states: %s. So nothing "
                 "is advised. Compare their conditions with the observations: %s.",
-                len(self.advice),
-                self.missing["no_rule"],
+                len(rules),
+                n,
                 why,
-                example_of("; ".join(f"{rule.name}: {rule.when}" for rule in self.advice.rules)),
+                example_of("; ".join(f"{rule.name}: {rule.when}" for rule in rules.rules)),
             )
-        self._has_ended = True
+        elif rules.idle:
+            idle = example_of("; ".join(rules.idle), _MAX_SILENT)
+            logger.warning("Of the rules that stand, these can decide in no state: %s.", idle)
+
+    def _tell_of_silent(self, rules: Rules, n: int) -> None:
+        silent = [f"{rule.name}: {rule.when}" for i, rule in enumerate(rules.rules) if not self.by_rule[i]]
+        if self.by_rule and silent:
+            logger.info(
+                "%d of the %d rules decided in none of the first %d states, because their condition did not hold or "
+                "another rule came first: %s. That may be as it should, of rules for what seldom happens.",
+                len(silent),
+                len(rules),
+                n,
+                example_of("; ".join(silent), _MAX_SILENT),
+            )
 
     def figures(self) -> dict[str, float]:
         """
         Put together what is logged.
 
-        :return: Of the first rules, the share of the states that each decided, and of those that none did
+        :return: Of the first rules, the share of the states that each decided, of those that none did, and of those
+            where an expression had no value
         """
         n = sum(self.by_rule.values()) + sum(self.missing.values())
         if not n or not isinstance(self.advice, Rules):
             return {}
         n_logged = min(len(self.advice), MAX_LOGGED_RULES)
         shares = {f"advice/rule_{rule + 1}": self.by_rule[rule] / n for rule in range(n_logged)}
-        return {**shares, "advice/no_rule": self.missing["no_rule"] / n}
+        return {
+            **shares,
+            "advice/no_rule": self.missing["no_rule"] / n,
+            "advice/no_value": self.missing["no_value"] / n,
+        }
 
     def _miss(self, reason: str, example: object) -> None:
         if not self.missing[reason]:
