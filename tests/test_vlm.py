@@ -408,3 +408,11 @@ def test_a_forked_process_asks_by_itself_and_leaves_the_connections_of_the_other
         [sys.executable, "-c", _FORK, moment], capture_output=True, text=True, timeout=90, check=False, env=environment
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_an_answer_that_is_too_long_to_be_kept_is_read_as_far_as_it_is():
+    items = [{"state": 0, "action": [0.5, 0.5]}, {"state": 1, "action": [0.25, 0.25]}]
+    with VLMServer(lambda states, images: json.dumps({"advice": items}) + " " * 300_000) as server:
+        advice = make_vlm(server).advise(make_query(2))
+    assert [rejection.reason for rejection in advice.rejected] == ["too_long"]
+    assert all(action is not None for action in advice.actions)

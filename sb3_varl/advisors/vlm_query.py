@@ -222,14 +222,6 @@ class VLMQuery:
         )
         completion: Completion = await retrying(self._attempt, number, chat)
         self.limits.has_answered = True
-        if len(completion.text) > MAX_ANSWER_LENGTH:
-            logger.warning(
-                "Request %d was answered by %d characters, of which the first %d are kept and read. Limit its answers "
-                "with max_tokens.",
-                number,
-                len(completion.text),
-                MAX_ANSWER_LENGTH,
-            )
         # A server may answer with the key, and with anything of any size. The rest is for a key across the bound.
         text = without_secrets(completion.text[: MAX_ANSWER_LENGTH + 1000])[:MAX_ANSWER_LENGTH]
         self.query.record(Answer(number, chat.states, text, self._count(self._price(completion)), self.form))
@@ -238,6 +230,9 @@ class VLMQuery:
             self.limits.notice_cut(n_sent, completion.prompt_tokens)
 
         parsed = self._read(text, chat.states)
+        if len(completion.text) > MAX_ANSWER_LENGTH:
+            limit = f"only the first {MAX_ANSWER_LENGTH} characters of an answer are kept and read. Set max_tokens"
+            parsed = dataclasses.replace(parsed, rejected=(*parsed.rejected, Rejection("too_long", None, limit)))
         reason = None if parsed.actions or parsed.standing else _no_answer(completion)
         if reason is None:
             return parsed
