@@ -230,7 +230,7 @@ class VLMQuery:
             self.limits.notice_cut(n_sent, completion.prompt_tokens)
 
         parsed = self._read(text, chat.states)
-        if len(completion.text) > MAX_ANSWER_LENGTH:
+        if (parsed.actions or parsed.standing) and len(completion.text) > MAX_ANSWER_LENGTH:
             limit = f"only the first {MAX_ANSWER_LENGTH} characters of an answer are kept and read. Set max_tokens"
             parsed = dataclasses.replace(parsed, rejected=(*parsed.rejected, Rejection("too_long", None, limit)))
         reason = None if parsed.actions or parsed.standing else _no_answer(completion)
