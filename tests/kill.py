@@ -2,6 +2,7 @@
 Kill training at random moments, start it again from the last checkpoint and the advice log, and see what is lost.
 
     python tests/kill.py --kills 100
+    python tests/kill.py --kills 100 --form rules
 
 The model is a server on the loopback interface. A run is started, killed and started again until it comes to its end;
 then its log, its guidance and what the server saw are compared. Any difference ends the command with an error.
@@ -9,6 +10,7 @@ then its log, its guidance and what the server saw are compared. Any difference 
 
 import argparse
 import collections
+import itertools
 import json
 import logging
 import math
@@ -23,6 +25,7 @@ import warnings
 
 import numpy as np
 from stable_baselines3.common.callbacks import CheckpointCallback
+from standing import SHEET
 from tqdm import tqdm
 
 from conftest import CounterEnv
@@ -30,6 +33,7 @@ from sb3_varl import VARL, AdvisorCallback, VLMAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advisors.providers import import_litellm
 from sb3_varl.testing import Misbehaviour, VLMServer
+from sb3_varl.training import roll_ins, track_record
 
 import_litellm()  # once, in the process that all others are forked from
 
@@ -60,14 +64,39 @@ def answer(states, images):
     return json.dumps({"advice": [{"state": s["state"], "action": action_for(s["observation"])} for s in states]})
 
 
-def live(folder, api_base, life, started):
+class NamedSlowEnv(SlowEnv):
+    """One that rules can be about, and in which they never succeed, so that they are corrected each time."""
+
+    task_sheet = SHEET
+
+    def step(self, action):
+        *rest, info = super().step(action)
+        return *rest, {**info, "is_success": False}
+
+
+number = itertools.count(1)
+
+
+def answer_with_rules(states, images):
+    """The server's answer: each time other rules, which can be told by the second component of their actions."""
+    return json.dumps({"rules": [{"name": "a", "when": "true", "action": ["t / 10", f"{next(number) % 1000 / 1000}"]}]})
+
+
+ANSWERS = {"actions": answer, "rules": answer_with_rules}
+
+
+def live(form, folder, api_base, life, started):
     """Train from the last checkpoint on, or from the beginning, to the end. Runs in the process that is killed."""
     logging.disable()
     warnings.simplefilter("ignore")
     os.environ["OPENAI_API_KEY"] = "not-a-key"
     # No observation is seen in two lives.
-    env = SlowEnv(offset=1000 * life)
-    advisor = VLMAdvisor("openai/test", f"Run {folder.name}.", api_base=api_base, states_per_request=STATES_PER_REQUEST)
+    env = (NamedSlowEnv if form == "rules" else SlowEnv)(offset=1000 * life)
+    # So that there are corrections, though lives are short.
+    track_record.ENOUGH, roll_ins.WHOLE = 1, 1.0
+    advisor = VLMAdvisor(
+        "openai/test", f"Run {folder.name}.", api_base=api_base, states_per_request=STATES_PER_REQUEST, form=form
+    )
     callback = AdvisorCallback(
         advisor,
         n_queries=N_QUERIES,
@@ -95,9 +124,9 @@ def live(folder, api_base, life, started):
 class Run:
     """One run through all its lives."""
 
-    def __init__(self, context, folder, server, rng, bar, margin):
-        self.context, self.folder, self.server, self.rng, self.bar = context, folder, server, rng, bar
-        self.margin = margin
+    def __init__(self, form, context, folder, server, rng, bar, margin):
+        self.form, self.context, self.folder, self.server = form, context, folder, server
+        self.rng, self.bar, self.margin = rng, bar, margin
         self.kills = []
         self.moments = collections.Counter()
         folder.mkdir()
@@ -106,7 +135,8 @@ class Run:
         """Start and kill until the end is reached, which it may be once there were so many kills."""
         for life in range(10_000):
             started = self.context.Event()
-            process = self.context.Process(target=live, args=(self.folder, self.server.api_base, life, started))
+            arguments = (self.form, self.folder, self.server.api_base, life, started)
+            process = self.context.Process(target=live, args=arguments)
             process.start()
             assert started.wait(120)
             process.join(self.rng.uniform(0, MAX_LIFE) if len(self.kills) < max_kills else 120)
@@ -150,9 +180,10 @@ class Run:
         """Compare the log, the guidance and what the server saw; return how old the answers were that kills cut off."""
         queries = read_queries(self.folder / "advice")
         assert [query.index for query in queries] == list(range(N_QUERIES)), "a query was put twice, or not at all"
-        written = {}
+        written, n_corrections = {}, 0
         for line in (self.folder / "advice" / "advice.jsonl").read_text().splitlines():
             record = json.loads(line)
+            n_corrections += record.get("followed") is not None
             if record["type"] == "answer":
                 for state in record["states"]:
                     written[record["query"], state] = record["time"]
@@ -161,18 +192,18 @@ class Run:
             assert query.advice is not None, "a query was left open"
             assert sorted(i for a in query.answers for i in a.states) == list(range(N_STATES)), "not answered once each"
             for i, observation in enumerate(query.observations):
-                of_observation[tuple(observation)] = (query.index, i)
+                of_observation[tuple(observation[:2])] = (query.index, i)
 
         for request in self._requests():
             for state in request.states:
-                place = of_observation.get(tuple(state["observation"]))
+                place = of_observation.get(self._observed(state))
                 assert place is None or request.time <= written[place], "asked again for what was in the log"
         cut_off = []
         for request, sent in self._delivered():
             if any(request.time <= kill <= sent for kill in self.kills):
                 continue  # sent to a process that was no more
             end = min((kill for kill in self.kills if kill > sent), default=math.inf)
-            places = [of_observation.get(tuple(state["observation"])) for state in request.states]
+            places = [of_observation.get(self._observed(state)) for state in request.states]
             if any(place is None or written[place] > end for place in places):
                 assert end - sent < self.margin, "an answer that was delivered is not in the log"
                 cut_off.append(end - sent)
@@ -181,15 +212,24 @@ class Run:
         assert len(self._requests()) <= n_sent <= len(self._requests()) + len(self.kills), "requests are not counted"
         model = VARL.load(self.folder / "final")
         rows = model.guidance_buffer.rows()
-        expected = {tuple(observation): action_for(observation) for observation in of_observation}
-        assert len(rows["actions"]) == N_QUERIES * N_STATES, "guidance is missing"
+        if self.form == "rules":
+            assert n_corrections > 0, "nothing was corrected"
+            (last,) = json.loads(queries[-1].answers[-1].text)["rules"]
+            assert len(rows["actions"]) > 0, "guidance is missing"
+        else:
+            assert len(rows["actions"]) == N_QUERIES * N_STATES, "guidance is missing"
+            assert {tuple(row[:2]) for row in rows["observations/observation"]} == set(of_observation)
         for observation, action in zip(rows["observations/observation"], rows["actions"], strict=True):
-            np.testing.assert_allclose(action, expected[tuple(observation)], atol=1e-6)
+            of_rules = [observation[1] / 10, float(last["action"][1])] if self.form == "rules" else None
+            np.testing.assert_allclose(action, of_rules or action_for(observation), atol=1e-6)
         assert model.num_timesteps >= STEPS
         return cut_off
 
+    def _observed(self, state):
+        return (state["episode"], state["t"]) if self.form == "rules" else tuple(state["observation"][:2])
 
-def kill(n_kills, seed, margin=MARGIN, progress=True):
+
+def kill(n_kills, seed, margin=MARGIN, progress=True, form="actions"):
     """
     Kill so many times, over as many runs as that takes.
 
@@ -203,16 +243,16 @@ def kill(n_kills, seed, margin=MARGIN, progress=True):
     moments, n_runs, n_answers, cut_off = collections.Counter(), 0, 0, []
     with (
         tempfile.TemporaryDirectory() as folder,
-        VLMServer(answer, always=lambda: Misbehaviour(delay=rng.uniform(0, MAX_THINKING))) as server,
+        VLMServer(ANSWERS[form], always=lambda: Misbehaviour(delay=rng.uniform(0, MAX_THINKING))) as server,
         tqdm(total=n_kills, unit="kill", disable=not progress) as bar,
     ):
         while sum(moments.values()) < n_kills:
-            run = Run(context, pathlib.Path(folder) / str(n_runs), server, rng, bar, margin)
+            run = Run(form, context, pathlib.Path(folder) / str(n_runs), server, rng, bar, margin)
             run.go(min(10, n_kills - sum(moments.values())))
             cut_off += run.check()
             moments += run.moments
             n_runs += 1
-            n_answers += N_QUERIES * N_STATES // STATES_PER_REQUEST
+            n_answers += N_QUERIES if form == "rules" else N_QUERIES * N_STATES // STATES_PER_REQUEST
     return n_runs, moments, n_answers, cut_off
 
 
@@ -220,9 +260,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--form", choices=ANSWERS, default="actions", help="what the model is asked for")
     arguments = parser.parse_args()
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
-    n_runs, moments, n_answers, cut_off = kill(arguments.kills, seed)
+    n_runs, moments, n_answers, cut_off = kill(arguments.kills, seed, form=arguments.form)
     described = ", ".join(f"{n} {moment}" for moment, n in moments.items())
     print(f"{sum(moments.values())} kills in {n_runs} runs, seed {seed}: {described}.")
     print(f"{n_answers} answers in the logs and in the models, none lost, none asked for twice.")

@@ -1,6 +1,7 @@
 """Rules that a model writes, corrects by what became of them, keeps, or gets back."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 
@@ -495,3 +496,27 @@ def test_who_has_written_no_rules_cannot_keep_them(caplog):
     with VLMServer(lambda states, images: '{"keep": true}') as server:
         make_model().learn(60, callback=make_callback(make_vlm(server), n_queries=1))
     assert any("it would keep its rules, but has written none yet" in message for message in caplog.messages)
+
+
+@pytest_vlm
+def test_a_correction_that_waits_until_the_cutoff_is_told_of(caplog):
+    with VLMServer(answers(answer_of(-0.5))) as server:
+        callback = make_callback(make_vlm(server), n_queries=3, query_freq=20, roll_in=0.1)
+        make_model(TargetEnv(), shaping_steps=100).learn(150, callback=callback)
+        assert len(server.requests) == 1
+    (message,) = [message for message in caplog.messages if "not asked" in message]
+    assert message.startswith("2 queries were not asked when the cutoff at 100 came: a correction waits for 8 episodes")
+    assert "and there were 0. Raise roll_in" in message
+
+
+@pytest_vlm
+def test_a_correction_that_waits_puts_off_the_next():
+    """It waits for episodes in which the rules were followed, far beyond the trigger of the one after it."""
+    with VLMServer(answers(answer_of(-0.5), answer_of(-0.25), answer_of(0.5))) as server:
+        callback = make_callback(make_vlm(server), n_queries=3, query_freq=20, roll_in=1.0, log_path="log")
+        make_model(TargetEnv(), shaping_steps=3000).learn(2000, callback=callback)
+        assert len(server.requests) == 3
+        assert all("were followed for" in request.text for request in server.requests[1:])
+    steps = [query.step for query in read_queries("log")]
+    assert steps[1] > 60
+    assert all(later - earlier > 4 for earlier, later in itertools.pairwise(steps))

@@ -88,11 +88,12 @@ def test_a_signal_ends_the_process_soon_and_with_everything_saved(sent, handler,
     assert model.guidance_buffer.size() == 4
 
 
-def test_random_kills():
+@pytest.mark.parametrize("form", kill.ANSWERS)
+def test_random_kills(form):
     """A few of them; ``python tests/kill.py`` has a hundred."""
-    n_runs, moments, n_answers, _ = kill.kill(4, seed=None, margin=1.0, progress=False)
+    n_runs, moments, n_answers, _ = kill.kill(4, seed=None, margin=1.0, progress=False, form=form)
     assert sum(moments.values()) == 4
-    assert n_answers == 12 * n_runs
+    assert n_answers == (6 if form == "rules" else 12) * n_runs
 
 
 @pytest.fixture

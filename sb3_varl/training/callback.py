@@ -38,6 +38,7 @@ from sb3_varl.training.standing import separate
 from sb3_varl.training.state_collector import StateCollector
 from sb3_varl.training.teacher import Teacher
 from sb3_varl.training.tensorboard import show_in_tensorboard
+from sb3_varl.training.track_record import ENOUGH
 from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
@@ -437,6 +438,8 @@ class AdvisorCallback(BaseCallback):
         if self._needs_no_more():
             self._end_advice()
         if len(self._schedule) and self.num_timesteps >= self.model.cutoff:
+            if self._teacher.awaits_episodes and self.model.shaping_ended is None:
+                self._tell_of_waiting()
             self._states.take()
             self._schedule, self._collecting = Schedule(), False
         if self._collecting and self._schedule.is_due(self.num_timesteps):
@@ -464,6 +467,16 @@ class AdvisorCallback(BaseCallback):
         self.model.end_shaping()
         if self.verbose >= 1:
             print(f"Step {self.num_timesteps}: the agent succeeds by itself. The advice ends.")
+
+    def _tell_of_waiting(self) -> None:
+        logger.warning(
+            "%s not asked when the cutoff at %d came: a correction waits for %d episodes in which the rules are "
+            "followed to the end, and there were %d. Raise roll_in, or the model's shaping_steps.",
+            count(len(self._schedule), "query was", "queries were"),
+            self.model.cutoff,
+            ENOUGH,
+            self._teacher.n_followed,
+        )
 
     def _teach(self) -> None:
         if self._teacher.standing.advice is None:
@@ -508,7 +521,8 @@ class AdvisorCallback(BaseCallback):
         if self._teacher.awaits_episodes:
             return
         index = self._schedule.index
-        self._schedule = self._schedule.without_first()
+        # A correction may have waited for its episodes beyond the next one's time.
+        self._schedule = self._schedule.without_first().postponed(self.num_timesteps)
         states, self._collecting = self._states.take(), False
         if self._teacher.needs_no_correction:
             logger.info("Query %d is not asked: the rules succeed where they are followed.", index + 1)

@@ -210,6 +210,11 @@ class Teacher:
         return not record.can_be_shown
 
     @property
+    def n_followed(self) -> int:
+        """Number of episodes by which the advice can be corrected."""
+        return 0 if self.record is None else self.record.n_shown
+
+    @property
     def needs_no_correction(self) -> bool:
         """Whether the advice succeeds where it is followed."""
         return self.can_be_corrected and self.record is not None and self.record.is_good_enough

@@ -74,9 +74,14 @@ class TrackRecord:
         }
 
     @property
+    def n_shown(self) -> int:
+        """Number of episodes that there are to look at."""
+        return len(self._episodes)
+
+    @property
     def can_be_shown(self) -> bool:
-        """Whether there are enough episodes to look at."""
-        return len(self._episodes) >= ENOUGH
+        """Whether these are enough."""
+        return self.n_shown >= ENOUGH
 
     @property
     def is_known(self) -> bool:
