@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from sb3_varl.advice.numbers import VALUE, value_of
+
 # What is read of an answer, in characters: far beyond any real one, and read in a second or two at worst.
 MAX_ANSWER_LENGTH = 200_000
 # How many times something may look like the start of a JSON object without being one; how many items are read that are
@@ -37,17 +39,6 @@ _STATE = re.compile(_KEY.format(names="|".join(_STATE_KEYS)) + r"""["']?(-?\d{1,
 _STATE_OF_END = re.compile(_KEY.format(names="|".join(_STATE_KEYS)) + r"""["']?(\d{1,9})["']?\s*,""", re.IGNORECASE)
 _STATE_AS_TEXT = re.compile(r"\s*(?:state)?[\s_#]*(-?\d{1,9})\s*", re.IGNORECASE)
 _ACTION = re.compile(_KEY.format(names="|".join(_ACTION_KEYS)), re.IGNORECASE)
-# An action that is no JSON: numbers, with a plus, a minus that no keyboard has, or without their zero; as a list, by
-# the components' names, or by itself. It is there from its beginning to its end.
-_NUMBER = r"""["']?\s*(?:null|None|[+\-\u2212\u2013]?\s*(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*["']?"""
-_NAMED = rf"""["']?[\w][\w \[\]-]*?["']?\s*[:=]\s*{_NUMBER}"""
-_VALUE = re.compile(
-    rf"""(?P<list>\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER})*\s*,?\s*\])"""
-    rf"""|(?P<named>\{{\s*{_NAMED}(?:\s*,\s*{_NAMED})*\s*,?\s*\}})"""
-    rf"""|(?P<number>{_NUMBER})(?=\s*[,}}])"""
-)
-_PAIR = re.compile(rf"""["']?([\w][\w \[\]-]*?)["']?\s*[:=]\s*({_NUMBER})""")
-_MINUS = str.maketrans({"\u2212": "-", "\u2013": "-"})
 # What stands between items: commas, bullets, comments.
 _BETWEEN = re.compile(r"(?:[\s,;*\-]|(?://|#)[^\n]*\n)*")
 _END_OF_LIST = re.compile(r"[\s,]*\]")
@@ -330,11 +321,11 @@ class _Scan:
         stop = _end_of_piece(self.text, start)
         piece = self.text[start:stop]
         states = {match[1] for match in _STATE.finditer(piece)}
-        actions = [found for match in _ACTION.finditer(piece) if (found := _VALUE.match(piece, match.end()))]
+        actions = [found for match in _ACTION.finditer(piece) if (found := VALUE.match(piece, match.end()))]
         closing = piece.rfind("}")
         is_last = stop == len(self.text)
         if len(states) == 1 and len(actions) == 1:
-            group.items.append({"state": int(states.pop()), "action": _value(actions[0])})
+            group.items.append({"state": int(states.pop()), "action": value_of(actions[0])})
             closing = piece.find("}", max(actions[0].end(), *(match.end() for match in _STATE.finditer(piece))))
             if closing < 0 and is_last:
                 group.fault = "truncated"
@@ -356,20 +347,6 @@ def _end_of_piece(text: str, start: int) -> int:
             return position
         position += 1
     return len(text)
-
-
-def _value(found: re.Match[str]) -> Any:
-    if found["list"]:
-        return [_plain(number) for number in found["list"].strip("[] \n\t,").split(",") if number.strip()]
-    if found["named"]:
-        return {name: _plain(number) for name, number in _PAIR.findall(found["named"])}
-    return _plain(found["number"])
-
-
-def _plain(number: str) -> str | None:
-    """The text of a number, as Python reads it."""
-    text = re.sub(r"""[\s"']""", "", number).translate(_MINUS)
-    return None if text in ("null", "None") else text
 
 
 def _item(value: Any) -> dict[str, Any] | None:
