@@ -124,6 +124,24 @@ SLIPS = {
     "one number where two are needed": item("0.5"),
     "a minus that no keyboard has": item('["\u22120.5", 2]'),
     "the keys in another order": '{"advice": [{"action": [0.5, 2], "state": 0}, {"reason": "r", ' + I1[1:] + "]}",
+    "a line for each state, without JSON": "State 0: [0.5, 2]\nState 1: [1, 1] (close)\nState 2: null\nGood luck!",
+    "bullets with marks": "- **State 0**: [+0.5, 2] - it is left\n- **State 1:** `[1, 1]`",
+    "numbered lines with words": "1. State 0: action = [0.5, 2]; go\n2. State 1: recommended action: [1, 1]",
+    "an object after each state's name": 'State 0: {"action": [0.5, 2]}\nState 1: {"action": [1, 1], "reason": "r"}',
+    "two actions in a line": "State 0: [0.5, 2] or [0.6, 2]\nState 1: [1, 1]",
+    "a table with lists": "| State | Action | Why |\n|:--|---|---|\n| 0 | [0.5, 2] | left |\n| 1 | [1, 1] | r |",
+    "a table with another number": "| State | dx | grip | far |\n|---|---|---|---|\n| 0 | 0.5 | 2 | 0.1 |",
+    "YAML": "```yaml\nadvice:\n  - state: 0\n    action: [0.5, 2]\n    reason: r\n  - state: 1\n    action:\n      - 1\n"
+    "      - 1\n  - state: 2\n    action: null\n```",
+    "YAML by the state's name": "State 0:\n  action: [0.5, 2]\nState 1:\n  action: [1, 1]\n",
+    "YAML that breaks off": "- state: 0\n  action: [0.5, 2]\n- state: 1\n  action: [1, 0.",
+    "YAML without items": "state: 0\naction: [0.5, 2]\nstate: 1\naction: [1, 1]\n",
+    "a draft in lines, then JSON that is cut off": 'State 0: [0, 0]\nSo:\n{"advice": [{"state": 0, "action": le',
+    "words for each state": "State 0: the gripper is above the puck.\nI cannot help.",
+    "an answer, then a part of it corrected": f'{ALL}\nCorrection: {{"advice": [{{"state": 2, "action": [0, 0]}}]}}',
+    "a draft, then an answer about less": f'{ALL}\nFinal answer: {{"advice": [{I1}]}}',
+    "an answer, then a piece of advice in words": f"{ALL}\nadvice: keep it open.",
+    "a list that begins without its brace": '{"advice": ["state": 0, "action": [0.5, 2]}, ' + I1 + "]}",
     "a table": "| state | dx | grip |\n|---|---|---|\n| 0 | 0.5 | 2 |",
     "an empty list": '{"advice": []}',
     "the prompt's example": '{"advice": [{"state": 0, "action": [<number>, <number>]}, ...]}',
@@ -132,6 +150,7 @@ SLIPS = {
 MEANT = {
     "a minus that no keyboard has": {0: [-0.5, 2]},
     "an answer, then one state again": {2: [0, 0]},
+    "an answer, then a part of it corrected": {2: [0, 0]},
 }
 
 
@@ -202,6 +221,15 @@ def test_action_space_of_several_dimensions_is_answered_flat() -> None:
         '{"a":"{',
         "9",
         "[]",
+        " ",
+        "State 0: [",
+        "State 0: [0, 0]\n",
+        "State 0: " + " " * 1000,
+        "| state | 0 |\n",
+        "|[0,",
+        "- state: 0\n",
+        "state: [[\n",
+        "* * ",
     ],
 )
 def test_time_for_50_megabytes_is_bounded(pattern: str) -> None:
@@ -297,6 +325,18 @@ def test_an_answer_that_is_cut_off_anywhere(cut: int) -> None:
     assert len(parsed.actions) >= n_whole
 
 
+@pytest.mark.parametrize(
+    "text", ["\n".join(ITEMS[:2]), "State 0: [0.5, 2]\nState 1: [1, 1]", "- state: 0\n  action: [0.5, 2]"]
+)
+def test_what_is_known_to_be_cut_off_abstains_from_nothing(text: str) -> None:
+    assert parse_answer(text, (0, 1, 2), ACTION_SPACE).rejected == ()
+    parsed = parse_answer(text, (0, 1, 2), ACTION_SPACE, is_cut=True)
+    assert {0, 1, 2} == {rejection.state for rejection in parsed.rejected} | set(parsed.actions)
+    assert {rejection.reason for rejection in parsed.rejected} == {"truncated"}
+    # Where an item has no end of its own, nobody knows whether the last one is there to its end.
+    assert sorted(parsed.actions) == {"{": [0, 1], "S": [0], "-": []}[text[0]]
+
+
 def test_one_number_for_one_component() -> None:
     space = spaces.Box(-1, 1, (1,))
     for action in (0.5, "0.5", [0.5], [[0.5]]):
@@ -366,7 +406,7 @@ def test_an_action_stays_with_its_state() -> None:
         ('{"adv', {}),
         ('{"advice": [', {}),
         ('[{"st', {}),
-        ("advice:\n- state: 0\n  action: [0, 0]", {}),
+        ("advice:\n- state: 0\n  action: [0, 0]", {0: [0, 0]}),
         ("I would not change it.", {0: [0.5, 2], 1: [1, 1], 2: [-1, 5]}),
         ('Note {"state": 1, "observation": [1, 2]} is odd.', {0: [0.5, 2], 1: [1, 1], 2: [-1, 5]}),
     ],

@@ -416,3 +416,12 @@ def test_an_answer_that_is_too_long_to_be_kept_is_read_as_far_as_it_is():
         advice = make_vlm(server).advise(make_query(2))
     assert [rejection.reason for rejection in advice.rejected] == ["too_long"]
     assert all(action is not None for action in advice.actions)
+
+
+def test_an_answer_that_the_provider_cut_off_abstains_from_nothing():
+    text = '{"state": 0, "action": [0.5, 0.5]}'
+    events = []
+    with VLMServer(lambda states, images: text, always=Misbehaviour(choice={"finish_reason": "length"})) as server:
+        advice = make_vlm(server).advise(make_query(2, events.append))
+    assert reasons(advice) == ["truncated"]
+    assert [event.is_cut for event in events if isinstance(event, Answer)] == [True]

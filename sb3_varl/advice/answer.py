@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_varl.advice.items import RawAnswer, read_items, state_number
+from sb3_varl.advice.plain_answers import read_plain
 from sb3_varl.advice.types import Answer, Rejection, StandingAdvice, check_action
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -38,7 +39,11 @@ class ParsedAnswer:
 
 
 def parse_answer(
-    text: str, indices: Sequence[int], action_space: spaces.Box, names: Sequence[str] = ()
+    text: str,
+    indices: Sequence[int],
+    action_space: spaces.Box,
+    names: Sequence[str] = (),
+    is_cut: bool = False,
 ) -> ParsedAnswer:
     """
     Read the advice out of an answer, item by item, so that a bad item does not cost the others.
@@ -48,13 +53,19 @@ def parse_answer(
     that. States that were counted from 1 are counted from 0 again if the answer is about all of them, which is among
     the rejections, as ``counted_from_1`` and about no state; otherwise all are rejected.
 
-    :param text: The model's words, whatever they are (see :func:`~sb3_varl.advice.items.read_items`)
+    :param text: The model's words, whatever they are (see :func:`~sb3_varl.advice.items.read_items`, and
+        :func:`~sb3_varl.advice.plain_answers.read_plain` for those without JSON)
     :param indices: The states that were asked about
     :param action_space: The environment's action space
     :param names: Names of the action's components, by which an action may give them
+    :param is_cut: Whether it is known to break off, so that it abstains from nothing that it does not say
     :return: The usable actions and the rejections
     """
     raw = read_items(text)
+    if not raw.items and raw.fault in ("not_json", "no_advice"):
+        raw = read_plain(text, is_cut) or raw
+    if is_cut and raw.fault is None:
+        raw.fault = "truncated"
     if not raw.items and not raw.cut_off and raw.fault is not None:
         return ParsedAnswer({}, tuple(Rejection(raw.fault, index) for index in indices))
 
@@ -100,7 +111,9 @@ def parse_answers(answers: Iterable[Answer], action_space: spaces.Box, names: Se
     :return: The usable actions and the rejections of all
     """
     parsed = [
-        parse_answer(answer.text, answer.states, action_space, names) for answer in answers if answer.form == "actions"
+        parse_answer(answer.text, answer.states, action_space, names, answer.is_cut)
+        for answer in answers
+        if answer.form == "actions"
     ]
     actions = {state: action for one in parsed for state, action in one.actions.items()}
     return ParsedAnswer(actions, tuple(rejection for one in parsed for rejection in one.rejected))

@@ -156,7 +156,7 @@ class LoggedQuery(QueryHistory):
         elif kind == "answer":
             form = record.get("form", "actions")
             states, usage = tuple(record["states"]), Usage(**record["usage"])
-            self.add(Answer(record["request"], states, record["text"], usage, form))
+            self.add(Answer(record["request"], states, record["text"], usage, form, record.get("is_cut", False)))
         elif kind == "put_back":
             self.put_back = str(record["rules"])
         elif kind == "advice":

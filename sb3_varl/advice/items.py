@@ -45,9 +45,16 @@ _END_OF_LIST = re.compile(r"[\s,]*\]")
 # What is left of an answer that begins anew and is cut off, or that nobody can read.
 _CUT_OFF = re.compile(r"""[{\[]\s*\{?\s*["'\u201c]?\w{0,20}["'\u201d]?\s*[:=]?\s*[\[{]?\s*$""")
 _ANOTHER_ANSWER = re.compile(
-    r"""(?:["'\u201c\\]+|^\s*)advice["'\u201d\\]*\s*:|[{\[]\s*["'\u201c\\]+state["'\u201d\\]+\s*:""", re.MULTILINE
+    r"""["'\u201c\\]+advice["'\u201d\\]*\s*:|^\s*advice\s*:\s*(?:[\[{\-"']|$)|[{\[]\s*["'\u201c\\]+state["'\u201d\\]+\s*:""",
+    re.MULTILINE,
 )
 _QUOTES = str.maketrans({"\u201c": '"', "\u201d": '"', "\u201e": '"'})
+
+
+# The first item of a list, without its brace.
+_NO_BRACE = re.compile(r"""\[\s*(?="state"\s*:)""")
+# What models say before they take back a part of what they said.
+_AMENDS = re.compile(r"\b(?:correct|amend|revis|updat|instead|chang|fix|mistake|sorry|oops|wait)", re.IGNORECASE)
 
 
 class _Ambiguous(dict):
@@ -90,6 +97,7 @@ class _Group:
     Items that belong together.
 
     :param is_list: Whether they are a list, and not one after the other
+    :param start: Where it begins in the text
     :param end: Where it ends in the text, as far as it was read
     :param needs_end: Whether the list has yet to end there
     """
@@ -98,6 +106,7 @@ class _Group:
     fault: str | None = None
     cut_off: list[int] = field(default_factory=list)
     is_list: bool = True
+    start: int = 0
     end: int = 0
     needs_end: bool = False
 
@@ -151,7 +160,7 @@ def read_items(text: str) -> RawAnswer:
     :param text: The model's words
     :return: What it says
     """
-    text = without_thoughts(text[:MAX_ANSWER_LENGTH])
+    text = _NO_BRACE.sub("[{", without_thoughts(text[:MAX_ANSWER_LENGTH]))
     answer = _read(text)
     if answer.fault in ("not_json", "no_advice"):
         for other in (text.translate(_QUOTES), text.replace('\\"', '"').replace("\\n", "\n")):
@@ -166,9 +175,10 @@ def _read(text: str) -> RawAnswer:
     kept: dict[Any, list[Any]] = {}
     fault: str | None = None
     cut_off: list[int] = []
-    n_groups = 0
+    n_groups = end = 0
     for group in scan.groups():
         n_groups += 1
+        between, end = text[end : group.start], group.end
         by_state: dict[Any, list[Any]] = {}
         for i, item in enumerate(group.items):
             state = state_number(item)
@@ -178,8 +188,10 @@ def _read(text: str) -> RawAnswer:
                 kept.pop(state, None)
             by_state = {state: items for state, items in by_state.items() if state not in kept or _says(items)}
         elif group.fault or fault or not by_state or any(state in kept for state in by_state):
-            # A draft, or a list that broke off and was begun anew.
-            kept, fault, cut_off = {}, None, []
+            # A draft, or a list that broke off and was begun anew; unless a part of it is taken back.
+            is_part = not group.fault and not fault and 0 < len(by_state) < len(kept) and by_state.keys() <= kept.keys()
+            if not (is_part and _AMENDS.search(between)):
+                kept, fault, cut_off = {}, None, []
         kept.update(by_state)
         fault = group.fault or fault
         cut_off += group.cut_off
@@ -234,14 +246,14 @@ class _Scan:
                 break
             start = match.start()
             value, end = self._decoded(start)
-            whole = _whole(value)
+            whole = whole_answer(value)
             item = _item(value)
             if whole is not None:
                 yield from self._closed(group)
                 group = None
                 self.found_json = True
                 self.end, self.ends_with_items = end, False
-                yield _Group(whole)
+                yield _Group(whole, start=start, end=end)
                 position = end
             elif item is not None:
                 group, done = self._joined(group, start)
@@ -264,7 +276,7 @@ class _Scan:
                 self._n_false_starts += 1
                 yield from self._closed(group)
                 position = self.text.index("[", start) + 1
-                group = _Group(end=position, needs_end=True)
+                group = _Group(start=start, end=position, needs_end=True)
             else:
                 self._n_false_starts += 1
                 position = start + 1
@@ -301,7 +313,7 @@ class _Scan:
         if group is not None and _BETWEEN.fullmatch(self.text, group.end, start):
             return group, []
         in_list = self._begins_list(start)
-        return _Group(is_list=in_list, end=start, needs_end=in_list), list(self._closed(group))
+        return _Group(is_list=in_list, start=start, end=start, needs_end=in_list), list(self._closed(group))
 
     def _closed(self, group: _Group | None) -> Iterator[_Group]:
         if group is not None:
@@ -372,8 +384,24 @@ def _item(value: Any) -> dict[str, Any] | None:
     return {"state": state, "action": others, "is_guess": True} if others or actions else {"state": state}
 
 
-def _whole(value: Any, depth: int = 0) -> list[Any] | None:
-    """The items of an object that is an answer, under whatever key, or ``None`` if it is none."""
+def looks_like_json(text: str) -> bool:
+    """
+    Say whether a text has the beginning of an answer in JSON in it, perhaps a broken one.
+
+    :param text: The text
+    :return: Whether it has
+    """
+    return any(pattern.search(text) for pattern in (_OBJECT_START, _ANOTHER_ANSWER, _CUT_OFF))
+
+
+def whole_answer(value: Any, depth: int = 0) -> list[Any] | None:
+    """
+    Find the items of an object that is an answer, under whatever key.
+
+    :param value: What was read
+    :param depth: How many objects are around it
+    :return: Its items, ``None`` for what is none; or ``None`` if it is no answer
+    """
     if not isinstance(value, dict) or isinstance(value, _Ambiguous) or depth > _MAX_NESTING:
         return None
     if "advice" in value and "state" not in value:
@@ -398,7 +426,7 @@ def _whole(value: Any, depth: int = 0) -> list[Any] | None:
     by_state = _by_state(value)
     if by_state is not None:
         return by_state
-    inner = [found for part in value.values() if (found := _whole(part, depth + 1)) is not None]
+    inner = [found for part in value.values() if (found := whole_answer(part, depth + 1)) is not None]
     return inner[0] if len(inner) == 1 else None
 
 

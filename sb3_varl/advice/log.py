@@ -17,8 +17,8 @@ One folder per run holds ``advice.jsonl`` and the frames that were shown. Each l
   anything is sent;
 - ``failure``: ``request``, ``text``, ``usage`` and ``permanent`` (whether it would fail again) of a request that
   brought no answer;
-- ``answer``: ``request``, ``states``, ``text``, ``usage`` and ``form`` (what was asked for, ``"actions"`` or
-  ``"rules"``) of one that did;
+- ``answer``: ``request``, ``states``, ``text``, ``usage``, ``form`` (what was asked for, ``"actions"`` or ``"rules"``)
+  and ``is_cut`` (whether the provider says that it breaks off) of one that did;
 - ``advice``: ``actions`` (one or null for each state, in the environment's units), ``rejected`` (each with ``reason``,
   ``state`` and ``example``), ``usage``, ``latency`` (seconds) and ``error`` (of an advisor that failed altogether, or
   null) of the whole query, which is then closed. If states of it were not answered, the next ``learn()`` on the log

@@ -5,14 +5,14 @@ from typing import Any
 
 # An action that is no JSON: numbers, with a plus, a minus that no keyboard has, or without their zero; as a list, by
 # the components' names, or by itself. It is there from its beginning to its end.
-_NUMBER = r"""["']?\s*(?:null|None|[+\-\u2212\u2013]?\s*(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*["']?"""
-_NAMED = rf"""["']?[\w][\w \[\]-]*?["']?\s*[:=]\s*{_NUMBER}"""
+NUMBER = r"""["']?\s*(?:null|None|[+\-\u2212\u2013]?\s*(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*["']?"""
+_NAMED = rf"""["']?[\w][\w \[\]-]*?["']?\s*[:=]\s*{NUMBER}"""
 VALUE = re.compile(
-    rf"""(?P<list>\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER})*\s*,?\s*\])"""
+    rf"""(?P<list>\[\s*{NUMBER}(?:\s*,\s*{NUMBER})*\s*,?\s*\])"""
     rf"""|(?P<named>\{{\s*{_NAMED}(?:\s*,\s*{_NAMED})*\s*,?\s*\}})"""
-    rf"""|(?P<number>{_NUMBER})(?=\s*[,}}])"""
+    rf"""|(?P<number>{NUMBER})(?=\s*[,}}])"""
 )
-_PAIR = re.compile(rf"""["']?([\w][\w \[\]-]*?)["']?\s*[:=]\s*({_NUMBER})""")
+_PAIR = re.compile(rf"""["']?([\w][\w \[\]-]*?)["']?\s*[:=]\s*({NUMBER})""")
 _MINUS = str.maketrans({"\u2212": "-", "\u2013": "-"})
 
 

@@ -211,6 +211,7 @@ class Answer:
     :param text: The model's words
     :param usage: What it cost
     :param form: What was asked for: ``"actions"``, one for each state, or ``"rules"``
+    :param is_cut: Whether it breaks off, as far as the provider tells
     """
 
     request: int
@@ -218,6 +219,7 @@ class Answer:
     text: str
     usage: Usage
     form: str = "actions"
+    is_cut: bool = False
 
 
 Event = Request | Failure | Answer

@@ -224,12 +224,14 @@ class VLMQuery:
         self.limits.has_answered = True
         # A server may answer with the key, and with anything of any size. The rest is for a key across the bound.
         text = without_secrets(completion.text[: MAX_ANSWER_LENGTH + 1000])[:MAX_ANSWER_LENGTH]
-        self.query.record(Answer(number, chat.states, text, self._count(self._price(completion)), self.form))
+        is_cut = completion.finish_reason == "length"
+        answer = Answer(number, chat.states, text, self._count(self._price(completion)), self.form, is_cut)
+        self.query.record(answer)
         if self.endpoint.may_cut_prompts:
             n_sent = count_tokens(without_pictures(self.limits.messages(chat)))
             self.limits.notice_cut(n_sent, completion.prompt_tokens)
 
-        parsed = self._read(text, chat.states)
+        parsed = self._read(answer)
         if (parsed.actions or parsed.standing) and len(completion.text) > MAX_ANSWER_LENGTH:
             limit = f"only the first {MAX_ANSWER_LENGTH} characters of an answer are kept and read. Set max_tokens"
             parsed = dataclasses.replace(parsed, rejected=(*parsed.rejected, Rejection("too_long", None, limit)))
@@ -238,8 +240,8 @@ class VLMQuery:
             return parsed
         return ParsedAnswer({}, tuple(Rejection(reason, index) for index in chat.states))
 
-    def _read(self, text: str, states: tuple[int, ...]) -> ParsedAnswer:
-        briefing = self.query.briefing
+    def _read(self, answer: Answer) -> ParsedAnswer:
+        briefing, text, states = self.query.briefing, answer.text, answer.states
         if self.form == "rules":
             parsed = read_rules(text, states, [state.observation for state in self.query.states], briefing)
             keeps = parsed.standing is None and not parsed.rejected
@@ -247,7 +249,7 @@ class VLMQuery:
                 why = "it would keep its rules, but has written none yet"
                 return ParsedAnswer({}, tuple(Rejection("no_rules", state, why) for state in states))
             return parsed
-        return parse_answer(text, states, briefing.action_space, action_names(briefing))
+        return parse_answer(text, states, briefing.action_space, action_names(briefing), answer.is_cut)
 
     async def _attempt(self, number: int, chat: Chat) -> Completion:
         if not self.budget.is_left(self._spent()):
