@@ -131,8 +131,8 @@ SLIPS = {
     "two actions in a line": "State 0: [0.5, 2] or [0.6, 2]\nState 1: [1, 1]",
     "a table with lists": "| State | Action | Why |\n|:--|---|---|\n| 0 | [0.5, 2] | left |\n| 1 | [1, 1] | r |",
     "a table with another number": "| State | dx | grip | far |\n|---|---|---|---|\n| 0 | 0.5 | 2 | 0.1 |",
-    "YAML": "```yaml\nadvice:\n  - state: 0\n    action: [0.5, 2]\n    reason: r\n  - state: 1\n    action:\n      - 1\n"
-    "      - 1\n  - state: 2\n    action: null\n```",
+    "YAML": "```yaml\nadvice:\n  - state: 0\n    action: [0.5, 2]\n    reason: r\n  - state: 1\n    action:\n"
+    "      - 1\n      - 1\n  - state: 2\n    action: null\n```",
     "YAML by the state's name": "State 0:\n  action: [0.5, 2]\nState 1:\n  action: [1, 1]\n",
     "YAML that breaks off": "- state: 0\n  action: [0.5, 2]\n- state: 1\n  action: [1, 0.",
     "YAML without items": "state: 0\naction: [0.5, 2]\nstate: 1\naction: [1, 1]\n",

@@ -831,6 +831,9 @@ def test_panels_are_pictures_by_themselves(run):
 
 def test_shares_stand_beside_no_other_rules():
     rules = [{"name": name, "when": "true", "action": ["0"]} for name in "abc"]
-    answers = [("query 1", Answer(0, (0,), json.dumps({"rules": rules}), Usage(), "rules"))]
-    assert view_rules(answers, [0.5, 0.3, 0.2, None]).shares == [0.5, 0.3, 0.2]
-    assert view_rules(answers, [0.5, 0.5, None, None]).shares == []  # one of them could not be used
+    answer = Answer(0, (0,), json.dumps({"rules": rules}), Usage(), "rules")
+    assert view_rules([("query 1", answer, [])], [0.5, 0.3, 0.2, None]).shares == [0.5, 0.3, 0.2]
+    assert view_rules([("query 1", answer, [])], [0.5, 0.5, None, None]).shares == []  # one of them could not be used
+    view = view_rules([("query 1", answer, ["b: there is no wrist"])], [0.5, 0.5, None, None])
+    assert view.shares == [0.5, None, 0.5]
+    assert view.lost == {(0, "b")}

@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 import pickle
+import sys
 import time
 
 import numpy as np
@@ -363,7 +364,9 @@ def test_observations_that_are_not_finite(bad):
         (rule("1 / 0", "0"), "undefined", ["divided by zero", "every state"]),
         (rule("sqrt(-1)", "0"), "undefined", ["negative"]),
         (rule("1e999", "0"), "undefined", ["too large"]),
-        (rule("9" * 10_000, "0"), "too_long", []),
+        (rule("9" * 10_000, "0"), "too_long", ["digits", "shorter"]),
+        (rule(float("nan"), "0"), "undefined", ["NaN is no number", "null"]),
+        (rule("inf", "0"), "undefined", ["inf is no number", "null"]),
         (rule("9" * 50, "0"), "too_long", ["digits"]),
         (rule("1 + " * 3000 + "1", "0"), "too_long", ["12001 characters", "let"]),
         (rule("(" * 150 + "1" + ")" * 150, "0"), None, []),
@@ -414,6 +417,72 @@ def test_definitions_do_not_grow_without_bounds():
     rules = rules_of({"let": lets}, rule("norm(v40)", "0"))
     assert "too_long" in {lost.reason for lost in rules.rejected}
     assert time.process_time() - start < 5
+
+
+def test_what_is_the_same_again_and_again_costs_no_time():
+    v = "[" + ", ".join(["0.5"] * 900) + "]"
+    rules = [rule(f"min(min({', '.join(['v + v'] * 500)}))", "0") for _ in range(10)]
+    start = time.process_time()
+    parsed = rules_of({"let": {"v": v}}, *rules)
+    assert "too_long" in {lost.reason for lost in parsed.rejected}
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("function", ["norm([{0}, {0}])", "{0} if {0} > 1 else 0.1 - {0}", "0.5 - {0} / 2"])
+def test_what_depends_on_much_is_no_error_of_a_caller_that_is_deep_itself(function):
+    lets = {"a0": "puck[0] * 0.001"} | {f"a{i + 1}": function.format(f"a{i}") for i in range(60)}
+    rules = rules_of({"let": lets}, *[rule(f"a{i}", "0", when=f"opening > {i}") for i in range(60)], rule("a60", "0"))
+
+    def called_from(depth):
+        if depth:
+            return called_from(depth - 1)
+        return rules(STATE), rules.batch(STATE[None]), rules.action_of(0, STATE)
+
+    expected = called_from(0)
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - 400, limit - 60, 20):
+        for found, wanted in zip(called_from(depth)[:1], expected[:1], strict=True):
+            assert found is None or found.tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("fault", ["", ","])
+@pytest.mark.parametrize("number", ["9" * 10_000, "1e999", "-Infinity"])
+def test_a_number_that_is_none_costs_its_rule(number, fault):
+    rules = parse(f'{{"rules": [{{"name": "big", "when": "true", "action": [{number}, 0]}}, {GOOD}{fault}]}}')
+    assert [rule.name for rule in rules.rules] == ["a"]
+    assert [lost.name for lost in rules.rejected] == ["big"]
+
+
+def test_what_is_defined_further_down_is_told_of():
+    rules = rules_of(rule("far", "0"), rule("far", "0", let={"far": "0.5"}))
+    (lost,) = rules.rejected
+    assert "far is defined by itself, or only further down. Define it before it is used" in str(lost)
+    lost, *_ = rules_of(rule("a", "0", let={"a": "a + 1"})).rejected
+    assert "a is defined by itself" in str(lost)
+
+
+def test_a_name_is_what_python_reads_it_as():
+    assert value_with({"\u03d5": "0.25"}, "\u03d5") == 0.25
+
+
+def value_with(let, expression):
+    rules = rules_of(rule(expression, "0", let=let))
+    assert not rules.rejected, rules.rejected
+    return float(rules(STATE)[0])
+
+
+def test_a_correction_is_no_longer_than_what_is_read_of_it():
+    sheet = sheet_of(*(ObservationSlice(f"ray {i}", 100 * i, 100 * i + 100) for i in range(8)))
+    sheet = dataclasses.replace(sheet, observation=(*sheet.observation, ObservationSlice("lidar", 800, 1440)))
+    space = spaces.Box(-np.inf, np.inf, (1440,), np.float32)
+    rules = Rules.parse('{"rules": [{"when": "true", "action": ["ray_0[0]", "0"]}]}', sheet, space, ACTIONS)
+    rng = np.random.default_rng(0)
+    states = tuple(rng.standard_normal((50, 1440)).astype(np.float32))
+    episodes = [Episode(states, (np.zeros(2),) * 50, (0,) * 50, i > 2) for i in range(5)]
+    parts = describe(rules, episodes)
+    assert len(parts) == 4
+    assert sum(len(part.text) for part in parts) < 100_000
+    assert all("ray_7" in part.text and "lidar" not in part.text for part in parts[1:])
 
 
 def test_too_many_rules():
@@ -489,7 +558,7 @@ def test_an_answer_that_is_too_long_to_be_read_to_its_end_says_so():
     rules = parse(f'{{"rules": [{GOOD}]}}{" " * 200_000}')
     assert len(rules) == 1
     assert [lost.reason for lost in rules.rejected] == ["too_long"]
-    assert "of its 200066 characters only the first 200000 are read" in str(rules.rejected[0])
+    assert "of its 200066 characters only the first 200000 are read. Write a shorter one" in str(rules.rejected[0])
 
 
 def test_an_answer_that_breaks_off_loses_its_last_rule():
@@ -835,6 +904,9 @@ def test_definitions_that_are_nested_too_deep_cost_themselves(key):
 def test_half_a_character_in_a_name_can_be_sent():
     (only,) = rules_of(rule("1", "0", name="a\ud800b")).rules
     only.name.encode()
+    for bad in ("x\ud800", {"name": "b", "when": "true", "action\ud800": 1}, rule("1", "0", let={"l\ud800": "1"})):
+        for part in describe(rules_of(bad, rule("1", "0")), []):
+            part.text.encode()
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64, np.uint64])

@@ -302,6 +302,20 @@ def test_rules_that_can_decide_in_no_state_are_told_of_once(caplog):
     assert "late: it comes after rule 1, which always holds. Put it before that one" in message
 
 
+def test_rules_that_advise_nothing_are_told_of_once(caplog):
+    (message,) = warnings_of(caplog, '{"rules": [{"name": "wait", "when": "true", "action": null}]}')
+    assert (
+        'the rules that held in the first 7 states advise nothing, "action": null. Have them give an action: wait'
+        in message
+    )
+
+
+def test_success_that_nobody_tells_is_not_logged():
+    callback = make_callback(RulesAdvisor(TEXT), roll_in=1.0, label_freq=0)
+    make_model().learn(100, callback=callback)
+    assert not [name for name in callback._teacher.figures() if "success" in name]
+
+
 def test_rules_that_seldom_decide_are_mentioned_once(caplog, monkeypatch):
     monkeypatch.setattr("sb3_varl.training.standing._MIN_SILENT", 30)
     text = TEXT[:-2] + ', {"name": "never", "when": "t > 99", "action": ["0", "0"]}]}'

@@ -77,6 +77,8 @@ def answered(advice: Advice) -> Check:
         text += f" {count(n_states - n_answered - n_rejected, 'abstention')}."
     if reasons:
         text += " Rejected: " + ", ".join(f"{n} {reason}" for reason, n in reasons.most_common()) + "."
+        example = next((rejection.example for rejection in rejected if rejection.example), "")
+        text += f" For instance, {example}." if example else ""
     return Check("Does it answer?", n_answered >= _ENOUGH * n_states, text)
 
 

@@ -17,34 +17,42 @@ class RulesView:
     :param versions: What each is called
     :param rows: For each rule its text in each version, ``None`` where there is no such rule
     :param shares: For each rule of the last version the share of the states in which it decided, as logged last
+    :param lost: Rules that could not be used, each by the index of its version and its name
     """
 
     versions: list[str] = field(default_factory=list)
     rows: list[list[Rule | None]] = field(default_factory=list)
     shares: list[float | None] = field(default_factory=list)
+    lost: frozenset[tuple[int, str]] = frozenset()
 
 
-def view_rules(answers: Sequence[tuple[str, Answer]], logged: Sequence[float | None] = ()) -> RulesView:
+def view_rules(answers: Sequence[tuple[str, Answer, Sequence[str]]], logged: Sequence[float | None] = ()) -> RulesView:
     """
     Put versions of rules beside each other.
 
-    :param answers: What a run's model answered, in order, and what each answer is called
+    :param answers: What a run's model answered, in order: what each answer is called, the answer, and what of it could
+        not be used
     :param logged: In what share of the states each rule of the last version decided, as far as that was logged
     :return: The versions, rules of the same name in the same row; of those without a counterpart, the ones in the same
         place
     """
-    versions, rows = list[str](), list[list[Rule | None]]()
-    for name, answer in answers:
+    versions, rows, lost = list[str](), list[list[Rule | None]](), set[tuple[int, str]]()
+    for name, answer, rejected in answers:
         rules = outline(answer.text) if answer.form == "rules" else []
         if rules:
+            lost |= {
+                (len(versions), rule.name)
+                for rule in rules
+                if any(text.startswith(f"{rule.name}: ") for text in rejected)
+            }
             rows = _beside(rows, rules, len(versions))
             versions.append(name)
-    n_last = sum(row[-1] is not None for row in rows)
-    # Where a rule could not be used, nobody knows here whose shares these are.
+    is_used = [row[-1] is not None and (len(versions) - 1, row[-1].name) not in lost for row in rows]
+    # Where something else could not be used, nobody knows here whose shares these are.
     n_logged = sum(share is not None for share in logged)
-    numbers = iter(logged if n_logged >= min(n_last, MAX_LOGGED_RULES) else ())
-    shares = [None if row[-1] is None else next(numbers, None) for row in rows]
-    return RulesView(versions, rows, shares if any(share is not None for share in shares) else [])
+    numbers = iter(logged if n_logged >= min(sum(is_used), MAX_LOGGED_RULES) else ())
+    shares = [next(numbers, None) if used else None for used in is_used]
+    return RulesView(versions, rows, shares if any(share is not None for share in shares) else [], frozenset(lost))
 
 
 def _beside(rows: list[list[Rule | None]], rules: list[Rule], n_versions: int) -> list[list[Rule | None]]:

@@ -65,6 +65,7 @@ class QueryView:
     :param states: The states
     :param altered: What was changed about the states to check the advisor, or nothing
     :param was_put_back: Whether its rules did worse than older ones, which stood again
+    :param remarks: What could not be used of its answers beside single states
     """
 
     number: int
@@ -83,6 +84,7 @@ class QueryView:
     states: list[StateView]
     altered: str
     was_put_back: bool
+    remarks: list[str]
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,12 @@ def _view_run(index: int, name: str, run: RunLogs, progress: Any) -> RunView:
             by_log[log].append(_view_query(log, query))
             progress.update(query.n_states)
     queries = [query for of_log in by_log.values() for query in of_log]
-    answers = [(_label(query, by_log), answer) for query in queries if not query.altered for answer in query.answers]
+    answers = [
+        (_label(query, by_log), answer, query.remarks)
+        for query in queries
+        if not query.altered
+        for answer in query.answers
+    ]
     return RunView(
         name,
         draw_key(index),
@@ -309,6 +316,7 @@ def _view_query(log: str, query: LoggedQuery) -> QueryView:
         states,
         query.altered,
         query.put_back is not None,
+        [rejection.example for rejection in advice.rejected if rejection.state is None and rejection.example],
     )
 
 

@@ -10,8 +10,11 @@ from sb3_varl.advice.types import Episode
 from sb3_varl.rules.names import Names, Variable
 from sb3_varl.rules.rules import Rules
 
-# Rows of a table, at most; all changes of rule are among them.
-MAX_ROWS = 30
+# Rows of a table, at most, among them the changes of rule; characters of it, about; numbers of a name that it has.
+MAX_ROWS, _MIN_ROWS = 30, 3
+MAX_TABLE = 20_000
+_MAX_NUMBERS = 100
+_CHARACTERS_OF_A_NUMBER = 8
 # Pictures of an episode.
 MAX_PICTURES = 4
 _NO_RULE = "none"
@@ -84,7 +87,11 @@ def _distance(first: Counter, second: Counter) -> int:
 def _table(rules: Rules, episode: Episode) -> str:
     names = rules.names
     numbers = np.stack([names.numbers(observation) for observation in episode.observations])
-    shown = [variable for variable in names.variables.values() if not _is_the_past(variable, names)]
+    shown = [
+        variable
+        for variable in names.variables.values()
+        if len(variable.places) <= _MAX_NUMBERS and not _is_the_past(variable, names)
+    ]
     columns = [variable for variable in shown if _changes(numbers[:, variable.places])]
     constant = [variable for variable in shown if variable not in columns and numbers[0, variable.places].any()]
     outcome = {True: " that succeeded,", False: " that failed,", None: ""}[episode.succeeded]
@@ -92,7 +99,9 @@ def _table(rules: Rules, episode: Episode) -> str:
     if constant:
         lines.append("; ".join(f"{v.name} {_numbers(numbers[0, v.places])}" for v in constant) + " throughout.")
     lines.append("step; rule; " + "; ".join(variable.name for variable in columns) + "; action")
-    for t in _rows(episode.rules):
+    n_numbers = sum(len(variable.places) for variable in columns) + np.size(episode.actions[0])
+    n_rows = min(MAX_ROWS, max(_MIN_ROWS, MAX_TABLE // (_CHARACTERS_OF_A_NUMBER * n_numbers)))
+    for t in _rows(episode.rules, n_rows):
         rule = episode.rules[t]
         name = _NO_RULE if rule is None else rules.rules[rule].name
         values = [_numbers(numbers[t, variable.places]) for variable in columns]
@@ -109,13 +118,13 @@ def _changes(values: np.ndarray) -> bool:
     return bool(np.ptp(values, axis=0).max() > 1e-6 * max(1.0, np.abs(values).max()))
 
 
-def _rows(fired: Sequence[int | None]) -> list[int]:
+def _rows(fired: Sequence[int | None], n_rows: int) -> list[int]:
     """The steps that are shown: where another rule fires, the first, the last, and others in between."""
     n = len(fired)
     changes = [t for t in range(1, n) if fired[t] != fired[t - 1]]
-    kept = {0, n - 1, *changes[: MAX_ROWS - 2]}
-    for t in np.linspace(0, n - 1, min(n, MAX_ROWS), dtype=int).tolist():
-        if len(kept) >= MAX_ROWS:
+    kept = {0, n - 1, *changes[: n_rows - 2]}
+    for t in np.linspace(0, n - 1, min(n, n_rows), dtype=int).tolist():
+        if len(kept) >= n_rows:
             break
         kept.add(t)
     return sorted(kept)

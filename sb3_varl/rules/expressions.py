@@ -9,9 +9,10 @@ import ast
 import keyword
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 
-from sb3_varl.rules.graph import MAX_NODES, Graph, Node, TooDeep, Undefined
+from sb3_varl.rules.graph import MAX_APPLIED, MAX_NODES, Graph, Node, TooDeep, Undefined
 from sb3_varl.rules.names import Variable, spell
 
 # Names that a message lists.
@@ -69,13 +70,15 @@ class Translator:
 
     :param graph: The graph
     :param variables: What names stand for
+    :param later: Names that will be defined
     """
 
-    def __init__(self, graph: Graph, variables: dict[str, Variable]) -> None:
+    def __init__(self, graph: Graph, variables: dict[str, Variable], later: frozenset[str] = frozenset()) -> None:
         self._graph = graph
         self._variables = variables
         self._definitions: dict[str, Value] = {}
         self._lost = set[str]()
+        self._later = later
         self._depth = 0
 
     def define(self, name: str, text: object) -> Value:
@@ -87,6 +90,7 @@ class Translator:
         :return: Its node or nodes
         :raises ExpressionError: if either cannot be used; the name is then known as one that was lost
         """
+        name = unicodedata.normalize("NFKC", name)  # as Python reads it elsewhere
         if name in self._variables:
             raise ExpressionError("name_taken", f"{name} is already a name of the observation. Take another one")
         if not name.isidentifier() or keyword.iskeyword(name) or name.lower() in ("true", "false"):
@@ -137,7 +141,7 @@ class Translator:
             value = self._translate(node)
         finally:
             self._depth -= 1
-        if self._graph.size > MAX_NODES:
+        if self._graph.size > MAX_NODES or self._graph.n_applied > MAX_APPLIED:
             raise ExpressionError("too_long", f"the rules come to more than {MAX_NODES} operations. Shorten them")
         if value == []:
             raise ExpressionError("no_expression", f"{_shown(node)} is an empty list, expected at least one number")
@@ -202,8 +206,15 @@ class Translator:
             return nodes[0] if len(nodes) == 1 else nodes
         if name in ("pi", "π"):
             return self._graph.constant(math.pi)
+        if name.lower() in ("nan", "inf", "infinity"):
+            text = f'{name} is no number to act on. Write one, or "action": null for no advice'
+            raise ExpressionError("undefined", text)
         if name in self._lost:
             raise ExpressionError("unknown_name", f"{name} is defined by an expression that cannot be used")
+        if name in self._later:
+            raise ExpressionError(
+                "unknown_name", f"{name} is defined by itself, or only further down. Define it before it is used"
+            )
         known = [*self._variables, *self._definitions]
         names = ", ".join(known[:_MAX_SHOWN]) + (", ..." if len(known) > _MAX_SHOWN else "")
         raise ExpressionError("unknown_name", f"there is no {_short(name)}, only {names}. Take one of them")
@@ -349,7 +360,8 @@ def _parsed(text: object) -> ast.expr:
         return ast.parse(text, mode="eval").body
     except SyntaxError as error:
         where = _short(text[max(0, (error.offset or 1) - 15) :])
-        raise ExpressionError("not_readable", f"{error.msg}, at {where!r}") from None
+        text = f"{error.msg}, at {where!r}. Write it with numbers, names, + - * /, comparisons and parentheses"
+        raise ExpressionError("not_readable", text) from None
     except (MemoryError, RecursionError):
         raise _too_deep() from None
     except ValueError as error:  # of characters that are none
@@ -376,7 +388,7 @@ def _finite(value: bool | int | float) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ExpressionError("undefined", "a number is too large")
+        raise ExpressionError("undefined", "a number is too large. Write one below 1e308")
     return number
 
 

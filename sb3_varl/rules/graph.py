@@ -7,13 +7,15 @@ all that depends on it; ``and``, ``or`` and ``if`` look at no more than they hav
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-# Of all expressions together; of one, how many operations may depend on one another.
+# Of all expressions together, as they are evaluated and as they are written; of one, how many operations may depend on
+# one another.
 MAX_NODES = 20_000
+MAX_APPLIED = 100_000
 MAX_CHAIN = 200
 
 Node = int
@@ -43,6 +45,8 @@ class Graph:
         self._depths: list[int] = []
         self._n_uses: list[int] = []
         self._compiled: dict[Node, _Evaluate] = {}
+        # Operations so far, those included that are one node, or constants.
+        self.n_applied = 0
 
     @property
     def size(self) -> int:
@@ -86,6 +90,7 @@ class Graph:
         :raises Undefined: if it is undefined in every state
         :raises TooDeep: if too many operations depend on one another
         """
+        self.n_applied += 1
         depth = 1 + max(self._depths[operand] for operand in operands)
         if depth > MAX_CHAIN:
             raise TooDeep
@@ -180,6 +185,12 @@ class Graph:
         :param known: What was evaluated already, which is added to
         :return: Its values
         """
+        try:
+            return self._column(node, numbers, known)
+        except RecursionError:
+            return Column(math.nan, False)
+
+    def _column(self, node: Node, numbers: np.ndarray, known: dict[Node, "Column"]) -> "Column":
         column = known.get(node)
         if column is None:
             name, arguments = self._nodes[node]
@@ -189,7 +200,7 @@ class Graph:
                 (place,) = arguments
                 column = _finite(numbers[place]) if place < len(numbers) else Column(math.nan, False)
             else:
-                column = _column(name, [self.evaluate_batch(operand, numbers, known) for operand in arguments])
+                column = _combined(name, [self._column(operand, numbers, known) for operand in arguments])
             known[node] = column
         return column
 
@@ -238,6 +249,8 @@ def _evaluated(evaluate: _Evaluate, values: _Values) -> float:
         raise Undefined("something is divided by zero") from None
     except ValueError:
         raise Undefined("something is the root of a negative number") from None
+    except RecursionError:  # of a caller that is itself deep in calls
+        raise Undefined("too much depends on one another") from None
 
 
 def _bounded(value: float) -> float:
@@ -246,7 +259,7 @@ def _bounded(value: float) -> float:
     raise Undefined("a result is too large")
 
 
-def _norm(operands: Iterable[float]) -> float:
+def _norm(operands: list[float]) -> float:
     return math.sqrt(sum([operand * operand for operand in operands]))
 
 
@@ -274,7 +287,7 @@ _SCALAR: dict[str, Callable[..., _Evaluate]] = {
     "sin": lambda a: lambda values: math.sin(a(values)),
     "cos": lambda a: lambda values: math.cos(a(values)),
     "atan2": lambda a, b: lambda values: math.atan2(a(values), b(values)),
-    "norm": lambda *operands: lambda values: _bounded(_norm(operand(values) for operand in operands)),
+    "norm": lambda *operands: lambda values: _bounded(_norm([operand(values) for operand in operands])),
 }
 
 
@@ -317,7 +330,7 @@ _CONDITIONS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def _column(name: str, operands: list[Column]) -> Column:
+def _combined(name: str, operands: list[Column]) -> Column:
     values = [operand.values for operand in operands]
     are_defined = all(operand.is_defined for operand in operands)
     if name in _BATCH:

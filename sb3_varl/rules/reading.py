@@ -1,6 +1,7 @@
 """From the text of a model's answer, whatever it is, to the list of rules that it means."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,8 +24,14 @@ _LET = re.compile(r"""["']?let["']?\s*:\s*\{""", re.IGNORECASE)
 _ACTION = re.compile(r"""["']?action["']?\s*:""", re.IGNORECASE)
 _EMPTY = ("no_rules", "the list of rules is empty. Write at least one rule")
 _FENCE = re.compile(r"```[a-zA-Z0-9]*")
-# Python refuses to read integers of more than 4300 digits.
-_DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
+# Numbers that Python cannot read, or that are none, stay what was written, which expressions know to refuse.
+_DECODER = json.JSONDecoder(
+    parse_int=lambda digits: int(digits) if len(digits) < 20 else digits,
+    parse_float=lambda text: float(text) if math.isfinite(float(text)) else text,
+    parse_constant=str,
+)
+# Python refuses to read integers of more than 4300 digits, and expressions much shorter ones.
+_LONG_NUMBER = re.compile(r"(\d{43})\d+")
 
 
 @dataclass
@@ -51,7 +58,8 @@ def read_answer(text: str) -> RawRules:
     """
     raw = _read(without_thoughts(text[:MAX_ANSWER_LENGTH]))
     if len(text) > MAX_ANSWER_LENGTH:
-        raw.faults.append(("too_long", f"of its {len(text)} characters only the first {MAX_ANSWER_LENGTH} are read"))
+        limit = f"of its {len(text)} characters only the first {MAX_ANSWER_LENGTH} are read. Write a shorter one"
+        raw.faults.append(("too_long", limit))
     return raw
 
 
@@ -129,6 +137,7 @@ def _json_values(text: str) -> Iterator[tuple[Any, int]]:
 
 
 def _repaired(text: str) -> RawRules:
+    text = _LONG_NUMBER.sub(r"\1", text)
     is_cut = len(text) > MAX_REPAIRED_LENGTH
     text = _FENCE.sub("", text[:MAX_REPAIRED_LENGTH])
     if _nesting(text) > _MAX_NESTING or text.count("{") > _MAX_OBJECTS:

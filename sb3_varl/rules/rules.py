@@ -24,7 +24,9 @@ _MAX_REJECTED = 100
 _MAX_NAME = 60
 _MAX_LIST_DEPTH = 20
 # What a rule may have besides a condition.
-_KEYS = frozenset({"name", "when", "action", "let", "comment", "reason", "plan", "id", "index", "phase", "description"})
+_KEYS = frozenset(
+    {"name", "when", "action", "let", "comment", "reason", "plan", "id", "index", "phase", "description", "note", "why"}
+)
 # What models call the condition of the last rule.
 _ALWAYS = frozenset({"", "always", "else", "otherwise", "default"})
 
@@ -124,7 +126,8 @@ class Rules:
         # Of each rule, in how many states an expression had no value.
         self.undefined: Counter[str] = Counter()
         self._graph = Graph(self.names.n_numbers)
-        translator = Translator(self._graph, self.names.variables)
+        later = frozenset(name for rule in rules for name, _ in rule.let)
+        translator = Translator(self._graph, self.names.variables, later)
         kept: list[Rule] = []
         self._compiled: list[_Compiled] = []
         lost, let = list(rejected), list[tuple[str, str]]()
@@ -147,7 +150,9 @@ class Rules:
         if len(lost) > _MAX_REJECTED:
             text = f"{len(lost) - _MAX_REJECTED} more cannot be used. Write fewer rules and definitions"
             lost[_MAX_REJECTED:] = [RejectedRule("the answer", "too_long", text)]
-        self.rejected: tuple[RejectedRule, ...] = tuple(lost)
+        self.rejected: tuple[RejectedRule, ...] = tuple(
+            dataclasses.replace(each, name=_readable(each.name), text=_readable(each.text)) for each in lost
+        )
 
     @classmethod
     def parse(

@@ -98,7 +98,7 @@ class RollIns:
         self.share = share
         self.max_steps = max_steps
         self.n_executed = self.n_steps = 0
-        # Episodes, and those that succeeded, by which part of them was advice.
+        # Episodes that say whether they succeeded, and those that did, by which part of them was advice.
         self.episodes: Counter[str] = Counter()
         self.successes: Counter[str] = Counter()
         # Whether the latest episodes succeeded that were the policy's own from their start to their end.
@@ -187,15 +187,14 @@ class RollIns:
             if not done:
                 continue
             said = infos[env].get("is_success", infos[env].get("success"))
-            succeeded = bool(said)
+            succeeded = None if said is None else bool(said)
             kind = OWN if not present.n_executed else ROLLED_IN
             if present.is_whole and len(present.actions) == present.length:
                 kind = ALL_THE_WAY
                 # What was mostly the policy's own doing is no success of the advice.
-                its_own = succeeded and 2 * present.n_executed >= present.length
-                of_advice = None if said is None else its_own
+                succeeded = succeeded and 2 * present.n_executed >= present.length
                 observations, actions = tuple(present.observations), tuple(present.actions)
-                followed.append(Episode(observations, actions, tuple(present.rules), of_advice, present.frames))
+                followed.append(Episode(observations, actions, tuple(present.rules), succeeded, present.frames))
                 if said is None and not self._told_of_silence:
                     self._told_of_silence = True
                     logger.warning(
@@ -203,10 +202,11 @@ class RollIns:
                         'how good the advice is. The environment has to put "is_success" into the info of the last '
                         "step of an episode."
                     )
-            self.episodes[kind] += 1
-            self.successes[kind] += succeeded
+            if succeeded is not None:
+                self.episodes[kind] += 1
+                self.successes[kind] += succeeded
             if kind == OWN:
-                self.own.append(succeeded)
+                self.own.append(bool(succeeded))
             self._longest = max(self._longest, present.length)
             self._present[env] = self._draw()
         return followed

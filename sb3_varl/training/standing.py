@@ -166,6 +166,13 @@ class Standing:
                 why,
                 example_of("; ".join(f"{rule.name}: {rule.when}" for rule in rules.rules)),
             )
+        elif self._same is None:
+            logger.warning(
+                'Since they stand, the rules that held in the first %d states advise nothing, "action": null. Have '
+                "them give an action: %s.",
+                n,
+                example_of("; ".join(rules.rules[rule].name for rule in sorted(self.by_rule)), _MAX_SILENT),
+            )
         elif rules.idle:
             idle = example_of("; ".join(rules.idle), _MAX_SILENT)
             logger.warning("Of the rules that stand, these can decide in no state: %s.", idle)
