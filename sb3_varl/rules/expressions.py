@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from sb3_varl.rules.graph import MAX_APPLIED, MAX_NODES, Graph, Node, TooDeep, Undefined
+from sb3_varl.rules.graph import MAX_NODES, Graph, Node, TooDeep, TooMany, Undefined
 from sb3_varl.rules.names import Variable, spell
 
 # Names that a message lists.
@@ -130,6 +130,9 @@ class Translator:
             return self._value(_parsed(text))
         except Undefined as error:
             raise ExpressionError("undefined", f"{error}, in every state") from None
+        except TooMany:
+            text = f"the rules come to more than {MAX_NODES} operations. Shorten them"
+            raise ExpressionError("too_long", text) from None
         except RecursionError:
             raise _too_deep() from None
 
@@ -141,8 +144,6 @@ class Translator:
             value = self._translate(node)
         finally:
             self._depth -= 1
-        if self._graph.size > MAX_NODES or self._graph.n_applied > MAX_APPLIED:
-            raise ExpressionError("too_long", f"the rules come to more than {MAX_NODES} operations. Shorten them")
         if value == []:
             raise ExpressionError("no_expression", f"{_shown(node)} is an empty list, expected at least one number")
         if isinstance(value, list) and len(value) > MAX_LIST:

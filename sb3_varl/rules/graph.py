@@ -27,6 +27,10 @@ class Undefined(ArithmeticError):
     """An operation has no value."""
 
 
+class TooMany(ArithmeticError):
+    """There are too many operations."""
+
+
 class TooDeep(ArithmeticError):
     """Too many operations depend on one another."""
 
@@ -46,7 +50,7 @@ class Graph:
         self._n_uses: list[int] = []
         self._compiled: dict[Node, _Evaluate] = {}
         # Operations so far, those included that are one node, or constants.
-        self.n_applied = 0
+        self._n_applied = 0
 
     @property
     def size(self) -> int:
@@ -88,9 +92,12 @@ class Graph:
         :param operands: Its operands
         :return: The node
         :raises Undefined: if it is undefined in every state
-        :raises TooDeep: if too many operations depend on one another
+        :raises TooMany: if there are too many operations
+        :raises TooDeep: if too many of them depend on one another
         """
-        self.n_applied += 1
+        self._n_applied += 1
+        if self._n_applied > MAX_APPLIED or self.size > MAX_NODES:
+            raise TooMany
         depth = 1 + max(self._depths[operand] for operand in operands)
         if depth > MAX_CHAIN:
             raise TooDeep
