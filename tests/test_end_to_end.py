@@ -5,6 +5,7 @@ import json
 import pathlib
 import sys
 
+import gymnasium as gym
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from scripted_vlm import scripted_answer
 from conftest import CounterEnv, assert_same_parameters
 from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, RulesAdvisor, VLMAdvisor
 from sb3_varl.advice.log import read_records
-from sb3_varl.advisors import vlm_query
+from sb3_varl.advisors import rules_advisor, vlm_query
 from sb3_varl.testing import VLMServer, http_error
+from sb3_varl.training import roll_ins, track_record
 
 QUICKSTART = pathlib.Path(__file__).parent.parent / "examples" / "quickstart.py"
 SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
@@ -129,6 +131,38 @@ def test_quickstart_with_recorded_rules(quickstart, capsys):
     assert len(rows["steps"]) == 12 + 504 // 2  # the query's states, and every second one
     with pytest.raises(SystemExit, match=r"no recorded rules for .reach-v3.\. There are for assembly-v3"):
         quickstart("--task", "reach-v3")
+
+
+def test_recorded_answers_are_followed_corrected_and_resumed(tmp_path, monkeypatch):
+    """The first rules for this task fail, and those after the correction succeed."""
+    monkeypatch.setattr(roll_ins, "WHOLE", 1.0)
+    monkeypatch.setattr(track_record, "ENOUGH", 2)
+    recorded = pathlib.Path(rules_advisor.__file__).parent / "recorded_rules"
+    texts = [(recorded / f"peg-insert-side-v3{which}.txt").read_text() for which in ("", ".round2")]
+    left = list(texts)
+    settings = {"n_queries": 2, "first_query": 60, "query_freq": 60, "states_per_query": 8, "window": 40}
+    settings |= {"frames": False, "blocking": True, "roll_in": 1.0, "log_path": tmp_path / "advice"}
+
+    def learn(model, server, n_steps):
+        callback = AdvisorCallback(VLMAdvisor("openai/test", form="rules", api_base=server.api_base), **settings)
+        model.learn(n_steps, callback=callback, reset_num_timesteps=False)
+        return callback._teacher
+
+    def make_env():
+        return gym.make("sb3_varl.metaworld:SparseMetaWorld/peg-insert-side-v3", frame_skip=3, max_episode_steps=50)
+
+    with VLMServer(lambda states, images: left.pop(0)) as server:
+        model = VARL("MlpPolicy", make_env(), shaping_steps=5000, **{**SMALL, "learning_starts": 5000})
+        learn(model, server, 300)
+        assert len(server.requests) == 2
+        assert "2 episodes of at most 50 steps: 0 of 2 succeeded" in server.requests[1].text
+        model.save(tmp_path / "model")
+        model = VARL.load(tmp_path / "model", env=make_env())
+        teacher = learn(model, server, 150)
+        assert len(server.requests) == 2
+    assert teacher.standing.advice.rules == teacher.read(texts[1]).rules
+    assert teacher.roll_ins.successes["all_the_way"] > 0
+    assert model.guidance_buffer.rows()["labels"].all()
 
 
 @pytest.mark.parametrize(("form", "n_states"), [("rules", 5), ("actions", 12)])

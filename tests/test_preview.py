@@ -224,6 +224,18 @@ def test_rules_are_shown_and_followed_without_asking_again(tmp_path):
     assert "there &lt;b&gt;already&lt;/b&gt;" in report
 
 
+def test_why_rules_cannot_be_used_is_shown(tmp_path):
+    sheet = TaskSheet("Come to the middle.", (), (ObservationSlice("place", 0, 2),))
+    rules = [
+        {"name": "bad", "when": "wrist > 0", "action": ["0", "0"]},
+        {"name": "never", "when": "1 > 2", "action": ["0", "0"]},
+    ]
+    with VLMServer(lambda states, images: json.dumps({"rules": rules[: 1 + len(server.requests) // 2]})) as server:
+        shown = [ask(server, sheet=sheet, log_path=tmp_path / str(i)) for i in range(2)]
+    assert "For instance, bad: there is no wrist, only place. Take one of them." in shown[0].findings.checks[0].text
+    assert "never: 1 &gt; 2 holds in no state" in shown[1].page()
+
+
 def test_rules_over_what_the_policy_does_not_see_are_followed(tmp_path):
     with VLMServer(lambda states, images: RULES) as server:
         advisor_kwargs = {"api_base": server.api_base, "form": "rules"}
