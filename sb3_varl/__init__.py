@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sb3_varl.algorithms.presets import SPARSE
     from sb3_varl.algorithms.varl import VARL, VARLTQC, VARLCrossQ
     from sb3_varl.arguments import ArgumentError
+    from sb3_varl.human.advisor import HumanAdvisor
     from sb3_varl.rules.rules import Rules
     from sb3_varl.training.callback import AdvisorCallback
 
@@ -56,6 +57,7 @@ __all__ = [
     "Briefing",
     "FunctionAdvisor",
     "GuidanceBuffer",
+    "HumanAdvisor",
     "LayerNormMlpPolicy",
     "ObservationSlice",
     "Rejection",
@@ -77,6 +79,7 @@ _MODULES = {
     "ArgumentError": "arguments",
     "FunctionAdvisor": "advisors.function",
     "GuidanceBuffer": "algorithms.guidance_buffer",
+    "HumanAdvisor": "human.advisor",
     "LayerNormMlpPolicy": "algorithms.policies",
     "ReplayAdvisor": "advisors.recorded",
     "Rules": "rules.rules",

@@ -125,8 +125,8 @@ def _look(browser, path, width):
 
 
 @pytest.fixture(scope="session")
-def look():
-    """A function that opens a page in a browser, as wide as one likes: ``look(path, width) -> Look``."""
+def in_browser():
+    """A function that has another one do something with a browser: ``in_browser(function, *arguments)``."""
     names = ("chromium", "chromium-browser", "google-chrome")
     executable = next(filter(None, map(shutil.which, names)), None)
     if executable is None:
@@ -140,9 +140,15 @@ def look():
         playwright = thread.submit(lambda: sync_playwright().start()).result()
         options = {"executable_path": executable, "args": ["--no-sandbox", "--disable-gpu"]}
         browser = thread.submit(lambda: playwright.chromium.launch(**options)).result()
-        yield lambda path, width: thread.submit(_look, browser, path, width).result()
+        yield lambda function, *arguments: thread.submit(function, browser, *arguments).result()
         thread.submit(browser.close).result()
         thread.submit(playwright.stop).result()
+
+
+@pytest.fixture(scope="session")
+def look(in_browser):
+    """A function that opens a page in a browser, as wide as one likes: ``look(path, width) -> Look``."""
+    return lambda path, width: in_browser(_look, path, width)
 
 
 def parameters(model):

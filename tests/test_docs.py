@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from conftest import CounterEnv, make_query
-from sb3_varl import VARL, Advice, AdviceQuery, AdvisorCallback, FunctionAdvisor, load_task_sheet
+from sb3_varl import VARL, Advice, AdviceQuery, AdvisorCallback, FunctionAdvisor, HumanAdvisor, load_task_sheet
 from sb3_varl.advisors.by_name import check_arguments
 from sb3_varl.advisors.providers import import_litellm
 from sb3_varl.testing import VLMServer
@@ -80,7 +80,7 @@ class TestCode:
         assert {page: n for page, n in numbers.items() if n} == {
             "CONTRIBUTING.md": 1,
             "README.md": 2,
-            "docs/advisors.md": 3,
+            "docs/advisors.md": 4,
             "docs/reliability.md": 2,
             "docs/rules.md": 4,
             "docs/serving.md": 1,
@@ -110,8 +110,13 @@ class TestCode:
         assert rows["labels"].sum() > 0
         assert model.get_vec_normalize_env() is not None
 
+    def test_you(self):
+        callback = run(blocks("docs/advisors.md", "python")[0])["callback"]
+        assert isinstance(callback.advisor, HumanAdvisor)
+        assert callback.advisor.minutes_per_query == 20
+
     def test_own_advisor(self):
-        advice = run(blocks("docs/advisors.md", "python")[0])["Brake"]().advise(make_query(3))
+        advice = run(blocks("docs/advisors.md", "python")[1])["Brake"]().advise(make_query(3))
         assert advice.actions[:2] == [None, None]
         np.testing.assert_array_equal(advice.actions[2], [0, 0])
 
@@ -121,12 +126,12 @@ class TestCode:
         np.testing.assert_array_equal(advice.actions, np.zeros((3, 2)))
 
     def test_scripted_server(self, capsys):
-        run(blocks("docs/advisors.md", "python")[1], model=make_model())
+        run(blocks("docs/advisors.md", "python")[2], model=make_model())
         assert "Open the drawer." in capsys.readouterr().out
 
     def test_scripted_server_that_misbehaves(self, capsys):
         model = make_model()
-        names = run(blocks("docs/advisors.md", "python")[2], model=model)
+        names = run(blocks("docs/advisors.md", "python")[3], model=model)
         assert "3 requests, the first of them refused" in capsys.readouterr().out
         assert [len(request.states) for request in names["server"].requests] == [16, 16, 16]
         assert model.guidance_buffer.size() == 32

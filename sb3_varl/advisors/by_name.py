@@ -28,6 +28,7 @@ PLUGINS = "sb3_varl.advisors"
 
 # Modules and classes. Those of other packages cannot take their place.
 _BUILT_IN = {
+    "human": ("sb3_varl.human", "HumanAdvisor"),
     "recorded": ("sb3_varl.advisors.rules_advisor", "RulesAdvisor.recorded"),
     "replay": ("sb3_varl.advisors.recorded", "ReplayAdvisor"),
     "rules": ("sb3_varl.advisors.rules_advisor", "RulesAdvisor.load"),
@@ -55,6 +56,7 @@ def make_advisor(name: str, task: str | None = None, **kwargs: Any) -> Advisor:
 
     :param name: ``"recorded/<task>"`` for a :class:`~sb3_varl.RulesAdvisor` with the recorded rules of a large
         multimodal model for a Meta-World task, ``"rules/<file>"`` for one with those of a file,
+        ``"human/<task>"`` for a :class:`~sb3_varl.HumanAdvisor`, who is asked on a web page of this machine,
         ``"simulated/<task>"`` for a :class:`~sb3_varl.metaworld.ScriptedAdvisor` of a Meta-World task,
         ``"replay/<folder>"`` for a :class:`~sb3_varl.ReplayAdvisor` of an advice log, ``"<kind>/<anything>"`` where an
         installed package has an entry point ``<kind>`` of the group ``sb3_varl.advisors``, and anything else is

@@ -1,0 +1,251 @@
+"""A person as advisor: in a real browser, and what goes wrong on the way."""
+
+import copy
+import http.client
+import json
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import numpy as np
+import pytest
+from standing import OTHER, SETTINGS, SMALL, TEXT, NamedEnv, assert_rows_are_advised
+
+from conftest import CounterEnv, make_query
+from sb3_varl import VARL, AdvisorCallback, ArgumentError, HumanAdvisor
+from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.types import Answer, Failure, QueryInterrupted, Request
+from sb3_varl.advisors import make_advisor
+
+
+@pytest.fixture
+def make_human():
+    """Makes advisors whose page is taken down after the test."""
+    made = []
+
+    def make(**arguments):
+        made.append(HumanAdvisor("Go.", **{"open_browser": False, **arguments}))
+        return made[-1]
+
+    yield make
+    for advisor in made:
+        advisor.close()
+
+
+class Advising(threading.Thread):
+    """Asks in a thread of its own."""
+
+    def __init__(self, advisor, query):
+        super().__init__(daemon=True)
+        self.advisor, self.query, self.advice, self.error = advisor, query, None, None
+        self.start()
+
+    def run(self):
+        try:
+            self.advice = self.advisor.advise(self.query)
+        except Exception as error:
+            self.error = error
+
+    def result(self):
+        self.join(20)
+        assert not self.is_alive()
+        if self.error is not None:
+            raise self.error
+        return self.advice
+
+
+def get(url, **headers):
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as response:
+        return response.read().decode()
+
+
+def post(url, **fields):
+    with urllib.request.urlopen(url, urllib.parse.urlencode(fields).encode(), timeout=10) as response:
+        return response.read().decode()
+
+
+def wait_for(url, words):
+    for _ in range(200):
+        page = get(url)
+        if words in page:
+            return page
+        threading.Event().wait(0.02)
+    raise AssertionError(page)
+
+
+def fill(browser, url, fields):
+    """What a person does."""
+    page = browser.new_page()
+    page.goto(url)
+    page.wait_for_selector("button", timeout=20_000)
+    seen = page.inner_text("body"), page.locator(".state img").count()
+    for name, value in fields.items():
+        page.fill(f"[name='{name}']", value)
+    page.click("button")
+    page.wait_for_load_state()
+    after = page.inner_text("body")
+    page.close()
+    return *seen, after
+
+
+def test_actions_in_a_browser(make_human, in_browser):
+    advisor, events = make_human(), []
+    asked = Advising(advisor, make_query(3, events.append, frames=True))
+    fields = {"0_0": "0.5", "0_1": "-0.25", "2_0": "1", "2_1": "0"}
+    text, n_pictures, after = in_browser(fill, advisor.url, fields)
+    assert "What would" in text
+    assert n_pictures == 3
+    assert "No question at the moment" in after
+    advice = asked.result()
+    assert [None if action is None else action.tolist() for action in advice.actions] == [[0.5, -0.25], None, [1, 0]]
+    assert advice.rejected == ()
+    assert [type(event) for event in events] == [Request, Answer]
+    assert events[1].usage.requests == 1
+    assert events[1].usage.seconds > 0
+
+
+def test_rules_in_a_browser_while_training_goes_on(make_human, in_browser):
+    """A person writes rules, and corrects them after having seen what became of them."""
+    advisor = make_human()
+    texts = []
+
+    def answer():
+        for rules in (TEXT, OTHER):
+            texts.append(in_browser(fill, advisor.url, {"rules": rules})[0])
+
+    person = threading.Thread(target=answer, daemon=True)
+    person.start()
+    settings = {**SETTINGS, "n_queries": 2, "roll_in": 0, "log_path": "log"}
+    callback = AdvisorCallback(advisor, **settings)
+    model = VARL("MlpPolicy", NamedEnv(), **SMALL)
+    model.learn(60, callback=callback)
+    person.join(20)
+    assert "By which rules would you act" in texts[0]
+    assert "An observation has these numbers" in texts[0]
+    assert_rows_are_advised(model.guidance_buffer.rows(), sign=-1)
+    assert [[answer.text for answer in query.answers] for query in read_queries("log")] == [[TEXT], [OTHER]]
+
+
+def test_what_cannot_be_used_is_said_before_it_is_sent(make_human):
+    advisor, events = make_human(), []
+    asked = Advising(advisor, make_query(2, events.append))
+    page = wait_for(advisor.url, "Send")
+    page = post(advisor.url, **{"number": "1", "0_0": "0.5", "0_1": "", "1_0": "7", "1_1": "0"})
+    assert "state 0: 1 of 2 numbers are there. Fill in all, or none" in page
+    assert "state 1: out of bounds" in page
+    assert 'value="7"' in page
+    assert len(events) == 1
+    page = post(advisor.url, **{"number": "1", "0_0": "0.5", "0_1": "0.5", "1_0": "7", "1_1": "0", "anyway": "1"})
+    assert "No question at the moment" in page
+    advice = asked.result()
+    assert advice.actions[0].tolist() == [0.5, 0.5]
+    assert [(rejection.reason, rejection.state) for rejection in advice.rejected] == [("out_of_bounds", 1)]
+
+
+def test_rules_that_cannot_be_used_come_back_with_the_reason(make_human):
+    advisor = make_human()
+    model = VARL("MlpPolicy", NamedEnv(), **SMALL)
+    pages = []
+
+    def answer():
+        wait_for(advisor.url, "Send")
+        bad = json.dumps({"rules": [{"name": "bad", "when": "wrist > 0", "action": ["0", "0"]}]})
+        pages.append(post(advisor.url, number="1", rules=bad))
+        pages.append(post(advisor.url, number="1", rules=TEXT))
+
+    person = threading.Thread(target=answer, daemon=True)
+    person.start()
+    model.learn(40, callback=AdvisorCallback(advisor, **{**SETTINGS, "n_queries": 1, "log_path": False}))
+    person.join(20)
+    assert "bad: there is no wrist, only episode, t. Take one of them" in pages[0]
+    assert "wrist &gt; 0" in pages[0]
+    assert_rows_are_advised(model.guidance_buffer.rows())
+
+
+def test_nobody_answers_in_time(make_human, caplog):
+    advisor, events = make_human(minutes_per_query=0.002, max_minutes=0.003), []
+    query = make_query(2, events.append)
+    advice = advisor.advise(query)
+    assert [rejection.reason for rejection in advice.rejected] == ["request_failed"] * 2
+    assert [type(event) for event in events] == [Request, Failure]
+    assert "nobody answered within 0.002 minutes" in events[1].text
+    # What is left of the budget, and then nothing.
+    advisor.advise(query)
+    assert [rejection.reason for rejection in advisor.advise(query).rejected] == ["budget_exhausted"] * 2
+    assert len(events) == 4
+    assert "The budget max_seconds=" in caplog.text
+    # Whoever comes too late is told so.
+    assert "has been taken back" in post(advisor.url, number="1", **{"0_0": "1"})
+
+
+def test_a_question_is_taken_back_by_control_c(make_human):
+    advisor = make_human()
+    asked = Advising(advisor, make_query(1))
+    wait_for(advisor.url, "Send")
+    advisor.interrupt()
+    with pytest.raises(QueryInterrupted):
+        asked.result()
+    assert "No question at the moment" in get(advisor.url)
+
+
+def test_nobody_else_gets_the_page(make_human):
+    advisor = make_human()
+    address = urllib.parse.urlsplit(advisor.url)
+    for url, headers in (
+        (f"http://{address.netloc}/", {}),
+        (f"http://{address.netloc}/another/", {}),
+        (advisor.url, {"Host": f"evil.example:{address.port}"}),
+    ):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(url, **headers)
+    connection = http.client.HTTPConnection(address.netloc, timeout=10)
+    connection.putrequest("POST", address.path)
+    connection.putheader("Content-Length", str(10**9))
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+    assert address.hostname == "127.0.0.1"
+
+
+def test_what_stands_in_the_environment_is_no_html(make_human):
+    advisor = make_human(form="actions")
+    advisor.task = "<script>alert(1)</script>"
+    asked = Advising(advisor, make_query(1))
+    page = wait_for(advisor.url, "Send")
+    assert "<script>" not in page
+    post(advisor.url, number="1")
+    assert asked.result().actions == [None]
+
+
+def test_by_name_and_copies(make_human, capsys):
+    advisor = make_advisor("human/Push the puck.", open_browser=False)
+    assert advisor.task == "Push the puck."
+    assert make_advisor("human").task is None
+    other = make_human()
+    url = other.url
+    assert url in capsys.readouterr().out
+    assert copy.deepcopy(other)._desk is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"port": -1}, "port is -1"),
+        ({"max_minutes": 0}, "max_minutes is 0"),
+        ({"minutes_per_query": -1}, "minutes_per_query is -1"),
+        ({"form": "words"}, "form is 'words'"),
+        ({"open_browser": 1}, "open_browser is 1"),
+    ],
+)
+def test_arguments_that_make_no_sense(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        HumanAdvisor("Go.", **arguments)
+
+
+def test_rules_need_names(make_human):
+    model = VARL("MlpPolicy", CounterEnv(), **SMALL)
+    callback = AdvisorCallback(make_human(form="rules"), **{**SETTINGS, "n_queries": 1, "log_path": False})
+    with pytest.raises(ArgumentError, match="Rules are about numbers that have names"):
+        model.learn(30, callback=callback)
+    assert np.isfinite(model.num_timesteps)
