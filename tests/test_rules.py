@@ -578,6 +578,7 @@ def sheet_of(*slices):
     ("sheet", "space", "words"),
     [
         (None, OBSERVATIONS, ["task sheet", 'form="actions"']),
+        (None, spaces.Box(0, 255, (3, 36, 36), np.uint8), ["is a picture", "AdvisorCallback(observe=...)"]),
         (TaskSheet("Go."), OBSERVATIONS, ["task sheet"]),
         (sheet_of(ObservationSlice("a b", 0, 1), ObservationSlice("A-b", 1, 2)), OBSERVATIONS, ["'a b' and 'A-b'"]),
         (

@@ -94,7 +94,7 @@ class RulesAdvisor:
         rules = self.standing(briefing)
         lost = "; ".join(map(str, rules.rejected[:3]))
         if not len(rules):
-            raise ValueError(f"None of the rules of {self.model} can be used in this environment: {lost}.")
+            raise ValueError(f"{self.model}: none of it can be used in this environment: {lost}.")
         if rules.rejected:
             logger.warning("%d of the rules of %s cannot be used: %s", len(rules.rejected), self.model, lost)
 

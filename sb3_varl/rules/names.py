@@ -14,6 +14,10 @@ from sb3_varl.advice.types import Observation, TaskSheet
 from sb3_varl.arguments import ArgumentError
 
 _NOT_SPELT = re.compile(r"[^a-z0-9]+")
+_IN_PLACE_OF_PICTURES = (
+    "Have the advisor read numbers beside the picture, by AdvisorCallback(observe=...) and a task sheet that names "
+    'them; a model can be asked for single actions instead, with form="actions".'
+)
 # Words that mean something else.
 _RESERVED = frozenset({*keyword.kwlist, "true", "false", "none"})
 
@@ -58,11 +62,14 @@ class Names:
 
     def __init__(self, sheet: TaskSheet | None, observation_space: spaces.Space) -> None:
         named = sheet.observation if sheet is not None else ()
+        if not named and _is_picture(observation_space):
+            what = f"Rules are about numbers that have names, and {observation_space} is a picture."
+            raise ArgumentError(f"{what} {_IN_PLACE_OF_PICTURES}")
         if not named:
             raise ArgumentError(
                 f"Rules are about numbers that have names, and of {observation_space} none has any. Give the "
                 "environment a task sheet that names the parts of its observation (TaskSheet(observation=...), or a "
-                'YAML file of one), or ask for single actions, with form="actions".'
+                'YAML file of one); a model can be asked for single actions instead, with form="actions".'
             )
         self._sizes: dict[str | None, int] = {}
         for part in named:
@@ -147,6 +154,10 @@ class Names:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
+def _is_picture(space: spaces.Space) -> bool:
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2
+
+
 def _size(space: spaces.Space, key: str | None, name: str) -> int:
     part: Any = space
     if isinstance(space, spaces.Dict):
@@ -160,11 +171,8 @@ def _size(space: spaces.Space, key: str | None, name: str) -> int:
         raise ArgumentError(f"The task sheet's slice {name!r} has the key {key!r}, but observations are {space}.")
     if not isinstance(part, spaces.Box | spaces.MultiBinary | spaces.MultiDiscrete | spaces.Discrete):
         raise ArgumentError(f"The task sheet's slice {name!r} is of {part}, which is not made of numbers.")
-    if isinstance(part, spaces.Box) and part.dtype == np.uint8 and len(part.shape) >= 2:
-        raise ArgumentError(
-            f"The task sheet's slice {name!r} is a part of an image, of which rules can make nothing. Name numbers, or "
-            'ask for single actions, with form="actions".'
-        )
+    if _is_picture(part):
+        raise ArgumentError(f"The task sheet's slice {name!r} is a part of an image. {_IN_PLACE_OF_PICTURES}")
     return math.prod(part.shape or ())
 
 
