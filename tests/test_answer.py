@@ -337,6 +337,110 @@ def test_what_is_known_to_be_cut_off_abstains_from_nothing(text: str) -> None:
     assert sorted(parsed.actions) == {"{": [0, 1], "S": [0], "-": []}[text[0]]
 
 
+NOT_PLAIN = [
+    "State 0: executed action: [0.1, 0.2]",
+    "State 0: executed action: [0.1, 0.2]\nAdvice: [0.5, 2]",
+    "State 0: [0.1, 0.2] is wrong",
+    "State 0: [0.1, 0.2] is the observation, so I advise 0.5 and 2",
+    "State 0: [0.1, 0.2]?",
+    "State 0: [0.5, 2] * 0.5",
+    "State 0: [0.5, 2]e-1",
+    "State 0: [0.5, 2]/2",
+    "State 0: [0.1, 0.2] + noise",
+    "State 0: [0.1, 0.2] \u2192 dx 0.5, grip 2",
+    "State 0: [0.1, 0.2] \u2192 [\u22120.5, 2]",
+    'State 0: [0.1, 0.2] \u2192 {"dx": 0.5, "grip": 2}',
+    "State 0: [0.1, 0.2] better <0.5, 2>",
+    "State 0: [0.9, 2]\n  Correction: [0.5, 2]",
+    "State 0: [0.1, 0.2]\nAction: [0.5, 2]",
+    "State 0 = [0.1, 0.2]\nAction 0 = [0.5, 2]",
+    "Observations:\nState 0: [0.1, 0.2]\nI cannot advise anything.",
+    "State 0: [0.5, 2]\nExpected next positions:\nState 0: [0.2, 0.3]",
+    "| State | Executed action | Advice |\n|---|---|---|\n| 0 | [0.1, 0.2] | null |",
+    "| State | Observation | Action |\n|---|---|---|\n| 0 | [0.1, 0.2] | 0.5, 2 |",
+    "| State | Observation |\n|---|---|\n| 0 | [0.1, 0.2] |",
+    "| State | Action |\n|---|---|\n| 0 | [0.5, 2] |\n\nSo:\n| State | Next position |\n|---|---|\n| 0 | [0.1, 0.2] |",
+    "| State | grip | dx |\n|---|---|---|\n| 0 | 2 | 0.1 |\n\n| State | dx | grip |\n|---|---|---|\n| 0 | 0.5 | 1 |",
+    "| State | dx | grip | dx | grip |\n|---|---|---|---|---|\n| 0 | 0.5 | 2 | 0.6 | 2 |",
+    "State 1: [0.5, 2]\nState 2: move left\nState 3: [-1, 5]",
+    "State 0: [0.9, 2]\nFinal answer: State 0: [0.5, 2]",
+    "State 0: [0.9, 2]\nState 0 (approach): [0.5, 2]",
+    "State 0: [0.9, 2]\n0: [0.5, 2]",
+    "State 0: [0.9, 2]\n\n- state: 0\n  action: [0.5, 2]",
+    "State 0: [0.9, 2]\nState 0: [0.5, 2]",
+    "- state: 0\n  action: [0.9, 2]\nNo, better:\n- state: 0\n  action: left",
+    "- state: 0\n  action: [0.5, 2]\n  action: [0.6, 2]",
+    "- state: 0\n  action: &a [0.5, 2]\n- state: 1\n  action: *a",
+    "advice:\n- index: 0\n  action: [0.9, 2]\n  index: 1\n  action: [1, 1]",
+    "state 0:\n  action: [0.5, 2]\n  state 1:\n  action: [1, 1]",
+    "<think>\nState 0: [0.9, 2]\n</think>\nI would leave all as it is.",
+    "State 0: [0.5, 2]\nState 1 (grasp): [1, 1]",
+    "State 0: [0.5, 2]\nAll other states: [0, 0]",
+    "State 0: [0.5, 2] State 1: dx=1, grip=1",
+    "State 0:\nI would do [0.5, 2].\n\nState 1:\nHold.",
+    "State 0:\n\nI am sorry, I cannot see",
+    "- state: 0\n  action: [0.5, 2",
+    "- state: 0: 1",
+    '- state: 0\n  reason: "\\U00110000"\n  action: [0.5, 2]',
+    "| 0 | [0.5, 2] |",
+    "State 0: [0.1, 0.2]\n```\nState 0: [0.5, 2]\n```",
+]
+
+
+@pytest.mark.parametrize("text", NOT_PLAIN)
+def test_what_is_not_beyond_doubt_is_not_read(text: str) -> None:
+    """An observation, a draft or what comes of it is no advice, and nobody abstains by being misunderstood."""
+    parsed = parse_answer(text, (0, 1, 2), ACTION_SPACE, ("dx", "grip"))
+    assert parsed.actions == {}
+    assert {rejection.state for rejection in parsed.rejected} >= {0, 1, 2}
+
+
+PLAIN = (
+    "Here it is:\n\nState 0: [0.5, 2]\nState 1: [1, 1]; hold\n- State 2: [-1, 5]\n\nGood luck!",
+    "| State | Action | Why |\n|---|---|---|\n| 0 | [0.5, 2] | left |\n| 1 | [1, 1] | |\n| 2 | [-1, 5] | up |",
+    "| state | dx | grip |\n|---|---|---|\n| 0 | 0.5 | 2 |\n| 1 | 1 | 1 |\n| 2 | -1 | 5 |\n",
+    "```yaml\n- state: 0\n  action: [0.5, 2]\n- state: 1\n  action: [1, 1]\n- state: 2\n  action:\n  - -1\n  "
+    "- 5\n```\n",
+)
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_plain_answers_that_are_cut_off_anywhere(text: str) -> None:
+    assert sorted(parse_answer(text, (0, 1, 2), ACTION_SPACE, ("dx", "grip")).actions) == [0, 1, 2]
+    for cut in range(len(text)):
+        parsed = parse_answer(text[:cut], (0, 1, 2), ACTION_SPACE, ("dx", "grip"), is_cut=True)
+        for state, action in parsed.actions.items():
+            np.testing.assert_allclose(action, [[0.5, 2], [1, 1], [-1, 5]][state])
+        assert {rejection.state for rejection in parsed.rejected} | set(parsed.actions) >= {0, 1, 2}
+
+
+def test_states_from_1_are_noticed_beside_one_that_nobody_can_read() -> None:
+    text = ALL.replace('"state": 2, "action": [-1, 5]', '"state": 3, "action": [-1, 5]')
+    text = text.replace('"state": 1, "action": [1, 1]', '"state": 2, "action": left')
+    text = text.replace('"state": 0', '"state": 1')
+    parsed = parse_answer(text, (0, 1, 2), ACTION_SPACE)
+    assert {state: action.tolist() for state, action in parsed.actions.items()} == {0: [0.5, 2], 2: [-1, 5]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"advice": [{"state": 0, "action": [' + "0.5, " * 30,
+        '{"advice": [{"state": 0, "action": [' + "0.5, " * 30 + "m]}]}",
+        '{"advice": [{"state": 0, "action": [' + " " * 3000 + "x",
+        '{"advice": [{"state": 0, "action": {' + ", ".join(f"a{i}: 0.5" for i in range(30)),
+        "State 0: [1]\nState 1: [" + " " * 15_000,
+        "State 0: [" + "0.5, " * 30,
+        "| state | a |\n|---|---|\n" + ("| 0 | " + " " * 290 + " x |\n") * 60,
+    ],
+    ids=range(7),
+)
+def test_time_for_what_breaks_off_is_bounded(text: str) -> None:
+    started = time.perf_counter()
+    parse_answer(text, (0, 1, 2), ACTION_SPACE)
+    assert time.perf_counter() - started < 2
+
+
 def test_one_number_for_one_component() -> None:
     space = spaces.Box(-1, 1, (1,))
     for action in (0.5, "0.5", [0.5], [[0.5]]):
@@ -406,7 +510,7 @@ def test_an_action_stays_with_its_state() -> None:
         ('{"adv', {}),
         ('{"advice": [', {}),
         ('[{"st', {}),
-        ("advice:\n- state: 0\n  action: [0, 0]", {0: [0, 0]}),
+        ("advice:\n- state: 0\n  action: [0, 0]", {}),
         ("I would not change it.", {0: [0.5, 2], 1: [1, 1], 2: [-1, 5]}),
         ('Note {"state": 1, "observation": [1, 2]} is odd.', {0: [0.5, 2], 1: [1, 1], 2: [-1, 5]}),
     ],

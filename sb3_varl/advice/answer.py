@@ -121,7 +121,8 @@ def parse_answers(answers: Iterable[Answer], action_space: spaces.Box, names: Se
 
 def _offset(raw: RawAnswer, asked: frozenset[int]) -> int | None:
     """By how much the answer's numbers are above those that were asked about, or ``None`` if that cannot be told."""
-    answered = {state for item in raw.items if (state := state_number(item)) is not None} | set(raw.cut_off)
+    named = {state for item in raw.items if (state := state_number(item)) is not None}
+    answered = named | set(raw.cut_off) | set(raw.lost)
     if not asked or not answered or min(answered) == min(asked):
         return 0
     offset = min(answered) - min(asked)

@@ -84,11 +84,13 @@ class RawAnswer:
     :param fault: Why no more of it was understood: ``"truncated"``, ``"malformed_item"``, ``"not_json"`` or
         ``"no_advice"``; ``None`` if all of it was, so that it says nothing of a state that it leaves out
     :param cut_off: States about which the answer breaks off
+    :param lost: States about which it says what nobody can read
     """
 
     items: list[Any] = field(default_factory=list)
     fault: str | None = None
     cut_off: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -105,6 +107,7 @@ class _Group:
     items: list[Any] = field(default_factory=list)
     fault: str | None = None
     cut_off: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
     is_list: bool = True
     start: int = 0
     end: int = 0
@@ -175,6 +178,7 @@ def _read(text: str) -> RawAnswer:
     kept: dict[Any, list[Any]] = {}
     fault: str | None = None
     cut_off: list[int] = []
+    lost: list[int] = []
     n_groups = end = 0
     for group in scan.groups():
         n_groups += 1
@@ -195,6 +199,7 @@ def _read(text: str) -> RawAnswer:
         kept.update(by_state)
         fault = group.fault or fault
         cut_off += group.cut_off
+        lost += group.lost
     rest = text[scan.end :]
     if n_groups and not scan.gave_up and (_ANOTHER_ANSWER.search(rest) or _CUT_OFF.search(rest)):
         goes_on = scan.ends_with_items and _BETWEEN.fullmatch(rest[: rest.rfind("{")]) is not None
@@ -208,7 +213,7 @@ def _read(text: str) -> RawAnswer:
     items = [item for of_state in kept.values() for item in of_state]
     if fault == "truncated" and not items and not cut_off:
         fault = "not_json"
-    return RawAnswer(items, fault, cut_off)
+    return RawAnswer(items, fault, cut_off, lost)
 
 
 def _says(items: list[Any]) -> bool:
@@ -246,7 +251,7 @@ class _Scan:
                 break
             start = match.start()
             value, end = self._decoded(start)
-            whole = whole_answer(value)
+            whole = _whole(value)
             item = _item(value)
             if whole is not None:
                 yield from self._closed(group)
@@ -346,6 +351,7 @@ class _Scan:
             group.cut_off += [int(state) for state in _STATE_OF_END.findall(piece)[:1]]
         else:
             self._lose(group, 0)
+            group.lost += [int(state) for state in states]
         group.end = start + closing + 1 if closing >= 0 else stop
         return stop
 
@@ -384,24 +390,8 @@ def _item(value: Any) -> dict[str, Any] | None:
     return {"state": state, "action": others, "is_guess": True} if others or actions else {"state": state}
 
 
-def looks_like_json(text: str) -> bool:
-    """
-    Say whether a text has the beginning of an answer in JSON in it, perhaps a broken one.
-
-    :param text: The text
-    :return: Whether it has
-    """
-    return any(pattern.search(text) for pattern in (_OBJECT_START, _ANOTHER_ANSWER, _CUT_OFF))
-
-
-def whole_answer(value: Any, depth: int = 0) -> list[Any] | None:
-    """
-    Find the items of an object that is an answer, under whatever key.
-
-    :param value: What was read
-    :param depth: How many objects are around it
-    :return: Its items, ``None`` for what is none; or ``None`` if it is no answer
-    """
+def _whole(value: Any, depth: int = 0) -> list[Any] | None:
+    """The items of an object that is an answer, under whatever key, or ``None`` if it is none."""
     if not isinstance(value, dict) or isinstance(value, _Ambiguous) or depth > _MAX_NESTING:
         return None
     if "advice" in value and "state" not in value:
@@ -426,7 +416,7 @@ def whole_answer(value: Any, depth: int = 0) -> list[Any] | None:
     by_state = _by_state(value)
     if by_state is not None:
         return by_state
-    inner = [found for part in value.values() if (found := whole_answer(part, depth + 1)) is not None]
+    inner = [found for part in value.values() if (found := _whole(part, depth + 1)) is not None]
     return inner[0] if len(inner) == 1 else None
 
 

@@ -5,14 +5,17 @@ from typing import Any
 
 # An action that is no JSON: numbers, with a plus, a minus that no keyboard has, or without their zero; as a list, by
 # the components' names, or by itself. It is there from its beginning to its end.
-NUMBER = r"""["']?\s*(?:null|None|[+\-\u2212\u2013]?\s*(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*["']?"""
-_NAMED = rf"""["']?[\w][\w \[\]-]*?["']?\s*[:=]\s*{NUMBER}"""
+# No two ways lead to the same text, or it would take ages to find that one is missing at the end.
+_BARE = r"""(?:null|None|(?:[+\-\u2212\u2013]\s{0,3})?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)"""
+NUMBER = rf"""(?:["']\s{{0,3}}{_BARE}\s{{0,3}}["']|{_BARE})"""
+_NAME = r"""["']?\w[\w\[\]-]{0,60}(?: [\w\[\]-]{1,60}){0,5}["']?"""
+_NAMED = rf"""{_NAME}\s*[:=]\s*{NUMBER}"""
 VALUE = re.compile(
-    rf"""(?P<list>\[\s*{NUMBER}(?:\s*,\s*{NUMBER})*\s*,?\s*\])"""
-    rf"""|(?P<named>\{{\s*{_NAMED}(?:\s*,\s*{_NAMED})*\s*,?\s*\}})"""
+    rf"""(?P<list>\[\s*{NUMBER}(?:\s*,\s*{NUMBER})*\s*(?:,\s*)?\])"""
+    rf"""|(?P<named>\{{\s*{_NAMED}(?:\s*,\s*{_NAMED})*\s*(?:,\s*)?\}})"""
     rf"""|(?P<number>{NUMBER})(?=\s*[,}}])"""
 )
-_PAIR = re.compile(rf"""["']?([\w][\w \[\]-]*?)["']?\s*[:=]\s*({NUMBER})""")
+_PAIR = re.compile(rf"""["']?(\w[\w\[\]-]{{0,60}}(?: [\w\[\]-]{{1,60}}){{0,5}})["']?\s*[:=]\s*({NUMBER})""")
 _MINUS = str.maketrans({"\u2212": "-", "\u2013": "-"})
 
 

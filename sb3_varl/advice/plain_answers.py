@@ -1,180 +1,180 @@
-"""Answers that are no JSON, as a person reads them: a line for each state, a table, or YAML."""
+"""
+Answers that are no JSON, if they are plain: a line for each state, a table, or YAML, and nothing beside it that may be
+meant as well. What is not beyond doubt is not read, lest a draft or an observation become advice.
+"""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import yaml
 
-from sb3_varl.advice.items import (
-    MAX_ANSWER_LENGTH,
-    RawAnswer,
-    looks_like_json,
-    state_number,
-    whole_answer,
-    without_thoughts,
-)
+from sb3_varl.advice.items import MAX_ANSWER_LENGTH, RawAnswer, state_number, without_thoughts
 from sb3_varl.advice.numbers import NUMBER, VALUE, value_of
 
-# What is read as YAML, in characters, and how many parts of an answer may look like it; and of a line, a cell and a
-# number.
-_MAX_YAML, _MAX_BLOCKS = 20_000, 3
-_MAX_LINE, _MAX_CELL, _MAX_NUMBER = 2000, 300, 50
-_MARKS = r"""[*_`"' \t]{0,20}"""
+# Longer answers of this kind are none, in characters; and longer lines.
+_MAX_LENGTH, _MAX_LINE = 20_000, 500
+_MARKS = r"[*_`]{0,3}"
+_SPACE = "[ \t]{0,20}"
+_WORDS = r"""[^\[\]{}|<>\d]{0,300}"""
+_LIST = rf"\[\s{{0,20}}{NUMBER}(?:\s{{0,20}},\s{{0,20}}{NUMBER}){{0,200}}\s{{0,20}}\]"
+_ACTION = r"""["'*`]{0,3}(?:(?:recommended|suggested|advised) )?action["'*`]{0,3}\s{0,5}[:=]\s{0,5}"""
 _LINE = re.compile(
-    rf"""^[ \t>*+\-•#]{{0,20}}(?:\d{{1,3}}[.)] ?)?{_MARKS}state[ \t_#]{{0,3}}(?P<state>\d{{1,9}}){_MARKS}"""
-    r"""(?:[:=]|->|=>|\u2192|\u2013|\u2014|-)(?P<rest>.*)$""",
-    re.IGNORECASE | re.MULTILINE,
+    rf"{_SPACE}(?:[-*+\u2022]|\d{{1,3}}[.)])?{_SPACE}{_MARKS}state[ _#]?(?P<state>\d{{1,6}}){_MARKS}{_SPACE}"
+    rf"(?:[:=]|->|=>|\u2192){_SPACE}{_MARKS}{_SPACE}{_MARKS}"
+    rf"(?:(?:{_ACTION})?(?P<list>{_LIST})|\{{{_SPACE}{_ACTION}(?P<inner>{_LIST})(?:,[^\[\]{{}}]{{0,300}})?\}}"
+    rf"|(?P<null>null|none|no advice)){_MARKS}"
+    # A remark has no number in it and is set apart.
+    rf"{_SPACE}(?:[.,;]|[(;,#\u2013\u2014-]{_WORDS})?",
+    re.IGNORECASE,
 )
-_BEFORE_VALUE = re.compile(
-    rf"""{_MARKS}(?:(?:\{{{_MARKS})?(?:\w{{1,20}} )?action{_MARKS}(?:[:=]|is\b){_MARKS})?""", re.IGNORECASE
+# What a line may begin with that is about a state, and what stands before or after the answer and may be meant as well.
+_OF_STATE = re.compile(r"\bstates?\b.{0,20}?\d|^\W{0,10}\d+\s*[:|]", re.IGNORECASE)
+_MAY_BE_MEANT = re.compile(r"[\[\]{}|<>]|\d\.\d")
+_OF_SOMETHING_ELSE = re.compile(
+    r"\b(?:observ|execut|previous|current|next|expect|position|result|original|wrong|bad|draft|not|instead)",
+    re.IGNORECASE,
 )
-_LONE_NUMBER = re.compile(rf"{NUMBER}{_MARKS}$")
-_ABSTAINS = re.compile(rf"(?:null|none|no advice|abstain){_MARKS}[.;,}}]?{_MARKS}$", re.IGNORECASE)
-_ROW = re.compile(r"^[ \t]{0,40}\|(.*)\|[ \t]*$", re.MULTILINE)
-_FIRST_CELL = re.compile(r"(?:state)?[ \t_#]{0,3}(\d{1,9})", re.IGNORECASE)
-_YAML_KEY = r"""(?:-[ \t]+)?["']?{name}["']?[ \t]*:(?=[ \t]|$)"""
-_YAML_LINE = re.compile(rf"[ \t]*(?:-[ \t].*|{_YAML_KEY.format(name='[A-Za-z][A-Za-z0-9_ ]{0,40}')}.*|[\]\d\-].*|)$")
-_YAML_START = re.compile(
-    rf"[ \t]*{_YAML_KEY.format(name='(?:advice|actions|state(?:[ _#]?[0-9]{1,9})?)')}", re.IGNORECASE
-)
-_YAML_STATE = re.compile(rf"^[ \t]*{_YAML_KEY.format(name='state')}", re.IGNORECASE | re.MULTILINE)
-_ANCHOR = re.compile(r"(?:^|[\s:\-])[&*]\w")
-_PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_RULE = re.compile(r"[|:\s-]+")
+_NULLS = frozenset({"", "-", "\u2013", "\u2014", "null", "none", "no advice"})
+_ADVICE = frozenset({"action", "advice", "recommended action", "suggested action", "advised action"})
+_FENCED = re.compile(r"```\w{0,10}\n(.*?)\n[ \t]*```", re.DOTALL)
+_PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 
 
 def read_plain(text: str, is_cut: bool = False) -> RawAnswer | None:
     """
-    Find what an answer says of each state that has no JSON in it, or only a draft.
+    Find what an answer says of each state that has no JSON in it.
 
     :param text: The model's words
     :param is_cut: Whether it is known to break off, so that nobody knows how its last item would have ended
-    :return: What it says; ``None`` if that cannot be told, because there is nothing of the kind, or JSON after it
+    :return: What it says; ``None`` if that is not beyond doubt
     """
-    text = without_thoughts(text[:MAX_ANSWER_LENGTH])
-    for read in (_from_lines, _from_table, _from_yaml):
-        found = read(text)
-        if found is not None:
-            answer, end = found
-            if looks_like_json(text[end:]):
-                return None
-            if is_cut and answer.items:
-                last = state_number(answer.items.pop())
-                answer.fault, answer.cut_off = "truncated", [] if last is None else [last]
-            return answer
-    return None
-
-
-def _from_lines(text: str) -> tuple[RawAnswer, int] | None:
-    items: dict[int, dict[str, Any] | None] = {}
-    end = 0
-    for line in _LINE.finditer(text):
-        state = int(line["state"])
-        items[state] = _item_of_line(state, line["rest"])
-        end = line.end()
-    if not any(item is not None and "action" in item for item in items.values()):
+    said = without_thoughts(text[:MAX_ANSWER_LENGTH]).replace("\r\n", "\n")
+    if len(said) > _MAX_LENGTH or re.search(r"</?think", said):
         return None
-    return _raw(items.values()), end
-
-
-def _item_of_line(state: int, rest: str) -> dict[str, Any] | None:
-    if len(rest) > _MAX_LINE:
+    items = _from_yaml(said) or _from_table(said) or _from_lines(said)
+    if not items or len({item["state"] for item in items}) < len(items):
         return None
-    before = _BEFORE_VALUE.match(rest)
-    start = before.end() if before is not None else 0
-    if _ABSTAINS.match(rest, start):
-        return {"state": state}
-    found = VALUE.match(rest, start)
-    if found is not None and (found["list"] or found["named"]):
-        # Of two lists nobody knows which is meant.
-        return None if re.search(r"[\[{(]\s*[+\-]?\s*[\d.]", rest[found.end() :]) else _item(state, value_of(found))
-    lone = _LONE_NUMBER.match(rest, start)
-    return None if lone is None else _item(state, lone[0].strip(" \t*_`\"'"))
-
-
-def _from_table(text: str) -> tuple[RawAnswer, int] | None:
-    rows = list(_ROW.finditer(text))
-    cells = [[cell.strip().strip("*`").strip() for cell in row[1].split("|")] for row in rows]
-    header = next((i for i, row in enumerate(cells) if row[0].lower().startswith("state")), None)
-    if header is None:
+    if not any(item["action"] is not None for item in items):
         return None
-    names = cells[header]
-    items = dict[Any, dict[str, Any] | None]()
-    for row in cells[header + 1 :]:
-        first = _FIRST_CELL.fullmatch(row[0])
-        if first is not None:
-            items[int(first[1])] = _item_of_row(int(first[1]), names[1:], row[1:])
-    return (_raw(items.values()), rows[-1].end()) if items else None
+    if not is_cut:
+        return RawAnswer(items)
+    last = state_number(items.pop())
+    return RawAnswer(items, "truncated", [] if last is None else [last])
 
 
-def _item_of_row(state: int, names: list[str], row: list[str]) -> dict[str, Any] | None:
-    if len(names) != len(row) or any(len(cell) > _MAX_CELL for cell in row):
-        return None
-    lists = [found for cell in row if (found := VALUE.fullmatch(cell)) is not None and found["list"]]
-    if lists:
-        return _item(state, value_of(lists[0])) if len(lists) == 1 else None
-    numbers = {name: cell for name, cell in zip(names, row, strict=True) if _PLAIN_NUMBER.fullmatch(cell)}
-    return _item(state, numbers) if numbers else None
-
-
-def _from_yaml(text: str) -> tuple[RawAnswer, int] | None:
-    for block, end in _yaml_blocks(text):
-        if len(block) > _MAX_YAML or _ANCHOR.search(block):
+def _from_lines(text: str) -> list[dict[str, Any]] | None:
+    """All lines about states, one after the other, and words before and after."""
+    items: list[dict[str, Any]] = []
+    others: list[str] = []
+    is_over = False
+    for line in filter(None, map(str.strip, text.split("\n"))):
+        if line.startswith("```"):
             continue
-        fault, value = None, _loaded(block)
-        starts = [match.start() for match in _YAML_STATE.finditer(block)]
-        if value is None and starts:
-            # What breaks off is known by its last item.
-            fault, value = "truncated", _loaded(block[: starts.pop()])
-        items = whole_answer({"advice": value} if isinstance(value, list) else value)
-        actions = [item["action"] for item in items or () if item is not None and "action" in item]
-        # Words are no actions; and a key that is there twice is in the place of the first.
-        if items and len(starts) <= len(items) and not all(isinstance(action, str) for action in actions):
-            raw = _raw(items)
-            return RawAnswer(raw.items, fault or raw.fault), end
-    return None
+        found = _LINE.fullmatch(line) if len(line) <= _MAX_LINE else None
+        if found is None:
+            others.append(line)
+            is_over = bool(items)
+        elif is_over:
+            return None
+        else:
+            action = found["list"] or found["inner"]
+            items.append({"state": int(found["state"]), "action": None if found["null"] else _numbers(action)})
+    return None if _may_be_meant(others) else items
 
 
-def _yaml_blocks(text: str) -> Iterator[tuple[str, int]]:
-    """Runs of lines that look like YAML, the last first."""
-    blocks = list[tuple[int, int]]()
-    start, position = None, 0
-    for line in text.splitlines(keepends=True):
-        if start is None and _YAML_START.match(line):
-            start = position
-        if start is not None and not _YAML_LINE.match(line.rstrip()):
-            blocks.append((start, position))
-            start = None
-        position += len(line)
-    if start is not None:
-        blocks.append((start, position))
-    for begin, end in blocks[: -_MAX_BLOCKS - 1 : -1]:
-        yield text[begin:end], end
+def _from_table(text: str) -> list[dict[str, Any]] | None:
+    """One table, whose first column has states, and words before and after."""
+    lines = [line.strip() for line in text.split("\n") if line.strip() and not line.strip().startswith("```")]
+    places = [i for i, line in enumerate(lines) if line.startswith("|")]
+    if len(places) < 2 or places[-1] - places[0] + 1 != len(places):
+        return None
+    if _may_be_meant([*lines[: places[0]], *lines[places[-1] + 1 :]]):
+        return None
+    table = [lines[i] for i in places if not _RULE.fullmatch(lines[i])]
+    if not all(line.endswith("|") and len(line) <= _MAX_LINE for line in table):
+        return None
+    header, *rows = ([cell.strip(" \t*`") for cell in line[1:-1].split("|")] for line in table)
+    names = [name.lower() for name in header]
+    if names[0] not in ("state", "states") or len(set(names)) < len(names):
+        return None
+    items = []
+    for row in rows:
+        state = re.fullmatch(r"(?:state[ _#]?)?(\d{1,6})", row[0], re.IGNORECASE)
+        if state is None or len(row) != len(header):
+            return None
+        action = _cell(names[1:], row[1:]) if _ADVICE & set(names) else dict(zip(header[1:], row[1:], strict=True))
+        if action == "unclear" or (isinstance(action, dict) and not all(map(_PLAIN_NUMBER.fullmatch, action.values()))):
+            return None
+        items.append({"state": int(state[1]), "action": action})
+    return items
 
 
-def _loaded(block: str) -> Any:
+def _cell(names: Sequence[str], cells: Sequence[str]) -> Any:
+    """The list in the column of actions, if there is one, and words in the others."""
+    advice = [cell for name, cell in zip(names, cells, strict=True) if name in _ADVICE]
+    others = [cell for name, cell in zip(names, cells, strict=True) if name not in _ADVICE]
+    if len(advice) != 1 or any(re.search(r"[\[\]{}\d]", cell) for cell in others):
+        return "unclear"
+    if advice[0].lower() in _NULLS:
+        return None
+    return _numbers(advice[0]) if re.fullmatch(_LIST, advice[0]) else "unclear"
+
+
+def _from_yaml(text: str) -> list[dict[str, Any]] | None:
+    """One block, fenced or all of the answer."""
+    fenced = list(_FENCED.finditer(text))
+    if len(fenced) > 1:
+        return None
+    block = fenced[0][1] if fenced else text
+    if fenced and _may_be_meant((text[: fenced[0].start()] + "\n" + text[fenced[0].end() :]).split("\n")):
+        return None
+    if not re.search(r"^\s{0,20}(?:- )?state\s{0,5}:", block, re.MULTILINE | re.IGNORECASE):
+        return None
     try:
-        # Text of numbers stays text, lest 010 be 8 and 1:30 be 90.
-        return _typed(yaml.load(block, yaml.BaseLoader))
-    except (yaml.YAMLError, RecursionError):
+        value = yaml.load(block, _Loader)
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError, TypeError):
         return None
-
-
-def _typed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _typed(part) for key, part in value.items() if isinstance(key, str)}
-    if isinstance(value, list):
-        return [_typed(part) for part in value]
-    if value in ("", "~", "null", "None"):
+    found = value["advice"] if isinstance(value, dict) and list(value) == ["advice"] else value
+    if not isinstance(found, list):
         return None
-    return float(value) if _PLAIN_NUMBER.fullmatch(value) and len(value) < _MAX_NUMBER else value
+    items = []
+    for item in found:
+        if not isinstance(item, dict) or not {"state", "action"} <= item.keys() <= {"state", "action", "reason"}:
+            return None
+        action = item["action"]
+        is_null = isinstance(action, str) and action.lower() in ("null", "~", "none")
+        is_list = isinstance(action, list) and all(isinstance(part, str) for part in action)
+        if not isinstance(item["state"], str) or not item["state"].isdigit() or not (is_null or is_list):
+            return None
+        items.append({"state": int(item["state"][:9]), "action": None if is_null else action})
+    return items
 
 
-def _item(state: int, action: Any) -> dict[str, Any]:
-    return {"state": state, "action": action}
+class _Loader(yaml.BaseLoader):
+    """Numbers stay text, lest 010 be 8 and 1:30 be 90; nothing is there twice, or under two names."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent) or getattr(self.peek_event(), "anchor", None):
+            raise yaml.YAMLError
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            raise yaml.YAMLError
+        return mapping
 
 
-def _raw(items: Any) -> RawAnswer:
-    items = list(items)
-    is_lost = any(item is None or state_number(item) is None for item in items)
-    return RawAnswer([item for item in items if item is not None], "malformed_item" if is_lost else None)
+def _may_be_meant(lines: Sequence[str]) -> bool:
+    """Whether something else may be the answer, or say of what is there that it is none."""
+    return any(
+        _OF_STATE.search(line[:_MAX_LINE]) or _MAY_BE_MEANT.search(line) or _OF_SOMETHING_ELSE.search(line)
+        for line in lines
+    )
+
+
+def _numbers(text: str) -> Any:
+    found = VALUE.fullmatch(text)
+    return None if found is None else value_of(found)
