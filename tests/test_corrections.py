@@ -512,6 +512,22 @@ def test_a_correction_that_waits_until_the_cutoff_is_told_of(caplog):
 
 
 @pytest_vlm
+def test_a_correction_that_waits_until_the_end_is_told_of(caplog):
+    with VLMServer(answers(answer_of(-0.5))) as server:
+        callback = make_callback(make_vlm(server), n_queries=3, query_freq=20, roll_in=0.1)
+        make_model(TargetEnv()).learn(100, callback=callback)
+    (message,) = [message for message in caplog.messages if "not asked" in message]
+    assert message.startswith("2 queries were not asked when training ended: a correction waits for 8 episodes")
+
+
+@pytest_vlm
+def test_a_query_that_waits_for_nothing_puts_off_no_other():
+    callback = make_callback(n_queries=6, first_query=20, query_freq=4, states_per_query=4, window=4, log_path="log")
+    make_model().learn(60, callback=callback)
+    assert [query.step for query in read_queries("log")] == [20, 24, 28, 32, 36, 40]
+
+
+@pytest_vlm
 def test_a_correction_that_waits_puts_off_the_next():
     """It waits for episodes in which the rules were followed, far beyond the trigger of the one after it."""
     with VLMServer(answers(answer_of(-0.5), answer_of(-0.25), answer_of(0.5))) as server:

@@ -10,6 +10,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+from stable_baselines3.common.envs import FakeImageEnv
 from standing import OTHER, SETTINGS, SMALL, TEXT, NamedEnv, assert_rows_are_advised
 
 from conftest import CounterEnv, make_query
@@ -175,18 +176,53 @@ def test_nobody_answers_in_time(make_human, caplog):
     assert [rejection.reason for rejection in advisor.advise(query).rejected] == ["budget_exhausted"] * 2
     assert len(events) == 4
     assert "The budget max_seconds=" in caplog.text
-    # Whoever comes too late is told so.
-    assert "has been taken back" in post(advisor.url, number="1", **{"0_0": "1"})
+    # Whoever comes too late is told so, and keeps what was written.
+    page = post(advisor.url, number="1", **{"0_0": "0.125"})
+    assert "That question has been taken back" in page
+    assert "0_0: 0.125" in page
 
 
 def test_a_question_is_taken_back_by_control_c(make_human):
-    advisor = make_human()
-    asked = Advising(advisor, make_query(1))
+    advisor, events = make_human(), []
+    asked = Advising(advisor, make_query(1, events.append))
     wait_for(advisor.url, "Send")
     advisor.interrupt()
     with pytest.raises(QueryInterrupted):
         asked.result()
     assert "No question at the moment" in get(advisor.url)
+    assert [type(event) for event in events] == [Request, Failure]
+    assert events[1].usage.seconds > 0
+
+
+def test_a_question_is_taken_back_with_the_page(make_human):
+    advisor = make_human()
+    asked = Advising(advisor, make_query(1))
+    wait_for(advisor.url, "Send")
+    advisor.close()
+    with pytest.raises(QueryInterrupted):
+        asked.result()
+
+
+def test_a_question_is_taken_back_at_the_cutoff(make_human):
+    advisor = make_human()
+    model = VARL("MlpPolicy", NamedEnv(), **{**SMALL, "shaping_steps": 40})
+    callback = AdvisorCallback(advisor, **{**SETTINGS, "n_queries": 1, "blocking": False, "log_path": False})
+    model.learn(60, callback=callback)
+    assert "No question at the moment" in get(advisor.url)
+    asked = Advising(advisor, make_query(1))
+    page = wait_for(advisor.url, "Send")
+    number = page.partition('name="number" value="')[2].partition('"')[0]
+    assert "No question at the moment" in post(advisor.url, number=number, **{"0_0": "0", "0_1": "0"})
+    assert asked.result().actions[0].tolist() == [0, 0]
+    # Sent twice.
+    assert "No question at the moment" in post(advisor.url, number=number, **{"0_0": "0", "0_1": "0"})
+
+
+def test_nothing_to_show_is_told_of_before_training(make_human):
+    model = VARL("CnnPolicy", FakeImageEnv(discrete=False), buffer_size=100)
+    callback = AdvisorCallback(make_human(), **{**SETTINGS, "n_queries": 1, "log_path": False})
+    with pytest.raises(ValueError, match="frames"):
+        model.learn(30, callback=callback)
 
 
 def test_nobody_else_gets_the_page(make_human):
@@ -222,9 +258,9 @@ def test_by_name_and_copies(make_human, capsys):
     advisor = make_advisor("human/Push the puck.", open_browser=False)
     assert advisor.task == "Push the puck."
     assert make_advisor("human").task is None
-    other = make_human()
-    url = other.url
-    assert url in capsys.readouterr().out
+    other = make_human(minutes_per_query=0.001)
+    other.advise(make_query(1))
+    assert capsys.readouterr().out == f"Your advice is asked for at {other.url}\n"
     assert copy.deepcopy(other)._desk is None
 
 

@@ -836,4 +836,7 @@ def test_shares_stand_beside_no_other_rules():
     assert view_rules([("query 1", answer, [])], [0.5, 0.5, None, None]).shares == []  # one of them could not be used
     view = view_rules([("query 1", answer, ["b: there is no wrist"])], [0.5, 0.5, None, None])
     assert view.shares == [0.5, None, 0.5]
-    assert view.lost == {(0, "b")}
+    assert [rule.name for rule in view.lost] == ["b"]
+    twice = Answer(0, (0,), json.dumps({"rules": [rules[0], rules[0], rules[1]]}), Usage(), "rules")
+    view = view_rules([("query 1", twice, ["a: there is no wrist"])], [0.5, 0.5, None])
+    assert [view.is_lost(row[0]) for row in view.rows] == [True, False, False]

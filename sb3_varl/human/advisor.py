@@ -1,6 +1,7 @@
 """A person as advisor: whoever trains an agent says what should have been done, or writes the rules."""
 
 import json
+import logging
 import threading
 import time
 import webbrowser
@@ -22,7 +23,7 @@ from sb3_varl.advice.types import (
     Usage,
 )
 from sb3_varl.advisors.budget import Budget
-from sb3_varl.advisors.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, Form, chats
+from sb3_varl.advisors.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, Form, chats, system_prompt
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number, check_text
 from sb3_varl.human.desk import Desk, Interrupted
 from sb3_varl.pages import picture_url, render
@@ -31,8 +32,11 @@ from sb3_varl.rules.answers import read_answers
 from sb3_varl.rules.names import Names
 
 _NAME = "human"
-# What somebody who has never written rules begins with.
-_FIRST_RULES = '{"rules": [\n{"name": "", "when": "true", "action": [%s]}\n]}'
+logger = logging.getLogger(__name__)
+
+# What is seen where nothing is written yet.
+_EXAMPLE = '{"rules": [\n{"name": "...", "when": "...", "action": [%s]},\n...\n]}'
+_TAKEN_BACK = "the question was taken back before it was answered"
 
 
 class HumanAdvisor:
@@ -46,10 +50,11 @@ class HumanAdvisor:
     :param form: What is asked for: ``"rules"`` or ``"actions"``. ``None`` for rules where the task sheet names the
         numbers of an observation, and for actions elsewhere
     :param port: Port of the page, 0 for any that is free
-    :param minutes_per_query: How long to wait for the answer to a query, ``None`` until there is one
+    :param minutes_per_query: How long to wait for the answer to a query, ``None`` until there is one. A ``learn()``
+        that ends before the cutoff waits for it
     :param max_minutes: Budget of the time that passes between questions and their answers, ``None`` for any
     :param image_size: Length to which a frame's longer side is scaled down, in pixels
-    :param open_browser: Whether to open the page. Its address is printed in any case
+    :param open_browser: Whether to open the page when the first question is there. Its address is printed in any case
     :raises ArgumentError: if an argument has the wrong type or is out of range
     """
 
@@ -59,7 +64,7 @@ class HumanAdvisor:
         *,
         form: Form | None = None,
         port: int = 0,
-        minutes_per_query: float | None = None,
+        minutes_per_query: float | None = 30.0,
         max_minutes: float | None = None,
         image_size: int = 448,
         open_browser: bool = True,
@@ -82,6 +87,7 @@ class HumanAdvisor:
         self.open_browser = open_browser
         self.budget = Budget(_NAME, max_seconds=None if max_minutes is None else 60 * max_minutes)
         self._usage = Usage()
+        self._said_why_no_rules = self._is_announced = False
         self._be_closed()
 
     def _be_closed(self) -> None:
@@ -104,24 +110,29 @@ class HumanAdvisor:
 
     def prepare(self, briefing: Briefing) -> None:
         """
-        Find out before the training starts whether a question can be put into words, and open the page.
+        Find out before the training starts whether a question can be put into words, and whether the port is free.
 
         :param briefing: What stays the same over all queries
         :raises OSError: if the port is taken
-        :raises ValueError: if rules are to be asked for and nothing has a name, or the task sheet does not fit
+        :raises ValueError: if rules are to be asked for and nothing has a name, the task sheet does not fit or is too
+            long, or nothing of a state would be shown
         """
-        if self.form_for(briefing) == "rules":
-            Names(briefing.sheet, briefing.observation_space)
+        system_prompt(briefing, self._task(briefing), self.form_for(briefing))
         self._open()
 
     def _open(self) -> Desk:
         with self._opening:
             if self._desk is None:
-                self._desk = Desk(self.port)
-                print(f"Your advice is asked for at {self._desk.url}", flush=True)
-                if self.open_browser:
-                    webbrowser.open(self._desk.url)
+                self._desk, self._is_announced = Desk(self.port), False
             return self._desk
+
+    def _announce(self, desk: Desk) -> None:
+        if self._is_announced:
+            return
+        self._is_announced = True
+        print(f"Your advice is asked for at {desk.url}", flush=True)
+        if self.open_browser:  # some browsers return when they are closed
+            threading.Thread(target=webbrowser.open, args=(desk.url,), daemon=True).start()
 
     def form_for(self, briefing: Briefing) -> Form:
         """
@@ -134,7 +145,10 @@ class HumanAdvisor:
             return self.form
         try:
             Names(briefing.sheet, briefing.observation_space)
-        except ArgumentError:
+        except ArgumentError as error:
+            if not self._said_why_no_rules and briefing.sheet is not None and briefing.sheet.observation:
+                logger.warning("You are asked for actions, and not for rules: %s", error)
+            self._said_why_no_rules = True
             return "actions"
         return "rules"
 
@@ -161,14 +175,17 @@ class HumanAdvisor:
         number = max((answer.request + 1 for answer in query.answers), default=0)
         form, desk = self.form_for(query.briefing), self._open()
         question = _Question(query, wanted, self._task(query.briefing), form, self.image_size)
+        if desk.n_interruptions > n_interruptions:
+            raise QueryInterrupted(_TAKEN_BACK)
         query.record(Request(number, wanted))
+        self._announce(desk)
         started = time.monotonic()
         try:
             text = desk.ask(question, None if np.isinf(seconds) else float(seconds), n_interruptions)
         except Interrupted:
-            raise QueryInterrupted("The question was taken back before it was answered.") from None
-        usage = Usage(requests=1, seconds=time.monotonic() - started)
-        self._usage += usage
+            query.record(Failure(number, _TAKEN_BACK, self._spend(started), False))
+            raise QueryInterrupted(_TAKEN_BACK) from None
+        usage = self._spend(started)
         if text is None:
             failure = Failure(number, f"nobody answered within {seconds / 60:.3g} minutes", usage, False)
             query.record(failure)
@@ -179,16 +196,27 @@ class HumanAdvisor:
         actions = [parsed.actions.get(i) for i in range(len(query.states))]
         return Advice(actions, parsed.rejected, usage, parsed.standing)
 
+    def _spend(self, started: float) -> Usage:
+        usage = Usage(requests=1, seconds=time.monotonic() - started)
+        self._usage += usage
+        return usage
+
     def interrupt(self) -> None:
-        """Take the question back, from any thread."""
-        if self._desk is not None:
-            self._desk.interrupt()
+        """Take the question back, from any thread. Its query stays open."""
+        desk = self._desk
+        if desk is not None:
+            desk.interrupt()
+
+    def withdraw(self) -> None:
+        """Take the question back because its answer would be of no use any more."""
+        self.interrupt()
 
     def close(self) -> None:
         """Take the page down."""
-        if self._desk is not None:
-            self._desk.close()
-            self._desk = None
+        with self._opening:
+            desk, self._desk = self._desk, None
+        if desk is not None:
+            desk.close()
 
     def _task(self, briefing: Briefing) -> str:
         return self.task or briefing.task or (briefing.sheet.goal if briefing.sheet is not None else "") or "(no task)"
@@ -215,16 +243,14 @@ class _Question:
     def page(self, given: Mapping[str, str], remarks: list[str], number: int) -> str:
         """Put it on a page."""
         followed = self.query.followed
-        if followed is not None and isinstance(followed.advice, Rules):
-            first = followed.advice.text
-        else:
-            first = _FIRST_RULES % ", ".join(['"0"'] * len(self.names))
+        first = followed.advice.text if followed is not None and isinstance(followed.advice, Rules) else ""
         return render(
             "human.html",
             title=f"Query {self.query.index + 1} at step {self.query.step:,}",
             question=self,
             given=given,
             first_rules=first,
+            example=_EXAMPLE % ", ".join(['"..."'] * len(self.names)),
             remarks=remarks,
             number=number,
         )
@@ -234,6 +260,8 @@ class _Question:
         text, remarks = (given.get("rules", ""), []) if self.form == "rules" else self._actions(given)
         parsed = self.parsed(Answer(0, self.states, text, Usage(), self.form))
         said = dict.fromkeys(remarks)
+        if self.form == "rules" and parsed.standing is None and not parsed.rejected and self.query.followed is None:
+            said["there are no rules yet that could be kept. Write some"] = None
         for rejection in parsed.rejected:
             place = "" if rejection.state is None or self.form == "rules" else f"state {rejection.state}: "
             said[f"{place}{rejection.example or rejection.reason.replace('_', ' ')}"] = None

@@ -40,6 +40,10 @@ class Question(Protocol):
         """
 
 
+def _waiting(late: Mapping[str, str] | None = None) -> str:
+    return render("human_waits.html", late=late)
+
+
 class Interrupted(Exception):
     """Nobody waits for the answer any more."""
 
@@ -56,7 +60,8 @@ class Desk:
         self._changed = threading.Condition()
         self._question: Question | None = None
         self._answer: str | None = None
-        self._number = self.n_interruptions = 0
+        self._number = self._taken = self.n_interruptions = 0
+        self._is_closed = False
         # Pages of other sites cannot guess it.
         self._token = secrets.token_urlsafe(16)
         self._server = ThreadingHTTPServer((HOST, port), self._handler())
@@ -79,6 +84,8 @@ class Desk:
         :raises Interrupted: if :meth:`interrupt` was called since
         """
         with self._changed:
+            if self._is_closed:
+                raise Interrupted
             self._number += 1
             self._question, self._answer = question, None
             try:
@@ -99,6 +106,8 @@ class Desk:
 
     def close(self) -> None:
         """Take the page down."""
+        with self._changed:
+            self._is_closed = True
         self.interrupt()
         self._server.shutdown()
         self._server.server_close()
@@ -108,22 +117,29 @@ class Desk:
         Make the page, and take an answer that is sent back.
 
         :param given: What was filled in, or ``None`` if nothing was
-        :return: HTML, and whether there is a question on it
+        :return: HTML, and whether it is to stay, because there is a question on it, or what was too late
         """
         with self._changed:
             question, number = self._question, self._number
-        if question is None or (given is not None and given.get("number") != str(number)):
-            return render("human_waits.html", is_late=given is not None), False
         if given is None:
-            return question.page({}, [], number), True
+            return (_waiting(), False) if question is None else (question.page({}, [], number), True)
+        if question is None or given.get("number") != str(number):
+            return self._too_late(given)
         text, remarks = question.read(given)
         if remarks and "anyway" not in given:
             return question.page(given, remarks, number), True
         with self._changed:
-            if self._question is question and self._answer is None:
-                self._answer = text
-                self._changed.notify_all()
-        return render("human_waits.html", is_late=False), False
+            if self._question is not question or self._answer is not None:
+                return self._too_late(given)
+            self._answer, self._taken = text, number
+            self._changed.notify_all()
+        return _waiting(), False
+
+    def _too_late(self, given: Mapping[str, str]) -> tuple[str, bool]:
+        if given.get("number") == str(self._taken):  # sent twice
+            return _waiting(), False
+        fields = {name: value for name, value in given.items() if value and name not in ("number", "anyway")}
+        return _waiting(fields), True
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         desk = self
@@ -151,13 +167,13 @@ class Desk:
                 self.send_error(HTTPStatus.NOT_FOUND)
                 return False
 
-            def _send(self, page: str, has_question: bool) -> None:
+            def _send(self, page: str, stays: bool) -> None:
                 content = page.encode("utf-8", errors="replace")
                 self.send_response(HTTPStatus.OK)
                 self.send_header("Content-Type", "text/html; charset=utf-8")
                 self.send_header("Content-Length", str(len(content)))
                 self.send_header("Cache-Control", "no-store")
-                if not has_question:
+                if not stays:
                     self.send_header("Refresh", f"{_REFRESH}; url=/{desk._token}/")
                 self.end_headers()
                 with contextlib.suppress(ConnectionError):

@@ -17,13 +17,22 @@ class RulesView:
     :param versions: What each is called
     :param rows: For each rule its text in each version, ``None`` where there is no such rule
     :param shares: For each rule of the last version the share of the states in which it decided, as logged last
-    :param lost: Rules that could not be used, each by the index of its version and its name
+    :param lost: Rules that could not be used
     """
 
     versions: list[str] = field(default_factory=list)
     rows: list[list[Rule | None]] = field(default_factory=list)
     shares: list[float | None] = field(default_factory=list)
-    lost: frozenset[tuple[int, str]] = frozenset()
+    lost: list[Rule] = field(default_factory=list)
+
+    def is_lost(self, rule: Rule) -> bool:
+        """
+        Tell whether a rule could not be used, which another one like it may be.
+
+        :param rule: One of those in the rows
+        :return: Whether it is among those that could not
+        """
+        return any(rule is other for other in self.lost)
 
 
 def view_rules(answers: Sequence[tuple[str, Answer, Sequence[str]]], logged: Sequence[float | None] = ()) -> RulesView:
@@ -36,23 +45,24 @@ def view_rules(answers: Sequence[tuple[str, Answer, Sequence[str]]], logged: Seq
     :return: The versions, rules of the same name in the same row; of those without a counterpart, the ones in the same
         place
     """
-    versions, rows, lost = list[str](), list[list[Rule | None]](), set[tuple[int, str]]()
+    versions, rows, lost = list[str](), list[list[Rule | None]](), list[Rule]()
     for name, answer, rejected in answers:
         rules = outline(answer.text) if answer.form == "rules" else []
         if rules:
-            lost |= {
-                (len(versions), rule.name)
-                for rule in rules
-                if any(text.startswith(f"{rule.name}: ") for text in rejected)
-            }
             rows = _beside(rows, rules, len(versions))
             versions.append(name)
-    is_used = [row[-1] is not None and (len(versions) - 1, row[-1].name) not in lost for row in rows]
+            left = list(rejected)
+            for rule in rules:
+                told = next((text for text in left if text.startswith(f"{rule.name}: ")), None)
+                if told is not None:
+                    left.remove(told)
+                    lost.append(rule)
+    is_used = [row[-1] is not None and not any(row[-1] is rule for rule in lost) for row in rows]
     # Where something else could not be used, nobody knows here whose shares these are.
     n_logged = sum(share is not None for share in logged)
     numbers = iter(logged if n_logged >= min(sum(is_used), MAX_LOGGED_RULES) else ())
     shares = [next(numbers, None) if used else None for used in is_used]
-    return RulesView(versions, rows, shares if any(share is not None for share in shares) else [], frozenset(lost))
+    return RulesView(versions, rows, shares if any(share is not None for share in shares) else [], lost)
 
 
 def _beside(rows: list[list[Rule | None]], rules: list[Rule], n_versions: int) -> list[list[Rule | None]]:

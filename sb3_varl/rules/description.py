@@ -92,8 +92,9 @@ def _table(rules: Rules, episode: Episode) -> str:
         for variable in names.variables.values()
         if len(variable.places) <= _MAX_NUMBERS and not _is_the_past(variable, names)
     ]
-    columns = [variable for variable in shown if _changes(numbers[:, variable.places])]
-    constant = [variable for variable in shown if variable not in columns and numbers[0, variable.places].any()]
+    changing = [variable for variable in shown if _changes(numbers[:, variable.places])]
+    columns = _fitting(changing)
+    constant = _fitting([v for v in shown if v not in changing and numbers[0, v.places].any()])
     outcome = {True: " that succeeded,", False: " that failed,", None: ""}[episode.succeeded]
     lines = [f"An episode{outcome} of {len(episode.actions)} steps."]
     if constant:
@@ -107,6 +108,13 @@ def _table(rules: Rules, episode: Episode) -> str:
         values = [_numbers(numbers[t, variable.places]) for variable in columns]
         lines.append("; ".join([str(t), name, *values, _numbers(np.ravel(episode.actions[t]))]))
     return "\n".join(lines)
+
+
+def _fitting(variables: Sequence[Variable]) -> list[Variable]:
+    """The first of them, as many as a short table has room for."""
+    sizes = np.cumsum([len(variable.places) + len(variable.name) / _CHARACTERS_OF_A_NUMBER for variable in variables])
+    room = MAX_TABLE / (_CHARACTERS_OF_A_NUMBER * (_MIN_ROWS + 1))
+    return [variable for variable, size in zip(variables, sizes, strict=True) if size <= room]
 
 
 def _is_the_past(variable: Variable, names: Names) -> bool:

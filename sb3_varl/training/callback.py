@@ -77,9 +77,10 @@ class AdvisorCallback(BaseCallback):
     Logs under ``advice/``, as totals of the run: ``queries``, ``failed_queries``, ``requests``, ``failed_requests``,
     ``states`` (asked about), ``accepted``, ``abstained``, ``rejected_<reason>``, ``late`` (accepted after the cutoff),
     ``prompt_tokens``, ``completion_tokens``, ``cost`` (US dollars) and ``seconds`` (spent on asking);
-    ``latency`` is the last query's, in seconds. With standing advice also ``labels``, ``rule_<number>`` and ``no_rule``
-    (share of the states in which this rule decided, or none), ``executed`` (share of the steps that were advice), and
-    ``success_own``, ``success_rolled_in`` and ``success_all_the_way``, by which part of an episode was advice.
+    ``latency`` is the last query's, in seconds. With standing advice also ``labels``, ``rule_<number>``, ``no_rule``
+    and ``no_value`` (share of the states in which this rule decided, none did, or an expression had no value),
+    ``executed`` (share of the steps that were advice), and ``success_own``, ``success_rolled_in`` and
+    ``success_all_the_way``, by which part of an episode was advice.
     TensorBoard gets, of each query, ``states``, a picture of the frames with the executed and the suggested actions,
     ``prompt``, the text that a model was sent, and the ``rules`` that it wrote.
 
@@ -438,8 +439,8 @@ class AdvisorCallback(BaseCallback):
         if self._needs_no_more():
             self._end_advice()
         if len(self._schedule) and self.num_timesteps >= self.model.cutoff:
-            if self._teacher.awaits_episodes and self.model.shaping_ended is None:
-                self._tell_of_waiting()
+            if self.model.shaping_ended is None and not self._teacher.needs_no_correction:
+                self._tell_of_unasked(f"when the cutoff at {self.model.cutoff} came")
             self._states.take()
             self._schedule, self._collecting = Schedule(), False
         if self._collecting and self._schedule.is_due(self.num_timesteps):
@@ -468,15 +469,17 @@ class AdvisorCallback(BaseCallback):
         if self.verbose >= 1:
             print(f"Step {self.num_timesteps}: the agent succeeds by itself. The advice ends.")
 
-    def _tell_of_waiting(self) -> None:
-        logger.warning(
-            "%s not asked when the cutoff at %d came: a correction waits for %d episodes in which the rules are "
-            "followed to the end, and there were %d. Raise roll_in, or the model's shaping_steps.",
-            count(len(self._schedule), "query was", "queries were"),
-            self.model.cutoff,
-            ENOUGH,
-            self._teacher.n_followed,
-        )
+    def _tell_of_unasked(self, when: str) -> None:
+        """Of corrections, which wait for their episodes; what else is not asked was said before training."""
+        if self._teacher.can_be_corrected and self._teacher.standing.advice is not None:
+            logger.warning(
+                "%s not asked %s: a correction waits for %d episodes in which the rules are followed to the end, and "
+                "there were %d. Raise roll_in, or the model's shaping_steps.",
+                count(len(self._schedule), "query was", "queries were"),
+                when,
+                ENOUGH,
+                self._teacher.n_followed,
+            )
 
     def _teach(self) -> None:
         if self._teacher.standing.advice is None:
@@ -522,7 +525,7 @@ class AdvisorCallback(BaseCallback):
             return
         index = self._schedule.index
         # A correction may have waited for its episodes beyond the next one's time.
-        self._schedule = self._schedule.without_first().postponed(self.num_timesteps)
+        self._schedule = self._schedule.without_first().postponed(self.num_timesteps, with_present=True)
         states, self._collecting = self._states.take(), False
         if self._teacher.needs_no_correction:
             logger.info("Query %d is not asked: the rules succeed where they are followed.", index + 1)
@@ -627,6 +630,8 @@ class AdvisorCallback(BaseCallback):
         self._record_totals()
         if not self._saw_steps and self.model.num_timesteps > self.num_timesteps:
             warnings.warn(_NOT_TOLD, AdviceWarning, stacklevel=2)
+        elif self._teacher.awaits_episodes and self._schedule.is_due(self.num_timesteps):
+            self._tell_of_unasked("when training ended")
         elif len(self._schedule) and not self._announced and not self._teacher.stands_by_itself:
             warnings.warn(
                 f"{len(self._schedule)} of {count(self._n_queries, 'query')} were not asked: they are due at "

@@ -234,6 +234,10 @@ class QueryQueue:
         :return: The queries that the advisor has not been told of, and what is there of those that it has
         """
         self._is_broken_off = lambda: True
+        # Whoever thinks for free, as a person does, need not think on.
+        if self._open and hasattr(self.advisor, "withdraw"):
+            with contextlib.suppress(Exception):
+                self.advisor.withdraw()
         unasked = self.drop_unasked()
         begun = self._drop(lambda asked: everything or asked.future is None)
         self.spent = sum((asked.cost for asked in begun), self.spent)

@@ -98,7 +98,7 @@ class RollIns:
         self.share = share
         self.max_steps = max_steps
         self.n_executed = self.n_steps = 0
-        # Episodes that say whether they succeeded, and those that did, by which part of them was advice.
+        # Episodes, and those that succeeded, by which part of them was advice.
         self.episodes: Counter[str] = Counter()
         self.successes: Counter[str] = Counter()
         # Whether the latest episodes succeeded that were the policy's own from their start to their end.
@@ -111,7 +111,8 @@ class RollIns:
         self._picture = picture
         self._nothing = np.full(standing.action_shape, np.nan)
         self._present: list[_Present] = []
-        self._told_of_silence = False
+        # Whether any episode said whether it succeeded, and whether it was said that one does not.
+        self._is_told = self._told_of_silence = False
 
     def begin(self, n_envs: int) -> None:
         """
@@ -202,9 +203,9 @@ class RollIns:
                         'how good the advice is. The environment has to put "is_success" into the info of the last '
                         "step of an episode."
                     )
-            if succeeded is not None:
-                self.episodes[kind] += 1
-                self.successes[kind] += succeeded
+            self._is_told = self._is_told or said is not None
+            self.episodes[kind] += 1
+            self.successes[kind] += bool(succeeded)
             if kind == OWN:
                 self.own.append(bool(succeeded))
             self._longest = max(self._longest, present.length)
@@ -230,6 +231,6 @@ class RollIns:
         if not self.n_executed:
             return {}
         figures = {"advice/executed": self.n_executed / self.n_steps}
-        for kind, n in self.episodes.items():
+        for kind, n in self.episodes.items() if self._is_told else ():
             figures[f"advice/success_{kind}"] = self.successes[kind] / n
         return figures

@@ -97,16 +97,17 @@ class Schedule:
         """
         return replace(self, triggers=(now,) * n + self.triggers, index=self.index - n)
 
-    def postponed(self, now: int) -> "Schedule":
+    def postponed(self, now: int, with_present: bool = False) -> "Schedule":
         """
         Tell when the queries will be asked. A run that goes on shortly before they are due, or after, collects states
         first.
 
         :param now: The run's environment steps
+        :param with_present: Whether the present states can be collected
         :return: The same queries, at the steps at which they are asked
         """
         steps: list[int] = []
-        earliest = now + self.n_envs + self.to_collect
+        earliest = now + self.to_collect + (0 if with_present else self.n_envs)
         for trigger in self.triggers:
             steps.append(max(earliest, now + self.n_envs * math.ceil((trigger - now) / self.n_envs)))
             earliest = steps[-1] + self.to_collect
