@@ -305,7 +305,7 @@ def test_rules_that_can_decide_in_no_state_are_told_of_once(caplog):
 def test_rules_that_advise_nothing_are_told_of_once(caplog):
     (message,) = warnings_of(caplog, '{"rules": [{"name": "wait", "when": "true", "action": null}]}')
     assert (
-        'the rules that held in the first 7 states advise nothing, "action": null. Have them give an action: wait'
+        'the rules that held in the first 6 states advise nothing, "action": null. Have them give an action: wait'
         in message
     )
 

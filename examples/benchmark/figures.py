@@ -246,7 +246,11 @@ def draw_tasks(
 
 def draw_ablations(evaluations: Evaluations, path: pathlib.Path) -> None:
     """A panel for each ablation: the mean over its tasks."""
-    experiments = [name for name in EXPERIMENTS if name not in ("main", "rivals") and evaluations.compared(name)]
+    experiments = [
+        name
+        for name, (_, tasks) in EXPERIMENTS.items()
+        if name != "rivals" and tasks == ABLATION_TASKS and evaluations.compared(name)
+    ]
     if not experiments:
         return
     n_columns = 3
@@ -317,6 +321,7 @@ def describe(method: str, experiment: str) -> str:
     shaping, advice = BASE["shaping"], BASE["advice"]
     return "VARL: " + {
         "quality": "realistic advice",
+        "rules": "192 actions, simulated",
         "gate": f"gate {shaping['gate']}",
         "coefficient": f"coef {shaping['shaping_coef']:g}",
         "cutoff": f"cutoff {FRAME_SKIP * shaping['shaping_steps'] / 1000:g}k",
