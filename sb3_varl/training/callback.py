@@ -630,17 +630,12 @@ class AdvisorCallback(BaseCallback):
         self._record_totals()
         if not self._saw_steps and self.model.num_timesteps > self.num_timesteps:
             warnings.warn(_NOT_TOLD, AdviceWarning, stacklevel=2)
-        elif self._teacher.awaits_episodes and self._schedule.is_due(self.num_timesteps):
-            self._tell_of_unasked("when training ended")
         elif len(self._schedule) and not self._announced and not self._teacher.stands_by_itself:
-            warnings.warn(
-                f"{len(self._schedule)} of {count(self._n_queries, 'query')} were not asked: they are due at "
-                f"{list(self._schedule.triggers)}, and training ended at step {self.num_timesteps}. Train longer, or "
-                "ask earlier with first_query and query_freq.",
-                AdviceWarning,
-                stacklevel=2,
-            )
             self._announced = True
+            if self._teacher.awaits_episodes and self._schedule.is_due(self.num_timesteps):
+                self._tell_of_unasked("when training ended")
+            else:
+                self._warn_of_unasked()
         if self.until_success is not None and self.model.ep_info_buffer and not self.model.ep_success_buffer:
             warnings.warn(
                 f"until_success is {self.until_success}, but no episode said whether it succeeded. The environment has "
@@ -648,6 +643,15 @@ class AdvisorCallback(BaseCallback):
                 AdviceWarning,
                 stacklevel=2,
             )
+
+    def _warn_of_unasked(self) -> None:
+        warnings.warn(
+            f"{len(self._schedule)} of {count(self._n_queries, 'query')} were not asked: they are due at "
+            f"{list(self._schedule.triggers)}, and training ended at step {self.num_timesteps}. Train longer, or "
+            "ask earlier with first_query and query_freq.",
+            AdviceWarning,
+            stacklevel=3,
+        )
 
     def _put_off(self, unasked: Sequence[AdviceQuery]) -> None:
         """Nothing is sent, and waited for, when training has ended; the queries are due if it goes on."""
