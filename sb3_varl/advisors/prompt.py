@@ -25,6 +25,7 @@ from sb3_varl.advisors.rules_prompt import (
     pick_different,
     round_number,
 )
+from sb3_varl.arguments import ArgumentError
 from sb3_varl.rules import Rules
 from sb3_varl.rules.names import Names
 from sb3_varl.wording import count
@@ -68,6 +69,23 @@ class Chat:
     states: tuple[int, ...]
     messages: list[dict[str, Any]]
     is_divisible: bool = True
+
+
+def default_form(briefing: Briefing) -> tuple[Form, str]:
+    """
+    Say what is asked for in an environment, unless somebody wants something else.
+
+    :param briefing: What stays the same over all queries
+    :return: ``"rules"`` where the task sheet names the numbers of an observation, and ``"actions"`` elsewhere; and what
+        is wrong with the names that it has, if anything is
+    """
+    if briefing.sheet is None or not briefing.sheet.observation:
+        return "actions", ""
+    try:
+        Names(briefing.sheet, briefing.observation_space)
+    except ArgumentError as error:
+        return "actions", str(error)
+    return "rules", ""
 
 
 def chats(

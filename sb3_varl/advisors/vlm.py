@@ -11,12 +11,18 @@ from sb3_varl.advice.types import Advice, AdviceQuery, Briefing, QueryInterrupte
 from sb3_varl.advisors.background import Interruptible
 from sb3_varl.advisors.budget import Budget
 from sb3_varl.advisors.limits import ServerLimits
-from sb3_varl.advisors.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, Form, state_lines, system_prompt
+from sb3_varl.advisors.prompt import (
+    MAX_IMAGE_SIZE,
+    MAX_STATES_PER_REQUEST,
+    Form,
+    default_form,
+    state_lines,
+    system_prompt,
+)
 from sb3_varl.advisors.providers import Endpoint, can_reason, check_model, holds_to_schema, known_refusal, price_of
 from sb3_varl.advisors.vlm_query import CircuitBreaker, RequestSettings, VLMQuery
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number, check_text
 from sb3_varl.redaction import refuse_secrets
-from sb3_varl.rules.names import Names
 
 logger = logging.getLogger(__name__)
 
@@ -251,16 +257,11 @@ class VLMAdvisor:
         """
         if self.form is not None:
             return self.form
-        if briefing.sheet is None or not briefing.sheet.observation:
-            return "actions"
-        try:
-            Names(briefing.sheet, briefing.observation_space)
-        except ArgumentError as error:
-            if not self._said_why_no_rules:
-                logger.warning("%s is asked for actions, and not for rules: %s", self.model, error)
+        form, why_no_rules = default_form(briefing)
+        if why_no_rules and not self._said_why_no_rules:
+            logger.warning("%s is asked for actions, and not for rules: %s", self.model, why_no_rules)
             self._said_why_no_rules = True
-            return "actions"
-        return "rules"
+        return form
 
     def interrupt(self) -> None:
         """Break off what is being asked, from any thread. What was answered so far is recorded."""

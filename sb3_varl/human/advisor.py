@@ -23,13 +23,12 @@ from sb3_varl.advice.types import (
     Usage,
 )
 from sb3_varl.advisors.budget import Budget
-from sb3_varl.advisors.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, Form, chats, system_prompt
+from sb3_varl.advisors.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, Form, chats, default_form, system_prompt
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number, check_text
 from sb3_varl.human.desk import Desk, Interrupted
 from sb3_varl.pages import picture_url, render
 from sb3_varl.rules import Rules
 from sb3_varl.rules.answers import read_answers
-from sb3_varl.rules.names import Names
 
 _NAME = "human"
 logger = logging.getLogger(__name__)
@@ -143,14 +142,11 @@ class HumanAdvisor:
         """
         if self.form is not None:
             return self.form
-        try:
-            Names(briefing.sheet, briefing.observation_space)
-        except ArgumentError as error:
-            if not self._said_why_no_rules and briefing.sheet is not None and briefing.sheet.observation:
-                logger.warning("You are asked for actions, and not for rules: %s", error)
+        form, why_no_rules = default_form(briefing)
+        if why_no_rules and not self._said_why_no_rules:
+            logger.warning("You are asked for actions, and not for rules: %s", why_no_rules)
             self._said_why_no_rules = True
-            return "actions"
-        return "rules"
+        return form
 
     def advise(self, query: AdviceQuery) -> Advice:
         """
