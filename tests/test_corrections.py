@@ -508,7 +508,7 @@ def test_a_correction_that_waits_until_the_cutoff_is_told_of(caplog):
         assert len(server.requests) == 1
     (message,) = [message for message in caplog.messages if "not asked" in message]
     assert message.startswith("2 queries were not asked when the cutoff at 100 came: a correction waits for 8 episodes")
-    assert "and there were 0. Raise roll_in" in message
+    assert "and there were 1. Raise roll_in" in message
 
 
 @pytest_vlm
@@ -538,3 +538,16 @@ def test_a_correction_that_waits_puts_off_the_next():
     steps = [query.step for query in read_queries("log")]
     assert steps[1] > 60
     assert all(later - earlier > 4 for earlier, later in itertools.pairwise(steps))
+
+
+@pytest_vlm
+def test_rules_that_may_be_corrected_are_first_followed_to_the_end():
+    """So that a correction, which waits for 8 such episodes, comes soon."""
+    with VLMServer(answers(answer_of(-0.5), answer_of(0.5))) as server:
+        callback = make_callback(make_vlm(server), n_queries=2, query_freq=20, roll_in=0.5, log_path="log")
+        make_model(TargetEnv(), shaping_steps=3000).learn(600, callback=callback)
+    first, second = (query.step for query in read_queries("log"))
+    assert 8 * 7 <= second - first < 35 * 7  # about every other episode of 7 steps is one
+    kinds = callback._teacher.roll_ins.episodes
+    assert kinds["all_the_way"] >= 16
+    assert kinds["rolled_in"] > 0

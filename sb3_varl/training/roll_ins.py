@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 # Standard deviation of what is added to executed advice, in [-1, 1]^d, so that the critic sees what is beside it.
 NOISE = 0.1
 # Of the episodes that begin with advice, the share in which it is followed to the end, without noise: these tell how
-# good it is.
+# good it is. It is all of them while a correction waits for them.
 WHOLE = 0.2
 
 # Steps between pictures of an episode in which advice is followed, the last of which is shown if nobody knew that the
@@ -83,6 +83,7 @@ class RollIns:
     :param horizon: Steps that an episode has at most, ``None`` if nobody knows
     :param rng: Draws episodes, lengths and noise
     :param picture: Takes a picture of an environment's present state, or has none
+    :param is_unknown: Whether the advice has to be followed to the end a few times before anything else
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class RollIns:
         horizon: int | None,
         rng: np.random.Generator,
         picture: Callable[[int], np.ndarray | None] = lambda env: None,
+        is_unknown: Callable[[], bool] = lambda: False,
     ) -> None:
         self.share = share
         self.max_steps = max_steps
@@ -109,6 +111,7 @@ class RollIns:
         self._longest = 1
         self._rng = rng
         self._picture = picture
+        self._is_unknown = is_unknown
         self._nothing = np.full(standing.action_shape, np.nan)
         self._present: list[_Present] = []
         # Whether any episode said whether it succeeded, and whether it was said that one does not.
@@ -217,7 +220,7 @@ class RollIns:
         begins, whole, part = self._rng.random(3)
         if begins >= self.share:
             return _Present(0, False)
-        if whole < WHOLE:
+        if whole < WHOLE or self._is_unknown():
             return _Present(self._horizon or max(self._longest, _UNKNOWN_HORIZON), True)
         longest = self._horizon or (self._longest if self._longest > 1 else _UNKNOWN_HORIZON)
         return _Present(1 + int(part * longest), False)

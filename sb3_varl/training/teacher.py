@@ -58,8 +58,17 @@ class Teacher:
         self.labels = Labels(model, self.standing, label_freq)
         rng = np.random.default_rng(None if model.seed is None else [model.seed, 1])
         horizon = briefing.max_episode_steps
-        self.roll_ins = RollIns(model, self.standing, roll_in, max_executed_steps, horizon, rng, picture)
         self.record: TrackRecord | None = None
+        self.roll_ins = RollIns(
+            model,
+            self.standing,
+            roll_in,
+            max_executed_steps,
+            horizon,
+            rng,
+            picture,
+            is_unknown=lambda: self.awaits_episodes,
+        )
         # Told of the text of rules that stand again.
         self.on_put_back: Callable[[str], None] = lambda text: None
         self._model = model
