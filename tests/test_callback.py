@@ -497,7 +497,14 @@ def test_queries_that_were_not_asked_are_announced():
         ({"first_query": -5}, "first_query is -5, expected an integer that is at least 1 or None."),
         ({"query_freq": 2.5}, "query_freq is 2.5"),
         ({"states_per_query": "64"}, "states_per_query is '64'"),
-        ({"until_success": 25}, "until_success is 25, expected a number greater than 0 and at most 1 or None."),
+        (
+            {"until_success": 25},
+            'until_success is 25, expected a number greater than 0 and at most 1 or "advice" or None.',
+        ),
+        (
+            {"until_success": "advise"},
+            "until_success is 'advise', expected a number greater than 0 and at most 1, \"advice\" or None.",
+        ),
         ({"until_success": True}, "until_success is True, expected a number"),
         ({"window": None}, "window is None"),
         ({"states_per_query": 60, "window": 50}, "states_per_query is 60, but the window holds only 50"),

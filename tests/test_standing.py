@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import deque
 
 import gymnasium as gym
 import numpy as np
@@ -41,9 +42,12 @@ from sb3_varl import (
     VARLCrossQ,
 )
 from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.types import Episode
 from sb3_varl.report import write_report
 from sb3_varl.report.relabel import Relabelled, merge
 from sb3_varl.testing import VLMServer
+from sb3_varl.training.track_record import TrackRecord
+from sb3_varl.training.until_success import needed_success, succeeds
 
 pytestmark = pytest.mark.filterwarnings("ignore:. of . queries w")
 
@@ -262,6 +266,56 @@ def test_success_of_executed_advice_is_not_the_agents():
     assert callback._teacher.roll_ins.successes["all_the_way"] > 3
     assert len(callback._teacher.roll_ins.own) == 20
     assert model.shaping_active
+
+
+@pytest.mark.parametrize(("value", "success", "ends"), [(0.5, 1.0, False), (-0.5, 0.0, True)])
+def test_advice_ends_once_the_agent_succeeds_as_often(value, success, ends):
+    """This agent acts at random, and three in ten of its episodes succeed."""
+
+    class NarrowEnv(NamedEnv):
+        def step(self, action):
+            *transition, info = super().step(action)
+            return *transition, {**info, "is_success": bool(action[0] > 0.4)}
+
+    model = make_model(NarrowEnv(), shaping_steps=10_000, learning_starts=10_000)
+    callback = make_callback(RulesAdvisor(answer_of(value)), n_queries=1, until_success="advice")
+    model.learn(1500, callback=callback)
+    record, own = callback._teacher.record, callback._teacher.roll_ins.own
+    assert record.n_episodes >= 8
+    assert record.success == success
+    assert 0 < np.mean(own) < 0.75
+    assert model.shaping_active != ends
+
+
+@pytest.mark.parametrize(
+    ("until_success", "episodes", "successes", "needed"),
+    [
+        (0.4, 0, 0, 0.4),
+        ("advice", 7, 7, None),  # too few to tell
+        ("advice", 8, 8, 0.75),
+        ("advice", 20, 16, 0.6),
+        ("advice", 8, 0, 0.25),
+        (None, 8, 8, None),
+    ],
+)
+def test_how_often_the_agent_has_to_succeed(until_success, episodes, successes, needed):
+    record = TrackRecord(lambda observation: None)
+    for i in range(episodes):
+        record.add(Episode((), (), (), i < successes, {}))
+    assert needed_success(until_success, record) == (None if needed is None else pytest.approx(needed))
+
+
+@pytest.mark.parametrize(("share", "n", "is_enough"), [(0.55, 11, True), (0.55, 10, False), (0.7, 14, True)])
+def test_a_share_of_twenty_episodes(share, n, is_enough):
+    successes = deque([True] * 50 + [False] * (20 - n) + [True] * n, maxlen=20)
+    assert succeeds(share, successes, successes.maxlen) == is_enough
+    assert not succeeds(share, list(successes)[1:], 20)
+
+
+@pytest.mark.parametrize("arguments", [{"roll_in": 0}, {"advisor": FunctionAdvisor(lambda observation: [0, 0])}])
+def test_what_nobody_follows_is_no_measure(arguments):
+    with pytest.raises(ArgumentError, match="no episode follows the advice to its end"):
+        make_model().learn(10, callback=make_callback(**arguments, until_success="advice"))
 
 
 # ---- Rules that say nothing

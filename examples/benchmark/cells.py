@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from sb3_varl import SPARSE
+from sb3_varl.metaworld import MISTAKES
 
 Settings = dict[str, Any]
 
@@ -80,6 +81,24 @@ NO_ADVICE: Settings = {"advice": None, "advisor": None, "shaping": None}
 LEARNT_TEMPERATURE: Settings = {"ent_coef": "auto_0.1"}
 OTHER_NOISE: Settings = {"use_sde": False, "policy_kwargs": None}
 RECORDED_RULES: Settings = {"advisor": "recorded", "advice": {"n_queries": None}}
+# Mistakes of a model's kind in the recorded rules, which stand for half of the time until the cutoff, or for all of it.
+CORRECTED: Settings = {"n_queries": 2, "first_query": 300, "query_freq": 2700}
+
+
+def _with_mistake(mistake: str) -> dict[str, Settings]:
+    name = f"mistake {mistake}"
+    made: Settings = {**RECORDED_RULES, "mistake": {"mistake": mistake}}
+    mended: Settings = {**made, "mistake": {"mistake": mistake, "corrected_at": 1}, "advice": CORRECTED}
+    no_roll_ins: Settings = {"roll_in": 0.0}
+    return {
+        name: made,
+        f"{name}, corrected": mended,
+        f"{name}, no roll-ins": {**made, "advice": {**RECORDED_RULES["advice"], **no_roll_ins}},
+        f"{name}, no roll-ins, corrected": {**mended, "advice": {**CORRECTED, **no_roll_ins}},
+    }
+
+
+WITH_MISTAKES = {name: method for mistake in MISTAKES for name, method in _with_mistake(mistake).items()}
 # The README's code: the environment, the model and the callback as they are by themselves.
 FIVE_LINES: Settings = {
     "steps": 60_000,
@@ -103,6 +122,7 @@ METHODS: dict[str, Settings] = {
     "rules": RECORDED_RULES,
     "rules, no roll-ins": {**RECORDED_RULES, "advice": {"n_queries": None, "roll_in": 0.0}},
     "rules, roll-ins only": {**RECORDED_RULES, "shaping": {"shaping_coef": 0.0}},
+    **WITH_MISTAKES,
     # What one would try instead
     "SAC, scored states": {**NO_ADVICE, "scores": {"n_queries": 5000, "weight": 1.0, "noise": 0.1, "error_rate": 0.05}},
     "SAC, exact scores": {**NO_ADVICE, "scores": {"n_queries": 5000, "weight": 1.0, "noise": 0.0, "error_rate": 0.0}},
@@ -170,6 +190,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "five lines, longer": (("five lines, 100k",), RULES_TASKS[:2]),
     "rules": (("SAC", "VARL", "rules", "rules, no roll-ins", "rules, roll-ins only"), RULES_TASKS),
     "recorded": (("rules",), RECORDED_TASKS),
+    "mistakes": (tuple(WITH_MISTAKES), ("push-v3", "drawer-open-v3")),
     "gate": (("VARL", "gate likelihood", "gate q_filter", "gate always"), ABLATION_TASKS),
     "threshold": (("threshold 0.2", "VARL", "threshold 0.8"), ABLATION_TASKS),
     "coefficient": (("coef 10", "VARL", "coef 50", "coef 100", "coef falling"), ABLATION_TASKS),

@@ -238,6 +238,13 @@ def check(name: str, results: Results, args: argparse.Namespace) -> None:
         sys.exit(f"grid.py: {name} is not what it was.")
 
 
+def kind_of_advice(cell: Cell) -> str:
+    """Where the advice of a run comes from, as it is said before the run."""
+    if cell.settings["advisor"] != "recorded":
+        return "SIMULATED"
+    return "RECORDED with a SIMULATED mistake" if "mistake" in cell.settings else "RECORDED"
+
+
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     args = parse_args()
@@ -253,11 +260,12 @@ def main() -> None:
     missing = missing_cells(cells, results)
     if args.list:
         finished = results.finished()
+        width = max((len(cell.name) for cell in cells), default=0) + 2
         for cell in cells:
             row = finished.get((cell.method, cell.task, cell.seed))
             outcome = "to do" if row is None else format(float(row["success"]), ".0%")
-            print(f"{cell.name:<50}{outcome:>6}")
-    kinds = {"RECORDED" if cell.settings["advisor"] == "recorded" else "SIMULATED" for cell in cells}
+            print(f"{cell.name:<{width}}{outcome:>6}")
+    kinds = {kind_of_advice(cell) for cell in cells}
     print(f"{len(cells)} runs, {len(missing)} of them to do. The advisor is {' or '.join(sorted(kinds))}.")
     if missing and not args.list:
         run_all(missing, results, args)

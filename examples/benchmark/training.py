@@ -131,6 +131,8 @@ def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
         advisor: Advisor
         if settings["advisor"] == "recorded":
             advisor = RulesAdvisor.recorded(cell.task)
+            if "mistake" in settings:
+                advisor = sb3_varl.metaworld.MistakenAdvisor(advisor, **settings["mistake"])
         else:
             advisor = sb3_varl.metaworld.ScriptedAdvisor(cell.task, seed=cell.seed, **settings["advisor"])
         if "choice" in settings:

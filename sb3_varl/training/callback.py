@@ -32,13 +32,13 @@ from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.observing import Privileged
 from sb3_varl.training.query_queue import Outcome, QueryQueue
 from sb3_varl.training.resume import check_environment, open_log, recover
-from sb3_varl.training.roll_ins import N_OWN
 from sb3_varl.training.schedule import Schedule
 from sb3_varl.training.standing import separate
 from sb3_varl.training.state_collector import StateCollector
 from sb3_varl.training.teacher import Teacher
 from sb3_varl.training.tensorboard import show_in_tensorboard
 from sb3_varl.training.track_record import ENOUGH
+from sb3_varl.training.until_success import UntilSuccess, check_until_success, needed_success, succeeds
 from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
@@ -107,8 +107,10 @@ class AdvisorCallback(BaseCallback):
     :param max_executed_steps: Steps of advice that are executed in the run at most. ``None`` for any number
     :param until_success: Share of the last 20 training episodes, of those without roll-ins if there are any. Once that
         many succeed, the advice ends: no more is asked, and the guidance counts no longer (``model.end_shaping()``). So
-        queries may be many and the cutoff late, for the runs that need it. Takes ``info["is_success"]``, and fewer
-        episodes if the model's ``stats_window_size`` is smaller. ``None`` goes on to the end
+        queries may be many and the cutoff late, for the runs that need it. ``"advice"`` for three quarters of the share
+        that succeeds where the advice is followed to the end, which takes roll-ins, and at least a quarter. Takes
+        ``info["is_success"]``, and fewer episodes if the model's ``stats_window_size`` is smaller. ``None`` goes on to
+        the cutoff
     :param observe: Name of an attribute or a method of the environment that says what the advisor reads in place of the
         policy's observation, an array or a dictionary of arrays: the simulator's state, where the policy sees pixels.
         The task sheet's slices are of it. ``None`` for the policy's observation
@@ -146,7 +148,7 @@ class AdvisorCallback(BaseCallback):
         label_freq: int | None = None,
         roll_in: float | None = None,
         max_executed_steps: int | None = None,
-        until_success: float | None = None,
+        until_success: UntilSuccess = None,
         observe: str | None = None,
         frames: bool = True,
         blocking: bool = False,
@@ -179,7 +181,7 @@ class AdvisorCallback(BaseCallback):
         check_number("roll_in", roll_in, high=1.0, optional=True)
         check_integer("max_executed_steps", max_executed_steps, low=0, optional=True)
         check_text("observe", observe, "state")
-        check_number("until_success", until_success, high=1.0, above_low=True, optional=True)
+        check_until_success(until_success)
         for name, flag in (("frames", frames), ("blocking", blocking), ("resume", resume)):
             check_bool(name, flag)
         if states_per_query > window:
@@ -293,6 +295,12 @@ class AdvisorCallback(BaseCallback):
             self.max_executed_steps,
             self._picture,
         )
+        if self.until_success == "advice" and not self._teacher.is_followed:
+            raise ArgumentError(
+                'until_success is "advice", but no episode follows the advice to its end, so nobody can tell how often '
+                "it succeeds. That takes rules, or other advice that stands in every state, and roll_in above 0. Give "
+                "a share of episodes, such as 0.25."
+            )
         schedule = self._whole_schedule()
         try:
             log, progress = open_log(model, name_of(self.advisor), self.log_path, self.resume, run)
@@ -456,13 +464,12 @@ class AdvisorCallback(BaseCallback):
     def _needs_no_more(self) -> bool:
         if self.until_success is None or self.num_timesteps >= self.model.cutoff:
             return False
+        needed = needed_success(self.until_success, self._teacher.record)
         # Where advice is executed, its success is not the agent's.
         roll_ins = self._teacher.roll_ins
         successes = roll_ins.own if roll_ins.share > 0 else self.model.ep_success_buffer
         assert successes is not None
-        n_episodes = min(N_OWN, successes.maxlen or N_OWN)
-        recent = list(successes)[-n_episodes:]
-        return len(recent) == n_episodes and float(np.mean(recent)) >= self.until_success
+        return needed is not None and succeeds(needed, successes, successes.maxlen)
 
     def _end_advice(self) -> None:
         self.model.end_shaping()

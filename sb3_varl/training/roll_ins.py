@@ -16,6 +16,7 @@ import numpy as np
 from sb3_varl.advice.types import Episode, Observation
 from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.standing import Standing
+from sb3_varl.training.until_success import N_OWN
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,6 @@ PICTURE_FREQ = 10
 # Steps of an episode of which nobody knows how long it may be.
 _UNKNOWN_HORIZON = 1000
 
-# Episodes by which the policy's own success is judged.
-N_OWN = 20
 # Which part of an episode was advice.
 OWN, ROLLED_IN, ALL_THE_WAY = "own", "rolled_in", "all_the_way"
 

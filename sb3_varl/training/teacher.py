@@ -101,6 +101,11 @@ class Teacher:
     def _is_used(self) -> bool:
         return self.labels.freq > 0 or self.roll_ins.share > 0
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether there are episodes in which advice that stands is, or will be, followed to the end."""
+        return self.roll_ins.share > 0 and (self.can_be_corrected or hasattr(self._advisor, "standing"))
+
     def read(self, text: str) -> Rules:
         """
         Read rules that were written down.
