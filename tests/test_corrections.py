@@ -36,7 +36,7 @@ from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.types import Episode
 from sb3_varl.report import write_report
 from sb3_varl.rules.description import describe
-from sb3_varl.rules.rules import Rule
+from sb3_varl.rules.rule import Rule
 from sb3_varl.testing import VLMServer, decode_image, http_error
 from sb3_varl.training.track_record import TrackRecord
 

@@ -22,7 +22,7 @@ from sb3_varl.metaworld import SparseMetaWorldEnv, task_sheet
 from sb3_varl.rules.answers import read_rules
 from sb3_varl.rules.description import describe
 from sb3_varl.rules.expressions import FUNCTIONS, MAX_DEPTH
-from sb3_varl.rules.rules import outline
+from sb3_varl.rules.rule import outline
 
 DATA = pathlib.Path(__file__).parent / "data" / "rules_other"
 RECORDED = pathlib.Path(sb3_varl.__file__).parent / "advisors" / "recorded_rules"

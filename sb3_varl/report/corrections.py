@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sb3_varl.advice.types import Answer
-from sb3_varl.rules.rules import Rule, outline
+from sb3_varl.rules.rule import Rule, outline
 from sb3_varl.training.standing import MAX_LOGGED_RULES
 
 

@@ -33,7 +33,7 @@ from sb3_varl.pages import StateView, render, view_states, write_page
 from sb3_varl.report.corrections import RulesView, view_rules
 from sb3_varl.report.curves import MAX_NAMES, draw_key, draw_panels, last_step
 from sb3_varl.report.runs import RunLogs, read_runs
-from sb3_varl.rules.rules import outline
+from sb3_varl.rules.rule import outline
 from sb3_varl.training.standing import MAX_LOGGED_RULES
 from sb3_varl.wording import count
 
