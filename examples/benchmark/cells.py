@@ -122,6 +122,13 @@ METHODS: dict[str, Settings] = {
     "rules": RECORDED_RULES,
     "rules, no roll-ins": {**RECORDED_RULES, "advice": {"n_queries": None, "roll_in": 0.0}},
     "rules, roll-ins only": {**RECORDED_RULES, "shaping": {"shaping_coef": 0.0}},
+    "rules, cutoff 3000": {**RECORDED_RULES, "shaping": {"shaping_steps": 3000}},
+    "rules, cutoff 12000": {**RECORDED_RULES, "shaping": {"shaping_steps": 12_000}},
+    "rules, until success": {
+        **RECORDED_RULES,
+        "advice": {"n_queries": None, "until_success": "advice"},
+        "shaping": {"shaping_steps": 12_000},
+    },
     **WITH_MISTAKES,
     # What one would try instead
     "SAC, scored states": {**NO_ADVICE, "scores": {"n_queries": 5000, "weight": 1.0, "noise": 0.1, "error_rate": 0.05}},
@@ -190,6 +197,10 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "five lines, longer": (("five lines, 100k",), RULES_TASKS[:2]),
     "rules": (("SAC", "VARL", "rules", "rules, no roll-ins", "rules, roll-ins only"), RULES_TASKS),
     "recorded": (("rules",), RECORDED_TASKS),
+    "rules, cutoff": (
+        ("rules, cutoff 3000", "rules", "rules, cutoff 12000", "rules, until success"),
+        ("push-v3", "pick-place-v3", "coffee-pull-v3", "soccer-v3"),
+    ),
     "mistakes": (tuple(WITH_MISTAKES), ("push-v3", "drawer-open-v3")),
     "gate": (("VARL", "gate likelihood", "gate q_filter", "gate always"), ABLATION_TASKS),
     "threshold": (("threshold 0.2", "VARL", "threshold 0.8"), ABLATION_TASKS),

@@ -25,8 +25,8 @@ from sb3_varl.advice.types import (
 )
 from sb3_varl.advisors.by_name import EXAMPLE_MODEL, make_advisor, name_of, task_of
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number, check_text
+from sb3_varl.training import explain
 from sb3_varl.training.briefing import make_briefing
-from sb3_varl.training.explain import explain_nothing, report, summary
 from sb3_varl.training.ledger import Ledger
 from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.observing import Privileged
@@ -37,7 +37,6 @@ from sb3_varl.training.standing import separate
 from sb3_varl.training.state_collector import StateCollector
 from sb3_varl.training.teacher import Teacher
 from sb3_varl.training.tensorboard import show_in_tensorboard
-from sb3_varl.training.track_record import ENOUGH
 from sb3_varl.training.until_success import UntilSuccess, check_until_success, needed_success, succeeds
 from sb3_varl.wording import count
 
@@ -269,7 +268,7 @@ class AdvisorCallback(BaseCallback):
         self._queue.go_on(lambda: model.broken_off)
         if model.num_timesteps >= model.cutoff:
             self._schedule = Schedule()
-            self._warn_of_cutoff()
+            explain.past_cutoff(model.num_timesteps, model.cutoff, model.shaping_ended is not None)
         self._plan()
         if len(self._schedule) and self.frames:
             self._states.try_frames(self.training_env)
@@ -387,45 +386,21 @@ class AdvisorCallback(BaseCallback):
             if part.open and not is_over:
                 self._queue.ask_again(query, part.logged, part.known, part.open)
 
-    def _warn_of_cutoff(self) -> None:
-        model = self.model
-        remedy = (
-            "Load it with a higher shaping_steps if it should be."
-            if model.shaping_ended is None
-            else "The agent succeeded by itself by then; set model.shaping_ended = None if it should be."
-        )
-        warnings.warn(
-            f"The model has {model.num_timesteps} steps behind it and ignores guidance from step {model.cutoff} on: "
-            f"the advisor will not be asked. {remedy}",
-            AdviceWarning,
-            stacklevel=2,
-        )
-
     def _plan(self) -> None:
         """Say before training what the run will not come to ask, and why."""
         n_envs, now, end = self.training_env.num_envs, self.num_timesteps, self.model._total_timesteps
-        queries, matters = count(self._n_queries, "query"), not self._teacher.stands_by_itself
+        matters = not self._teacher.stands_by_itself
         if not self._collecting:
             self._schedule = self._schedule.postponed(now)
         self._schedule, late = self._schedule.until(self.model.cutoff)
         if late and matters:
-            warnings.warn(
-                f"{len(late)} of {queries} will not be asked: the model ignores guidance from step "
-                f"{self.model.cutoff} on, training is at step {now}, and they would come at {late}.",
-                AdviceWarning,
-                stacklevel=2,
-            )
+            explain.after_cutoff(late, self._n_queries, self.model.cutoff, now)
         train_freq = self.model.train_freq
         n_steps = n_envs * (train_freq.frequency if train_freq.unit == TrainFrequencyUnit.STEP else 1)
         last_step = now + n_steps * math.ceil((end - now) / n_steps)
         beyond = self._schedule.after(last_step)
         if beyond and matters and not self._announced:
-            warnings.warn(
-                f"{len(beyond)} of {queries} will not be asked: they are due at {beyond}, and training ends at step "
-                f"{last_step}. Train longer, or ask earlier with first_query and query_freq.",
-                AdviceWarning,
-                stacklevel=2,
-            )
+            explain.beyond_end(beyond, self._n_queries, last_step)
             self._announced = True
 
     # ---- Each step
@@ -447,8 +422,9 @@ class AdvisorCallback(BaseCallback):
         if self._needs_no_more():
             self._end_advice()
         if len(self._schedule) and self.num_timesteps >= self.model.cutoff:
-            if self.model.shaping_ended is None and not self._teacher.needs_no_correction:
-                self._tell_of_unasked(f"when the cutoff at {self.model.cutoff} came")
+            if self.model.shaping_ended is None and self._teacher.misses_a_correction:
+                when = f"when the cutoff at {self.model.cutoff} came"
+                explain.without_episodes(len(self._schedule), when, self._teacher.n_followed)
             self._states.take()
             self._schedule, self._collecting = Schedule(), False
         if self._collecting and self._schedule.is_due(self.num_timesteps):
@@ -475,18 +451,6 @@ class AdvisorCallback(BaseCallback):
         self.model.end_shaping()
         if self.verbose >= 1:
             print(f"Step {self.num_timesteps}: the agent succeeds by itself. The advice ends.")
-
-    def _tell_of_unasked(self, when: str) -> None:
-        """Of corrections, which wait for their episodes; what else is not asked was said before training."""
-        if self._teacher.can_be_corrected and self._teacher.standing.advice is not None:
-            logger.warning(
-                "%s not asked %s: a correction waits for %d episodes in which the rules are followed to the end, and "
-                "there were %d. Raise roll_in, or the model's shaping_steps.",
-                count(len(self._schedule), "query was", "queries were"),
-                when,
-                ENOUGH,
-                self._teacher.n_followed,
-            )
 
     def _teach(self) -> None:
         if self._teacher.standing.advice is None:
@@ -559,16 +523,11 @@ class AdvisorCallback(BaseCallback):
     def _give_up(self, unasked: Sequence[AdviceQuery], begun: Sequence[Outcome]) -> None:
         self._uncount(unasked)
         if (unasked or begun) and self.model.shaping_ended is None:
-            logger.warning(
-                "%s not answered when the cutoff at %d came, and nothing more is asked. Ask earlier, or make training "
-                "wait with blocking=True.",
-                count(len(unasked) + len(begun), "query was", "queries were"),
-                self.model.cutoff,
-            )
+            explain.not_answered(len(unasked) + len(begun), self.model.cutoff)
         for outcome in begun:
-            self._accept(outcome, explain=False)
+            self._accept(outcome, explain_nothing=False)
 
-    def _accept(self, outcome: Outcome, of_queue: bool = False, explain: bool = True) -> None:
+    def _accept(self, outcome: Outcome, of_queue: bool = False, explain_nothing: bool = True) -> None:
         query, accepted = outcome.query, outcome.accepted
         scaled = [self.model.policy.scale_action(outcome.advice.actions[i]) for i in accepted]
         observations = [query.states[i].guided for i in accepted]
@@ -584,11 +543,11 @@ class AdvisorCallback(BaseCallback):
             self._queue.close()
         self._ledger.accept(outcome, is_late, self._queue.open_queries)
         too_late = is_late and self.model.shaping_ended is None
-        report(outcome, self.num_timesteps, self.model.cutoff if too_late else None)
-        if explain and not self._explained:
-            self._explained = explain_nothing(outcome)
+        explain.report(outcome, self.num_timesteps, self.model.cutoff if too_late else None)
+        if explain_nothing and not self._explained:
+            self._explained = explain.nothing(outcome)
         if self.verbose >= 1:
-            print(summary(outcome))
+            print(explain.summary(outcome))
         show_in_tensorboard(self.logger.output_formats, query, outcome.advice, self.advisor)
 
     def _refuse_to_go_on(self, outcome: Outcome) -> None:
@@ -640,25 +599,11 @@ class AdvisorCallback(BaseCallback):
         elif len(self._schedule) and not self._announced and not self._teacher.stands_by_itself:
             self._announced = True
             if self._teacher.awaits_episodes and self._schedule.is_due(self.num_timesteps):
-                self._tell_of_unasked("when training ended")
+                explain.without_episodes(len(self._schedule), "when training ended", self._teacher.n_followed)
             else:
-                self._warn_of_unasked()
+                explain.not_reached(self._schedule.triggers, self._n_queries, self.num_timesteps)
         if self.until_success is not None and self.model.ep_info_buffer and not self.model.ep_success_buffer:
-            warnings.warn(
-                f"until_success is {self.until_success}, but no episode said whether it succeeded. The environment has "
-                'to put "is_success" into the info of an episode\'s last step.',
-                AdviceWarning,
-                stacklevel=2,
-            )
-
-    def _warn_of_unasked(self) -> None:
-        warnings.warn(
-            f"{len(self._schedule)} of {count(self._n_queries, 'query')} were not asked: they are due at "
-            f"{list(self._schedule.triggers)}, and training ended at step {self.num_timesteps}. Train longer, or "
-            "ask earlier with first_query and query_freq.",
-            AdviceWarning,
-            stacklevel=3,
-        )
+            explain.success_untold(self.until_success)
 
     def _put_off(self, unasked: Sequence[AdviceQuery]) -> None:
         """Nothing is sent, and waited for, when training has ended; the queries are due if it goes on."""
@@ -668,8 +613,4 @@ class AdvisorCallback(BaseCallback):
         self._schedule = self._schedule.with_again(len(unasked), self.num_timesteps)
         self._states.take()
         self._collecting, self._announced = False, True
-        logger.warning(
-            "%s waiting for the one before when training ended, and not asked, unless it goes on with "
-            "reset_num_timesteps=False. Ask earlier, or make training wait with blocking=True.",
-            count(len(unasked), "query was", "queries were"),
-        )
+        explain.put_off(len(unasked))

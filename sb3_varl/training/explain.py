@@ -1,10 +1,15 @@
-"""What is said of what came back of a query, and why it is nothing, and what to do about it."""
+"""What is said of queries that are not asked, of what came back of the others, and what to do about it."""
 
 import logging
 import math
+import warnings
 from collections import Counter
+from collections.abc import Sequence
 
+from sb3_varl.advice.types import AdviceWarning
 from sb3_varl.training.query_queue import Outcome
+from sb3_varl.training.track_record import ENOUGH
+from sb3_varl.training.until_success import UntilSuccess
 from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
@@ -57,7 +62,7 @@ def report(outcome: Outcome, step: int, cutoff: int | None) -> None:
         logger.info("%s: the model keeps its rules.", name)
 
 
-def explain_nothing(outcome: Outcome) -> bool:
+def nothing(outcome: Outcome) -> bool:
     """
     Log why a query brought nothing, if it did and nothing was said of it.
 
@@ -119,3 +124,130 @@ def why_nothing(outcome: Outcome) -> str:
         low=space.low.tolist(), high=space.high.tolist(), n=count(math.prod(space.shape), "number")
     )
     return f"{text}.{hint}"
+
+
+# ---- Queries that are not asked, or not answered
+
+
+def past_cutoff(step: int, cutoff: int, succeeded: bool) -> None:
+    """
+    Warn before training that the cutoff has come.
+
+    :param step: The model's environment steps
+    :param cutoff: Step from which on guidance does not count
+    :param succeeded: Whether the advice ended because the agent succeeded by itself
+    """
+    remedy = (
+        "The agent succeeded by itself by then; set model.shaping_ended = None if it should be."
+        if succeeded
+        else "Load it with a higher shaping_steps if it should be."
+    )
+    _warn(
+        f"The model has {step} steps behind it and ignores guidance from step {cutoff} on: the advisor will not be "
+        f"asked. {remedy}"
+    )
+
+
+def after_cutoff(triggers: Sequence[int], n_queries: int, cutoff: int, step: int) -> None:
+    """
+    Warn before training of queries that would come after the cutoff.
+
+    :param triggers: Their steps
+    :param n_queries: Number of queries of the run
+    :param cutoff: Step from which on guidance does not count
+    :param step: The run's environment steps
+    """
+    _warn(
+        f"{len(triggers)} of {count(n_queries, 'query')} will not be asked: the model ignores guidance from step "
+        f"{cutoff} on, training is at step {step}, and they would come at {list(triggers)}."
+    )
+
+
+def beyond_end(triggers: Sequence[int], n_queries: int, last_step: int) -> None:
+    """
+    Warn before training of queries that it does not come to.
+
+    :param triggers: Their steps
+    :param n_queries: Number of queries of the run
+    :param last_step: The run's last environment step
+    """
+    _warn(
+        f"{len(triggers)} of {count(n_queries, 'query')} will not be asked: they are due at {list(triggers)}, and "
+        f"training ends at step {last_step}. Train longer, or ask earlier with first_query and query_freq."
+    )
+
+
+def not_reached(triggers: Sequence[int], n_queries: int, step: int) -> None:
+    """
+    Warn after training of queries that it did not come to.
+
+    :param triggers: Their steps
+    :param n_queries: Number of queries of the run
+    :param step: The run's environment steps
+    """
+    _warn(
+        f"{len(triggers)} of {count(n_queries, 'query')} were not asked: they are due at {list(triggers)}, and "
+        f"training ended at step {step}. Train longer, or ask earlier with first_query and query_freq."
+    )
+
+
+def without_episodes(n_queries: int, when: str, n_followed: int) -> None:
+    """
+    Log that corrections were not asked for, for want of episodes to correct the rules by.
+
+    :param n_queries: How many corrections
+    :param when: When they could be asked for no longer
+    :param n_followed: Number of episodes in which the rules were followed to the end
+    """
+    logger.warning(
+        "%s not asked %s: a correction waits for %d episodes in which the rules are followed to the end, and there "
+        "were %d. Raise roll_in, or the model's shaping_steps.",
+        count(n_queries, "query was", "queries were"),
+        when,
+        ENOUGH,
+        n_followed,
+    )
+
+
+def not_answered(n_queries: int, cutoff: int) -> None:
+    """
+    Log that answers were waited for in vain.
+
+    :param n_queries: To how many queries
+    :param cutoff: Step from which on guidance does not count
+    """
+    logger.warning(
+        "%s not answered when the cutoff at %d came, and nothing more is asked. Ask earlier, or make training wait "
+        "with blocking=True.",
+        count(n_queries, "query was", "queries were"),
+        cutoff,
+    )
+
+
+def put_off(n_queries: int) -> None:
+    """
+    Log that queries wait for a run that goes on.
+
+    :param n_queries: How many
+    """
+    logger.warning(
+        "%s waiting for the one before when training ended, and not asked, unless it goes on with "
+        "reset_num_timesteps=False. Ask earlier, or make training wait with blocking=True.",
+        count(n_queries, "query was", "queries were"),
+    )
+
+
+def success_untold(until_success: UntilSuccess) -> None:
+    """
+    Warn after training that nobody knows when the advice should have ended.
+
+    :param until_success: Argument of :class:`~sb3_varl.AdvisorCallback`
+    """
+    _warn(
+        f"until_success is {until_success!r}, but no episode said whether it succeeded. The environment has to put "
+        '"is_success" into the info of an episode\'s last step.'
+    )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, AdviceWarning, stacklevel=4)

@@ -233,6 +233,11 @@ class Teacher:
         """Whether the advice succeeds where it is followed."""
         return self.can_be_corrected and self.record is not None and self.record.is_good_enough
 
+    @property
+    def misses_a_correction(self) -> bool:
+        """Whether the advice stands, and a model could have made it better."""
+        return self.can_be_corrected and self.standing.advice is not None and not self.needs_no_correction
+
     def followed(self) -> Followed | None:
         """
         Put together what a model is shown that is to correct the advice.
