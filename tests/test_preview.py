@@ -17,10 +17,10 @@ from sb3_varl import Advice, FunctionAdvisor, GuidanceBuffer, ObservationSlice, 
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import read_records
 from sb3_varl.preview import preview
-from sb3_varl.preview.checks import changes_with_the_picture
+from sb3_varl.preview.checks import changes_with_the_picture, leads_to_success
 from sb3_varl.preview.page import main
 from sb3_varl.preview.policy import make_act, statistics_of
-from sb3_varl.preview.rollouts import visit
+from sb3_varl.preview.rollouts import Followed, visit
 from sb3_varl.report.page import write_report
 from sb3_varl.report.relabel import main as relabel
 from sb3_varl.testing import VLMServer, http_error
@@ -622,3 +622,11 @@ def test_where_the_statistics_of_a_model_are_looked_for(model, statistics, tmp_p
     (tmp_path / statistics).touch()
     assert statistics_of(tmp_path / model) == tmp_path / statistics
     assert statistics_of(pathlib.Path(model)).samefile(tmp_path / statistics)
+
+
+@pytest.mark.parametrize(("wins", "before", "passed"), [(2, 0, True), (1, 0, None), (1, 1, None), (0, 1, False)])
+def test_one_success_of_four_is_no_yes(wins, before, passed):
+    followed, visited = (
+        [Followed(None, success=i < n, n_advised=1, n_steps=5) for i in range(4)] for n in (wins, before)
+    )
+    assert leads_to_success(followed, visited).passed is passed

@@ -168,7 +168,7 @@ def leads_to_success(followed: Sequence[Followed], visited: Sequence[Followed]) 
 
     :param followed: What came of following it, for each state
     :param visited: What came of the same states when they were visited
-    :return: Whether more succeeded
+    :return: Whether more succeeded, and at least half of them; no answer where it is more and less than half
     """
     if not any(result.n_advised for result in followed):
         return Check(FOLLOWING, None, "There was no advice to follow.")
@@ -189,4 +189,7 @@ def leads_to_success(followed: Sequence[Followed], visited: Sequence[Followed]) 
     )
     if wins == wins_before:
         text += " Success may be further away: see whether the frames go towards it, and follow longer."
+    elif wins_before < wins < len(followed) / 2:
+        text += " That is more than before, and still less than half."
+        return Check(FOLLOWING, None, text)
     return Check(FOLLOWING, None if wins == wins_before else wins > wins_before, text)
