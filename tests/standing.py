@@ -19,7 +19,15 @@ from sb3_varl import (
 pytest_vlm = pytest.mark.usefixtures("vlm_environment")
 SLICES = (ObservationSlice("episode", 0, 1), ObservationSlice("t", 1, 2))
 SHEET = TaskSheet("Count.", (), SLICES)
-SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}
+# Updates take time, and what is done with advice does not see them.
+SMALL = {
+    "learning_starts": 5,
+    "gradient_steps": 0,
+    "seed": 0,
+    "policy_kwargs": {"net_arch": [8]},
+    "shaping_steps": 1000,
+}
+UPDATES = {"gradient_steps": 1, "batch_size": 8}
 SETTINGS = {"first_query": 20, "query_freq": 20, "states_per_query": 4, "window": 10, "frames": False, "blocking": True}
 # The episode's number and the step within it, so that advice beside the wrong observation is found out.
 TEXT = '{"rules": [{"name": "odd", "when": "t > 2", "action": ["episode / 10", "t / 10"]}]}'

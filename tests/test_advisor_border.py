@@ -15,7 +15,13 @@ from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, Rejection
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.types import as_numbers
 
-SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}
+SMALL = {
+    "learning_starts": 5,
+    "gradient_steps": 0,
+    "seed": 0,
+    "policy_kwargs": {"net_arch": [8]},
+    "shaping_steps": 1000,
+}
 
 
 def right(observation):

@@ -12,7 +12,7 @@ from sb3_varl.testing import Misbehaviour, VLMServer, http_error
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
 
-SMALL: dict[str, Any] = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}}
+SMALL: dict[str, Any] = {"learning_starts": 5, "gradient_steps": 0, "seed": 0, "policy_kwargs": {"net_arch": [8]}}
 # Budgets that are spent after five answers.
 BUDGETS: dict[str, dict[str, Any]] = {
     "`max_requests=5`": {"max_requests": 5},

@@ -12,6 +12,7 @@ from standing import (
     OTHER,
     SHEET,
     TEXT,
+    UPDATES,
     NamedEnv,
     TargetEnv,
     answer_of,
@@ -408,7 +409,7 @@ def test_a_recorded_run_with_rules_can_be_replayed():
     models = []
     with VLMServer(lambda states, images: texts.pop(0)) as server:
         for advisor in (make_vlm(server), None):
-            model = make_model(TargetEnv(), shaping_steps=2000)
+            model = make_model(TargetEnv(), shaping_steps=2000, train_freq=7, **UPDATES)
             callback = make_callback(
                 advisor or ReplayAdvisor("log"),
                 n_queries=2,

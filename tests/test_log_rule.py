@@ -30,7 +30,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:. of . quer"),
 ]
 
-SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}
+SMALL = {
+    "learning_starts": 5,
+    "gradient_steps": 0,
+    "seed": 0,
+    "policy_kwargs": {"net_arch": [8]},
+    "shaping_steps": 1000,
+}
 SETTINGS = {"n_queries": 2, "first_query": 20, "query_freq": 20, "states_per_query": 4, "window": 10}
 WRONG_KEY = http_error(401, "Incorrect API key provided")
 
@@ -54,14 +60,15 @@ def go_on(model, path="model.zip"):
 
 
 class Interrupt(BaseCallback):
-    """Ctrl-C at a step."""
+    """Ctrl-C at a step, once something has happened."""
 
-    def __init__(self, step):
+    def __init__(self, step, after=None):
         super().__init__()
-        self.step = step
+        self.step, self.after = step, after
 
     def _on_step(self):
         if self.num_timesteps == self.step:
+            assert self.after is None or self.after.wait(30)
             raise KeyboardInterrupt
         return True
 
@@ -618,10 +625,12 @@ class Stuck:
     """Does not break off: answers when told to."""
 
     def __init__(self, value, paid=False):
-        self.value, self.paid, self.go_on, self.thread = value, paid, threading.Event(), None
+        self.value, self.paid, self.thread = value, paid, None
+        self.is_asked, self.go_on = threading.Event(), threading.Event()
 
     def advise(self, query):
         self.thread = threading.current_thread()
+        self.is_asked.set()
         states = tuple(range(len(query.states)))
         if self.paid:
             query.record(Request(0, states))
@@ -643,7 +652,7 @@ def leave_behind(advisor, monkeypatch, **kwargs):
     model = make_model()
     callback = make_callback(advisor, "log", n_queries=1, blocking=False, **kwargs)
     with pytest.raises(KeyboardInterrupt):
-        model.learn(60, callback=[callback, Interrupt(25)])
+        model.learn(60, callback=[callback, Interrupt(25, after=advisor.is_asked)])
     return model
 
 

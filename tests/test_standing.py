@@ -16,6 +16,7 @@ from standing import (
     SLICES,
     SMALL,
     TEXT,
+    UPDATES,
     NamedDictEnv,
     NamedEnv,
     TargetEnv,
@@ -225,7 +226,7 @@ def test_actions_in_the_units_of_the_environment():
 def test_a_run_can_be_repeated():
     models = []
     for _ in range(2):
-        model = make_model()
+        model = make_model(**UPDATES)
         model.learn(150, callback=make_callback(RulesAdvisor(json.dumps(ALL))))
         models.append(model)
     assert_same_parameters(*models)
@@ -233,8 +234,8 @@ def test_a_run_can_be_repeated():
 
 def test_without_advice_nothing_changes():
     text = '{"rules": [{"when": "t < 0", "action": ["0", "0"]}]}'
-    varl = make_model().learn(150, callback=make_callback(RulesAdvisor(text)))
-    settings = {name: value for name, value in SMALL.items() if name != "shaping_steps"}
+    varl = make_model(**UPDATES).learn(150, callback=make_callback(RulesAdvisor(text)))
+    settings = {name: value for name, value in {**SMALL, **UPDATES}.items() if name != "shaping_steps"}
     sac = SAC("MlpPolicy", NamedEnv(), **settings).learn(150)
     assert_same_parameters(varl, sac)
 
