@@ -5,11 +5,14 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from sb3_varl.advisors.rules_advisor import recorded_tasks
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "examples" / "benchmark" / "throughput.py"
 
 
+@pytest.mark.slow
 def test_throughput(tmp_path):
     command = [sys.executable, str(SCRIPT), "--only", "profile", "--updates", "2", "--repeats", "2", "--out", tmp_path]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -23,6 +26,7 @@ def test_throughput(tmp_path):
     assert (tmp_path / "profile.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_rules_speed():
     script = SCRIPT.with_name("rules_speed.py")
     command = [sys.executable, str(script), "--states", "20", "--repeats", "2"]

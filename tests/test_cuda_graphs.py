@@ -181,6 +181,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kwargs", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_replayed_updates_are_the_parents(kwargs, at_once):

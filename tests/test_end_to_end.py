@@ -107,6 +107,7 @@ def quickstart(monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 # SB3 says this at every load of a model with n-step returns; SAC does as well.
 @pytest.mark.filterwarnings("ignore:.n_steps=5. is ignored")
 def test_quickstart_with_the_simulated_advisor(quickstart, capsys):
@@ -121,6 +122,7 @@ def test_quickstart_with_the_simulated_advisor(quickstart, capsys):
     assert VARL.load(out / "varl.zip").guidance_buffer.size() == 12
 
 
+@pytest.mark.slow
 def test_quickstart_with_recorded_rules(quickstart, capsys):
     out = quickstart()
     printed = capsys.readouterr().out
@@ -165,6 +167,7 @@ def test_recorded_answers_are_followed_corrected_and_resumed(tmp_path, monkeypat
     assert model.guidance_buffer.rows()["labels"].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "n_states"), [("rules", 5), ("actions", 12)])
 def test_quickstart_with_a_server(quickstart, capsys, form, n_states):
     task = "button-press-topdown-v3"

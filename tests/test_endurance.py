@@ -40,6 +40,7 @@ finally:
 _HANDLER = "signal.signal(signal.SIGTERM, signal.default_int_handler)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "handler", "blocking"),
     [
@@ -88,6 +89,7 @@ def test_a_signal_ends_the_process_soon_and_with_everything_saved(sent, handler,
     assert model.guidance_buffer.size() == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", kill.ANSWERS)
 def test_random_kills(form):
     """A few of them; ``python tests/kill.py`` has a hundred."""
@@ -102,6 +104,7 @@ def _noisy_again():
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_noisy_again")
 def test_soak():
     """A short one; ``python tests/soak.py`` has thousands of queries."""

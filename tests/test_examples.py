@@ -48,6 +48,7 @@ def run(module, monkeypatch, tmp_path, *arguments):
     return tmp_path / "out"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments"), [("fetch_her", ["--compare"]), ("mountain_car", []), ("image_task", ["--compare"])]
 )
@@ -68,6 +69,7 @@ def test_varl_and_sac_are_trained_and_the_simulated_advisor_answers(
         assert "successes" in np.load(out / algorithm / "evaluations.npz")
 
 
+@pytest.mark.slow
 def test_rules_over_what_the_agent_does_not_see(load, monkeypatch, tmp_path, capsys):
     module = load("image_task")
     out = run(module, monkeypatch, tmp_path, "--rules")
@@ -91,6 +93,7 @@ def test_rules_over_what_the_agent_does_not_see(load, monkeypatch, tmp_path, cap
         assert "- velocity: a number (per step of the simulation" in server.requests[0].text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_is_shown_the_sheet_and_the_pictures(name, load, monkeypatch, tmp_path, capsys):
     module = load(name)

@@ -118,6 +118,7 @@ def trained(updates, **kwargs):
     return model, before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kwargs", CASES.values(), ids=CASES)
 def test_hundreds_of_updates_end_where_sb3s_do(kwargs):
     """With plain gradient descent, because Adam makes a whole step of the sign of a rounding error."""
@@ -130,6 +131,7 @@ def test_hundreds_of_updates_end_where_sb3s_do(kwargs):
         th.testing.assert_close(parameters(fast)[name], value, rtol=0, atol=1e-3 * moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kwargs", [{}, {"policy": "LayerNormMlpPolicy", "use_sde": True}], ids=["default", "norm"])
 def test_adam_stays_close_for_hundreds_of_updates(kwargs):
     (slow, _), (fast, _) = trained(300, advice=9, **kwargs), trained(300, advice=9, fast=True, **kwargs)
@@ -150,6 +152,7 @@ def test_normalised_and_several_environments():
         th.testing.assert_close(parameters(fast)[name], value, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_hindsight_goals():
     """HER draws its goals while it samples."""
     kwargs = {"policy": "MultiInputPolicy", "replay_buffer_class": HerReplayBuffer}

@@ -103,6 +103,7 @@ def test_a_run_comes_out_the_same_again(small_grid, grid_main):
     assert "largest difference 0" in outcome.out
 
 
+@pytest.mark.slow
 def test_ray_does_the_same(small_grid, tmp_path):
     outcome = grid_command(tmp_path, "main", "--tasks", TASK, "--seeds", "0", "--methods", "VARL", "--ray", "local")
     assert outcome.returncode == 0, outcome.stderr
@@ -146,6 +147,7 @@ def test_a_run_that_fails_is_a_row_and_is_tried_again(tmp_path, monkeypatch):
     assert grid.missing_cells([cell], kept) == [cell]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_a_row_and_the_others_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "send_outcome", die_or_send)
     cells_ = [cells.make_cell("SAC", TASK, seed, STEPS) for seed in (0, 1)]
@@ -312,6 +314,7 @@ def made_up_results(folder):
     return kept
 
 
+@pytest.mark.slow
 def test_figures_and_tables(tmp_path, monkeypatch, capsys):
     made_up_results(tmp_path)
     monkeypatch.setattr(sys, "argv", ["figures.py", "--results", str(tmp_path)])
@@ -346,6 +349,7 @@ def test_methods_are_compared_on_seeds_that_all_have(tmp_path):
     assert evaluations.compared("states") == []
 
 
+@pytest.mark.slow
 def test_the_tables_follow_from_the_data(tmp_path):
     """Whoever adds runs draws the figures again, and copies the main tables into docs/results.md."""
     kept = BENCHMARK / "results"

@@ -75,6 +75,7 @@ assert all(action is not None for action in advice.actions), advice
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "options"),
     [("openai/test", []), ("openai/test", ["-W", "error"]), ("mistral/pixtral-12b", ["-W", "error::UserWarning"])],

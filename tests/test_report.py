@@ -670,6 +670,7 @@ def test_a_run_that_is_named_twice_counts_once(tmp_path):
     assert "environment steps 200" in text_of(write_report([tmp_path, tmp_path / "SAC", str(tmp_path / "SAC")]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -774,6 +775,7 @@ def test_no_key_gets_into_the_page(tmp_path):
     assert KEY not in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser(width, run, look):
     write_evaluations(run.parent / "SAC_1")

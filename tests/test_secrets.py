@@ -86,6 +86,7 @@ def every_text(folder):
                                 yield path / "data" / name, base64.b64decode(value[":serialized:"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verbose_litellm", [True, False])
 def test_no_file_and_no_output_has_the_key(verbose_litellm, tmp_path):
     """At the highest verbosity of everything, litellm's included."""

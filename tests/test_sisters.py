@@ -94,6 +94,7 @@ def test_the_hook_adds_the_gradient_of_the_shaping_term(guided, parent, gate, us
         th.testing.assert_close(difference, gradient, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @SISTERS
 def test_guidance_pulls_the_policy(guided, parent):
     """Towards one action everywhere, which the policy then takes."""

@@ -401,6 +401,7 @@ server.__exit__()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["idle", "asking"])
 def test_a_forked_process_asks_by_itself_and_leaves_the_connections_of_the_other_alone(moment: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OPENAI_API_KEY": KEY}

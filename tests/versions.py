@@ -76,7 +76,8 @@ def main() -> int:
                 print(line)
         sys.stdout.flush()
         environment = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
-        pytest = [str(python), "-m", "pytest", *(for_pytest or ["-n", "auto", "--dist", "worksteal"])]
+        everything = ["-n", "auto", "--dist", "worksteal", "-m", "slow or not slow"]
+        pytest = [str(python), "-m", "pytest", *(for_pytest or everything)]
         return subprocess.run(pytest, cwd=ROOT, env=environment, check=False).returncode
 
 
