@@ -9,6 +9,7 @@ from sb3_contrib import TQC
 from stable_baselines3 import SAC
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from conftest import CounterEnv, DictEnv, assert_same_parameters
@@ -156,6 +157,14 @@ def test_layer_norm_policy_works_with_both_algorithms(tmp_path):
     SAC(LayerNormMlpPolicy, "Pendulum-v1", **SMALL).learn(60)
     model.save(tmp_path / "model")
     assert_same_parameters(model, VARL.load(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("cls", [VARL, SAC])
+def test_layer_norm_policy_takes_dict_observations(cls, tmp_path):
+    model = cls(LayerNormMlpPolicy, DictEnv(), **SMALL).learn(60)
+    assert isinstance(model.actor.features_extractor, CombinedExtractor)
+    model.save(tmp_path / "model")
+    assert_same_parameters(model, cls.load(tmp_path / "model", env=DictEnv()))
 
 
 @pytest.mark.parametrize(

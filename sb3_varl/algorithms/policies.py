@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from gymnasium import spaces
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, create_mlp
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
@@ -46,11 +47,21 @@ class LayerNormCritic(ContinuousCritic):
 
 class LayerNormMlpPolicy(SACPolicy):
     """
-    SAC's ``MlpPolicy`` with layer normalisation in the critics. Takes the same arguments.
+    SAC's ``MlpPolicy``, or with Dict observations its ``MultiInputPolicy``, with layer normalisation in the critics.
+    Takes the same arguments.
 
     Both :class:`~sb3_varl.VARL` and :class:`stable_baselines3.SAC` take it as a policy class;
     VARL also by the name ``"LayerNormMlpPolicy"``.
+
+    :param observation_space: Observation space
+    :param args: Further arguments of :class:`stable_baselines3.sac.policies.SACPolicy`
+    :param kwargs: Its keyword arguments
     """
+
+    def __init__(self, observation_space: spaces.Space, *args: Any, **kwargs: Any) -> None:
+        if isinstance(observation_space, spaces.Dict):
+            kwargs.setdefault("features_extractor_class", CombinedExtractor)
+        super().__init__(observation_space, *args, **kwargs)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
         """
