@@ -14,7 +14,7 @@ from stable_baselines3.common.envs import FakeImageEnv
 from standing import OTHER, SETTINGS, SMALL, TEXT, NamedEnv, assert_rows_are_advised
 
 from conftest import CounterEnv, make_query
-from sb3_varl import VARL, AdvisorCallback, ArgumentError, HumanAdvisor
+from sb3_varl import VARL, AdvisorCallback, ArgumentError, HumanAdvisor, VLMAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.types import Answer, Failure, QueryInterrupted, Request
 from sb3_varl.advisors import make_advisor
@@ -277,6 +277,18 @@ def test_by_name_and_copies(make_human, capsys):
 def test_arguments_that_make_no_sense(arguments, message):
     with pytest.raises(ArgumentError, match=message):
         HumanAdvisor("Go.", **arguments)
+
+
+def test_a_port_that_is_taken(make_human):
+    port = int(make_human().url.split(":")[2].split("/")[0])
+    with pytest.raises(OSError, match=f"Port {port} of this machine cannot be taken .*call its close"):
+        make_human(port=port).prepare(make_query(1).briefing)
+
+
+def test_the_prompt_is_what_a_model_would_be_sent(make_human):
+    query = make_query(2)
+    model = VLMAdvisor("openai/test", task="Go.", api_base="http://localhost:9")
+    assert make_human().prompt(query) == model.prompt(query)
 
 
 def test_rules_need_names(make_human):

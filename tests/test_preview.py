@@ -530,7 +530,7 @@ def test_recorded_rules_are_shown_with_the_prompt_for_rules(capsys):
     env = ["--env", "sb3_varl.metaworld:SparseMetaWorld/push-v3", "--no-frames", "--states", "4", "--steps", "20"]
     main([*env, "--model", "recorded/push-v3", "--ask"])
     output = capsys.readouterr().out
-    assert "answers by itself and is sent nothing" in output
+    assert "is no model: nothing is sent" in output
     assert "A run of up to 3 queries: 3 requests" in output
     page = pathlib.Path("preview/preview.html").read_text()
     assert "This advisor is recorded" in page

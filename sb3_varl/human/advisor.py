@@ -23,7 +23,15 @@ from sb3_varl.advice.types import (
     Usage,
 )
 from sb3_varl.advisors.budget import Budget
-from sb3_varl.advisors.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, Form, chats, default_form, system_prompt
+from sb3_varl.advisors.prompt import (
+    MAX_IMAGE_SIZE,
+    MAX_STATES_PER_REQUEST,
+    Form,
+    chats,
+    default_form,
+    state_lines,
+    system_prompt,
+)
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number, check_text
 from sb3_varl.human.desk import Desk, Interrupted
 from sb3_varl.pages import picture_url, render
@@ -132,6 +140,16 @@ class HumanAdvisor:
         print(f"Your advice is asked for at {desk.url}", flush=True)
         if self.open_browser:  # some browsers return when they are closed
             threading.Thread(target=webbrowser.open, args=(desk.url,), daemon=True).start()
+
+    def prompt(self, query: AdviceQuery) -> str:
+        """
+        Say what a model would be sent about a query, without the pictures, which is what the page says.
+
+        :param query: The query
+        :return: The text
+        """
+        form = self.form_for(query.briefing)
+        return "\n\n".join([system_prompt(query.briefing, self._task(query.briefing), form), *state_lines(query, form)])
 
     def form_for(self, briefing: Briefing) -> Form:
         """

@@ -64,7 +64,14 @@ class Desk:
         self._is_closed = False
         # Pages of other sites cannot guess it.
         self._token = secrets.token_urlsafe(16)
-        self._server = ThreadingHTTPServer((HOST, port), self._handler())
+        try:
+            self._server = ThreadingHTTPServer((HOST, port), self._handler())
+        except OSError as error:
+            raise type(error)(
+                error.errno,
+                f"Port {port} of this machine cannot be taken ({error}). If another HumanAdvisor has it, call its "
+                "close() or use it for both; port=0 takes any that is free",
+            ) from None
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="HumanAdvisor", daemon=True).start()
 

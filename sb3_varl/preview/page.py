@@ -424,7 +424,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
     if result.advisor_name.startswith("simulated/"):
         print("The advisor is SIMULATED: what it says is no model's performance.")
     if not result.is_model:
-        print("This advisor answers by itself and is sent nothing. What a model would be sent:")
+        print("This advisor is no model: nothing is sent. What a model would be sent:")
     print(f"This query: {count(estimate.requests, 'request')}, {_tokens_and_dollars(estimate)}")
     print(f"A run of {result.a_run}: {count(in_a_run.requests, 'request')}, {_tokens_and_dollars(in_a_run)}")
     if result.findings is not None:
