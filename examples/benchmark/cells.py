@@ -45,6 +45,16 @@ RECORDED_TASKS = (
     "peg-insert-side-v3",
 )
 
+
+def _merge(base: Settings, *changes: Settings) -> Settings:
+    merged = copy.deepcopy(base)
+    for change in changes:
+        for key, value in change.items():
+            both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+            merged[key] = _merge(merged[key], value) if both else copy.deepcopy(value)
+    return merged
+
+
 # What all methods share. "advice" and "advisor" are the arguments of AdvisorCallback and ScriptedAdvisor.
 BASE: Settings = {
     "steps": SHORT_STEPS,
@@ -109,6 +119,28 @@ FIVE_LINES: Settings = {
     "advisor": "recorded",
     "advice": {"n_queries": None, "first_query": None, "query_freq": None, "window": 1000},
 }
+# SAC's own, of what SPARSE and its company change.
+SACS_OWN: dict[str, Settings] = {
+    "plain critics": {"model": {"policy": "MlpPolicy"}},
+    "raw observations": {"normalize": False},
+    "learning rate 0.0003": {"model": {"learning_rate": 3e-4}},
+    "batch of 256": {"model": {"batch_size": 256}},
+    "tau 0.005": {"model": {"tau": 0.005}},
+    "discount 0.99": {"model": {"gamma": 0.99}},
+    "an update each step": {"model": {"train_freq": 1, "gradient_steps": 1}},
+    "1-step returns": {"model": {"n_steps": 1}},
+    "learnt temperature": {"model": {"ent_coef": "auto"}},
+    "Gaussian noise": {"model": {"use_sde": False}},
+}
+FEW_OF_SPARSE = ("plain critics", "raw observations", "discount 0.99", "1-step returns")
+OTHER_SETTINGS: dict[str, Settings] = {
+    **{f"five lines, {name}": _merge(FIVE_LINES, change) for name, change in SACS_OWN.items()},
+    "five lines, SAC's defaults": _merge(FIVE_LINES, *SACS_OWN.values()),
+    # The shortest list that was found to hold.
+    "five lines, four settings": _merge(
+        FIVE_LINES, *(change for name, change in SACS_OWN.items() if name not in FEW_OF_SPARSE)
+    ),
+}
 METHODS: dict[str, Settings] = {
     "SAC": {**NO_ADVICE, "steps": FULL_STEPS},
     "VARL": {"steps": FULL_STEPS},
@@ -119,6 +151,7 @@ METHODS: dict[str, Settings] = {
     "five lines": FIVE_LINES,
     "five lines, 100k": {**FIVE_LINES, "steps": 100_000},
     "five lines, SAC": {**FIVE_LINES, **NO_ADVICE},
+    **OTHER_SETTINGS,
     "rules": RECORDED_RULES,
     "rules, no roll-ins": {**RECORDED_RULES, "advice": {"n_queries": None, "roll_in": 0.0}},
     "rules, roll-ins only": {**RECORDED_RULES, "shaping": {"shaping_coef": 0.0}},
@@ -194,12 +227,13 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "quality": (("VARL, clean advice", "VARL", "VARL, bad advice"), ABLATION_TASKS),
     "five lines": (("five lines", "five lines, SAC"), RULES_TASKS),
+    "settings": (("five lines", *OTHER_SETTINGS), RULES_TASKS),
     "five lines, longer": (("five lines, 100k",), RULES_TASKS[:2]),
     "rules": (("SAC", "VARL", "rules", "rules, no roll-ins", "rules, roll-ins only"), RULES_TASKS),
     "recorded": (("rules",), RECORDED_TASKS),
     "rules, cutoff": (
         ("rules, cutoff 3000", "rules", "rules, cutoff 12000", "rules, until success"),
-        ("push-v3", "pick-place-v3", "coffee-pull-v3", "soccer-v3"),
+        ("coffee-pull-v3", "soccer-v3"),
     ),
     "mistakes": (tuple(WITH_MISTAKES), ("push-v3", "drawer-open-v3")),
     "gate": (("VARL", "gate likelihood", "gate q_filter", "gate always"), ABLATION_TASKS),
@@ -286,11 +320,3 @@ def make_grid(
 def actions_between_scores(settings: Settings) -> int:
     """How many actions share a score, if a scorer is asked as often in a run as the settings say."""
     return math.ceil(settings["steps"] / settings["scores"]["n_queries"])
-
-
-def _merge(base: Settings, changes: Settings) -> Settings:
-    merged = copy.deepcopy(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else copy.deepcopy(value)
-    return merged
