@@ -168,6 +168,11 @@ METHODS: dict[str, Settings] = {
     "SAC, exact scores": {**NO_ADVICE, "scores": {"n_queries": 5000, "weight": 1.0, "noise": 0.0, "error_rate": 0.0}},
     "SAC, advice in replay": {"shaping": {"shaping_coef": 0.0}, "advice_in_replay": True},
     "SAC, advice cloned": {"shaping": {"shaping_coef": 0.0}, "cloning": {"n_updates": 2000}},
+    **{
+        f"SAC, {n} demonstrations {how}": {**NO_ADVICE, "demonstrations": {"n_episodes": n, "use": use}}
+        for n in (3, 10)
+        for how, use in (("in half of each batch", "replay"), ("imitated", "imitation"))
+    },
     # Other ways to explore
     "SAC, learnt temperature": {**NO_ADVICE, "model": LEARNT_TEMPERATURE},
     "SAC, other noise": {**NO_ADVICE, "model": OTHER_NOISE},
@@ -230,6 +235,10 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "settings": (("five lines", *OTHER_SETTINGS), RULES_TASKS),
     "five lines, longer": (("five lines, 100k",), RULES_TASKS[:2]),
     "rules": (("SAC", "VARL", "rules", "rules, no roll-ins", "rules, roll-ins only"), RULES_TASKS),
+    "demonstrations": (
+        ("rules", *(method for method in METHODS if "demonstrations" in method)),
+        RULES_TASKS,
+    ),
     "recorded": (("rules",), RECORDED_TASKS),
     "rules, cutoff": (
         ("rules, cutoff 3000", "rules", "rules, cutoff 12000", "rules, until success"),

@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
+from demonstrations import Demonstration, HalfDemonstrations, ImitationProposes, add, demonstrate, imitate
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
@@ -24,7 +25,7 @@ import sb3_varl.metaworld
 from cells import Cell, Settings, actions_between_scores
 from results import EVALUATION_COLUMNS, FINISHED, N_LAST, Row
 from rivals import AdviceInReplay, Branching, Cloning, SimulatedScorer
-from sb3_varl import VARL, Advisor, AdvisorCallback, RulesAdvisor
+from sb3_varl import VARL, Advisor, AdvisorCallback, Briefing, RulesAdvisor
 from sb3_varl.algorithms.shaping import entropy
 from variants import Choosy, FallingCoefficient
 
@@ -33,6 +34,7 @@ PROGRESS_FILE = "steps"
 # States that the policy's entropy is averaged over.
 N_RECENT_STATES = 256
 EVAL_SEED = 10_000
+DEMONSTRATION_SEED = 20_000
 
 
 def run(cell: Cell, folder: pathlib.Path, made_with: dict[str, str]) -> tuple[Row, list[Row]]:
@@ -145,7 +147,11 @@ def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
         callbacks.append(Cloning(**settings["cloning"]))
 
     recorder.scorer = scorer
-    model = make_model(vectorised(env, settings), cell)
+    demonstrations = demonstrated(cell) if "demonstrations" in settings else []
+    model = make_model(vectorised(env, settings), cell, demonstrations)
+    if demonstrations and settings["demonstrations"]["use"] == "imitation":
+        add(model.replay_buffer, demonstrations)  # type: ignore[arg-type]
+        callbacks.append(ImitationProposes(imitate(demonstrations)))
     model.set_logger(Logger(None, [recorder.log]))
     model.learn(settings["steps"], callback=callbacks)
     evaluation_env.close()
@@ -167,14 +173,30 @@ def vectorised(env: gym.Env, settings: Settings, training: bool = True) -> VecEn
     return VecNormalize(vec_env, training=training, norm_reward=False) if settings["normalize"] else vec_env
 
 
-def make_model(env: VecEnv, cell: Cell) -> VARL:
+def demonstrated(cell: Cell) -> list[Demonstration]:
+    """Make demonstrations: successful episodes of the recorded rules."""
+    env = make_env(cell)
+    briefing = Briefing(env.action_space, env.observation_space, sheet=env.get_wrapper_attr("task_sheet"))  # type: ignore[arg-type]
+    rules = RulesAdvisor.recorded(cell.task).standing(briefing)
+    found = demonstrate(env, rules, cell.settings["demonstrations"]["n_episodes"], cell.seed + DEMONSTRATION_SEED)
+    env.close()
+    return found
+
+
+def make_model(env: VecEnv, cell: Cell, demonstrations: list[Demonstration]) -> VARL:
     """Make the model. Unadvised it is SAC, up to rounding."""
     settings = copy.deepcopy(cell.settings)  # SB3 adds to policy_kwargs
+    use = settings["demonstrations"]["use"] if demonstrations else None
+    if use == "replay":
+        of_buffer = {"n_steps": settings["model"].pop("n_steps"), "gamma": settings["model"]["gamma"]}
+        settings["model"]["replay_buffer_class"] = HalfDemonstrations
+        settings["model"]["replay_buffer_kwargs"] = {**of_buffer, "demonstrations": demonstrations}
     shaping = settings["shaping"] or {}
     if isinstance(shaping.get("shaping_coef"), str):
         start = float(shaping["shaping_coef"].removeprefix("falling_"))
         shaping["shaping_coef"] = FallingCoefficient(start, shaping["shaping_steps"] / settings["steps"])
-    return VARL(env=env, seed=cell.seed, fast=True, **settings["model"], **shaping)
+    # Written out, an update would not see what imitation makes of the critics' targets.
+    return VARL(env=env, seed=cell.seed, fast=use != "imitation", **settings["model"], **shaping)
 
 
 class LatestValues(KVWriter):
