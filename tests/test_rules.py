@@ -24,7 +24,7 @@ from sb3_varl.rules.description import describe
 from sb3_varl.rules.expressions import FUNCTIONS, MAX_DEPTH
 from sb3_varl.rules.rule import outline
 
-DATA = pathlib.Path(__file__).parent / "data" / "rules_other"
+DATA = pathlib.Path(__file__).parents[1] / "examples" / "benchmark" / "recorded_rules"
 RECORDED = pathlib.Path(sb3_varl.__file__).parent / "advisors" / "recorded_rules"
 SHEET = TaskSheet(
     "Go.",
