@@ -171,6 +171,12 @@ def test_rules_of_a_file_and_by_name():
         make_model().learn(10, callback=make_callback("recorded/push-v3"))
 
 
+def test_the_first_of_two_recorded_answers():
+    first, second = (RulesAdvisor.recorded("door-open-v3", first=first).text for first in (True, False))
+    assert first != second == RulesAdvisor.recorded("door-open-v3").text
+    assert len({RulesAdvisor.recorded("push-v3", first=first).text for first in (True, False)}) == 1
+
+
 def test_what_is_no_file_of_rules():
     pathlib.Path("rules").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no file of rules. Looked for .*/mine.json and .*/rules/m"):

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from cells import EXPERIMENTS, METHODS, SEEDS, Cell, make_cell, make_grid
+from cells import EXPERIMENTS, METHODS, SEEDS, Cell, is_recorded, make_cell, make_grid
 from results import FINISHED, Results, Row
 from training import run, steps_done, summarize, versions
 
@@ -240,7 +240,7 @@ def check(name: str, results: Results, args: argparse.Namespace) -> None:
 
 def kind_of_advice(cell: Cell) -> str:
     """Where the advice of a run comes from, as it is said before the run."""
-    if cell.settings["advisor"] != "recorded":
+    if not is_recorded(cell.settings):
         return "SIMULATED"
     return "RECORDED with a SIMULATED mistake" if "mistake" in cell.settings else "RECORDED"
 

@@ -22,7 +22,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import sb3_varl.metaworld
-from cells import Cell, Settings, actions_between_scores
+from cells import FIRST_ANSWER, Cell, Settings, actions_between_scores, is_recorded
 from results import EVALUATION_COLUMNS, FINISHED, N_LAST, Row
 from rivals import AdviceInReplay, Branching, Cloning, SimulatedScorer
 from sb3_varl import VARL, Advisor, AdvisorCallback, Briefing, RulesAdvisor
@@ -131,8 +131,8 @@ def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
     callbacks: list[BaseCallback] = [evaluation]
     if advice is not None:
         advisor: Advisor
-        if settings["advisor"] == "recorded":
-            advisor = RulesAdvisor.recorded(cell.task)
+        if is_recorded(settings):
+            advisor = RulesAdvisor.recorded(cell.task, first=settings["advisor"] == FIRST_ANSWER)
             if "mistake" in settings:
                 advisor = sb3_varl.metaworld.MistakenAdvisor(advisor, **settings["mistake"])
         else:

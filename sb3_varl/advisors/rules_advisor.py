@@ -59,12 +59,13 @@ class RulesAdvisor:
         return cls(text, name=f"rules/{file.name}")
 
     @classmethod
-    def recorded(cls, task: str) -> "RulesAdvisor":
+    def recorded(cls, task: str, *, first: bool = False) -> "RulesAdvisor":
         """
         Take the recorded rules of a large multimodal model for a Meta-World task: the answer as it came, or, where
         there are two, the second one, given after the model was shown what had become of the first.
 
         :param task: One of :func:`recorded_tasks`, for instance ``"push-v3"``
+        :param first: Whether to take the first answer in any case
         :return: The advisor
         :raises ValueError: if there are none for the task
         """
@@ -74,7 +75,7 @@ class RulesAdvisor:
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise ValueError(f"There are no recorded rules for {task!r}.{hint} There are for {', '.join(tasks)}.")
         second = _FOLDER / f"{task}{_ROUND_2}.txt"
-        file = second if second.exists() else _FOLDER / f"{task}.txt"
+        file = second if second.exists() and not first else _FOLDER / f"{task}.txt"
         goal = importlib.import_module("sb3_varl.metaworld").task_sheet(task).goal
         return cls(file.read_text(encoding="utf-8"), name=f"recorded/{task}", goal=goal)
 

@@ -1,0 +1,187 @@
+"""
+Rules that do not solve their task: what VARL makes of them, beside the rules alone and SAC with the same settings. The
+rules are RECORDED: a large multimodal model wrote them once, from four states with pictures, and nobody corrected them.
+
+    python examples/benchmark/partial_rules.py FetchSlide-v4 --seeds 0 1 2
+    python examples/benchmark/partial_rules.py Pusher-v5 --methods VARL
+
+The results go to ``results/partial_rules.csv``; what is there is not run again. ``pip install -e ".[examples]"``.
+"""
+
+import argparse
+import csv
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_varl import VARL, AdvisorCallback, LayerNormMlpPolicy, ObservationSlice, Rules, RulesAdvisor, TaskSheet
+
+HERE = pathlib.Path(__file__).parent
+RULES = HERE / "recorded_rules"
+EVAL_SEED = 10_000
+N_EVALUATIONS, N_EVAL_EPISODES, N_EPISODES_OF_RULES = 10, 20, 40
+METHODS = ("VARL", "SAC", "VARL, no roll-ins")
+COLUMNS = ("environment", "method", "seed", "step", "return", "success")
+SETTINGS: dict[str, Any] = {
+    "learning_starts": 500,
+    "learning_rate": 1e-3,
+    "batch_size": 256,
+    "gamma": 0.97,
+    "tau": 0.01,
+    "train_freq": 2,
+    "gradient_steps": 1,
+    "ent_coef": "auto_0.1",
+}
+
+
+class Task(NamedTuple):
+    """
+    An environment that rules were recorded for.
+
+    :param id: Where gymnasium has it
+    :param steps: Environment steps of a run; the advice ends half-way
+    :param settings: Further settings of SAC
+    """
+
+    id: str
+    steps: int
+    settings: dict[str, Any]
+
+
+TASKS = {
+    "FetchSlide-v4": Task(
+        "gymnasium_robotics:FetchSlide-v4",
+        40_000,
+        {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"n_sampled_goal": 4}, "buffer_size": 200_000},
+    ),
+    "Pusher-v5": Task("Pusher-v5", 30_000, {}),
+}
+
+
+class Named(gym.Wrapper):
+    """Says what the rules call its numbers."""
+
+    def __init__(self, env: gym.Env, name: str) -> None:
+        super().__init__(env)
+        names = json.loads((RULES / "names.json").read_text())[name]
+        slices = [
+            ObservationSlice(part, start, stop, meaning, key) for part, (key, start, stop, meaning) in names.items()
+        ]
+        self.task_sheet = TaskSheet(name, observation=tuple(slices))
+
+
+def make_env(name: str, seed: int, training: bool = True) -> VecNormalize:
+    """Make an environment for training or for evaluation, with normalised observations."""
+
+    def make() -> gym.Env:
+        env = Named(gym.make(TASKS[name].id), name)
+        env.reset(seed=seed)
+        env.action_space.seed(seed)
+        return Monitor(env)
+
+    return VecNormalize(DummyVecEnv([make]), training=training, norm_reward=False)
+
+
+class Recorder(BaseCallback):
+    """Prints each evaluation, and writes it down. It goes into an ``EvalCallback`` as its ``callback_after_eval``."""
+
+    def __init__(self, path: pathlib.Path, **identity: Any) -> None:
+        super().__init__()
+        self.path = path
+        self.identity = identity
+
+    def _on_step(self) -> bool:
+        evaluation = self.parent
+        assert isinstance(evaluation, EvalCallback)
+        successes = evaluation.evaluations_successes
+        success = float(np.mean(successes[-1])) if successes else None
+        note(self.path, **self.identity, step=self.num_timesteps, value=evaluation.last_mean_reward, success=success)
+        return True
+
+
+def note(path: pathlib.Path, *, value: float, success: float | None, **row: Any) -> None:
+    """Print a row of the results, and append it."""
+    row |= {"return": round(value, 2), "success": "" if success is None else round(success, 3)}
+    print(", ".join(f"{name} {row[name]}" for name in COLUMNS))
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def follow_rules(name: str, path: pathlib.Path) -> None:
+    """Follow the rules for some episodes; where they have no advice, nothing is done."""
+    env = Named(gym.make(TASKS[name].id), name)
+    space: Any = env.action_space
+    rules = Rules.parse((RULES / f"{name}.txt").read_text(), env.task_sheet, env.observation_space, space)
+    returns, successes = [], []
+    for seed in range(EVAL_SEED, EVAL_SEED + N_EPISODES_OF_RULES):
+        observation, _ = env.reset(seed=seed)
+        previous, total, is_over, info = observation, 0.0, False, dict[str, Any]()
+        while not is_over:
+            advised = rules(observation, previous)
+            previous = observation
+            action = np.zeros(space.shape, space.dtype) if advised is None else advised
+            observation, reward, terminated, truncated, info = env.step(action)
+            total += float(reward)
+            is_over = terminated or truncated
+        returns.append(total)
+        successes += [info["is_success"]] if "is_success" in info else []
+    success = float(np.mean(successes)) if successes else None
+    note(path, environment=name, method="rules", seed=EVAL_SEED, step=0, value=float(np.mean(returns)), success=success)
+
+
+def train(name: str, method: str, seed: int, path: pathlib.Path) -> None:
+    """Train a model, and evaluate it along the way."""
+    task = TASKS[name]
+    recorder = Recorder(path, environment=name, method=method, seed=seed)
+    callbacks: list[BaseCallback] = [
+        EvalCallback(
+            make_env(name, EVAL_SEED + seed, training=False),
+            callback_after_eval=recorder,
+            eval_freq=task.steps // N_EVALUATIONS,
+            n_eval_episodes=N_EVAL_EPISODES,
+            verbose=0,
+        )
+    ]
+    if method != "SAC":
+        advisor = RulesAdvisor.load(RULES / f"{name}.txt")
+        roll_in = 0.0 if method == "VARL, no roll-ins" else None
+        callbacks.append(AdvisorCallback(advisor, frames=False, blocking=True, log_path=False, roll_in=roll_in))
+    settings = {**SETTINGS, **task.settings, "shaping_steps": task.steps // 2, "fast": True}
+    model = VARL(LayerNormMlpPolicy, make_env(name, seed), seed=seed, **settings)
+    model.learn(task.steps, callback=callbacks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("env", choices=TASKS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--results", type=pathlib.Path, default=HERE / "results" / "partial_rules.csv")
+    args = parser.parse_args()
+    th.set_num_threads(1)
+    done: set[tuple[str, ...]] = set()
+    if args.results.exists():
+        with args.results.open(newline="") as file:
+            done = {(row["environment"], row["method"], row["seed"]) for row in csv.DictReader(file)}
+    if (args.env, "rules", str(EVAL_SEED)) not in done:
+        follow_rules(args.env, args.results)
+    for seed in args.seeds:
+        for method in args.methods:
+            if (args.env, method, str(seed)) not in done:
+                train(args.env, method, seed, args.results)
+
+
+if __name__ == "__main__":
+    main()
