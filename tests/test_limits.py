@@ -1,9 +1,11 @@
 """What a server refuses is found out once, said once, and not sent again."""
 
+import numpy as np
 import pytest
+from gymnasium import spaces
 
 from conftest import make_query, make_vlm, reasons
-from sb3_varl.advice.types import Failure
+from sb3_varl.advice.types import AdviceQuery, Briefing, Failure, VisitedState
 from sb3_varl.advisors.limits import ServerLimits
 from sb3_varl.advisors.prompt import Chat, chats
 from sb3_varl.testing import Misbehaviour, VLMServer, http_error
@@ -20,6 +22,7 @@ REFUSALS = {
     "OpenAI, a text model": ("Invalid content type. image_url is only supported by certain models.", 8, 0),
     "DeepSeek": ("Failed to deserialize: messages[1]: unknown variant `image_url`, expected `text`", 8, 0),
     "llama.cpp, a text model": ("image input is not supported - hint: you may need to provide the mmproj", 8, 0),
+    "llama.cpp, earlier": ('Unsupported content part type: "image_url"', 8, 0),
     "vLLM, too long": (
         "This model's maximum context length is 4096 tokens. However, you requested 9000 tokens. Please reduce the "
         "length of the messages.",
@@ -162,3 +165,60 @@ def test_a_server_that_cuts_prompts_off_in_silence(caplog):
     (message,) = caplog.messages
     assert "read 4096 tokens of about 9000" in message
     assert '{"num_ctx": 16384}' in message
+
+
+PICTURES_REFUSED = "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj"
+
+
+def test_a_refusal_that_is_called_an_error_of_the_server_is_not_sent_again():
+    """As llama.cpp's server does with pictures."""
+    with VLMServer(script=[http_error(500, PICTURES_REFUSED)] * 2) as server:
+        advice = make_vlm(server, max_retries=3).advise(make_query(4, frames=True))
+    assert [sum(image is not None for image in request.images) for request in server.requests] == [4, 0, 0]
+    assert not advice.rejected
+
+
+def test_who_asks_for_patience_is_not_taken_to_refuse():
+    with VLMServer(script=[http_error(429, "Rate limit: request too large for tokens per minute")]) as server:
+        advice = make_vlm(server, states_per_request=8, max_retries=1).advise(make_query(8))
+    assert [len(request.states) for request in server.requests] == [8, 8]
+    assert not advice.rejected
+
+
+def test_without_a_budget_nothing_is_said_to_be_asked_again(caplog):
+    with VLMServer(script=[http_error(500, PICTURES_REFUSED)]) as server:
+        make_vlm(server, max_requests=1).advise(make_query(2, frames=True))
+    assert len(server.requests) == 1
+    assert not [message for message in caplog.messages if "is asked again" in message]
+
+
+def test_an_answer_that_misses_its_schema_is_tried_again_and_then_asked_for_in_plain_words():
+    text = "The model produced output that does not match the expected peg-native format"
+    with VLMServer(script=[http_error(500, text)] * 3) as server:
+        advice = make_vlm(server, max_retries=2, json_schema=True).advise(make_query(2))
+    assert ["response_format" in request.body for request in server.requests] == [True] * 3 + [False]
+    assert not advice.rejected
+
+
+def test_without_pictures_the_text_does_not_speak_of_them():
+    with VLMServer(script=[http_error(400, PICTURES_REFUSED)]) as server:
+        make_vlm(server).advise(make_query(2, frames=True))
+    assert ["picture" in request.text for request in server.requests] == [True, False]
+
+
+def test_what_is_only_to_be_seen_is_not_asked_about_blindly():
+    space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    briefing = Briefing(spaces.Box(-1, 1, (2,), np.float32), space, "Go.")
+    picture = np.zeros((8, 8, 3), np.uint8)
+    query = AdviceQuery(0, 10, (VisitedState(picture, np.zeros(2), picture, 3),), briefing)
+    with VLMServer(script=[http_error(400, PICTURES_REFUSED)]) as server:
+        advice = make_vlm(server).advise(query)
+    assert len(server.requests) == 1
+    assert "image input is not supported" in advice.rejected[0].example
+
+
+def test_what_was_cut_off_says_what_to_do():
+    with VLMServer(script=[Misbehaviour(choice={"finish_reason": "length"}, message={"content": "{"})]) as server:
+        advice = make_vlm(server).advise(make_query(1))
+    assert advice.rejected[0].reason == "truncated"
+    assert "Raise max_tokens" in advice.rejected[0].example

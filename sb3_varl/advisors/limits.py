@@ -1,5 +1,6 @@
 """What a server takes, as far as its refusals tell: found out once, said once, and kept to from then on."""
 
+import copy
 import logging
 import re
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ _TOO_MANY_PICTURES = re.compile(r"too many (?:images|pictures)|(?:image count|nu
 _NO_PICTURES = re.compile(
     r"not support(?:ed)? (?:image|vision|multimodal)|images? (?:input )?(?:is|are) not supported|not a multimodal model"
     r"|support image input|image_url\W* (?:is (?:not|only)|not supported)|unknown variant .?image_url"
-    r"|image inputs? (?:is|are) (?:not|disabled)|mmproj",
+    r"|image inputs? (?:is|are) (?:not|disabled)|mmproj|unsupported.{0,40}image_url",
     re.IGNORECASE,
 )
 _TOO_LONG = re.compile(
@@ -38,6 +39,8 @@ _REFUSES = re.compile(
     re.IGNORECASE,
 )
 _NO_SCHEMA = re.compile(r"response_format|json.?schema|structured|guided|grammar|\bschema\b", re.IGNORECASE)
+# Of an answer that does not keep to its schema, which another may.
+_SCHEMA_MISSED = re.compile(r"output that does not match the expected \S+ format", re.IGNORECASE)
 # Fewer of what was sent were cut off by the server.
 _SHARE_READ = 0.5
 
@@ -56,7 +59,20 @@ class ServerLimits:
         self.takes_system = True
         self.refused_arguments: frozenset[str] = frozenset()
         self.has_answered = False
+        # Whether a question says anything without them.
+        self.can_do_without_pictures = True
         self._said_cut = False
+
+    def has_remedy(self, said: str, chat: Chat, arguments: Mapping[str, Any]) -> bool:
+        """
+        Say whether it is of no use to send the same again. Some servers call a refusal an error of their own.
+
+        :param said: What the server said
+        :param chat: What it was sent
+        :param arguments: Further arguments of the completion
+        :return: Whether there is something else to send
+        """
+        return copy.copy(self)._remedy(said, chat, arguments) is not None
 
     def learn(self, said: str, chat: Chat, arguments: Mapping[str, Any], is_about_request: bool = False) -> bool:
         """
@@ -69,7 +85,8 @@ class ServerLimits:
         :return: Whether there is something else to send
         """
         remedy = self._remedy(said, chat, arguments)
-        if remedy is None and is_about_request and not self.has_answered:
+        is_about_request = is_about_request and not self.has_answered
+        if remedy is None and (is_about_request or _SCHEMA_MISSED.search(said)):
             remedy = self._without_schema(arguments)
         if remedy is not None:
             logger.warning("%s refuses a request, and is asked again %s. It said: %s", self.model, remedy, said)
@@ -92,6 +109,8 @@ class ServerLimits:
         n_pictures = _count_pictures(chat.messages) if self.max_pictures is None else self.max_pictures
         match = _MAX_PICTURES.search(said)
         if n_pictures and (_NO_PICTURES.search(said) or (match and int(match[1]) == 0)):
+            if not self.can_do_without_pictures:
+                return None
             self.max_pictures = 0
             return "without pictures (frames=False)"
         if n_pictures > 1 and (match or _TOO_MANY_PICTURES.search(said)):

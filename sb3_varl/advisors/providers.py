@@ -22,6 +22,7 @@ from sb3_varl.redaction import scrub, scrub_loggers
 # Failures that may pass. What litellm cannot place, lost connections above all, it reports as 500; some clients
 # report as 200 what cannot be read, such as a proxy's page.
 RETRIED_STATUSES = frozenset({200, 408, 409, 425, 429, 500, 502, 503, 504, 529})
+_OVERLOADED_STATUSES = frozenset({429, 503, 529})
 # Failures that will not: a wrong key, one that may not do this, and a model or an address that there is not.
 PERMANENT_STATUSES = frozenset({401, 403, 404})
 _NO_SUCH_MODEL = re.compile(r"\b(model_not_found|invalid_model|unknown_model)\b")
@@ -77,15 +78,23 @@ class RequestFailed(Exception):
     :param retryable: Whether the failure may pass within seconds
     :param permanent: Whether it will not pass at all
     :param retry_after: Seconds that the server asks to wait, or 0
+    :param is_overload: Whether the server asks for patience, and says nothing of the request
     """
 
     def __init__(
-        self, text: str, *, retryable: bool = False, permanent: bool = False, retry_after: float = 0.0
+        self,
+        text: str,
+        *,
+        retryable: bool = False,
+        permanent: bool = False,
+        retry_after: float = 0.0,
+        is_overload: bool = False,
     ) -> None:
         super().__init__(text)
         self.retryable = retryable
         self.permanent = permanent
         self.retry_after = retry_after
+        self.is_overload = is_overload
 
 
 @dataclass
@@ -283,6 +292,7 @@ def _request_failed(error: Exception) -> RequestFailed:
         retryable=status in RETRIED_STATUSES and not quota_is_gone,
         permanent=status in PERMANENT_STATUSES or (status == 400 and _NO_SUCH_MODEL.search(said) is not None),
         retry_after=retry_after if retry_after > 0 else 0.0,
+        is_overload=status in _OVERLOADED_STATUSES,
     )
 
 

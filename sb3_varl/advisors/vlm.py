@@ -238,6 +238,11 @@ class VLMAdvisor:
                 self._running = None
                 self._usage += asked.usage
 
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether the server takes pictures, as far as it was asked."""
+        return self._limits.max_pictures != 0
+
     def prompt(self, query: AdviceQuery) -> str:
         """
         Say what the model is sent about a query, without the pictures.

@@ -21,7 +21,7 @@ from sb3_varl.advisors.answer_schema import response_format
 from sb3_varl.advisors.budget import Budget
 from sb3_varl.advisors.completion import Completion
 from sb3_varl.advisors.limits import ServerLimits, without_pictures
-from sb3_varl.advisors.prompt import Chat, Form, chats
+from sb3_varl.advisors.prompt import Chat, Form, chats, system_prompt
 from sb3_varl.advisors.providers import Endpoint, RequestFailed, complete, count_tokens, import_litellm, price_of
 from sb3_varl.redaction import without_secrets
 from sb3_varl.rules.answers import read_rules
@@ -35,6 +35,7 @@ RETRY_WAIT = 2.0
 MAX_RETRY_WAIT = 30.0
 # Fewer equal answers may be right.
 _MIN_EQUAL_ACTIONS = 8
+_CUT_OFF = "it was cut off. Raise max_tokens (completion_kwargs), or the server's context"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +149,7 @@ class VLMQuery:
         self.budget = budget
         self.breaker = breaker
         self.limits = limits
+        limits.can_do_without_pictures = _says_something_without_frames(query, task, form)
         self.usage = Usage()
         self.litellm: ModuleType = import_litellm()
         self.completion_kwargs = settings.completion_kwargs(
@@ -179,7 +181,8 @@ class VLMQuery:
                 parsed = await self._request(number, chat)
             except RequestFailed as failure:
                 is_about_request = not (failure.retryable or failure.permanent)
-                if self.limits.learn(str(failure), chat, self.completion_kwargs, is_about_request):
+                may_ask_again = self.budget.is_left(self._spent())
+                if may_ask_again and self.limits.learn(str(failure), chat, self.completion_kwargs, is_about_request):
                     number += 1
                     continue
                 rejected += [Rejection("request_failed", index, str(failure)) for index in chat.states]
@@ -200,7 +203,8 @@ class VLMQuery:
     def _next_chat(self, pending: list[int]) -> Chat | None:
         settings = self.settings
         n_states = self.limits.states_per_request(settings.states_per_request)
-        return next(chats(self.query, self.task, pending, n_states, settings.image_size, self.form), None)
+        query = self.query if self.limits.max_pictures != 0 else _without_frames(self.query)
+        return next(chats(query, self.task, pending, n_states, settings.image_size, self.form), None)
 
     def _reason_not_to_ask(self) -> str | None:
         if not self.budget.is_left(self._spent()):
@@ -215,7 +219,7 @@ class VLMQuery:
     async def _request(self, number: int, chat: Chat) -> ParsedAnswer:
         max_retries = 0 if self._is_trial else self.settings.max_retries
         retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, RequestFailed) and error.retryable),
+            retry=tenacity.retry_if_exception(lambda error: self._may_pass(error, chat)),
             stop=lambda state: state.attempt_number > max_retries or not self.budget.is_left(self._spent()),
             wait=lambda state: min(_retry_wait(state), self.budget.seconds_left(self._spent())),
             reraise=True,
@@ -238,7 +242,14 @@ class VLMQuery:
         reason = None if parsed.actions or parsed.standing else _no_answer(completion)
         if reason is None:
             return parsed
-        return ParsedAnswer({}, tuple(Rejection(reason, index) for index in chat.states))
+        example = _CUT_OFF if reason == "truncated" else ""
+        return ParsedAnswer({}, tuple(Rejection(reason, index, example) for index in chat.states))
+
+    def _may_pass(self, error: BaseException, chat: Chat) -> bool:
+        """Whether the same request may be answered if it is sent again."""
+        if not isinstance(error, RequestFailed) or not error.retryable:
+            return False
+        return error.is_overload or not self.limits.has_remedy(str(error), chat, self.completion_kwargs)
 
     def _read(self, answer: Answer) -> ParsedAnswer:
         briefing, text, states = self.query.briefing, answer.text, answer.states
@@ -305,6 +316,20 @@ class VLMQuery:
                 len(given),
                 self.query.index + 1,
             )
+
+
+def _without_frames(query: AdviceQuery) -> AdviceQuery:
+    """So that the text speaks of no pictures where the server takes none."""
+    states = tuple(dataclasses.replace(state, frame=None) for state in query.states)
+    return dataclasses.replace(query, states=states, briefing=dataclasses.replace(query.briefing, frames=False))
+
+
+def _says_something_without_frames(query: AdviceQuery, task: str, form: Form) -> bool:
+    try:
+        system_prompt(_without_frames(query).briefing, task, form)
+    except ValueError:
+        return False
+    return True
 
 
 def _retry_wait(state: tenacity.RetryCallState) -> float:

@@ -21,6 +21,7 @@ _ENOUGH = 0.75
 _CLEARLY = 0.75
 _N_RESAMPLES, _SIGNIFICANT = 5000, 0.05
 
+PICTURES = "Do answers change with the picture?"
 FOLLOWING = "Does following it lead to success?"
 
 
@@ -140,11 +141,10 @@ def changes_with_the_picture(advice: Advice, again: Advice, exchanged: Advice, s
     :param space: The action space
     :return: Whether the pictures make a difference
     """
-    name = "Do answers change with the picture?"
     triples = zip(advice.actions, again.actions, exchanged.actions, strict=True)
     answered_thrice = [triple for triple in triples if all(action is not None for action in triple)]
     if not answered_thrice:
-        return Check(name, None, "No state was answered each time.")
+        return Check(PICTURES, None, "No state was answered each time.")
     first, second, third = (Advice(actions) for actions in zip(*answered_thrice, strict=True))
     same = distances(first, second, space)
     # How far the third, the second and the first stand apart from the other two.
@@ -158,8 +158,8 @@ def changes_with_the_picture(advice: Advice, again: Advice, exchanged: Advice, s
         f"from those with the right ones, and these {np.mean(same):.2f} from each other (means; p = {p_value:.2g})."
     )
     if p_value < _SIGNIFICANT:
-        return Check(name, True, f"{text} It looks at them.")
-    return Check(name, None, f"{text} It may go by the numbers; frames=False would then be cheaper.")
+        return Check(PICTURES, True, f"{text} It looks at them.")
+    return Check(PICTURES, None, f"{text} It may go by the numbers; frames=False would then be cheaper.")
 
 
 def leads_to_success(followed: Sequence[Followed], visited: Sequence[Followed]) -> Check:

@@ -27,7 +27,7 @@ import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_varl.advice.sheets import action_names, load_task_sheet
-from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, TaskSheet
+from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, TaskSheet, Usage
 from sb3_varl.advisors.by_name import EXAMPLE_MODEL, is_model, make_advisor, name_of, task_of
 from sb3_varl.advisors.prompt import chats as make_chats
 from sb3_varl.advisors.providers import count_tokens, price_of
@@ -381,6 +381,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _measured(usage: Usage) -> str:
+    """What asking took, as the server counts it."""
+    tokens = f"{usage.prompt_tokens} tokens in and {usage.completion_tokens} out by the server's count"
+    return f"{count(usage.requests, 'request')}, {tokens}, {usage.cost:.3f} US dollars and {usage.seconds:.1f} seconds"
+
+
 def _tokens_and_dollars(estimate: Estimate) -> str:
     price = "unknown price" if estimate.cost is None else f"about {estimate.cost:.3f} US dollars"
     return f"{estimate.prompt_tokens} tokens in, {price}"
@@ -428,6 +434,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
     print(f"This query: {count(estimate.requests, 'request')}, {_tokens_and_dollars(estimate)}")
     print(f"A run of {result.a_run}: {count(in_a_run.requests, 'request')}, {_tokens_and_dollars(in_a_run)}")
     if result.findings is not None:
+        print(f"Asking took {_measured(result.findings.usage)}.")
         for check in result.findings.checks:
             print(f"{check.name} {_MARKS[check.passed]}: {check.text}")
         for failure in result.findings.failures:

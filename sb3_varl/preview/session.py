@@ -16,6 +16,7 @@ from sb3_varl.advice.log import FILE_NAME, AdviceLog
 from sb3_varl.advice.types import Advice, AdviceQuery, Advisor, Observation, Usage, VisitedState
 from sb3_varl.preview.checks import (
     FOLLOWING,
+    PICTURES,
     Check,
     agrees_with_itself,
     answered,
@@ -74,6 +75,7 @@ class Interview:
     def __init__(self, advisor: Advisor, query: AdviceQuery, log_path: str | os.PathLike[str]) -> None:
         if (pathlib.Path(log_path) / FILE_NAME).exists():
             raise ValueError(f"{log_path} holds the advice log of something else. Give a folder of its own.")
+        self.advisor = advisor
         self.query = query
         self._log = AdviceLog(log_path)
         self._queue = QueryQueue(advisor, self._log, Usage())
@@ -97,7 +99,11 @@ class Interview:
         first, space, states = self.findings.advice, self.query.briefing.action_space, self.query.states
         again = self._ask(states)
         self.findings.checks.append(agrees_with_itself(first, again, space))
-        if len(states) > 1 and all(state.frame is not None for state in states):
+        if len(states) < 2 or any(state.frame is None for state in states):
+            return
+        if not getattr(self.advisor, "takes_pictures", True):
+            self.findings.checks.append(Check(PICTURES, None, "None were shown: the server refuses pictures."))
+        else:
             exchanged = self._ask(_with_pictures_exchanged(states), altered="pictures exchanged")
             self.findings.checks.append(changes_with_the_picture(first, again, exchanged, space))
 
