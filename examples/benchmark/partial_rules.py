@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import pathlib
+import tempfile
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -141,8 +142,8 @@ def follow_rules(name: str, path: pathlib.Path) -> None:
     note(path, environment=name, method="rules", seed=EVAL_SEED, step=0, value=float(np.mean(returns)), success=success)
 
 
-def train(name: str, method: str, seed: int, path: pathlib.Path) -> None:
-    """Train a model, and evaluate it along the way."""
+def train(name: str, method: str, seed: int, path: pathlib.Path, folder: str) -> None:
+    """Train a model, and evaluate it along the way. Without a folder to write to, EvalCallback forgets successes."""
     task = TASKS[name]
     recorder = Recorder(path, environment=name, method=method, seed=seed)
     callbacks: list[BaseCallback] = [
@@ -151,6 +152,7 @@ def train(name: str, method: str, seed: int, path: pathlib.Path) -> None:
             callback_after_eval=recorder,
             eval_freq=task.steps // N_EVALUATIONS,
             n_eval_episodes=N_EVAL_EPISODES,
+            log_path=folder,
             verbose=0,
         )
     ]
@@ -180,7 +182,8 @@ def main() -> None:
     for seed in args.seeds:
         for method in args.methods:
             if (args.env, method, str(seed)) not in done:
-                train(args.env, method, seed, args.results)
+                with tempfile.TemporaryDirectory() as folder:
+                    train(args.env, method, seed, args.results, folder)
 
 
 if __name__ == "__main__":
