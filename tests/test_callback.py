@@ -102,8 +102,9 @@ def test_only_the_chosen_states_are_rendered():
 
 def test_choosing_states_draws_nothing_from_the_run_s_random_numbers():
     """An advisor that abstains leaves the run as it was."""
-    plain, asked = (VARL("MlpPolicy", CounterEnv(), **SMALL | {"gradient_steps": 1}) for _ in range(2))
-    plain.learn(300)
+    settings = SMALL | {"gradient_steps": 1}
+    plain = VARL("MlpPolicy", CounterEnv(), **settings).learn(300)
+    asked = VARL("MlpPolicy", CounterEnv(), **settings)
     learn(Recorder(lambda query: Advice([None] * len(query.states))), model=asked)
     for first, second in zip(plain.policy.parameters(), asked.policy.parameters(), strict=True):
         assert (first == second).all()

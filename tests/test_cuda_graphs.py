@@ -181,9 +181,8 @@ CASES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kwargs", CASES.values(), ids=CASES)
-@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("at_once", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_replayed_updates_are_the_parents(kwargs, at_once):
     plain, graphed = make(**kwargs), replayed(**kwargs)
     graphed.replay_buffer = plain.replay_buffer

@@ -122,6 +122,22 @@ def test_of_two_actions_the_better_one_is_executed_and_bootstrapped_from(sign, m
     assert proposes.n_proposals == len(executed) == 48
     assert proposes.n_taken == (48 if sign > 0 else 0)
     assert (np.abs(executed - imitated.numpy()).max(axis=1) < 1e-6).all() == (sign > 0)
+    model.replay_buffer.original_next_observations = th.zeros(2, *model.observation_space.shape)
     values = model.critic_target(th.zeros(2, *model.observation_space.shape), th.tensor([[0.5] * 4, [0.995] * 4]))
     expected = [0.99, 0.995] if sign > 0 else [-0.5, -0.99]
     assert [value.flatten().tolist() for value in values] == [pytest.approx(expected)] * 2
+
+
+def test_imitation_sees_what_was_seen_before_normalisation(make_model):
+    """Normalised observations are clipped, so that they cannot be turned back."""
+    model, demonstrations = make_model("SAC, 3 demonstrations imitated")
+    add(model.replay_buffer, demonstrations)
+    seen = []
+    proposes = ImitationProposes(lambda observations: (seen.append(observations), th.zeros(len(observations), 4))[1])
+    model.learn(48, callback=proposes)
+    stored = model.replay_buffer.observations[: model.replay_buffer.size(), 0]
+    np.testing.assert_allclose(th.cat(seen), stored[150:], atol=1e-6)
+    seen.clear()
+    model.train(1, 16)
+    later = model.replay_buffer.next_observations[: model.replay_buffer.size(), 0]
+    assert all((np.abs(later - row.numpy()).max(axis=1) < 1e-6).any() for row in seen[0])

@@ -152,7 +152,6 @@ def test_normalised_and_several_environments():
         th.testing.assert_close(parameters(fast)[name], value, rtol=0, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_hindsight_goals():
     """HER draws its goals while it samples."""
     kwargs = {"policy": "MultiInputPolicy", "replay_buffer_class": HerReplayBuffer}

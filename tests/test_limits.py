@@ -217,6 +217,38 @@ def test_what_is_only_to_be_seen_is_not_asked_about_blindly():
     assert "image input is not supported" in advice.rejected[0].example
 
 
+def test_a_picture_that_is_all_there_is_is_not_given_up_for_being_too_long():
+    space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    briefing = Briefing(spaces.Box(-1, 1, (2,), np.float32), space, "Go.")
+    picture = np.zeros((8, 8, 3), np.uint8)
+    states = tuple(VisitedState(picture, np.zeros(2), picture, i) for i in range(2))
+    with VLMServer(script=[http_error(400, "prompt is too long")] * 2) as server:
+        advisor = make_vlm(server, max_failures=9)
+        advice = advisor.advise(AdviceQuery(0, 10, states, briefing))
+        again = advisor.advise(AdviceQuery(1, 20, states, briefing))
+    assert [action is not None for action in advice.actions + again.actions] == [False, True, True, True]
+    assert reasons(advice) == ["request_failed"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "upstream request timeout; response payload exceeds the limit",
+        "Structured output backend crashed, please retry",
+        "failed to allocate mmproj buffer: out of memory",
+        "Unexpected error. Received: temperature=0.2",
+    ],
+)
+def test_what_else_an_error_of_the_server_says_may_pass(text):
+    arguments = {"temperature": 0.2}
+    with VLMServer(script=[http_error(500, text)]) as server:
+        advisor = make_vlm(server, max_retries=2, completion_kwargs=arguments, json_schema=True)
+        advice = advisor.advise(make_query(4, frames=True))
+    assert not advice.rejected
+    first, second = server.requests
+    assert first.body == second.body
+
+
 def test_what_was_cut_off_says_what_to_do():
     with VLMServer(script=[Misbehaviour(choice={"finish_reason": "length"}, message={"content": "{"})]) as server:
         advice = make_vlm(server).advise(make_query(1))

@@ -70,7 +70,7 @@ def test_every_so_many_steps_the_visited_state_becomes_guidance(label_freq):
 
 def test_labels_in_several_environments_under_normalisation():
     env = VecNormalize(DummyVecEnv([lambda i=i: NamedEnv(horizon=5 + i, offset=i * 2) for i in range(3)]))
-    model = make_model(env)
+    model = make_model(env, **UPDATES)
     model.learn(90, callback=make_callback(label_freq=1, roll_in=0.5))
     rows = model.guidance_buffer.rows()
     assert_rows_are_advised(rows)
@@ -79,7 +79,7 @@ def test_labels_in_several_environments_under_normalisation():
 
 
 def test_labels_of_dict_observations():
-    model = make_model(NamedDictEnv())
+    model = make_model(NamedDictEnv(), **UPDATES)
     model.learn(60, callback=make_callback(label_freq=1))
     assert_rows_are_advised(model.guidance_buffer.rows(), key="count")
 
@@ -207,7 +207,7 @@ def test_roll_ins_of_every_algorithm(cls, settings):
     if cls is VARLCrossQ and settings.get("use_sde"):
         pytest.skip("CrossQ has no gSDE")
     env = NamedEnv()
-    model = make_model(env, cls, **settings)
+    model = make_model(env, cls, **{**UPDATES, **settings})
     model.learn(60, callback=make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=1.0))
     np.testing.assert_allclose(executed(model)[1], [action for _, _, action in env.history], atol=1e-6)
     assert is_advice(model)[::7].all()
@@ -313,9 +313,32 @@ def test_a_share_of_twenty_episodes(share, n, is_enough):
     assert not succeeds(share, list(successes)[1:], 20)
 
 
-@pytest.mark.parametrize("arguments", [{"roll_in": 0}, {"advisor": FunctionAdvisor(lambda observation: [0, 0])}])
+def test_advice_that_is_a_measure_is_soon_known():
+    """In half of the episodes that begin with it, and not in a fifth, it is followed to the end until it is."""
+    model = make_model(TargetEnv(), shaping_steps=10_000, learning_starts=10_000)
+    callback = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1, until_success="advice")
+    model.learn(7 * 70, callback=callback)
+    assert callback._teacher.record.is_known
+    assert callback._teacher.roll_ins.episodes["rolled_in"] > 3
+
+
+def test_a_measure_that_never_came_is_told_of():
+    callback = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1, until_success="advice", max_executed_steps=20)
+    with pytest.warns(UserWarning, match="takes 8 episodes in which the advice is followed to the end, and there were"):
+        make_model(TargetEnv()).learn(400, callback=callback)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"roll_in": 0},
+        {"roll_in": 1.0},
+        {"max_executed_steps": 0},
+        {"advisor": FunctionAdvisor(lambda observation: [0, 0])},
+    ],
+)
 def test_what_nobody_follows_is_no_measure(arguments):
-    with pytest.raises(ArgumentError, match="no episode follows the advice to its end"):
+    with pytest.raises(ArgumentError, match="nobody can compare them"):
         make_model().learn(10, callback=make_callback(**arguments, until_success="advice"))
 
 

@@ -99,6 +99,16 @@ class HalfDemonstrations(NStepReplayBuffer):
         return ReplayBufferSamples(*(None if a is None or b is None else th.cat([a, b]) for a, b in pairs))  # type: ignore[arg-type]
 
 
+class WithOriginals(NStepReplayBuffer):
+    """A replay buffer that remembers the next observations of its latest batch as they were before normalisation."""
+
+    original_next_observations: th.Tensor
+
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        self.original_next_observations = super()._get_samples(batch_inds).next_observations
+        return super()._get_samples(batch_inds, env)
+
+
 def add(buffer: NStepReplayBuffer, demonstrations: Sequence[Demonstration]) -> None:
     """
     Put demonstrations into a replay buffer.
@@ -150,7 +160,7 @@ class ImitationProposes(BaseCallback):
     """
     Imitation proposes actions, as in IBRL (https://arxiv.org/abs/2311.02198): of its action and the agent's, the one
     that the critics' targets value more is executed, and is what the critics bootstrap from. The entropy of the latter
-    stays that of the agent's.
+    stays that of the agent's. The model's replay buffer is a :class:`WithOriginals`.
 
     :param policy: From original observations to actions in ``[-1, 1]``
     """
@@ -167,7 +177,10 @@ class ImitationProposes(BaseCallback):
         value = target.forward
 
         def best_value(observations: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
-            own, imitated = value(observations, actions), value(observations, self.policy(self._original(observations)))
+            buffer = self.model.replay_buffer
+            assert isinstance(buffer, WithOriginals)
+            own = value(observations, actions)
+            imitated = value(observations, self.policy(buffer.original_next_observations))
             is_better = th.cat(imitated, 1).amin(1, keepdim=True) > th.cat(own, 1).amin(1, keepdim=True)
             return tuple(th.where(is_better, b, a) for a, b in zip(own, imitated, strict=True))
 
@@ -183,20 +196,17 @@ class ImitationProposes(BaseCallback):
         """
         model = self.model
         observations = th.as_tensor(model._last_obs, dtype=th.float32)
+        normalize = model.get_vec_normalize_env()
+        seen = model._last_obs if normalize is None else normalize.get_original_obs()
+        originals = th.as_tensor(seen, dtype=th.float32)
         with th.no_grad():
-            proposed, own = self.policy(self._original(observations)), model.actor(observations, deterministic=True)
+            proposed, own = self.policy(originals), model.actor(observations, deterministic=True)
             gain = th.cat(self._value(observations, proposed), 1).amin(1) - th.cat(
                 self._value(observations, own), 1
             ).amin(1)
         self.n_proposals += len(gain)
         self.n_taken += int((gain > 0).sum())
         return [action.numpy() if better else None for action, better in zip(proposed, gain > 0, strict=True)]
-
-    def _original(self, observations: th.Tensor) -> th.Tensor:
-        normalize = self.model.get_vec_normalize_env()
-        if normalize is None:
-            return observations
-        return th.as_tensor(normalize.unnormalize_obs(observations.numpy()), dtype=th.float32)
 
     def _on_step(self) -> bool:
         return True

@@ -240,6 +240,8 @@ def check(name: str, results: Results, args: argparse.Namespace) -> None:
 
 def kind_of_advice(cell: Cell) -> str:
     """Where the advice of a run comes from, as it is said before the run."""
+    if "demonstrations" in cell.settings:
+        return "RECORDED"
     if not is_recorded(cell.settings):
         return "SIMULATED"
     return "RECORDED with a SIMULATED mistake" if "mistake" in cell.settings else "RECORDED"

@@ -15,7 +15,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
-from demonstrations import Demonstration, HalfDemonstrations, ImitationProposes, add, demonstrate, imitate
+from demonstrations import (
+    Demonstration,
+    HalfDemonstrations,
+    ImitationProposes,
+    WithOriginals,
+    add,
+    demonstrate,
+    imitate,
+)
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
@@ -178,7 +186,8 @@ def demonstrated(cell: Cell) -> list[Demonstration]:
     env = make_env(cell)
     briefing = Briefing(env.action_space, env.observation_space, sheet=env.get_wrapper_attr("task_sheet"))  # type: ignore[arg-type]
     rules = RulesAdvisor.recorded(cell.task).standing(briefing)
-    found = demonstrate(env, rules, cell.settings["demonstrations"]["n_episodes"], cell.seed + DEMONSTRATION_SEED)
+    seed = 1000 * cell.seed + DEMONSTRATION_SEED
+    found = demonstrate(env, rules, cell.settings["demonstrations"]["n_episodes"], seed)
     env.close()
     return found
 
@@ -187,10 +196,12 @@ def make_model(env: VecEnv, cell: Cell, demonstrations: list[Demonstration]) -> 
     """Make the model. Unadvised it is SAC, up to rounding."""
     settings = copy.deepcopy(cell.settings)  # SB3 adds to policy_kwargs
     use = settings["demonstrations"]["use"] if demonstrations else None
-    if use == "replay":
+    if use is not None:
         of_buffer = {"n_steps": settings["model"].pop("n_steps"), "gamma": settings["model"]["gamma"]}
-        settings["model"]["replay_buffer_class"] = HalfDemonstrations
-        settings["model"]["replay_buffer_kwargs"] = {**of_buffer, "demonstrations": demonstrations}
+        settings["model"]["replay_buffer_class"] = HalfDemonstrations if use == "replay" else WithOriginals
+        settings["model"]["replay_buffer_kwargs"] = of_buffer
+    if use == "replay":
+        of_buffer["demonstrations"] = demonstrations
     shaping = settings["shaping"] or {}
     if isinstance(shaping.get("shaping_coef"), str):
         start = float(shaping["shaping_coef"].removeprefix("falling_"))

@@ -19,7 +19,7 @@ _TOO_MANY_PICTURES = re.compile(r"too many (?:images|pictures)|(?:image count|nu
 _NO_PICTURES = re.compile(
     r"not support(?:ed)? (?:image|vision|multimodal)|images? (?:input )?(?:is|are) not supported|not a multimodal model"
     r"|support image input|image_url\W* (?:is (?:not|only)|not supported)|unknown variant .?image_url"
-    r"|image inputs? (?:is|are) (?:not|disabled)|mmproj|unsupported.{0,40}image_url",
+    r"|image inputs? (?:is|are) (?:not|disabled)|provide the mmproj|unsupported.{0,40}image_url",
     re.IGNORECASE,
 )
 _TOO_LONG = re.compile(
@@ -65,13 +65,16 @@ class ServerLimits:
 
     def has_remedy(self, said: str, chat: Chat, arguments: Mapping[str, Any]) -> bool:
         """
-        Say whether it is of no use to send the same again. Some servers call a refusal an error of their own.
+        Say whether it is of no use to send the same again, because pictures are refused: llama.cpp calls that an error
+        of its own. Whatever else such an error says may pass.
 
         :param said: What the server said
         :param chat: What it was sent
         :param arguments: Further arguments of the completion
         :return: Whether there is something else to send
         """
+        if not any(pattern.search(said) for pattern in (_NO_PICTURES, _MAX_PICTURES, _TOO_MANY_PICTURES)):
+            return False
         return copy.copy(self)._remedy(said, chat, arguments) is not None
 
     def learn(self, said: str, chat: Chat, arguments: Mapping[str, Any], is_about_request: bool = False) -> bool:
@@ -118,7 +121,7 @@ class ServerLimits:
         if _TOO_LONG.search(said):
             if chat.is_divisible and len(chat.states) > 1:
                 return self._fewer(chat, len(chat.states) // 2)
-            if n_pictures:
+            if n_pictures > 1 or (n_pictures and self.can_do_without_pictures):
                 self.max_pictures = n_pictures // 2
                 return f"with {count(self.max_pictures, 'picture')}"
             return None

@@ -78,7 +78,8 @@ class RequestFailed(Exception):
     :param retryable: Whether the failure may pass within seconds
     :param permanent: Whether it will not pass at all
     :param retry_after: Seconds that the server asks to wait, or 0
-    :param is_overload: Whether the server asks for patience, and says nothing of the request
+    :param is_overload: Whether the server asks for patience, so that what it says of the request counts only once there
+        was some
     """
 
     def __init__(

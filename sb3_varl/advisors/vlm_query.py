@@ -149,7 +149,8 @@ class VLMQuery:
         self.budget = budget
         self.breaker = breaker
         self.limits = limits
-        limits.can_do_without_pictures = _says_something_without_frames(query, task, form)
+        self._can_do_without_pictures = _says_something_without_frames(query, task, form)
+        limits.can_do_without_pictures = self._can_do_without_pictures
         self.usage = Usage()
         self.litellm: ModuleType = import_litellm()
         self.completion_kwargs = settings.completion_kwargs(
@@ -203,7 +204,8 @@ class VLMQuery:
     def _next_chat(self, pending: list[int]) -> Chat | None:
         settings = self.settings
         n_states = self.limits.states_per_request(settings.states_per_request)
-        query = self.query if self.limits.max_pictures != 0 else _without_frames(self.query)
+        is_blind = self.limits.max_pictures == 0 and self._can_do_without_pictures
+        query = _without_frames(self.query) if is_blind else self.query
         return next(chats(query, self.task, pending, n_states, settings.image_size, self.form), None)
 
     def _reason_not_to_ask(self) -> str | None:
@@ -321,7 +323,12 @@ class VLMQuery:
 def _without_frames(query: AdviceQuery) -> AdviceQuery:
     """So that the text speaks of no pictures where the server takes none."""
     states = tuple(dataclasses.replace(state, frame=None) for state in query.states)
-    return dataclasses.replace(query, states=states, briefing=dataclasses.replace(query.briefing, frames=False))
+    followed = query.followed
+    if followed is not None:
+        episodes = tuple(dataclasses.replace(episode, frames={}) for episode in followed.episodes)
+        followed = dataclasses.replace(followed, episodes=episodes)
+    briefing = dataclasses.replace(query.briefing, frames=False)
+    return dataclasses.replace(query, states=states, followed=followed, briefing=briefing)
 
 
 def _says_something_without_frames(query: AdviceQuery, task: str, form: Form) -> bool:

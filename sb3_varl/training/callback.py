@@ -294,11 +294,13 @@ class AdvisorCallback(BaseCallback):
             self.max_executed_steps,
             self._picture,
         )
+        self._teacher.waits_for_record = lambda: self.until_success == "advice"
+        self._teacher.waits_for_episodes = lambda: len(self._schedule) > 0
         if self.until_success == "advice" and not self._teacher.is_followed:
             raise ArgumentError(
-                'until_success is "advice", but no episode follows the advice to its end, so nobody can tell how often '
-                "it succeeds. That takes rules, or other advice that stands in every state, and roll_in above 0. Give "
-                "a share of episodes, such as 0.25."
+                'until_success is "advice", but no episode follows the advice to its end, or none is the agent\'s own, '
+                "so that nobody can compare them. That takes rules, or other advice that stands in every state, "
+                "roll_in between 0 and 1, and max_executed_steps above 0. Give a share of episodes, such as 0.25."
             )
         schedule = self._whole_schedule()
         try:
@@ -602,8 +604,11 @@ class AdvisorCallback(BaseCallback):
                 explain.without_episodes(len(self._schedule), "when training ended", self._teacher.n_followed)
             else:
                 explain.not_reached(self._schedule.triggers, self._n_queries, self.num_timesteps)
-        if self.until_success is not None and self.model.ep_info_buffer and not self.model.ep_success_buffer:
+        is_told = self.model.ep_success_buffer or self._teacher.roll_ins.is_told
+        if self.until_success is not None and self.model.ep_info_buffer and not is_told:
             explain.success_untold(self.until_success)
+        elif self.until_success == "advice" and self._teacher.is_to_be_told:
+            explain.advice_unmeasured(self._teacher.n_followed)
 
     def _put_off(self, unasked: Sequence[AdviceQuery]) -> None:
         """Nothing is sent, and waited for, when training has ended; the queries are due if it goes on."""

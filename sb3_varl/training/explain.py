@@ -249,5 +249,18 @@ def success_untold(until_success: UntilSuccess) -> None:
     )
 
 
+def advice_unmeasured(n_followed: int) -> None:
+    """
+    Warn after training that nobody knows how often the advice succeeds.
+
+    :param n_followed: Number of episodes in which it was followed to the end
+    """
+    _warn(
+        f'until_success is "advice", which takes {ENOUGH} episodes in which the advice is followed to the end, and '
+        f"there were {n_followed}, so that it did not end by success. Train longer, or raise roll_in or "
+        "max_executed_steps."
+    )
+
+
 def _warn(text: str) -> None:
     warnings.warn(text, AdviceWarning, stacklevel=4)

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 # Standard deviation of what is added to executed advice, in [-1, 1]^d, so that the critic sees what is beside it.
 NOISE = 0.1
 # Of the episodes that begin with advice, the share in which it is followed to the end, without noise: these tell how
-# good it is. It is all of them while a correction waits for them.
-WHOLE = 0.2
+# good it is; and the share as long as somebody waits to be told.
+WHOLE, WHOLE_WHILE_UNKNOWN = 0.2, 0.5
 
 # Steps between pictures of an episode in which advice is followed, the last of which is shown if nobody knew that the
 # end was near.
@@ -82,7 +82,7 @@ class RollIns:
     :param horizon: Steps that an episode has at most, ``None`` if nobody knows
     :param rng: Draws episodes, lengths and noise
     :param picture: Takes a picture of an environment's present state, or has none
-    :param is_unknown: Whether the advice has to be followed to the end a few times before anything else
+    :param is_unknown: Whether somebody waits to be told how good the advice is
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class RollIns:
         self._nothing = np.full(standing.action_shape, np.nan)
         self._present: list[_Present] = []
         # Whether any episode said whether it succeeded, and whether it was said that one does not.
-        self._is_told = self._told_of_silence = False
+        self.is_told = self._told_of_silence = False
 
     def begin(self, n_envs: int) -> None:
         """
@@ -205,7 +205,7 @@ class RollIns:
                         'how good the advice is. The environment has to put "is_success" into the info of the last '
                         "step of an episode."
                     )
-            self._is_told = self._is_told or said is not None
+            self.is_told = self.is_told or said is not None
             self.episodes[kind] += 1
             self.successes[kind] += bool(succeeded)
             if kind == OWN:
@@ -219,7 +219,7 @@ class RollIns:
         begins, whole, part = self._rng.random(3)
         if begins >= self.share:
             return _Present(0, False)
-        if whole < WHOLE or self._is_unknown():
+        if whole < (max(WHOLE, WHOLE_WHILE_UNKNOWN) if self._is_unknown() else WHOLE):
             return _Present(self._horizon or max(self._longest, _UNKNOWN_HORIZON), True)
         longest = self._horizon or (self._longest if self._longest > 1 else _UNKNOWN_HORIZON)
         return _Present(1 + int(part * longest), False)
@@ -233,6 +233,6 @@ class RollIns:
         if not self.n_executed:
             return {}
         figures = {"advice/executed": self.n_executed / self.n_steps}
-        for kind, n in self.episodes.items() if self._is_told else ():
+        for kind, n in self.episodes.items() if self.is_told else ():
             figures[f"advice/success_{kind}"] = self.successes[kind] / n
         return figures

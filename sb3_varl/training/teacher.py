@@ -67,8 +67,11 @@ class Teacher:
             horizon,
             rng,
             picture,
-            is_unknown=lambda: self.awaits_episodes,
+            is_unknown=lambda: self.is_to_be_told,
         )
+        # Whether somebody waits for the record to say how good the advice is, and whether for episodes to look at.
+        self.waits_for_record: Callable[[], bool] = lambda: False
+        self.waits_for_episodes: Callable[[], bool] = lambda: False
         # Told of the text of rules that stand again.
         self.on_put_back: Callable[[str], None] = lambda text: None
         self._model = model
@@ -103,8 +106,19 @@ class Teacher:
 
     @property
     def is_followed(self) -> bool:
-        """Whether there are episodes in which advice that stands is, or will be, followed to the end."""
-        return self.roll_ins.share > 0 and (self.can_be_corrected or hasattr(self._advisor, "standing"))
+        """Whether some episodes follow standing advice to the end, or will, and others are the agent's own."""
+        roll_ins = self.roll_ins
+        is_executed = 0 < roll_ins.share < 1 and roll_ins.max_steps != 0
+        return is_executed and (self.can_be_corrected or hasattr(self._advisor, "standing"))
+
+    @property
+    def is_to_be_told(self) -> bool:
+        """Whether somebody waits to be told how good the advice is."""
+        record = self.record
+        if record is None:
+            return False
+        is_wanted = self.waits_for_record() and not record.is_known
+        return is_wanted or (self.waits_for_episodes() and self.awaits_episodes)
 
     def read(self, text: str) -> Rules:
         """
