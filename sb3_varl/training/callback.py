@@ -604,10 +604,10 @@ class AdvisorCallback(BaseCallback):
                 explain.without_episodes(len(self._schedule), "when training ended", self._teacher.n_followed)
             else:
                 explain.not_reached(self._schedule.triggers, self._n_queries, self.num_timesteps)
-        is_told = self.model.ep_success_buffer or self._teacher.roll_ins.is_told
+        record, is_told = self._teacher.record, self.model.ep_success_buffer or self._teacher.roll_ins.is_told
         if self.until_success is not None and self.model.ep_info_buffer and not is_told:
             explain.success_untold(self.until_success)
-        elif self.until_success == "advice" and self._teacher.is_to_be_told:
+        elif self.until_success == "advice" and record is not None and not record.is_known:
             explain.advice_unmeasured(self._teacher.n_followed)
 
     def _put_off(self, unasked: Sequence[AdviceQuery]) -> None:
