@@ -726,6 +726,7 @@ def test_nothing_is_sent_after_learn_has_ended(monkeypatch):
     class Persistent(Stuck):
         def advise(self, query):
             self.thread = threading.current_thread()
+            self.is_asked.set()
             self.go_on.wait(30)
             query.record(Request(0, (0,)))
 
