@@ -32,7 +32,7 @@ pytestmark = [
 
 SMALL = {
     "learning_starts": 5,
-    "gradient_steps": 0,
+    "batch_size": 8,
     "seed": 0,
     "policy_kwargs": {"net_arch": [8]},
     "shaping_steps": 1000,
@@ -592,7 +592,7 @@ def test_another_model_answers_what_was_broken_off():
     with VLMServer(script=(Misbehaviour(delay=60),)) as server:
         first, callback = make_model(), make_callback(make_vlm(server), "log", blocking=False)
         with pytest.raises(KeyboardInterrupt):
-            first.learn(60, callback=[callback, Interrupt(45)])
+            first.learn(60, callback=[callback, Until(44, lambda: len(server.requests) == 1), Interrupt(45)])
         assert callback.n_asked == 2
         second = go_on(first)
         second.learn(30, callback=make_callback(make_vlm(server), "log"), reset_num_timesteps=False)
@@ -748,7 +748,7 @@ def test_the_same_callback_takes_an_answer_that_came_in_between(monkeypatch):
     advisor, model = Stuck(0.5, paid=True), make_model()
     callback = make_callback(advisor, "log", n_queries=1, blocking=False)
     with pytest.raises(KeyboardInterrupt):
-        model.learn(60, callback=[callback, Interrupt(25)])
+        model.learn(60, callback=[callback, Interrupt(25, after=advisor.is_asked)])
     advisor.finish()
     model.learn(10, callback=callback, reset_num_timesteps=False)
     assert kinds() == ["query", "request", "answer", "advice"]
