@@ -9,19 +9,12 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import configure
+from standing import SMALL
 
 from conftest import CounterEnv, DictEnv, make_query
 from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, Rejection
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.types import as_numbers
-
-SMALL = {
-    "learning_starts": 5,
-    "gradient_steps": 0,
-    "seed": 0,
-    "policy_kwargs": {"net_arch": [8]},
-    "shaping_steps": 1000,
-}
 
 
 def right(observation):

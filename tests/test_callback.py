@@ -19,6 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalC
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+from standing import SMALL
 
 from conftest import CounterEnv, DictEnv, make_vlm
 from sb3_varl import VARL, Advice, AdviceWarning, AdvisorCallback, FunctionAdvisor
@@ -27,15 +28,6 @@ from sb3_varl.advice.log import read_records
 from sb3_varl.advice.types import ActionComponent, Rejection, TaskSheet, Usage
 from sb3_varl.testing import VLMServer, advise_zeros
 from sb3_varl.training.schedule import Schedule
-
-# Without updates, which take time and which the callback does not see.
-SMALL = {
-    "learning_starts": 5,
-    "gradient_steps": 0,
-    "seed": 0,
-    "policy_kwargs": {"net_arch": [8]},
-    "shaping_steps": 1000,
-}
 
 
 class Recorder:
