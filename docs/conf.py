@@ -35,6 +35,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 autodoc_mock_imports = [] if importlib.util.find_spec("metaworld") else ["metaworld", "mujoco"]
+autodoc_mock_imports += [] if importlib.util.find_spec("peft") else ["transformers", "tokenizers", "peft"]
 
 # Which page shows a file of another folder.
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "examples/README.md": "examples.md"}

@@ -13,6 +13,7 @@ from conftest import CounterEnv, make_query
 from sb3_varl import VARL, Advice, AdviceQuery, AdvisorCallback, FunctionAdvisor, HumanAdvisor, load_task_sheet
 from sb3_varl.advisors.by_name import check_arguments
 from sb3_varl.advisors.providers import import_litellm
+from sb3_varl.coso import TinyVLM
 from sb3_varl.testing import VLMServer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -81,6 +82,7 @@ class TestCode:
             "CONTRIBUTING.md": 1,
             "README.md": 2,
             "docs/advisors.md": 4,
+            "docs/coso.md": 1,
             "docs/reliability.md": 2,
             "docs/rules.md": 4,
             "docs/serving.md": 1,
@@ -119,6 +121,14 @@ class TestCode:
         advice = run(blocks("docs/advisors.md", "python")[1])["Brake"]().advise(make_query(3))
         assert advice.actions[:2] == [None, None]
         np.testing.assert_array_equal(advice.actions[2], [0, 0])
+
+    def test_coso(self):
+        (code,) = blocks("docs/coso.md", "python")
+        name, rest = '"HuggingFaceTB/SmolVLM-256M-Instruct"', ', "lora": None, "max_new_tokens": 8'
+        assert name in code
+        code = code.replace(name, f"TINY{rest}").replace("policy_kwargs=", "n_steps=10, batch_size=10, policy_kwargs=")
+        model = run(code, TINY=TinyVLM(("Go.", '{"action": "+-"}'), width=16, n_layers=1))["model"]
+        assert model.num_timesteps == 140
 
     def test_contributing(self):
         (code,) = blocks("CONTRIBUTING.md", "python")

@@ -1,0 +1,121 @@
+"""
+CoSo on NumberLine from pixels, with a tiny vision-language model that is made on the spot.
+
+    pip install -e ".[coso]"
+    python examples/coso_number_line.py
+    python examples/coso_number_line.py --weights uniform      # what CoSo compares with
+    tensorboard --logdir coso
+
+The model learns to read two numbers, then to imitate made-up answers that are guesses in a third of the pictures, and
+then from the environment's reward.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from sb3_varl.coso import Choices, CoSo, NumberLine, TinyVLM, imitate
+from sb3_varl.coso.number_line import N_NUMBERS
+
+PROMPT = "Go from the blue number to the red one."
+WORDS = {"-": 0, "+": 1}
+N_ENVS = 32
+# Of the pictures: those that are answered rightly. In the others answers are guesses.
+KNOWN = 0.65
+
+
+def say(target: int, current: int, action: int) -> str:
+    """What the model is to write."""
+    verb, sign = ("add", "+") if action else ("subtract", "-")
+    return f'{{"target": {target}, "current": {current}, "thoughts": "{verb} one", "action": "{sign}"}}'
+
+
+def make_examples(n: int, rng: np.random.Generator) -> tuple[list, list]:
+    """Pictures with their numbers, and pictures with answers: in some pictures right, in others guessed."""
+    env = NumberLine()
+    is_known = rng.random((N_NUMBERS, N_NUMBERS)) < KNOWN
+    numbers, answers = [], []
+    for _ in range(n):
+        target, current = (int(number) for number in rng.choice(N_NUMBERS, 2, replace=False))
+        picture, _ = env.reset(options={"target": target, "current": current})
+        action = int(target > current)
+        numbers.append((picture, say(target, current, action).partition(', "thoughts"')[0]))
+        answers.append((picture, say(target, current, action if is_known[target, current] else int(rng.integers(2)))))
+    return numbers, answers
+
+
+class History(BaseCallback):
+    """Success in each rollout."""
+
+    def _init_callback(self) -> None:
+        self.rows: list[tuple[int, float, float]] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        unparsed = np.mean([u.reading is None for u in self.model.rollout_buffer.utterances])  # type: ignore[attr-defined]
+        self.rows.append((self.num_timesteps, float(np.mean(self.model.ep_success_buffer or [0])), float(unparsed)))
+
+
+def main() -> None:
+    """Imitate, train, evaluate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="learned", choices=["learned", "code", "parser", "uniform", "none"])
+    parser.add_argument("--alpha", type=float, default=0.03, help="coefficient of the weighted entropy")
+    parser.add_argument("--steps", type=int, default=4096)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    th.set_num_threads(1)
+    start = time.time()
+
+    answers = [say(i, j, action) for i in range(N_NUMBERS) for j in range(N_NUMBERS) for action in (0, 1)]
+    model = CoSo(
+        "VLMPolicy",
+        make_vec_env(NumberLine, N_ENVS, seed=args.seed),
+        learning_rate=1e-4,
+        n_steps=16,
+        max_grad_norm=0.5,
+        ent_coef=args.alpha,
+        weights=None if args.weights == "none" else args.weights,
+        policy_kwargs={
+            "model": TinyVLM.knowing([PROMPT, *answers], seed=args.seed),
+            "prompt": PROMPT,
+            "actions": Choices(WORDS),
+            "lora": None,
+            "temperature": 1.0,
+            "thought_coef": 1.0,
+            "max_new_tokens": 40,
+        },
+        tensorboard_log="coso",
+        seed=args.seed,
+    )
+    numbers, made_up = make_examples(600, np.random.default_rng(args.seed))
+    imitate(model, numbers, n_epochs=8, learning_rate=1e-3, must_say_actions=False)
+    imitate(model, made_up, n_epochs=16, learning_rate=1e-3)
+    test_env = make_vec_env(NumberLine, N_ENVS, seed=args.seed + 1000)
+    before = success(model, test_env)
+
+    history = History()
+    model.learn(args.steps, callback=history, progress_bar=True)
+    print("   steps  success  unparsed")
+    for row in history.rows:
+        print(f"{row[0]:8d}  {row[1]:7.2f}  {row[2]:8.2f}")
+    print(
+        f"success: {before:.2f} after imitation, {success(model, test_env):.2f} in the end; {time.time() - start:.0f} s"
+    )
+
+
+def success(model: CoSo, env: object) -> float:
+    """Share of episodes that succeed when the likeliest words are written."""
+    returns, _ = evaluate_policy(model, env, n_eval_episodes=100, return_episode_rewards=True)  # type: ignore[arg-type]
+    return float(np.mean(np.array(returns) > 0))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Several batches for one step of an optimizer, without an update of its own."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.policies import BasePolicy
+
+
+@contextmanager
+def accumulating(policy: BasePolicy, n_batches: int, max_norm: float) -> Iterator[None]:
+    """
+    Let the policy's optimizer wait: of ``n_batches`` steps only the last is made, with the mean of their gradients.
+    What is left in the end makes a step, too.
+
+    :param policy: The policy
+    :param n_batches: Batches of a step
+    :param max_norm: Largest norm of the mean gradient
+    """
+    if n_batches == 1:
+        yield
+        return
+    optimizer = policy.optimizer
+    step, zero_grad = optimizer.step, optimizer.zero_grad
+    n_gathered = 0
+
+    def gather(closure: Callable[[], float] | None = None) -> None:
+        nonlocal n_gathered
+        n_gathered += 1
+        if n_gathered == n_batches:
+            flush()
+
+    def flush() -> None:
+        nonlocal n_gathered
+        parameters = [parameter for parameter in policy.parameters() if parameter.grad is not None]
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad /= n_gathered
+        th.nn.utils.clip_grad_norm_(parameters, max_norm)
+        step()
+        zero_grad()
+        n_gathered = 0
+
+    def keep_grad(set_to_none: bool = True) -> None:
+        if n_gathered == 0:
+            zero_grad(set_to_none)
+
+    changed: Any = optimizer
+    changed.step, changed.zero_grad = gather, keep_grad
+    try:
+        yield
+        if n_gathered:
+            flush()
+    finally:
+        del changed.step, changed.zero_grad

@@ -1,0 +1,307 @@
+"""A language model, with or without eyes: what it writes, and how likely that was."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch as th
+from peft import LoraConfig, inject_adapter_in_model
+from PIL import Image
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from sb3_varl.arguments import ArgumentError
+
+Source = str | Callable[[], tuple[Any, Any]]
+
+
+class Prompt(NamedTuple):
+    """
+    What is put to the model.
+
+    :param text: The words
+    :param images: The pictures, which go first
+    """
+
+    text: str
+    images: tuple[Image.Image, ...] = ()
+
+
+class Scores(NamedTuple):
+    """
+    How likely answers are, token by token, shape ``(n_answers, longest answer)``. Behind an answer's end all is 0.
+
+    :param log_probs: Log-probability of each token, after all before it
+    :param entropies: Entropy of the distribution that each was drawn from, over the whole vocabulary, in nats
+    :param hidden: The model's last hidden state at the end of each prompt, ``(n_answers, width)``, detached
+    """
+
+    log_probs: th.Tensor
+    entropies: th.Tensor
+    hidden: th.Tensor
+
+
+class LanguageModel(nn.Module):
+    """
+    A model of transformers with its processor or tokenizer.
+
+    Special tokens can neither be written nor counted, but for those that end an answer. What the checkpoint says about
+    sampling (``top_k`` and the like) is dropped, so that what is sampled has the probabilities of :meth:`score`.
+
+    :param source: Name or folder of a model, as ``from_pretrained`` takes it, or a function that returns the model and
+        its processor
+    :param lora: Rank of adapters on all linear layers, or a configuration of peft; ``None`` trains all weights
+    :param dtype: Of the base model's weights; ``"auto"`` for that of the checkpoint
+    :param temperature: Of the distribution that tokens are drawn from, and that probabilities and entropies are of
+    :param max_new_tokens: An answer's tokens at most
+    :raises ArgumentError: if the source is something else
+    """
+
+    def __init__(
+        self, source: Source, *, lora: Any = None, dtype: str = "auto", temperature: float, max_new_tokens: int
+    ) -> None:
+        super().__init__()
+        model, processor = _load(source, dtype)
+        self.processor = processor
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.can_see = hasattr(processor, "image_processor")
+        self.temperature, self.max_new_tokens = temperature, max_new_tokens
+        self.ends = _ids(model.generation_config.eos_token_id) or _ids(self.tokenizer.eos_token_id)
+        if not self.ends:
+            raise ArgumentError("The model has no token that ends an answer: its tokenizer needs an eos_token.")
+        self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.ends[0]
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.pad)
+        model.generation_config = GenerationConfig()
+        if lora is not None:
+            _add_adapters(model, lora)
+        self.model = model.eval()
+        self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.forbidden: th.Tensor
+        self.register_buffer("forbidden", self._find_forbidden(), persistent=False)
+        self._hidden: th.Tensor | None = None
+        model.get_output_embeddings().register_forward_pre_hook(self._remember_hidden)
+
+    def train(self, mode: bool = True) -> "LanguageModel":
+        """Stay as it is: with dropout, probabilities would be others in an update than they were in the rollout."""
+        return self
+
+    @property
+    def width(self) -> int:
+        """Width of the hidden states."""
+        return int(self.model.get_output_embeddings().in_features)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens, with those that no tokenizer writes."""
+        return int(self.model.get_output_embeddings().out_features)
+
+    def write(self, prompts: Sequence[Prompt], greedy: bool = False) -> list[list[int]]:
+        """
+        Answer prompts.
+
+        :param prompts: The prompts
+        :param greedy: Whether to take the likeliest token each time
+        :return: The tokens of each answer, with the one that ends it unless it was cut off
+        :raises MemoryError: if there is not enough memory for all of them at once
+        """
+        inputs = self._encode(prompts)
+        sampling = {"do_sample": False} if greedy else {"do_sample": True, "temperature": self.temperature}
+        config = GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=self.ends,
+            pad_token_id=self.pad,
+            **sampling,
+            **({} if greedy else {"top_k": 0, "top_p": 1.0}),
+        )
+        processors = LogitsProcessorList([_Forbid(self.forbidden)])
+        try:
+            with th.no_grad():
+                written = self.model.generate(**inputs, generation_config=config, logits_processor=processors)
+        except (th.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, th.OutOfMemoryError) and "not enough memory" not in str(error):
+                raise
+            raise MemoryError(
+                f"Not enough memory to write {len(prompts)} answers of up to {self.max_new_tokens} tokens at once. "
+                "Nothing is lost: save() works. Take fewer environments, a lower max_new_tokens, smaller pictures or a "
+                "smaller dtype."
+            ) from error
+        start = inputs["input_ids"].shape[1]
+        return [self._until_end(tokens) for tokens in written[:, start:].tolist()]
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]) -> Scores:
+        """
+        Say how likely answers are. All of them are padded behind, so that neither their company nor the model's way to
+        count positions matters.
+
+        :param prompts: The prompts
+        :param answers: The tokens of an answer to each; may be empty
+        :return: Log-probabilities, entropies, and hidden states at the prompts' ends
+        """
+        inputs = self._encode(prompts)
+        n_prompt = inputs["attention_mask"].sum(dim=1)
+        written = [th.tensor(list(answer), dtype=th.long, device=n_prompt.device) for answer in answers]
+        whole: dict[str, Any] = {**inputs, **self._append(inputs, written)}
+        if self._takes_logits_to_keep:
+            whole["logits_to_keep"] = whole["input_ids"].shape[1] - int(n_prompt.min()) + 1
+        logits = self.model(**whole, use_cache=False).logits
+        hidden = self._hidden
+        assert hidden is not None
+        before = n_prompt - 1 - (whole["input_ids"].shape[1] - logits.shape[1])
+
+        rows = th.arange(len(prompts), device=before.device)
+        tokens = pad_sequence(written, batch_first=True, padding_value=0)
+        places = before[:, None] + th.arange(tokens.shape[1], device=before.device)
+        lengths = th.tensor([len(answer) for answer in written], device=before.device)
+        is_token = th.arange(tokens.shape[1], device=before.device) < lengths[:, None]
+        chosen = logits[rows[:, None], places.clamp(max=logits.shape[1] - 1)].float() / self.temperature
+        distribution = chosen.masked_fill(self.forbidden, -th.inf).log_softmax(dim=-1)
+        log_probs = distribution.gather(-1, tokens[..., None]).squeeze(-1)
+        # What is forbidden has a probability of 0, and 0 log 0 is 0.
+        finite = distribution.masked_fill(self.forbidden, 0.0)
+        entropies = -(distribution.exp() * finite).sum(dim=-1)
+        return Scores(
+            log_probs.masked_fill(~is_token, 0.0),
+            entropies.masked_fill(~is_token, 0.0),
+            hidden[rows, before].detach().float(),
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """
+        Say which tokens an answer is.
+
+        :param text: The answer
+        :return: Its tokens, with one that ends it
+        """
+        return [*self.tokenizer.encode(text, add_special_tokens=False), self.ends[0]]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """
+        Say which text tokens are.
+
+        :param tokens: An answer's tokens
+        :return: The text, without special tokens
+        """
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def starts(self, tokens: Sequence[int]) -> list[int]:
+        """
+        Say where tokens begin in their text.
+
+        :param tokens: An answer's tokens
+        :return: For each, the number of characters before it
+        """
+        return [len(self.decode(tokens[:i])) for i in range(len(tokens))]
+
+    def _encode(self, prompts: Sequence[Prompt]) -> dict[str, th.Tensor]:
+        texts = [self._in_template(prompt) for prompt in prompts]
+        has_template = self._template is not None
+        options = {
+            "padding": True,
+            "padding_side": "left",
+            "return_tensors": "pt",
+            "add_special_tokens": not has_template,
+        }
+        images = [list(prompt.images) for prompt in prompts]
+        encoded = (
+            self.processor(text=texts, images=images if any(images) else None, **options)
+            if self.can_see
+            else self.tokenizer(texts, **options)
+        )
+        encoded.pop("token_type_ids", None) if not self.can_see else None
+        weight = next(self.model.parameters())
+        return {
+            name: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
+            for name, value in encoded.items()
+        }
+
+    @property
+    def _template(self) -> Any:
+        return getattr(self.processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
+
+    def _in_template(self, prompt: Prompt) -> str:
+        if self._template is None:
+            token = getattr(self.processor, "image_token", "")
+            return "".join(f"{token}\n" for _ in prompt.images) + prompt.text + "\n"
+        content: Any = prompt.text
+        if self.can_see:
+            content = [*({"type": "image"} for _ in prompt.images), {"type": "text", "text": prompt.text}]
+        messages = [{"role": "user", "content": content}]
+        return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def _append(self, inputs: dict[str, th.Tensor], answers: list[th.Tensor]) -> dict[str, th.Tensor]:
+        """Put the answers behind the prompts, and the padding behind both."""
+        is_prompt = inputs["attention_mask"].bool()
+        appended = {}
+        for name, value in inputs.items():
+            if value.shape == is_prompt.shape and not value.is_floating_point():
+                fill = self.pad if name == "input_ids" else 0
+                rows = [
+                    th.cat(
+                        [row[kept], answer if name == "input_ids" else th.full_like(answer, name == "attention_mask")]
+                    )
+                    for row, kept, answer in zip(value, is_prompt, answers, strict=True)
+                ]
+                appended[name] = pad_sequence(rows, batch_first=True, padding_value=fill)
+        return appended
+
+    def _until_end(self, tokens: list[int]) -> list[int]:
+        end = next((i for i, token in enumerate(tokens) if token in self.ends), len(tokens) - 1)
+        return tokens[: end + 1]
+
+    def _find_forbidden(self) -> th.Tensor:
+        forbidden = th.zeros(self.vocabulary_size, dtype=th.bool)
+        forbidden[len(self.tokenizer) :] = True
+        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        image = getattr(self.processor, "image_token_id", None)
+        for token in special | set(self.tokenizer.all_special_ids) | ({image} if image is not None else set()):
+            if token < len(forbidden) and token not in self.ends:
+                forbidden[token] = True
+        return forbidden
+
+    def _remember_hidden(self, module: nn.Module, inputs: tuple[th.Tensor, ...]) -> None:
+        self._hidden = inputs[0].detach()
+
+
+class _Forbid(LogitsProcessor):
+    def __init__(self, forbidden: th.Tensor) -> None:
+        self._forbidden = forbidden
+
+    def __call__(self, input_ids: th.Tensor, scores: th.Tensor) -> th.Tensor:
+        return scores.masked_fill(self._forbidden.to(scores.device), -th.inf)
+
+
+def _load(source: Source, dtype: str) -> tuple[Any, Any]:
+    if callable(source):
+        model, processor = source()
+        return model, processor
+    if not isinstance(source, str):
+        raise ArgumentError(
+            f"model is {source!r}, expected the name or folder of a model, or a function that returns a model and its "
+            "processor. A model itself will not do: saved models say where theirs comes from, and do not hold it."
+        )
+    config = AutoConfig.from_pretrained(source)
+    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    return kind.from_pretrained(source, dtype=dtype), AutoProcessor.from_pretrained(source)
+
+
+def _add_adapters(model: nn.Module, lora: Any) -> None:
+    """Let adapters learn, and nothing else."""
+    if isinstance(lora, int):
+        lora = LoraConfig(r=lora, lora_alpha=2 * lora, lora_dropout=0.0, target_modules="all-linear")
+    inject_adapter_in_model(lora, model)
+
+
+def _ids(value: Any) -> list[int]:
+    return [] if value is None else [value] if isinstance(value, int) else list(value)
