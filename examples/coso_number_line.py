@@ -24,7 +24,9 @@ from sb3_varl.coso.number_line import N_NUMBERS
 
 PROMPT = "Go from the blue number to the red one."
 WORDS = {"-": 0, "+": 1}
-N_ENVS = 32
+N_ENVS, N_STEPS = 32, 16
+N_EXAMPLES, N_READING_EPOCHS, N_ANSWER_EPOCHS = 600, 8, 16
+N_EVAL_EPISODES = 100
 # Of the pictures: those that are answered rightly. In the others answers are guesses.
 KNOWN = 0.65
 
@@ -70,6 +72,7 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=0.03, help="coefficient of the weighted entropy")
     parser.add_argument("--steps", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="coso", help="folder for TensorBoard")
     args = parser.parse_args()
     th.set_num_threads(1)
     start = time.time()
@@ -79,7 +82,7 @@ def main() -> None:
         "VLMPolicy",
         make_vec_env(NumberLine, N_ENVS, seed=args.seed),
         learning_rate=1e-4,
-        n_steps=16,
+        n_steps=N_STEPS,
         max_grad_norm=0.5,
         ent_coef=args.alpha,
         weights=None if args.weights == "none" else args.weights,
@@ -92,12 +95,12 @@ def main() -> None:
             "thought_coef": 1.0,
             "max_new_tokens": 40,
         },
-        tensorboard_log="coso",
+        tensorboard_log=args.out,
         seed=args.seed,
     )
-    numbers, made_up = make_examples(600, np.random.default_rng(args.seed))
-    imitate(model, numbers, n_epochs=8, learning_rate=1e-3, must_say_actions=False)
-    imitate(model, made_up, n_epochs=16, learning_rate=1e-3)
+    numbers, made_up = make_examples(N_EXAMPLES, np.random.default_rng(args.seed))
+    imitate(model, numbers, n_epochs=N_READING_EPOCHS, learning_rate=1e-3, must_say_actions=False)
+    imitate(model, made_up, n_epochs=N_ANSWER_EPOCHS, learning_rate=1e-3)
     test_env = make_vec_env(NumberLine, N_ENVS, seed=args.seed + 1000)
     before = success(model, test_env)
 
@@ -113,7 +116,7 @@ def main() -> None:
 
 def success(model: CoSo, env: object) -> float:
     """Share of episodes that succeed when the likeliest words are written."""
-    returns, _ = evaluate_policy(model, env, n_eval_episodes=100, return_episode_rewards=True)  # type: ignore[arg-type]
+    returns, _ = evaluate_policy(model, env, n_eval_episodes=N_EVAL_EPISODES, return_episode_rewards=True)  # type: ignore[arg-type]
     return float(np.mean(np.array(returns) > 0))
 
 

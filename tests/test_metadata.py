@@ -24,11 +24,13 @@ def test_the_citation_is_of_this_version(metadata):
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == sb3_varl.__version__
     assert citation["license"] == metadata["license"]
-    (paper,) = citation["references"]
+    paper, coso = citation["references"]
     assert f"Paper = {paper['url']}" in metadata["project_urls"]
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert paper["title"] in readme
     assert paper["url"] in readme
+    assert coso["url"] in readme
+    assert coso["title"] in " ".join((ROOT / "docs" / "coso.md").read_text().split())
 
 
 def test_contributing_names_what_there_is():
