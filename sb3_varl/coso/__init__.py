@@ -13,6 +13,7 @@ except ImportError as error:
 from gymnasium.envs.registration import register, registry
 
 from sb3_varl.coso.advisor import advisor
+from sb3_varl.coso.awr import CoSoAWR
 from sb3_varl.coso.causal import LearnedWeights
 from sb3_varl.coso.coso import CoSo
 from sb3_varl.coso.imitate import imitate, read_examples
@@ -27,6 +28,7 @@ __all__ = [
     "BoxRules",
     "Choices",
     "CoSo",
+    "CoSoAWR",
     "LearnedWeights",
     "NumberLine",
     "Parser",

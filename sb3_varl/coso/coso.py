@@ -1,31 +1,18 @@
 """CoSo: PPO for a policy that writes, whose exploration goes where words decide the action."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
-from gymnasium import spaces
 from stable_baselines3 import PPO
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_varl.arguments import ArgumentError, check_integer, check_number
 from sb3_varl.coso.accumulate import accumulating
-from sb3_varl.coso.causal import LearnedWeights
 from sb3_varl.coso.policy import VLMPolicy
-from sb3_varl.coso.utterances import DictUtteranceBuffer, Utterance, UtteranceBuffer
-from sb3_varl.coso.weights import ParserWeights, TokenWeights, UniformWeights
-
-WEIGHTS = {
-    "learned": LearnedWeights,
-    "code": LearnedWeights.as_in_code,
-    "parser": ParserWeights,
-    "uniform": UniformWeights,
-}
+from sb3_varl.coso.weights import TokenWeights
+from sb3_varl.coso.writing import Writing
 
 
-class CoSo(PPO):
+class CoSo(Writing, PPO):
     """
     Counterfactual soft reinforcement learning (https://arxiv.org/abs/2505.03792): PPO over whole answers of a language
     model, with an entropy bonus that weighs each token by what it has to say of the action.
@@ -57,10 +44,6 @@ class CoSo(PPO):
     :raises ArgumentError: if an argument is of the wrong kind
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"VLMPolicy": VLMPolicy}
-    policy: VLMPolicy  # type: ignore[assignment]
-    rollout_buffer: UtteranceBuffer | DictUtteranceBuffer
-
     def __init__(
         self,
         policy: str | type[VLMPolicy],
@@ -82,13 +65,9 @@ class CoSo(PPO):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
-        check_number("unparsed_penalty", unparsed_penalty)
-        check_integer("accumulate", accumulate)
-        self.weights = _weights(weights)
-        self.unparsed_penalty, self.accumulate = unparsed_penalty, accumulate
         self.normalizes_rollout = normalize_advantage
         super().__init__(
-            policy,  # type: ignore[arg-type]
+            policy,
             env,
             learning_rate,
             n_steps,
@@ -100,31 +79,17 @@ class CoSo(PPO):
             normalize_advantage=False,
             ent_coef=ent_coef,
             max_grad_norm=max_grad_norm,
+            weights=weights,
+            unparsed_penalty=unparsed_penalty,
+            accumulate=accumulate,
             _init_setup_model=_init_setup_model,
             **kwargs,
         )
 
-    def _setup_model(self) -> None:
-        if self.rollout_buffer_class is None:
-            is_dict = isinstance(self.observation_space, spaces.Dict)
-            self.rollout_buffer_class = DictUtteranceBuffer if is_dict else UtteranceBuffer
-        super()._setup_model()
-        if not isinstance(self.policy, VLMPolicy):
-            raise ArgumentError(f"policy is {self.policy_class!r}, expected VLMPolicy or a class derived from it.")
-        self.rollout_buffer.unparsed_penalty = self.unparsed_penalty
-        self.policy.listener = self.rollout_buffer.hear
-        if self.weights is not None:
-            self.weights.prepare(self.policy)
-
     def train(self) -> None:
         """Weigh what was written in the rollout, and update the policy as PPO does."""
         utterances = self.rollout_buffer.utterances
-        if self.weights is not None:
-            learnt = self.weights.fit(utterances)
-            for utterance, weights in zip(utterances, self.weights.weigh(utterances), strict=True):
-                utterance.weights = weights
-            self._log(learnt)
-        self._log(describe(utterances))
+        self.weigh(utterances)
         if self.normalizes_rollout:
             self.rollout_buffer.normalize_advantages()
         self.policy.utterances = utterances
@@ -137,47 +102,3 @@ class CoSo(PPO):
             finally:
                 self.max_grad_norm = max_grad_norm
                 self.policy.utterances = ()
-
-    def _log(self, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.logger.record(f"coso/{name}", value)
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, variables = super()._get_torch_save_params()
-        learns = [f"weights.{name}" for name in ("network", "optimizer") if hasattr(self.weights, name)]
-        return [*state_dicts, *learns], variables
-
-
-def describe(utterances: list[Utterance]) -> dict[str, float]:
-    """
-    Describe what was written in a rollout.
-
-    :param utterances: What was written
-    :return: ``unparsed``, the share that says no action; ``length`` in tokens; and of the others the mean entropy and
-        weight of a token, for those that state the action and for the thoughts before them
-    """
-    readable = [utterance for utterance in utterances if utterance.reading is not None]
-    described = {
-        "unparsed": 1 - len(readable) / len(utterances),
-        "length": float(np.mean([len(utterance.tokens) for utterance in utterances])),
-    }
-    for kind in ("thoughts", "action"):
-        for name in ("entropies", "weights"):
-            parts = [_part(utterance, kind, getattr(utterance, name)) for utterance in readable]
-            values = np.concatenate(parts) if parts else np.zeros(0)
-            if values.size:
-                described[f"{kind}_{name}"] = float(values.mean())
-    return described
-
-
-def _part(utterance: Utterance, kind: str, values: np.ndarray) -> np.ndarray:
-    return values[: utterance.n_thoughts] if kind == "thoughts" else values[utterance.n_thoughts :]
-
-
-def _weights(given: Any) -> TokenWeights | None:
-    if given is None or isinstance(given, TokenWeights):
-        return given
-    if isinstance(given, str) and given in WEIGHTS:
-        return WEIGHTS[given]()  # type: ignore[operator]
-    names = ", ".join(f'"{name}"' for name in WEIGHTS)
-    raise ArgumentError(f"weights is {given!r}, expected {names}, None or a TokenWeights.")

@@ -1,0 +1,114 @@
+"""What algorithms have in common whose policy writes: words beside the rollout, and weights of their tokens."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+
+from sb3_varl.arguments import ArgumentError, check_integer, check_number
+from sb3_varl.coso.causal import LearnedWeights
+from sb3_varl.coso.policy import VLMPolicy
+from sb3_varl.coso.utterances import DictUtteranceBuffer, Utterance, UtteranceBuffer
+from sb3_varl.coso.weights import ParserWeights, TokenWeights, UniformWeights
+
+WEIGHTS = {
+    "learned": LearnedWeights,
+    "code": LearnedWeights.as_in_code,
+    "parser": ParserWeights,
+    "uniform": UniformWeights,
+}
+
+
+class Writing(OnPolicyAlgorithm):
+    """
+    An on-policy algorithm of SB3 whose policy writes. Goes before the algorithm among the bases of a class.
+
+    :param args: Arguments of the algorithm
+    :param weights: How tokens are weighed, a name, ``None`` or a :class:`~sb3_varl.coso.TokenWeights`
+    :param unparsed_penalty: What an answer that says no action costs
+    :param accumulate: How many batches make an update
+    :param kwargs: Further arguments of the algorithm
+    :raises ArgumentError: if an argument is of the wrong kind
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"VLMPolicy": VLMPolicy}
+    policy: VLMPolicy  # type: ignore[assignment]
+    rollout_buffer: UtteranceBuffer | DictUtteranceBuffer
+
+    def __init__(
+        self, *args: Any, weights: str | TokenWeights | None, unparsed_penalty: float, accumulate: int, **kwargs: Any
+    ) -> None:
+        check_number("unparsed_penalty", unparsed_penalty)
+        check_integer("accumulate", accumulate)
+        self.weights = _weights(weights)
+        self.unparsed_penalty, self.accumulate = unparsed_penalty, accumulate
+        super().__init__(*args, **kwargs)
+
+    def _setup_model(self) -> None:
+        if self.rollout_buffer_class is None:
+            is_dict = isinstance(self.observation_space, spaces.Dict)
+            self.rollout_buffer_class = DictUtteranceBuffer if is_dict else UtteranceBuffer
+        super()._setup_model()
+        if not isinstance(self.policy, VLMPolicy):
+            raise ArgumentError(f"policy is {self.policy_class!r}, expected VLMPolicy or a class derived from it.")
+        self.rollout_buffer.unparsed_penalty = self.unparsed_penalty
+        self.policy.listener = self.rollout_buffer.hear
+        if self.weights is not None:
+            self.weights.prepare(self.policy)
+
+    def weigh(self, utterances: list[Utterance]) -> None:
+        """
+        Weigh what was written in a rollout, and log what it was like.
+
+        :param utterances: What was written; gets its weights
+        """
+        described: dict[str, float] = {}
+        if self.weights is not None:
+            described |= self.weights.fit(utterances)
+            for utterance, weights in zip(utterances, self.weights.weigh(utterances), strict=True):
+                utterance.weights = weights
+        for name, value in (described | describe(utterances)).items():
+            self.logger.record(f"coso/{name}", value)
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        learns = [f"weights.{name}" for name in ("network", "optimizer") if hasattr(self.weights, name)]
+        return [*state_dicts, *learns], variables
+
+
+def describe(utterances: Sequence[Utterance]) -> dict[str, float]:
+    """
+    Describe what was written in a rollout.
+
+    :param utterances: What was written
+    :return: ``unparsed``, the share that says no action; ``length`` in tokens; and of the others the mean entropy and
+        weight of a token, for those that state the action and for the thoughts before them
+    """
+    readable = [utterance for utterance in utterances if utterance.reading is not None]
+    described = {
+        "unparsed": 1 - len(readable) / len(utterances),
+        "length": float(np.mean([len(utterance.tokens) for utterance in utterances])),
+    }
+    for kind in ("thoughts", "action"):
+        for name in ("entropies", "weights"):
+            parts = [_part(utterance, kind, getattr(utterance, name)) for utterance in readable]
+            values = np.concatenate(parts) if parts else np.zeros(0)
+            if values.size:
+                described[f"{kind}_{name}"] = float(values.mean())
+    return described
+
+
+def _part(utterance: Utterance, kind: str, values: np.ndarray) -> np.ndarray:
+    return values[: utterance.n_thoughts] if kind == "thoughts" else values[utterance.n_thoughts :]
+
+
+def _weights(given: Any) -> TokenWeights | None:
+    if given is None or isinstance(given, TokenWeights):
+        return given
+    if isinstance(given, str) and given in WEIGHTS:
+        return WEIGHTS[given]()  # type: ignore[operator]
+    names = ", ".join(f'"{name}"' for name in WEIGHTS)
+    raise ArgumentError(f"weights is {given!r}, expected {names}, None or a TokenWeights.")
