@@ -21,9 +21,11 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
+from sb3_varl.advice.types import ActionComponent, ObservationSlice, TaskSheet
 from sb3_varl.arguments import ArgumentError
 from sb3_varl.coso import (
     BoxActions,
+    BoxRules,
     Choices,
     CoSo,
     CoSoAWR,
@@ -44,7 +46,7 @@ from sb3_varl.coso.utterances import Utterance
 PROMPT = "Go from the blue number to the red one."
 WORDS = {"-": 0, "+": 1}
 ANSWERS = tuple(f'{{"target": {i}, "thoughts": "add one", "action": "{sign}"}}' for i in range(6) for sign in WORDS)
-LONGEST = 24
+LONGEST = 26
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -91,7 +93,6 @@ def taught():
 @pytest.mark.parametrize("lora", [None, 2])
 def test_old_and_new_log_probabilities_agree(lora):
     model = make_model(policy={"lora": lora, "thought_coef": 0.3})
-    model.policy.standardize.learn = lambda features: None  # so that values stay as they were
     model._setup_learn(12, None)
     model.collect_rollouts(model.env, model._init_callback(None), model.rollout_buffer, model.n_steps)
     utterances = model.policy.utterances = model.rollout_buffer.utterances
@@ -197,9 +198,21 @@ def test_a_template_is_used_and_a_model_without_eyes_sees_nothing():
     chat, plain = (LanguageModel(source, temperature=1.0, max_new_tokens=3) for source in (make_chat, make_llama))
     assert chat._in_template(Prompt(PROMPT)) == f"{PROMPT} one"
     assert plain._in_template(Prompt(PROMPT)) == f"{PROMPT}\n"
+    sees = LanguageModel(tiny(), temperature=1.0, max_new_tokens=3)
+    sees.tokenizer.chat_template = chat.tokenizer.chat_template
+    assert sees._in_template(Prompt(PROMPT, (picture,))) == f"<image>\n{PROMPT} one"
     assert not plain.can_see
     sees = LanguageModel(tiny(), temperature=1.0, max_new_tokens=3)
     assert sees._in_template(Prompt(PROMPT, (picture,))) == f"<image>\n{PROMPT}\n"
+
+
+def test_models_that_do_not_fit_are_refused():
+    def encoder_decoder():
+        config = transformers.T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=40)
+        return transformers.T5ForConditionalGeneration(config), tiny()()[1].tokenizer
+
+    with pytest.raises(ArgumentError, match="kind t5 does not write one token after the other"):
+        LanguageModel(encoder_decoder, temperature=1.0, max_new_tokens=3)
 
 
 @pytest.mark.slow
@@ -256,6 +269,28 @@ def test_a_prompt_may_change_with_the_observation():
     in_rollout, in_update = prompts[: 2 * 7], prompts[2 * 7 :]
     assert len(set(in_rollout)) > 2
     assert set(in_update) <= set(in_rollout)
+
+
+def test_the_prompt_of_an_update_is_that_of_the_rollout():
+    """Also where SB3's buffer gives observations another shape."""
+
+    class Counting(gym.Env):
+        observation_space, action_space = spaces.Discrete(5), spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.n = 0
+            return 0, {}
+
+        def step(self, action):
+            self.n += 1
+            return self.n, 0.0, self.n == 4, False, {}
+
+    prompts = []
+    policy = {"prompt": lambda observation: prompts.append(f"from {observation}") or prompts[-1]}
+    make_model(make_vec_env(Counting, 2), policy=policy).learn(8)
+    assert len(set(prompts)) == 4
+    assert set(prompts) == {f"from {i}" for i in range(4)}
 
 
 def test_gradients_are_those_of_ppo_written_out(monkeypatch):
@@ -317,7 +352,10 @@ def test_an_accumulated_rest_is_a_step_too():
             (weight * gradient).sum().backward()
             policy.optimizer.step()
     assert weight.item() == -(1 + 3) / 2 - 5
-    assert "step" not in vars(policy.optimizer)
+    policy.optimizer.zero_grad()
+    (weight * 2.0).sum().backward()
+    policy.optimizer.step()
+    assert weight.item() == -(1 + 3) / 2 - 5 - 2
 
 
 # The form without PPO
@@ -516,6 +554,8 @@ def test_entropy_is_weighted_without_a_gradient_into_the_weights(mean_entropy):
         ("+", None),
         ("", None),
         ('{"action": "+"} but then {"action": ', None),
+        ('{"action": "+", "why": "left-most"}', 1),
+        ('{"action": +}', 1),
     ],
 )
 def test_choices(text, action):
@@ -551,7 +591,13 @@ def test_choices_that_do_not_cover_the_space(words, space, message):
         Choices(words).check(space)
 
 
-@pytest.mark.parametrize("words", [{}, {" ": 0}, {"a": 0, "A": 1}])
+def test_words_of_any_language():
+    choices = Choices({"→": 1, "Straße": 0})
+    for action in range(2):
+        assert int(choices.read(choices.write(np.array(action))).action) == action
+
+
+@pytest.mark.parametrize("words", [{}, {" ": 0}, {"a": 0, "A": 1}, {'"a"': 0}])
 def test_choices_that_cannot_be(words):
     with pytest.raises(ValueError, match="words"):
         Choices(words)
@@ -567,10 +613,24 @@ def test_actions_of_a_box():
     assert parser.read('{"advice": [{"state": 0, "action": [9, 9]}]}') is None
     assert parser.read(parser.write(np.array([0.25, -0.5]))).action.tolist() == [0.25, -0.5]
     assert parser.fallback.tolist() == [0, 0]
+    small = BoxActions()
+    small.check(spaces.Box(-0.126, 0.126, (2,)))
+    assert small.read(small.write(np.array([0.126, 0.00423]))).action.tolist() == pytest.approx([0.126, 0.00423])
     with pytest.raises(ValueError, match=r"bounded Box.*Choices"):
         BoxActions().check(spaces.Discrete(2))
     with pytest.raises(ValueError, match="fallback"):
         BoxActions(fallback=[3, 3]).check(spaces.Box(-1, 1, (2,)))
+
+
+def test_rules_of_a_box():
+    sheet = TaskSheet("Go.", (ActionComponent("dx"),), (ObservationSlice("x", 0, 1),))
+    parser = BoxRules(sheet, spaces.Box(-1, 1, (1,)))
+    parser.check(spaces.Box(-1, 1, (1,)))
+    text = '{"rules": [{"name": "back", "when": "x > 0", "action": ["-x"]}]}'
+    assert parser.read(text, np.array([0.5])).action.tolist() == [-0.5]
+    assert parser.read(text, np.array([-0.5])) is None
+    assert parser.read("go back", np.array([0.5])) is None
+    assert parser.read(parser.write(np.array([0.25])), np.array([0.5])).action.tolist() == [0.25]
 
 
 class Raising(Choices):
@@ -633,6 +693,10 @@ def test_saves_what_it_learnt_and_not_the_model(weights, lora, tmp_path):
     assert th.equal(*scores)
     assert th.equal(model.policy.predict_values(observed), loaded.policy.predict_values(observed))
     if weights in ("learned", "code"):
+        settings = ("window", "absolute", "normalize", "skip", "learning_rate", "n_updates")
+        assert [getattr(m.weights, s) for m in (loaded,) for s in settings] == [
+            getattr(model.weights, s) for s in settings
+        ]
         for mine, its in zip(model.weights.network.parameters(), loaded.weights.network.parameters(), strict=True):
             assert th.equal(mine, its)
     if lora is not None:
@@ -685,7 +749,7 @@ def test_dict_observations_and_a_box():
             self.x = np.clip(self.x + 0.1 * action, -1, 1).astype(np.float32)
             return self.observed(), float(self.x[0]), False, False, {}
 
-    answers = [BoxActions().write(np.array([x])) for x in (-1.0, 0.0, 1.0)]
+    answers = [f'{{"advice": [{{"state": 0, "action": [{x}]}}]}}' for x in (-1.0, 0.0, 1.0)]
     env = make_vec_env(lambda: gym.wrappers.TimeLimit(Walk(), 5), 2, seed=0)
     source = TinyVLM(("Walk.", *answers), width=16, n_layers=1)
     model = make_model(env, policy={"model": source, "prompt": "Walk.", "actions": BoxActions()}, n_steps=3)
@@ -747,7 +811,7 @@ def test_too_little_memory_is_said():
         raise th.OutOfMemoryError("CUDA out of memory")
 
     model.policy.language.model.generate = generate
-    with pytest.raises(MemoryError, match=r"3 answers of up to 24 tokens at once\. Nothing is lost"):
+    with pytest.raises(MemoryError, match=r"3 answers of up to 26 tokens at once\. Nothing is lost"):
         model.learn(12)
 
 
@@ -755,6 +819,8 @@ def test_examples_are_checked(taught):
     picture = NumberLine().reset(seed=0)[0]
     with pytest.raises(ArgumentError, match="no examples"):
         imitate(taught, [])
+    with pytest.raises(ArgumentError, match="max_new_tokens is 26, so that the model would be cut off"):
+        imitate(taught, [(picture, ANSWERS[0] * 2)], progress_bar=False)
     with pytest.raises(ArgumentError, match=r"cannot write this example.*: 'xyzzy'"):
         imitate(taught, [(picture, "xyzzy")], progress_bar=False)
     with pytest.raises(ArgumentError, match="None of the 1 examples says an action; the first: 'add one'"):

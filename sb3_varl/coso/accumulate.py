@@ -53,4 +53,4 @@ def accumulating(policy: BasePolicy, n_batches: int, max_norm: float) -> Iterato
         if n_gathered:
             flush()
     finally:
-        del changed.step, changed.zero_grad
+        changed.step, changed.zero_grad = step, zero_grad

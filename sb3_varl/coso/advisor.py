@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from sb3_varl.advisors.function import FunctionAdvisor
-from sb3_varl.coso.coso import CoSo
+from sb3_varl.coso.writing import Writing
 
 
-def advisor(model: CoSo) -> FunctionAdvisor:
+def advisor(model: Writing) -> FunctionAdvisor:
     """
     Make an advisor of a tuned model, whose answers cost time and nothing else. It has no advice where its words say no
     action.

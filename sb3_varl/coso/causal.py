@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -17,9 +17,16 @@ if TYPE_CHECKING:
     from sb3_varl.coso.policy import VLMPolicy
 
 _WIDTH, _N_HEADS, _N_LAYERS, _DROPOUT = 128, 4, 3, 0.1
-# Utterances that are looked at together, each with every one of its tokens nulled.
+# Answers in which one token after the other is nulled together.
 _BATCH = 64
 _EPSILON = 1e-10
+
+
+class _Key(NamedTuple):
+    """What the causal model knows of an answer, without the picture that it is about."""
+
+    tokens: tuple[int, ...]
+    classes: tuple[int, ...]
 
 
 class CausalModel(nn.Module):
@@ -116,7 +123,7 @@ class LearnedWeights:
             raise ArgumentError(f"skip is {skip!r}, expected characters.")
         self.window, self.absolute, self.normalize, self.skip = window, absolute, normalize, skip
         self.learning_rate, self.n_updates, self.batch_size, self.memory = learning_rate, n_updates, batch_size, memory
-        self._known: list[Utterance] = []
+        self._known: list[_Key] = []
 
     @classmethod
     def as_in_code(cls, **kwargs: Any) -> "LearnedWeights":
@@ -148,7 +155,7 @@ class LearnedWeights:
         :param utterances: What was written
         :return: Its accuracy on these answers before it learnt from them
         """
-        new = [utterance for utterance in utterances if utterance.reading is not None]
+        new = [_key(utterance) for utterance in utterances if utterance.reading is not None]
         if not new:
             return {}
         accuracy = self._accuracy(new)
@@ -156,10 +163,9 @@ class LearnedWeights:
         self.network.train()
         for _ in range(self.n_updates):
             drawn = [self._known[row] for row in np.random.randint(len(self._known), size=self.batch_size)]
-            different = {_key(utterance): utterance for utterance in drawn}
-            counts = Counter(map(_key, drawn))
-            shares = th.tensor([counts[key] / len(drawn) for key in different])
-            tokens, classes = self._tensors(list(different.values()))
+            counts = Counter(drawn)
+            shares = th.tensor([count / len(drawn) for count in counts.values()])
+            tokens, classes = self._tensors(list(counts))
             loss = -(self.network.log_likelihood(tokens, classes) * shares.to(tokens.device)).sum()
             self.optimizer.zero_grad()
             loss.backward()
@@ -175,23 +181,23 @@ class LearnedWeights:
         :return: For each its tokens' weights
         """
         # A policy that knows its task says the same thing many times.
-        different = {_key(utterance): utterance for utterance in utterances if utterance.reading is not None}
+        different = {_key(utterance) for utterance in utterances if utterance.reading is not None}
         weights: dict[Any, np.ndarray] = {}
         self.network.eval()
         with th.no_grad():
-            keys = list(different)
+            keys = sorted(different)
             for start in range(0, len(keys), _BATCH):
                 batch = keys[start : start + _BATCH]
-                for key, effects in zip(batch, self._effects([different[key] for key in batch]), strict=True):
-                    weights[key] = self._weights(different[key].tokens, effects)
+                for key, effects in zip(batch, self._effects(batch), strict=True):
+                    weights[key] = self._weights(key.tokens, effects)
         return [
             np.zeros(len(utterance.tokens), np.float32) if utterance.reading is None else weights[_key(utterance)]
             for utterance in utterances
         ]
 
-    def _effects(self, utterances: Sequence[Utterance]) -> list[np.ndarray]:
+    def _effects(self, keys: Sequence[_Key]) -> list[np.ndarray]:
         """What the likelihood of the action loses by each token."""
-        tokens, classes = self._tensors(utterances)
+        tokens, classes = self._tensors(keys)
         whole = self.network.log_likelihood(tokens, classes).exp()
         length = tokens.shape[1]
         place = th.arange(length, device=tokens.device)
@@ -202,7 +208,7 @@ class LearnedWeights:
             without = self.network.log_likelihood(tokens.masked_fill(is_null, self.network.null), classes).exp()
             effects.append(whole - without)
         stacked = th.stack(effects, dim=1).cpu().numpy()
-        return [stacked[i, : len(utterance.tokens)] for i, utterance in enumerate(utterances)]
+        return [stacked[i, : len(key.tokens)] for i, key in enumerate(keys)]
 
     def _weights(self, tokens: Sequence[int], effects: np.ndarray) -> np.ndarray:
         effects = np.abs(effects) if self.absolute else np.maximum(effects, 0.0)
@@ -214,22 +220,22 @@ class LearnedWeights:
             effects = np.sqrt((effects - low) / (high - low + _EPSILON))
         return effects.astype(np.float32)
 
-    def _accuracy(self, utterances: Sequence[Utterance]) -> float:
+    def _accuracy(self, keys: Sequence[_Key]) -> float:
         self.network.eval()
         with th.no_grad():
             right = []
-            for start in range(0, len(utterances), self.batch_size):
-                tokens, classes = self._tensors(utterances[start : start + self.batch_size])
+            for start in range(0, len(keys), self.batch_size):
+                tokens, classes = self._tensors(keys[start : start + self.batch_size])
                 parts = self.network(tokens).split(self.network.n_classes, dim=1)
                 guesses = th.stack([part.argmax(dim=1) for part in parts], dim=1)
                 right.append((guesses == classes).all(dim=1))
         return th.cat(right).float().mean().item()
 
-    def _tensors(self, utterances: Sequence[Utterance]) -> tuple[th.Tensor, th.Tensor]:
+    def _tensors(self, keys: Sequence[_Key]) -> tuple[th.Tensor, th.Tensor]:
         device = self.network.head.weight.device
-        rows = [th.tensor(utterance.tokens) for utterance in utterances]
+        rows = [th.tensor(key.tokens) for key in keys]
         tokens = pad_sequence(rows, batch_first=True, padding_value=self.network.pad)
-        classes = th.tensor([utterance.reading.classes for utterance in utterances if utterance.reading is not None])
+        classes = th.tensor([key.classes for key in keys])
         return tokens.to(device), classes.to(device)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -238,6 +244,6 @@ class LearnedWeights:
         return {name: value for name, value in self.__dict__.items() if name not in made} | {"_known": []}
 
 
-def _key(utterance: Utterance) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _key(utterance: Utterance) -> _Key:
     assert utterance.reading is not None
-    return tuple(utterance.tokens), utterance.reading.classes
+    return _Key(tuple(utterance.tokens), utterance.reading.classes)

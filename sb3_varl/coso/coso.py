@@ -20,7 +20,8 @@ class CoSo(Writing, PPO):
     The loop, the clipped objective, GAE, callbacks, logging and saving are those of :class:`stable_baselines3.PPO`.
     With ``ent_coef=0`` it is RL4VLM (https://arxiv.org/abs/2405.10292), with ``weights="uniform"`` soft PPO.
 
-    Arguments that are not below are PPO's. Defaults are the paper's for Gym Cards where it has them.
+    Arguments that are not below are PPO's. Defaults are the paper's for Gym Cards, but for those that the page on CoSo
+    names.
 
     :param policy: ``"VLMPolicy"``, or a class derived from :class:`~sb3_varl.coso.VLMPolicy`, whose arguments go into
         ``policy_kwargs``
@@ -39,7 +40,8 @@ class CoSo(Writing, PPO):
         :class:`~sb3_varl.coso.TokenWeights`
     :param unparsed_penalty: What an answer that says no action costs, in units of reward; the environment, and so the
         episode's return in logs, knows nothing of it
-    :param accumulate: How many batches make an update, where memory takes few answers at once
+    :param accumulate: How many batches make an update, where memory takes few answers at once; where ``target_kl``
+        ends an update early, those that were gathered before still make one
     :param kwargs: Further arguments of PPO
     :raises ArgumentError: if an argument is of the wrong kind
     """

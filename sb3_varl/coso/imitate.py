@@ -6,18 +6,19 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from tqdm import tqdm
 
 from sb3_varl.advice.history import read_queries
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number
-from sb3_varl.coso.coso import CoSo
+from sb3_varl.coso.writing import Writing
 
 # Of an answer, in an error message.
 _MAX_EXAMPLE = 200
 
 
 def imitate(
-    model: CoSo,
+    model: Writing,
     examples: Iterable[tuple[Any, str]],
     *,
     n_epochs: int = 10,
@@ -45,6 +46,7 @@ def imitate(
     check_integer("batch_size", batch_size)
     check_bool("must_say_actions", must_say_actions)
     check_number("learning_rate", learning_rate, above_low=True, optional=True)
+    _refuse_normalized(model)
     policy = model.policy
     pairs = list(examples)
     if not pairs:
@@ -52,8 +54,13 @@ def imitate(
     observations = [_as_policy_sees(policy, observation) for observation, _ in pairs]
     answers = [policy.language.encode(text) for _, text in pairs]
     for (_, text), tokens in zip(pairs, answers, strict=True):
-        unwritable = [token for token in tokens if policy.language.forbidden[token]]
-        if unwritable:
+        if len(tokens) > policy.language.max_new_tokens:
+            raise ArgumentError(
+                f"This example has {len(tokens)} tokens and max_new_tokens is {policy.language.max_new_tokens}, so "
+                f"that the model would be cut off before its end: {text[:_MAX_EXAMPLE]!r}"
+            )
+        is_ended_early = any(token in policy.language.ends for token in tokens[:-1])
+        if is_ended_early or any(policy.language.forbidden[token] for token in tokens):
             raise ArgumentError(
                 "The model cannot write this example, because its tokenizer does not know a part of it or takes it for "
                 f"a special token: {text[:_MAX_EXAMPLE]!r}"
@@ -92,23 +99,46 @@ def imitate(
     return {"loss": loss, "unparsed": len(unread) / len(pairs)}
 
 
-def read_examples(model: CoSo, path: str | os.PathLike[str]) -> list[tuple[Any, str]]:
+def read_examples(model: Writing, path: str | os.PathLike[str]) -> list[tuple[Any, str]]:
     """
     Take examples from an advice log: each state whose advice was used, with the advice as the model's parser says it.
 
     :param model: The model, whose environment has the observations and actions of the log's
     :param path: The run's log folder, or its ``advice.jsonl``
     :return: Observations and answers
-    :raises ArgumentError: if there is no advice, or it is about other observations
+    :raises ArgumentError: if there is no advice, or it is about other observations or actions
+    :raises FileNotFoundError: if there is no log
     """
     examples = []
     for query in read_queries(path):
         for observation, action in zip(query.guided, query.read().actions, strict=True):
             if action is not None:
+                _check_shapes(model, path, observation, action)
                 examples.append((observation, model.policy.parser.write(np.asarray(action))))
     if not examples:
         raise ArgumentError(f"{path} has no advice that was used.")
     return examples
+
+
+def _check_shapes(model: Writing, path: str | os.PathLike[str], observation: Any, action: Any) -> None:
+    for name, given, space in (
+        ("observations", observation, model.observation_space),
+        ("actions", action, model.action_space),
+    ):
+        shapes = {key: np.shape(value) for key, value in given.items()} if isinstance(given, dict) else np.shape(given)
+        is_dict = isinstance(space, spaces.Dict)
+        expected = {key: entry.shape for key, entry in space.spaces.items()} if is_dict else space.shape  # type: ignore[attr-defined]
+        if shapes != expected:
+            raise ArgumentError(f"The {name} of {path} have the shape {shapes}, those of the model {expected}.")
+
+
+def _refuse_normalized(model: Writing) -> None:
+    normalize = model.get_vec_normalize_env()
+    if normalize is not None and normalize.norm_obs:
+        raise ArgumentError(
+            "The model's environment normalizes observations, and prompts are about them as they are. Take "
+            "VecNormalize(env, norm_obs=False)."
+        )
 
 
 def _as_policy_sees(policy: Any, observation: Any) -> Any:

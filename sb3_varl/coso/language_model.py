@@ -1,7 +1,8 @@
 """A language model, with or without eyes: what it writes, and how likely that was."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch as th
@@ -21,6 +22,9 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from sb3_varl.arguments import ArgumentError
+
+# Those whose prompts look ahead, or whose pictures are attended to apart from the sequence.
+_UNSUITED = frozenset({"paligemma", "mllama"})
 
 Source = str | Callable[[], tuple[Any, Any]]
 
@@ -61,7 +65,8 @@ class LanguageModel(nn.Module):
     :param source: Name or folder of a model, as ``from_pretrained`` takes it, or a function that returns the model and
         its processor
     :param lora: Rank of adapters on all linear layers, or a configuration of peft; ``None`` trains all weights
-    :param dtype: Of the base model's weights; ``"auto"`` for that of the checkpoint
+    :param dtype: Of the base model's weights; ``"auto"`` for that of the checkpoint, or float32 where all weights are
+        trained, which 16 bits round to nothing
     :param temperature: Of the distribution that tokens are drawn from, and that probabilities and entropies are of
     :param max_new_tokens: An answer's tokens at most
     :raises ArgumentError: if the source is something else
@@ -71,12 +76,15 @@ class LanguageModel(nn.Module):
         self, source: Source, *, lora: Any = None, dtype: str = "auto", temperature: float, max_new_tokens: int
     ) -> None:
         super().__init__()
-        model, processor = _load(source, dtype)
+        model, processor = _load(source, "float32" if lora is None and dtype == "auto" else dtype)
+        _check_architecture(model)
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.can_see = hasattr(processor, "image_processor")
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
-        self.ends = _ids(model.generation_config.eos_token_id) or _ids(self.tokenizer.eos_token_id)
+        # The first one ends the answers that are imitated.
+        ends = [*_ids(self.tokenizer.eos_token_id), *_ids(model.generation_config.eos_token_id)]
+        self.ends = list(dict.fromkeys(ends))
         if not self.ends:
             raise ArgumentError("The model has no token that ends an answer: its tokenizer needs an eos_token.")
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.ends[0]
@@ -125,17 +133,11 @@ class LanguageModel(nn.Module):
             **({} if greedy else {"top_k": 0, "top_p": 1.0}),
         )
         processors = LogitsProcessorList([_Forbid(self.forbidden)])
-        try:
-            with th.no_grad():
-                written = self.model.generate(**inputs, generation_config=config, logits_processor=processors)
-        except (th.OutOfMemoryError, RuntimeError) as error:
-            if not isinstance(error, th.OutOfMemoryError) and "not enough memory" not in str(error):
-                raise
-            raise MemoryError(
-                f"Not enough memory to write {len(prompts)} answers of up to {self.max_new_tokens} tokens at once. "
-                "Nothing is lost: save() works. Take fewer environments, a lower max_new_tokens, smaller pictures or a "
-                "smaller dtype."
-            ) from error
+        with (
+            _memory(f"write {len(prompts)} answers of up to {self.max_new_tokens} tokens", "fewer environments"),
+            th.no_grad(),
+        ):
+            written = self.model.generate(**inputs, generation_config=config, logits_processor=processors)
         start = inputs["input_ids"].shape[1]
         return [self._until_end(tokens) for tokens in written[:, start:].tolist()]
 
@@ -154,7 +156,8 @@ class LanguageModel(nn.Module):
         whole: dict[str, Any] = {**inputs, **self._append(inputs, written)}
         if self._takes_logits_to_keep:
             whole["logits_to_keep"] = whole["input_ids"].shape[1] - int(n_prompt.min()) + 1
-        logits = self.model(**whole, use_cache=False).logits
+        with _memory(f"read {len(prompts)} answers of up to {self.max_new_tokens} tokens", "a smaller batch_size"):
+            logits = self.model(**whole, use_cache=False).logits
         hidden = self._hidden
         assert hidden is not None
         before = n_prompt - 1 - (whole["input_ids"].shape[1] - logits.shape[1])
@@ -218,7 +221,9 @@ class LanguageModel(nn.Module):
             if self.can_see
             else self.tokenizer(texts, **options)
         )
-        encoded.pop("token_type_ids", None) if not self.can_see else None
+        encoded.pop("labels", None)
+        if not self.can_see:
+            encoded.pop("token_type_ids", None)
         weight = next(self.model.parameters())
         return {
             name: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
@@ -233,11 +238,15 @@ class LanguageModel(nn.Module):
         if self._template is None:
             token = getattr(self.processor, "image_token", "")
             return "".join(f"{token}\n" for _ in prompt.images) + prompt.text + "\n"
+        template = self.processor if getattr(self.processor, "chat_template", None) else self.tokenizer
         content: Any = prompt.text
-        if self.can_see:
+        if template is not self.processor:
+            token = getattr(self.processor, "image_token", "")
+            content = "".join(f"{token}\n" for _ in prompt.images) + prompt.text
+        elif self.can_see:
             content = [*({"type": "image"} for _ in prompt.images), {"type": "text", "text": prompt.text}]
         messages = [{"role": "user", "content": content}]
-        return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return str(template.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def _append(self, inputs: dict[str, th.Tensor], answers: list[th.Tensor]) -> dict[str, th.Tensor]:
         """Put the answers behind the prompts, and the padding behind both."""
@@ -261,16 +270,30 @@ class LanguageModel(nn.Module):
 
     def _find_forbidden(self) -> th.Tensor:
         forbidden = th.zeros(self.vocabulary_size, dtype=th.bool)
-        forbidden[len(self.tokenizer) :] = True
+        forbidden[max(self.tokenizer.get_vocab().values()) + 1 :] = True
         special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        image = getattr(self.processor, "image_token_id", None)
-        for token in special | set(self.tokenizer.all_special_ids) | ({image} if image is not None else set()):
-            if token < len(forbidden) and token not in self.ends:
+        media = {getattr(self.processor, f"{kind}_token_id", None) for kind in ("image", "video", "audio")}
+        for token in special | set(self.tokenizer.all_special_ids) | media:
+            if token is not None and token < len(forbidden) and token not in self.ends:
                 forbidden[token] = True
         return forbidden
 
     def _remember_hidden(self, module: nn.Module, inputs: tuple[th.Tensor, ...]) -> None:
         self._hidden = inputs[0].detach()
+
+
+@contextmanager
+def _memory(task: str, remedy: str) -> Iterator[None]:
+    """Say what to do where memory does not suffice."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, th.OutOfMemoryError) and "not enough memory" not in str(error):
+            raise
+        raise MemoryError(
+            f"Not enough memory to {task} at once. Nothing is lost: save() works. Take {remedy}, a lower "
+            "max_new_tokens, smaller pictures or a smaller dtype."
+        ) from error
 
 
 class _Forbid(LogitsProcessor):
@@ -294,6 +317,18 @@ def _load(source: Source, dtype: str) -> tuple[Any, Any]:
     sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     return kind.from_pretrained(source, dtype=dtype), AutoProcessor.from_pretrained(source)
+
+
+def _check_architecture(model: Any) -> None:
+    if model.config.model_type in _UNSUITED or getattr(model.config, "is_encoder_decoder", False):
+        raise ArgumentError(
+            f"A model of the kind {model.config.model_type} does not write one token after the other from prompt and "
+            "pictures in one sequence. Take a decoder-only one, such as those of the kinds llava, idefics3 or qwen2_vl."
+        )
+    if not isinstance(model.get_output_embeddings(), nn.Linear):
+        raise ArgumentError(
+            f"{type(model).__name__} has no linear layer before its logits, which the value is read from."
+        )
 
 
 def _add_adapters(model: nn.Module, lora: Any) -> None:

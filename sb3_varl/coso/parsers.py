@@ -16,6 +16,7 @@ from sb3_varl.arguments import check_integer
 from sb3_varl.rules import Rules
 
 _KEY = re.compile(r'"\s*action\s*"\s*:', re.IGNORECASE)
+_QUOTED = re.compile(r'\s*"[^"]*"')
 _RULES = re.compile(r'"\s*rules\s*"\s*:', re.IGNORECASE)
 
 
@@ -74,7 +75,8 @@ class Parser(Protocol):
 class Choices:
     """
     Words for the actions of a Discrete space. The model is to write JSON with ``"thoughts"``, if it likes, and
-    ``"action"``, and what counts is which of the words stands behind ``"action":``. A word that is a part of another
+    ``"action"``, and what counts is which of the words stands in the quotes behind ``"action":``, or, without quotes,
+    in all that follows. A word that is a part of another
     one, as "hit" of "hit again", does not count where the longer one stands.
 
     :param words: For each word the action, for instance ``{"+": 1, "-": 0}``; several words may mean one action
@@ -86,7 +88,11 @@ class Choices:
     def __init__(self, words: Mapping[str, int], *, fallback: int | None = None) -> None:
         if not words or not all(isinstance(word, str) and word.strip() for word in words):
             raise ValueError(f'Choices is {words!r}, expected words with their actions, such as {{"+": 1, "-": 0}}.')
-        self.words = {word.casefold().strip(): int(action) for word, action in words.items()}
+        if any(character in word for word in words for character in '"\\'):
+            raise ValueError(
+                f"Choices has words with quotes or backslashes, which JSON spells otherwise: {', '.join(words)}."
+            )
+        self.words = {word.lower().strip(): int(action) for word, action in words.items()}
         if len(self.words) != len(words):
             raise ValueError(f"Choices has words that differ by capitals or blanks only: {', '.join(words)}.")
         self._fallback = next(iter(self.words.values())) if fallback is None else fallback
@@ -139,7 +145,9 @@ class Choices:
         key = _last(_KEY, text)
         if key is None:
             return None
-        named = {self.words.get(match.group().casefold()) for match in self._pattern.finditer(text, key.end())}
+        value = _QUOTED.match(text, key.end())
+        end = len(text) if value is None else value.end()
+        named = {self.words.get(match.group().lower()) for match in self._pattern.finditer(text, key.end(), end)}
         action = named.pop() if len(named) == 1 else None
         if action is None:
             return None
@@ -152,7 +160,8 @@ class Choices:
         :param action: One of the actions
         :return: For instance ``{"action": "+"}``
         """
-        return json.dumps({"action": next(word for word, meant in self.words.items() if meant == int(action))})
+        word = next(word for word, meant in self.words.items() if meant == int(action))
+        return json.dumps({"action": word}, ensure_ascii=False)
 
 
 class BoxActions:
@@ -226,19 +235,23 @@ class BoxActions:
         Say an action.
 
         :param action: An action in the environment's units
-        :return: The answer that says it, rounded to hundredths
+        :return: The answer that says it, with three digits
         """
-        numbers = [round(float(number), 2) for number in np.ravel(action)]
-        return json.dumps({"advice": [{"state": 0, "action": numbers}]})
+        return json.dumps({"advice": [{"state": 0, "action": self._numbers(action)}]})
+
+    def _numbers(self, action: np.ndarray) -> list[float]:
+        low, high = np.ravel(self.space.low), np.ravel(self.space.high)
+        rounded = [float(f"{number:.3g}") for number in np.ravel(action)]
+        return [float(number) for number in np.clip(rounded, low, high)]
 
     def _names(self) -> tuple[str, ...]:
         return tuple(action_names(Briefing(self.space, self.space, sheet=self.sheet))) if self.sheet is not None else ()
 
     def _reading(self, text: str, action: np.ndarray, key: re.Pattern[str]) -> Reading:
         low, high = np.ravel(self.space.low), np.ravel(self.space.high)
-        share = (np.ravel(action) - low) / (high - low)
+        share = (np.ravel(action) - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
         classes = np.clip((share * self.n_bins).astype(int), 0, self.n_bins - 1)
-        found = key.search(text)
+        found = _last(key, text)
         return Reading(action, tuple(map(int, classes)), 0 if found is None else found.start())
 
 
@@ -274,6 +287,16 @@ class BoxRules(BoxActions):
         rules = Rules.parse(text, self.sheet, self.observation_space, self.space)
         action = rules(observation) if len(rules) else None
         return None if action is None else self._reading(text, action, _RULES)
+
+    def write(self, action: np.ndarray) -> str:
+        """
+        Say an action.
+
+        :param action: An action in the environment's units
+        :return: One rule that says it everywhere, with three digits
+        """
+        numbers = [str(number) for number in self._numbers(action)]
+        return json.dumps({"rules": [{"name": "act", "when": "true", "action": numbers}]})
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

@@ -120,14 +120,14 @@ class VLMPolicy(BasePolicy):
         :return: Actions of the environment, values, and log-probabilities of what was written
         """
         observations = self._unbatch(obs)
-        prompts = self._prompts(observations)
+        prompts = self.prompts(observations)
         utterances = self._write(observations, prompts, deterministic)
         scores = self.language.score(prompts, [utterance.tokens for utterance in utterances])
         for utterance, entropies in zip(utterances, scores.entropies.detach().cpu().numpy(), strict=True):
             utterance.entropies = entropies[: len(utterance.tokens)]
         if self.listener is not None:
             self.listener(utterances)
-        self.standardize.learn(scores.hidden)
+        self.standardize.remember(scores.hidden)
         log_prob = (scores.log_probs * self._coefficients(utterances, scores.log_probs)).sum(dim=1)
         return self._actions(utterances), self._value(scores.hidden), log_prob
 
@@ -135,12 +135,14 @@ class VLMPolicy(BasePolicy):
         """
         Evaluate what was written, with the gradient of the policy and of the value.
 
-        :param obs: Observations
+        :param obs: Observations, which the utterances have, too
         :param rows: Numbers of what was written about them, in :attr:`utterances`
         :return: Values, log-probabilities, and entropies weighted by token, which PPO takes for its entropy
         """
         written = [self.utterances[int(row)] for row in rows]
-        scores = self.language.score(self._prompts(self._unbatch(obs)), [utterance.tokens for utterance in written])
+        # Not those of the batch: SB3's buffer gives Discrete ones another shape than the rollout had.
+        observations = [utterance.observation for utterance in written]
+        scores = self.language.score(self.prompts(observations), [utterance.tokens for utterance in written])
         log_prob = (scores.log_probs * self._coefficients(written, scores.log_probs)).sum(dim=1)
         return self._value(scores.hidden), log_prob, self.weighted_entropy(written, scores.entropies)
 
@@ -167,7 +169,7 @@ class VLMPolicy(BasePolicy):
         :param obs: Observations
         :return: A value for each, ``(n, 1)``
         """
-        prompts = self._prompts(self._unbatch(obs))
+        prompts = self.prompts(self._unbatch(obs))
         return self._value(self.language.score(prompts, [[]] * len(prompts)).hidden)
 
     def write(self, obs: PyTorchObs, deterministic: bool = False) -> list[Utterance]:
@@ -179,7 +181,7 @@ class VLMPolicy(BasePolicy):
         :return: What was written about each
         """
         observations = self._unbatch(obs)
-        return self._write(observations, self._prompts(observations), deterministic)
+        return self._write(observations, self.prompts(observations), deterministic)
 
     def prompts(self, observations: Sequence[Any]) -> list[Prompt]:
         """
@@ -188,7 +190,13 @@ class VLMPolicy(BasePolicy):
         :param observations: Observations as the policy sees them, unbatched
         :return: Its prompts
         """
-        return self._prompts(observations)
+        return [
+            Prompt(
+                self.prompt if isinstance(self.prompt, str) else self.prompt(observation),
+                self.images.of(observation) if self.language.can_see else (),
+            )
+            for observation in observations
+        ]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """
@@ -257,15 +265,6 @@ class VLMPolicy(BasePolicy):
             coefficients[i, : utterance.n_thoughts] = self.thought_coef
         return coefficients
 
-    def _prompts(self, observations: Sequence[Any]) -> list[Prompt]:
-        return [
-            Prompt(
-                self.prompt if isinstance(self.prompt, str) else self.prompt(observation),
-                self.images.of(observation) if self.language.can_see else (),
-            )
-            for observation in observations
-        ]
-
     def _unbatch(self, obs: PyTorchObs) -> list[Any]:
         if isinstance(obs, dict):
             entries = {name: value.cpu().numpy() for name, value in obs.items()}
@@ -291,13 +290,22 @@ class Standardize(nn.Module):
         self.register_buffer("mean", th.zeros(width))
         self.register_buffer("m2", th.ones(width))
         self.register_buffer("n", th.ones(()))
+        self._seen: list[th.Tensor] = []
 
-    def learn(self, features: th.Tensor) -> None:
+    def remember(self, features: th.Tensor) -> None:
         """
-        Take note of features.
+        Take note of features, without an effect before :meth:`settle`, so that all values of a rollout are alike.
 
         :param features: Those of some states, ``(n, width)``
         """
+        self._seen.append(features)
+
+    def settle(self) -> None:
+        """Learn from what was remembered."""
+        if not self._seen:
+            return
+        features = th.cat(self._seen)
+        self._seen = []
         n = len(features)
         shift = features.mean(dim=0) - self.mean
         self.m2 += ((features - features.mean(dim=0)) ** 2).sum(dim=0) + shift**2 * self.n * n / (self.n + n)
@@ -347,9 +355,9 @@ class _Images:
 
 def _picture(array: np.ndarray, channels_first: bool) -> Image.Image:
     array = np.moveaxis(array, 0, -1) if channels_first else array
-    if array.shape[-1] not in (1, 3, 4):
+    if array.shape[-1] not in (1, 3):
         raise ArgumentError(
-            f"A picture has {array.shape[-1]} channels, expected 1, 3 or 4. Give the model one frame, not a stack."
+            f"A picture has {array.shape[-1]} channels, expected 1 or 3. Give the model one frame, not a stack."
         )
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).convert("RGB")
 

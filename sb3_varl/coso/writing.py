@@ -1,18 +1,21 @@
 """What algorithms have in common whose policy writes: words beside the rollout, and weights of their tokens."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_varl.arguments import ArgumentError, check_integer, check_number
 from sb3_varl.coso.causal import LearnedWeights
 from sb3_varl.coso.policy import VLMPolicy
 from sb3_varl.coso.utterances import DictUtteranceBuffer, Utterance, UtteranceBuffer
 from sb3_varl.coso.weights import ParserWeights, TokenWeights, UniformWeights
+
+SelfWriting = TypeVar("SelfWriting", bound="Writing")
 
 WEIGHTS = {
     "learned": LearnedWeights,
@@ -54,10 +57,44 @@ class Writing(OnPolicyAlgorithm):
         super()._setup_model()
         if not isinstance(self.policy, VLMPolicy):
             raise ArgumentError(f"policy is {self.policy_class!r}, expected VLMPolicy or a class derived from it.")
-        self.rollout_buffer.unparsed_penalty = self.unparsed_penalty
+        self.weights = _weights(self.weights)
         self.policy.listener = self.rollout_buffer.hear
         if self.weights is not None:
             self.weights.prepare(self.policy)
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
+        """
+        Have the policy write.
+
+        :param args: As of SB3's on-policy algorithms
+        :param kwargs: Likewise
+        :return: Whether to go on
+        """
+        self.rollout_buffer.unparsed_penalty = self.unparsed_penalty
+        return super().collect_rollouts(*args, **kwargs)
+
+    def learn(
+        self: SelfWriting,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfWriting:
+        """
+        Train, as any algorithm of SB3.
+
+        :param total_timesteps: Steps of all environments
+        :param callback: Callbacks
+        :param log_interval: Rollouts from one log to the next
+        :param tb_log_name: Name of the run in TensorBoard; ``None`` for that of the class
+        :param reset_num_timesteps: Whether to count steps anew
+        :param progress_bar: Whether to show one
+        :return: The model
+        """
+        name = type(self).__name__ if tb_log_name is None else tb_log_name
+        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
 
     def weigh(self, utterances: list[Utterance]) -> None:
         """
@@ -65,6 +102,7 @@ class Writing(OnPolicyAlgorithm):
 
         :param utterances: What was written; gets its weights
         """
+        self.policy.standardize.settle()
         described: dict[str, float] = {}
         if self.weights is not None:
             described |= self.weights.fit(utterances)
@@ -75,8 +113,18 @@ class Writing(OnPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
-        learns = [f"weights.{name}" for name in ("network", "optimizer") if hasattr(self.weights, name)]
+        learns = ["causal_network", "causal_optimizer"] if isinstance(self.weights, LearnedWeights) else []
         return [*state_dicts, *learns], variables
+
+    @property
+    def causal_network(self) -> Any:
+        """The causal model, if the weights are learned; saved apart from their settings."""
+        return getattr(self.weights, "network", None)
+
+    @property
+    def causal_optimizer(self) -> Any:
+        """Its optimizer."""
+        return getattr(self.weights, "optimizer", None)
 
 
 def describe(utterances: Sequence[Utterance]) -> dict[str, float]:
@@ -106,7 +154,7 @@ def _part(utterance: Utterance, kind: str, values: np.ndarray) -> np.ndarray:
 
 
 def _weights(given: Any) -> TokenWeights | None:
-    if given is None or isinstance(given, TokenWeights):
+    if given is None or (isinstance(given, TokenWeights) and not isinstance(given, type)):
         return given
     if isinstance(given, str) and given in WEIGHTS:
         return WEIGHTS[given]()  # type: ignore[operator]
