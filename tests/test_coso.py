@@ -11,6 +11,7 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+import standing
 import torch as th
 import transformers
 from gymnasium import spaces
@@ -21,6 +22,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
+from sb3_varl import FunctionAdvisor
 from sb3_varl.advice.types import ActionComponent, ObservationSlice, TaskSheet
 from sb3_varl.arguments import ArgumentError
 from sb3_varl.coso import (
@@ -38,6 +40,7 @@ from sb3_varl.coso import (
     VLMPolicy,
     advisor,
     imitate,
+    read_examples,
 )
 from sb3_varl.coso.accumulate import accumulating
 from sb3_varl.coso.language_model import LanguageModel, Prompt
@@ -761,6 +764,34 @@ def test_dict_observations_and_a_box():
     model.learn(6)
     assert "coso/causal_accuracy" in model.logger.name_to_value
     assert advisor(model).function(observed).tolist() == [1.0]
+
+
+def test_a_log_of_advice_is_examples(tmp_path):
+    callback = standing.make_callback(
+        FunctionAdvisor(lambda o: [o[1] / 10, -0.5]), log_path=tmp_path / "log", n_queries=3
+    )
+    standing.make_model().learn(80, callback=callback)
+
+    def prompt(observation):
+        return f"at {observation[1]:.0f}"
+
+    answers = ['{"advice": [{"state": 0, "action": [0.4, -0.5]}]}', *(f"at {i}" for i in range(9))]
+    policy = {"model": TinyVLM(tuple(answers), width=16, n_layers=1), "prompt": prompt, "actions": BoxActions()}
+    policy["max_new_tokens"] = 40
+    model = make_model(make_vec_env(standing.NamedEnv, 1), policy=policy)
+    examples = read_examples(model, tmp_path / "log")
+    assert len(examples) == 12
+    for observation, text in examples:
+        action = model.policy.parser.read(text).action
+        assert action.tolist() == pytest.approx([observation[1] / 10, -0.5], abs=1e-3)
+    assert imitate(model, examples, n_epochs=1, progress_bar=False)["unparsed"] == 0
+    other = make_model()
+    with pytest.raises(
+        ArgumentError, match=r"observations of .* have the shape \(3,\), those of the model \(3, 32, 32\)"
+    ):
+        read_examples(other, tmp_path / "log")
+    with pytest.raises(FileNotFoundError):
+        read_examples(model, tmp_path / "nowhere")
 
 
 def test_no_advice_where_the_words_say_none(taught):
