@@ -775,7 +775,7 @@ def test_a_log_of_advice_is_examples(tmp_path):
     def prompt(observation):
         return f"at {observation[1]:.0f}"
 
-    answers = ['{"advice": [{"state": 0, "action": [0.4, -0.5]}]}', *(f"at {i}" for i in range(9))]
+    answers = ['{"advice": [{"state": 0, "action": [0.4, -0.5]}]}', *(f"at {i} .{i}" for i in range(10))]
     policy = {"model": TinyVLM(tuple(answers), width=16, n_layers=1), "prompt": prompt, "actions": BoxActions()}
     policy["max_new_tokens"] = 40
     model = make_model(make_vec_env(standing.NamedEnv, 1), policy=policy)
