@@ -427,7 +427,8 @@ def test_awr_is_the_likelihood_of_what_was_better(taught, monkeypatch):
     (rollout,) = model.rollouts
     assert 0 < (rollout.advantages > 0).sum() < 32
     scores = model.policy.language.score(
-        model.policy.prompts(list(rollout.observations)), [utterance.tokens for utterance in rollout.utterances]
+        model.policy.prompts([utterance.observation for utterance in rollout.utterances]),
+        [utterance.tokens for utterance in rollout.utterances],
     )
     better = th.as_tensor(rollout.advantages > 0)
     value_loss = ((model.policy._value(scores.hidden).flatten() - th.as_tensor(rollout.returns)) ** 2).mean()

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch.nn import functional
 
 from sb3_varl.arguments import check_integer
@@ -20,13 +20,11 @@ class Rollout(NamedTuple):
     """
     What is learnt from, rows in the same order.
 
-    :param observations: Observations, as arrays or a dictionary of arrays
-    :param utterances: What was written about them
+    :param utterances: What was written
     :param advantages: By how much the return was above the value, by GAE
     :param returns: What the value is fitted to
     """
 
-    observations: Any
     utterances: list[Utterance]
     advantages: np.ndarray
     returns: np.ndarray
@@ -133,7 +131,7 @@ class CoSoAWR(Writing, _AWR):
         buffer = self.rollout_buffer
         self.weigh(buffer.utterances)
         rows = (buffer.swap_and_flatten(array).ravel() for array in (buffer.advantages, buffer.returns))
-        self.rollouts.append(Rollout(buffer.flat_observations(), buffer.utterances, *rows))
+        self.rollouts.append(Rollout(buffer.utterances, *rows))
         self._update_learning_rate(self.policy.optimizer)
         if not self.is_online:
             if self.num_timesteps < self.offline_steps:
@@ -146,14 +144,14 @@ class CoSoAWR(Writing, _AWR):
 
     def _learn(self, n_batches: int, ent_coef: float) -> None:
         self.policy.set_training_mode(True)
-        self.policy.utterances = utterances = [u for rollout in self.rollouts for u in rollout.utterances]
+        utterances = [u for rollout in self.rollouts for u in rollout.utterances]
         advantages = np.concatenate([rollout.advantages for rollout in self.rollouts])
         returns = np.concatenate([rollout.returns for rollout in self.rollouts])
         losses = []
         with accumulating(self.policy, self.accumulate, self.max_grad_norm):
             for _ in range(n_batches):
                 rows = np.random.randint(len(utterances), size=min(self.batch_size, len(utterances)))
-                values, log_prob, entropy = self.policy.evaluate_actions(self._observations(rows), th.as_tensor(rows))
+                values, log_prob, entropy = self.policy.evaluate([utterances[row] for row in rows])
                 is_better = th.as_tensor(advantages[rows] > 0, device=self.device)
                 policy_loss = -(is_better * log_prob).mean()
                 value_loss = functional.mse_loss(values.flatten(), th.as_tensor(returns[rows], device=self.device))
@@ -164,17 +162,9 @@ class CoSoAWR(Writing, _AWR):
                     th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
                 self.policy.optimizer.step()
                 losses.append((policy_loss.item(), value_loss.item(), entropy.mean().item()))
-        self.policy.utterances = ()
         for name, value in zip(("policy_loss", "value_loss", "weighted_entropy"), np.mean(losses, axis=0), strict=True):
             self.logger.record(f"train/{name}", float(value))
         self.logger.record("train/imitated", float((advantages > 0).mean()))
-
-    def _observations(self, rows: np.ndarray) -> PyTorchObs:
-        """The observations of some rows of all rollouts."""
-        kept = [rollout.observations for rollout in self.rollouts]
-        if isinstance(kept[0], dict):
-            return {name: th.as_tensor(np.concatenate([each[name] for each in kept])[rows]) for name in kept[0]}
-        return th.as_tensor(np.concatenate(kept)[rows])
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "rollouts"]

@@ -235,15 +235,11 @@ class LanguageModel(nn.Module):
         return getattr(self.processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
 
     def _in_template(self, prompt: Prompt) -> str:
+        content: Any = f"{getattr(self.processor, 'image_token', '')}\n" * len(prompt.images) + prompt.text
         if self._template is None:
-            token = getattr(self.processor, "image_token", "")
-            return "".join(f"{token}\n" for _ in prompt.images) + prompt.text + "\n"
+            return f"{content}\n"
         template = self.processor if getattr(self.processor, "chat_template", None) else self.tokenizer
-        content: Any = prompt.text
-        if template is not self.processor:
-            token = getattr(self.processor, "image_token", "")
-            content = "".join(f"{token}\n" for _ in prompt.images) + prompt.text
-        elif self.can_see:
+        if template is self.processor and self.can_see:
             content = [*({"type": "image"} for _ in prompt.images), {"type": "text", "text": prompt.text}]
         messages = [{"role": "user", "content": content}]
         return str(template.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))

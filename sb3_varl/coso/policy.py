@@ -139,8 +139,16 @@ class VLMPolicy(BasePolicy):
         :param rows: Numbers of what was written about them, in :attr:`utterances`
         :return: Values, log-probabilities, and entropies weighted by token, which PPO takes for its entropy
         """
-        written = [self.utterances[int(row)] for row in rows]
-        # Not those of the batch: SB3's buffer gives Discrete ones another shape than the rollout had.
+        # Not about those of the batch: SB3's buffer gives Discrete ones another shape than the rollout had.
+        return self.evaluate([self.utterances[int(row)] for row in rows])
+
+    def evaluate(self, written: Sequence[Utterance]) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """
+        Evaluate what was written, with the gradient of the policy and of the value.
+
+        :param written: What was written, with what it is about
+        :return: Values, log-probabilities, and entropies weighted by token
+        """
         observations = [utterance.observation for utterance in written]
         scores = self.language.score(self.prompts(observations), [utterance.tokens for utterance in written])
         log_prob = (scores.log_probs * self._coefficients(written, scores.log_probs)).sum(dim=1)

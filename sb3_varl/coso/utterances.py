@@ -78,17 +78,6 @@ class _KeepsUtterances:
         """What was written, in the order of the rows that batches are drawn from."""
         return [utterance for row in self._written for utterance in row]
 
-    def flat_observations(self) -> Any:
-        """
-        Give the observations in the order of :attr:`utterances`.
-
-        :return: Copies of the arrays, or a dictionary of them
-        """
-        observations: Any = self.observations  # type: ignore[attr-defined]
-        if isinstance(observations, dict):
-            return {name: self.swap_and_flatten(array).copy() for name, array in observations.items()}  # type: ignore[attr-defined]
-        return self.swap_and_flatten(observations).copy()  # type: ignore[attr-defined]
-
     def normalize_advantages(self) -> None:
         """Give all advantages together a mean of 0 and a standard deviation of 1: a batch may be of one row."""
         self.advantages: np.ndarray = (self.advantages - self.advantages.mean()) / (self.advantages.std() + 1e-8)

@@ -46,7 +46,7 @@ class Writing(OnPolicyAlgorithm):
     ) -> None:
         check_number("unparsed_penalty", unparsed_penalty)
         check_integer("accumulate", accumulate)
-        self.weights = _weights(weights)
+        self.weights: TokenWeights | None = weights  # type: ignore[assignment]
         self.unparsed_penalty, self.accumulate = unparsed_penalty, accumulate
         super().__init__(*args, **kwargs)
 
@@ -54,10 +54,10 @@ class Writing(OnPolicyAlgorithm):
         if self.rollout_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.rollout_buffer_class = DictUtteranceBuffer if is_dict else UtteranceBuffer
+        self.weights = _weights(self.weights)
         super()._setup_model()
         if not isinstance(self.policy, VLMPolicy):
             raise ArgumentError(f"policy is {self.policy_class!r}, expected VLMPolicy or a class derived from it.")
-        self.weights = _weights(self.weights)
         self.policy.listener = self.rollout_buffer.hear
         if self.weights is not None:
             self.weights.prepare(self.policy)
