@@ -12,6 +12,7 @@ then from the environment's reward.
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -24,6 +25,7 @@ from sb3_varl.coso.number_line import N_NUMBERS
 
 PROMPT = "Go from the blue number to the red one."
 WORDS = {"-": 0, "+": 1}
+WEIGHTS = ("none", "uniform", "parser", "learned", "code")
 N_ENVS, N_STEPS = 32, 16
 N_EXAMPLES, N_READING_EPOCHS, N_ANSWER_EPOCHS = 600, 8, 16
 N_EVAL_EPISODES = 100
@@ -52,7 +54,7 @@ def make_examples(n: int, rng: np.random.Generator) -> tuple[list, list]:
 
 
 class History(BaseCallback):
-    """Success in each rollout."""
+    """Success and unparsed answers of each rollout, as they were drawn."""
 
     def _init_callback(self) -> None:
         self.rows: list[tuple[int, float, float]] = []
@@ -65,10 +67,43 @@ class History(BaseCallback):
         self.rows.append((self.num_timesteps, float(np.mean(self.model.ep_success_buffer or [0])), float(unparsed)))
 
 
+def make_model(weights: str, alpha: float, seed: int, tensorboard_log: str | None = None) -> CoSo:
+    """Make a model that has learnt nothing yet."""
+    answers = [say(i, j, action) for i in range(N_NUMBERS) for j in range(N_NUMBERS) for action in (0, 1)]
+    return CoSo(
+        "VLMPolicy",
+        make_vec_env(NumberLine, N_ENVS, seed=seed),
+        learning_rate=1e-4,
+        n_steps=N_STEPS,
+        max_grad_norm=0.5,
+        ent_coef=alpha,
+        weights=None if weights == "none" else weights,
+        policy_kwargs={
+            "model": TinyVLM.knowing([PROMPT, *answers], seed=seed),
+            "prompt": PROMPT,
+            "actions": Choices(WORDS),
+            "lora": None,
+            "temperature": 1.0,
+            "thought_coef": 1.0,
+            "max_new_tokens": 40,
+        },
+        tensorboard_log=tensorboard_log,
+        seed=seed,
+    )
+
+
+def teach(model: CoSo, seed: int, progress_bar: bool = True) -> None:
+    """Teach the model to read, and then to answer."""
+    numbers, made_up = make_examples(N_EXAMPLES, np.random.default_rng(seed))
+    kwargs: dict[str, Any] = {"learning_rate": 1e-3, "progress_bar": progress_bar}
+    imitate(model, numbers, n_epochs=N_READING_EPOCHS, must_say_actions=False, **kwargs)
+    imitate(model, made_up, n_epochs=N_ANSWER_EPOCHS, **kwargs)
+
+
 def main() -> None:
     """Imitate, train, evaluate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="learned", choices=["learned", "code", "parser", "uniform", "none"])
+    parser.add_argument("--weights", default="learned", choices=WEIGHTS)
     parser.add_argument("--alpha", type=float, default=0.03, help="coefficient of the weighted entropy")
     parser.add_argument("--steps", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
@@ -77,46 +112,22 @@ def main() -> None:
     th.set_num_threads(1)
     start = time.time()
 
-    answers = [say(i, j, action) for i in range(N_NUMBERS) for j in range(N_NUMBERS) for action in (0, 1)]
-    model = CoSo(
-        "VLMPolicy",
-        make_vec_env(NumberLine, N_ENVS, seed=args.seed),
-        learning_rate=1e-4,
-        n_steps=N_STEPS,
-        max_grad_norm=0.5,
-        ent_coef=args.alpha,
-        weights=None if args.weights == "none" else args.weights,
-        policy_kwargs={
-            "model": TinyVLM.knowing([PROMPT, *answers], seed=args.seed),
-            "prompt": PROMPT,
-            "actions": Choices(WORDS),
-            "lora": None,
-            "temperature": 1.0,
-            "thought_coef": 1.0,
-            "max_new_tokens": 40,
-        },
-        tensorboard_log=args.out,
-        seed=args.seed,
-    )
-    numbers, made_up = make_examples(N_EXAMPLES, np.random.default_rng(args.seed))
-    imitate(model, numbers, n_epochs=N_READING_EPOCHS, learning_rate=1e-3, must_say_actions=False)
-    imitate(model, made_up, n_epochs=N_ANSWER_EPOCHS, learning_rate=1e-3)
-    test_env = make_vec_env(NumberLine, N_ENVS, seed=args.seed + 1000)
-    before = success(model, test_env)
-
+    model = make_model(args.weights, args.alpha, args.seed, args.out)
+    teach(model, args.seed)
+    before = success(model, args.seed)
     history = History()
     model.learn(args.steps, callback=history, progress_bar=True)
     print("   steps  success  unparsed")
     for row in history.rows:
         print(f"{row[0]:8d}  {row[1]:7.2f}  {row[2]:8.2f}")
-    print(
-        f"success: {before:.2f} after imitation, {success(model, test_env):.2f} in the end; {time.time() - start:.0f} s"
-    )
+    after = success(model, args.seed)
+    print(f"success: {before:.2f} after imitation, {after:.2f} in the end; {time.time() - start:.0f} s")
 
 
-def success(model: CoSo, env: object) -> float:
+def success(model: CoSo, seed: int) -> float:
     """Share of episodes that succeed when the likeliest words are written."""
-    returns, _ = evaluate_policy(model, env, n_eval_episodes=N_EVAL_EPISODES, return_episode_rewards=True)  # type: ignore[arg-type]
+    env = make_vec_env(NumberLine, N_ENVS, seed=seed + 1000)
+    returns, _ = evaluate_policy(model, env, n_eval_episodes=N_EVAL_EPISODES, return_episode_rewards=True)
     return float(np.mean(np.array(returns) > 0))
 
 
