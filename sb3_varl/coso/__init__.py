@@ -14,9 +14,11 @@ from gymnasium.envs.registration import register, registry
 
 from sb3_varl.coso.advisor import advisor
 from sb3_varl.coso.awr import CoSoAWR
+from sb3_varl.coso.blackjack import BlackjackPixels
 from sb3_varl.coso.causal import LearnedWeights
 from sb3_varl.coso.coso import CoSo
 from sb3_varl.coso.imitate import imitate, read_examples
+from sb3_varl.coso.key_and_door import KeyAndDoor
 from sb3_varl.coso.number_line import NumberLine
 from sb3_varl.coso.parsers import BoxActions, BoxRules, Choices, Parser, Reading
 from sb3_varl.coso.policy import VLMPolicy
@@ -24,11 +26,13 @@ from sb3_varl.coso.tiny import TinyVLM
 from sb3_varl.coso.weights import ParserWeights, TokenWeights, UniformWeights
 
 __all__ = [
+    "BlackjackPixels",
     "BoxActions",
     "BoxRules",
     "Choices",
     "CoSo",
     "CoSoAWR",
+    "KeyAndDoor",
     "LearnedWeights",
     "NumberLine",
     "Parser",
@@ -43,5 +47,6 @@ __all__ = [
     "read_examples",
 ]
 
-if "NumberLine-v0" not in registry:
-    register("NumberLine-v0", entry_point="sb3_varl.coso.number_line:NumberLine")
+for _env in (BlackjackPixels, KeyAndDoor, NumberLine):
+    if f"{_env.__name__}-v0" not in registry:
+        register(f"{_env.__name__}-v0", entry_point=f"{_env.__module__}:{_env.__name__}")

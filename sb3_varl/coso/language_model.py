@@ -10,6 +10,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,12 +20,16 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from sb3_varl.arguments import ArgumentError
 
 # Those whose prompts look ahead, or whose pictures are attended to apart from the sequence.
 _UNSUITED = frozenset({"paligemma", "mllama"})
+
+# Of so many logits the distributions are held at once, in float32 and several copies.
+_LOGITS_AT_ONCE = 2**25
 
 Source = str | Callable[[], tuple[Any, Any]]
 
@@ -67,13 +72,21 @@ class LanguageModel(nn.Module):
     :param lora: Rank of adapters on all linear layers, or a configuration of peft; ``None`` trains all weights
     :param dtype: Of the base model's weights; ``"auto"`` for that of the checkpoint, or float32 where all weights are
         trained, which 16 bits round to nothing
+    :param gradient_checkpointing: Whether an update makes each layer's activations again in place of keeping them
     :param temperature: Of the distribution that tokens are drawn from, and that probabilities and entropies are of
     :param max_new_tokens: An answer's tokens at most
     :raises ArgumentError: if the source is something else
     """
 
     def __init__(
-        self, source: Source, *, lora: Any = None, dtype: str = "auto", temperature: float, max_new_tokens: int
+        self,
+        source: Source,
+        *,
+        lora: Any = None,
+        dtype: str = "auto",
+        gradient_checkpointing: bool = False,
+        temperature: float,
+        max_new_tokens: int,
     ) -> None:
         super().__init__()
         model, processor = _load(source, "float32" if lora is None and dtype == "auto" else dtype)
@@ -94,6 +107,8 @@ class LanguageModel(nn.Module):
         if lora is not None:
             _add_adapters(model, lora)
         self.model = model.eval()
+        if gradient_checkpointing:
+            _checkpoint_gradients(model)
         self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.forbidden: th.Tensor
         self.register_buffer("forbidden", self._find_forbidden(), persistent=False)
@@ -167,17 +182,26 @@ class LanguageModel(nn.Module):
         places = before[:, None] + th.arange(tokens.shape[1], device=before.device)
         lengths = th.tensor([len(answer) for answer in written], device=before.device)
         is_token = th.arange(tokens.shape[1], device=before.device) < lengths[:, None]
-        chosen = logits[rows[:, None], places.clamp(max=logits.shape[1] - 1)].float() / self.temperature
+        # A few answers at a time, made again for the gradient: a vocabulary is wide.
+        n_at_once = max(1, _LOGITS_AT_ONCE // max(1, tokens.shape[1] * logits.shape[2]))
+        parts = [part.split(n_at_once) for part in (logits, places.clamp(max=logits.shape[1] - 1), tokens)]
+        is_whole = n_at_once >= len(prompts)
+        of_parts = [
+            self._read_off(*part)
+            if is_whole
+            else checkpoint(self._read_off, *part, use_reentrant=False, preserve_rng_state=False)
+            for part in zip(*parts, strict=True)
+        ]
+        log_probs, entropies = (th.cat(values).masked_fill(~is_token, 0.0) for values in zip(*of_parts, strict=True))
+        return Scores(log_probs, entropies, hidden[rows, before].detach().float())
+
+    def _read_off(self, logits: th.Tensor, places: th.Tensor, tokens: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Say how likely the tokens at some places are, and what the entropy is there."""
+        chosen = logits[th.arange(len(places), device=places.device)[:, None], places].float() / self.temperature
         distribution = chosen.masked_fill(self.forbidden, -th.inf).log_softmax(dim=-1)
-        log_probs = distribution.gather(-1, tokens[..., None]).squeeze(-1)
         # What is forbidden has a probability of 0, and 0 log 0 is 0.
         finite = distribution.masked_fill(self.forbidden, 0.0)
-        entropies = -(distribution.exp() * finite).sum(dim=-1)
-        return Scores(
-            log_probs.masked_fill(~is_token, 0.0),
-            entropies.masked_fill(~is_token, 0.0),
-            hidden[rows, before].detach().float(),
-        )
+        return distribution.gather(-1, tokens[..., None]).squeeze(-1), -(distribution.exp() * finite).sum(dim=-1)
 
     def encode(self, text: str) -> list[int]:
         """
@@ -288,7 +312,7 @@ def _memory(task: str, remedy: str) -> Iterator[None]:
             raise
         raise MemoryError(
             f"Not enough memory to {task} at once. Nothing is lost: save() works. Take {remedy}, a lower "
-            "max_new_tokens, smaller pictures or a smaller dtype."
+            "max_new_tokens, smaller pictures, a smaller dtype or, to learn, gradient_checkpointing=True."
         ) from error
 
 
@@ -325,6 +349,14 @@ def _check_architecture(model: Any) -> None:
         raise ArgumentError(
             f"{type(model).__name__} has no linear layer before its logits, which the value is read from."
         )
+
+
+def _checkpoint_gradients(model: Any) -> None:
+    """Have layers keep no activations. They do that in training only, and what is in them shall stay as it is."""
+    model.activation_checkpointing_enable()
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
 
 
 def _add_adapters(model: nn.Module, lora: Any) -> None:

@@ -34,6 +34,8 @@ class VLMPolicy(BasePolicy):
     :param actions: What reads actions from answers, for instance :class:`~sb3_varl.coso.Choices`
     :param lora: Rank of the adapters that are trained, or a configuration of peft; ``None`` trains all weights
     :param dtype: Of the model's weights, ``"auto"`` for that of the checkpoint
+    :param gradient_checkpointing: Whether an update makes each layer's activations again in place of keeping them,
+        which takes a third more time and a fraction of the memory
     :param temperature: Of sampling, and of all probabilities and entropies
     :param max_new_tokens: Tokens of an answer at most
     :param thought_coef: By how much the log-probability of a token counts that comes before those that state the
@@ -59,6 +61,7 @@ class VLMPolicy(BasePolicy):
         actions: Parser,
         lora: Any = 16,
         dtype: str = "auto",
+        gradient_checkpointing: bool = False,
         temperature: float = 0.2,
         max_new_tokens: int = 256,
         thought_coef: float = 0.5,
@@ -76,6 +79,7 @@ class VLMPolicy(BasePolicy):
         check_integer("max_new_tokens", max_new_tokens)
         check_number("thought_coef", thought_coef)
         check_bool("mean_entropy", mean_entropy)
+        check_bool("gradient_checkpointing", gradient_checkpointing)
         actions.check(action_space)
         self._arguments = {
             "model": model,
@@ -83,6 +87,7 @@ class VLMPolicy(BasePolicy):
             "actions": actions,
             "lora": lora,
             "dtype": dtype,
+            "gradient_checkpointing": gradient_checkpointing,
             "temperature": temperature,
             "max_new_tokens": max_new_tokens,
             "thought_coef": thought_coef,
@@ -92,7 +97,12 @@ class VLMPolicy(BasePolicy):
         self.prompt, self.parser = prompt, actions
         self.thought_coef, self.mean_entropy = thought_coef, mean_entropy
         self.language = LanguageModel(
-            model, lora=lora, dtype=dtype, temperature=temperature, max_new_tokens=max_new_tokens
+            model,
+            lora=lora,
+            dtype=dtype,
+            gradient_checkpointing=gradient_checkpointing,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
         )
         self.images = _Images(observation_space)
         if isinstance(prompt, str) and not (self.language.can_see and len(self.images)):
