@@ -223,3 +223,19 @@ def page_table(heading):
     section = page.split(f"## {heading}\n")[1].split("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in section.splitlines() if "|" in line]
     return {name: cells for name, *cells in rows[2:]}
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """A model that has learnt the format, and nothing of the task."""
+    # Transformers take seconds to import, and most tests do without.
+    from tiny_models import ANSWERS, make_model
+
+    from sb3_varl.coso import NumberLine, imitate
+
+    model = make_model()
+    env = NumberLine()
+    rng = np.random.default_rng(0)
+    pairs = [(env.reset(seed=i)[0], ANSWERS[rng.integers(len(ANSWERS))]) for i in range(64)]
+    imitate(model, pairs, n_epochs=40, learning_rate=3e-3, progress_bar=False)
+    return model

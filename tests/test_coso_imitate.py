@@ -1,0 +1,59 @@
+"""CoSo: a model imitates examples, and becomes an advisor."""
+
+import pytest
+import standing
+from stable_baselines3.common.env_util import make_vec_env
+from tiny_models import ANSWERS, make_model
+
+from sb3_varl import FunctionAdvisor
+from sb3_varl.arguments import ArgumentError
+from sb3_varl.coso import BoxActions, NumberLine, TinyVLM, advisor, imitate, read_examples
+
+
+def test_a_log_of_advice_is_examples(tmp_path):
+    callback = standing.make_callback(
+        FunctionAdvisor(lambda o: [o[1] / 10, -0.5]), log_path=tmp_path / "log", n_queries=3
+    )
+    standing.make_model().learn(80, callback=callback)
+
+    def prompt(observation):
+        return f"at {observation[1]:.0f}"
+
+    answers = ['{"advice": [{"state": 0, "action": [0.4, -0.5]}]}', *(f"at {i} .{i}" for i in range(10))]
+    policy = {"model": TinyVLM(tuple(answers), width=16, n_layers=1), "prompt": prompt, "actions": BoxActions()}
+    policy["max_new_tokens"] = 40
+    model = make_model(make_vec_env(standing.NamedEnv, 1), policy=policy)
+    examples = read_examples(model, tmp_path / "log")
+    assert len(examples) == 12
+    for observation, text in examples:
+        action = model.policy.parser.read(text).action
+        assert action.tolist() == pytest.approx([observation[1] / 10, -0.5], abs=1e-3)
+    assert imitate(model, examples, n_epochs=1, progress_bar=False)["unparsed"] == 0
+    other = make_model()
+    with pytest.raises(
+        ArgumentError, match=r"observations of .* have the shape \(3,\), those of the model \(3, 32, 32\)"
+    ):
+        read_examples(other, tmp_path / "log")
+    with pytest.raises(FileNotFoundError):
+        read_examples(model, tmp_path / "nowhere")
+
+
+def test_no_advice_where_the_words_say_none():
+    picture = NumberLine().reset(seed=0)[0]
+    heard, silent = make_model(), make_model()
+    heard.policy.language.write = lambda prompts, greedy=False: [heard.policy.language.encode(ANSWERS[1])]
+    assert int(advisor(heard).function(picture)) == 1
+    silent.policy.language.write = lambda prompts, greedy=False: [[5]]
+    assert advisor(silent).function(picture) is None
+
+
+def test_examples_are_checked(taught):
+    picture = NumberLine().reset(seed=0)[0]
+    with pytest.raises(ArgumentError, match="no examples"):
+        imitate(taught, [])
+    with pytest.raises(ArgumentError, match="max_new_tokens is 26, so that the model would be cut off"):
+        imitate(taught, [(picture, ANSWERS[0] * 2)], progress_bar=False)
+    with pytest.raises(ArgumentError, match=r"cannot write this example.*: 'xyzzy'"):
+        imitate(taught, [(picture, "xyzzy")], progress_bar=False)
+    with pytest.raises(ArgumentError, match="None of the 1 examples says an action; the first: 'add one'"):
+        imitate(taught, [(picture, "add one")], progress_bar=False)
