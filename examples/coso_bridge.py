@@ -28,7 +28,7 @@ from sb3_varl.coso import BoxActions, CoSo, KeyAndDoor, TinyVLM, advisor, imitat
 from sb3_varl.coso.key_and_door import SIZE
 
 # Of the pairs of places: those between which the simulated advice knows the way.
-KNOWN = 0.5
+KNOWN = 0.7
 N_PLACES = SIZE + 1
 LOG_STEPS, N_QUERIES, STATES_PER_QUERY = 4000, 16, 128
 STEPS, SHAPING_STEPS, N_EVAL_EPISODES = 12_000, 6000, 50

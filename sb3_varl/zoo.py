@@ -4,8 +4,9 @@ rl-zoo with VARL: train, enjoy, resume, optimise and plot from YAML files, as wi
     python -m sb3_varl.zoo train --algo varl --env SparseMetaWorld/button-press-topdown-v3
     python -m sb3_varl.zoo enjoy --algo varl --env SparseMetaWorld/button-press-topdown-v3 -f logs
 
-The algorithms are ``varl``, ``varl_tqc`` and ``varl_crossq``; all of rl-zoo's own go, too. Their hyperparameters are in
-``sb3_varl/hyperparams``. An environment that is not listed there gets what rl-zoo has for SAC, TQC or CrossQ.
+The algorithms are ``varl``, ``varl_tqc`` and ``varl_crossq``, and ``coso`` with the extra of that name; all of rl-zoo's
+own go, too. Their hyperparameters are in ``sb3_varl/hyperparams``. An environment that is not listed there gets what
+rl-zoo has for SAC, TQC or CrossQ, and for ``coso`` it needs a ``--conf-file``.
 """
 
 import contextlib
@@ -54,6 +55,7 @@ except ImportError as error:
     raise ImportError('sb3_varl.zoo needs rl-zoo, which is not installed: pip install "sb3_varl[zoo]"') from error
 
 ALGORITHMS: dict[str, type[Guided]] = {"varl": VARL, "varl_tqc": VARLTQC, "varl_crossq": VARLCrossQ}
+COSO = "coso"
 HYPERPARAMS = pathlib.Path(__file__).parent / "hyperparams"
 
 SCRIPTS = ("train", "enjoy", "plot_train", "plot_from_file", "all_plots")
@@ -94,7 +96,7 @@ class GuidedExperimentManager(ExperimentManager):
 
     def __init__(self, args: Any, algo: str, env_id: str, *others: Any, **kwargs: Any) -> None:
         self.guided = algo in ALGORITHMS
-        if self.guided and kwargs.get("config") is None:
+        if kwargs.get("config") is None and (self.guided or algo == COSO):
             kwargs["config"] = str(_hyperparams_file(algo, env_id))
         super().__init__(args, algo, env_id, *others, **kwargs)
 
@@ -213,7 +215,7 @@ class _Resumed:
 
 def _hyperparams_file(algo: str, env_id: str) -> pathlib.Path:
     own = HYPERPARAMS / f"{algo}.yml"
-    if env_id in yaml.safe_load(own.read_text()):
+    if algo == COSO or env_id in yaml.safe_load(own.read_text()):
         return own
     parent = {"varl": "sac", "varl_tqc": "tqc", "varl_crossq": "crossq"}[algo]
     return pathlib.Path(rl_zoo3.__file__).parent / "hyperparams" / f"{parent}.yml"
@@ -328,6 +330,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
         [a for before, a in itertools.pairwise(["", *arguments]) if before != "--storage"], "the command line"
     )
     register()
+    if COSO in arguments:
+        # Not for the others: transformers takes seconds.
+        from sb3_varl.coso import CoSo
+
+        ALGOS[COSO] = CoSo
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "plot" in arguments[0]:
         # The plots look for environments by the names of their folders.

@@ -1,6 +1,6 @@
 """A policy that writes: its words are read as an action."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import nn
 
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number
 from sb3_varl.coso.language_model import LanguageModel, Prompt, Source
-from sb3_varl.coso.parsers import Parser
+from sb3_varl.coso.parsers import Choices, Parser
 from sb3_varl.coso.utterances import Utterance
 
 
@@ -31,7 +31,7 @@ class VLMPolicy(BasePolicy):
     :param model: Name or folder of a model of transformers, image-text-to-text or causal, or a function without
         arguments that returns a model and its processor or tokenizer
     :param prompt: What to say to it: text, or a function of an observation (unbatched, as the policy sees it)
-    :param actions: What reads actions from answers, for instance :class:`~sb3_varl.coso.Choices`
+    :param actions: What reads actions from answers, for instance :class:`~sb3_varl.coso.Choices`, or its words
     :param lora: Rank of the adapters that are trained, or a configuration of peft; ``None`` trains all weights
     :param dtype: Of the model's weights, ``"auto"`` for that of the checkpoint
     :param gradient_checkpointing: Whether an update makes each layer's activations again in place of keeping them,
@@ -58,7 +58,7 @@ class VLMPolicy(BasePolicy):
         *,
         model: Source,
         prompt: str | Callable[[Any], str],
-        actions: Parser,
+        actions: Parser | Mapping[str, int],
         lora: Any = 16,
         dtype: str = "auto",
         gradient_checkpointing: bool = False,
@@ -74,6 +74,8 @@ class VLMPolicy(BasePolicy):
         super().__init__(
             observation_space, action_space, optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs
         )
+        if isinstance(actions, Mapping):
+            actions = Choices(actions)
         _check(prompt, actions, use_sde)
         check_number("temperature", temperature, above_low=True)
         check_integer("max_new_tokens", max_new_tokens)
