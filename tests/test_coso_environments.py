@@ -6,7 +6,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_varl.coso import NumberLine
+from sb3_varl.coso import KeyAndDoor, NumberLine
 
 
 def test_number_line():
@@ -26,3 +26,45 @@ def test_number_line():
     check_env(gym.make("sb3_varl.coso:NumberLine-v0").unwrapped, skip_render_check=True)
     with pytest.raises(ValueError, match='expected "pixels" or "numbers"'):
         NumberLine("words")
+
+
+def walk(env, towards):
+    """Go straight to where ``towards`` says, and count the steps."""
+    observation, rewards, is_over = env.unwrapped._observe(), [], False
+    while not is_over:
+        action = np.clip(towards(observation) - observation[:2], -1, 1)
+        observation, reward, terminated, truncated, info = env.step(action.astype(np.float32))
+        rewards.append(reward)
+        is_over = terminated or truncated
+    return rewards, terminated, info
+
+
+def test_the_door_needs_the_key():
+    env = Monitor(KeyAndDoor(render_mode="rgb_array"))
+    for seed in range(20):
+        env.reset(seed=seed)
+        rewards, is_done, info = walk(env, lambda seen: seen[4:6] if seen[6] else seen[2:4])
+        assert (sum(rewards), rewards[-1], is_done, info["is_success"]) == (1.0, 1.0, True, True)
+    env.reset(seed=0)
+    is_on_the_way = np.linalg.norm(env.unwrapped.key - env.unwrapped.door) < 0.75
+    rewards, is_done, info = walk(env, lambda seen: seen[4:6])
+    assert not is_on_the_way
+    assert (sum(rewards), is_done, info["is_success"], len(rewards)) == (0.0, False, False, 40)
+
+
+def test_the_key_is_gone_from_the_picture_once_it_is_taken():
+    env = KeyAndDoor(render_mode="rgb_array")
+    env.reset(seed=3)
+    orange = (255, 165, 0)
+    assert (env.render() == orange).all(axis=-1).any()
+    env.place = env.key.copy()
+    env.step(np.zeros(2, np.float32))
+    assert not (env.render() == orange).all(axis=-1).any()
+    assert KeyAndDoor().render() is None
+
+
+@pytest.mark.parametrize("name", ["KeyAndDoor", "BlackjackPixels"])
+def test_environments_are_what_gymnasium_expects(name):
+    if name == "BlackjackPixels":
+        pytest.importorskip("pygame")
+    check_env(gym.make(f"sb3_varl.coso:{name}-v0").unwrapped, skip_render_check=True)
