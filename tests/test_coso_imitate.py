@@ -1,13 +1,15 @@
 """CoSo: a model imitates examples, and becomes an advisor."""
 
+import numpy as np
 import pytest
 import standing
 from stable_baselines3.common.env_util import make_vec_env
 from tiny_models import ANSWERS, make_model
 
 from sb3_varl import FunctionAdvisor
+from sb3_varl.advice.types import AdviceQuery, Briefing, VisitedState
 from sb3_varl.arguments import ArgumentError
-from sb3_varl.coso import BoxActions, NumberLine, TinyVLM, advisor, imitate, read_examples
+from sb3_varl.coso import BoxActions, KeyAndDoor, NumberLine, TinyVLM, advisor, imitate, read_examples
 
 
 def test_a_log_of_advice_is_examples(tmp_path):
@@ -57,3 +59,35 @@ def test_examples_are_checked(taught):
         imitate(taught, [(picture, "xyzzy")], progress_bar=False)
     with pytest.raises(ArgumentError, match="None of the 1 examples says an action; the first: 'add one'"):
         imitate(taught, [(picture, "add one")], progress_bar=False)
+
+
+def test_a_query_is_answered_at_once():
+    env = make_vec_env(KeyAndDoor, 1, seed=0)
+    actions = BoxActions()
+    actions.check(env.action_space)
+    answers = [actions.write(np.array([x, y])) for x in (-1, 1) for y in (-1, 1)]
+    policy = {
+        "model": TinyVLM((*answers, "Here 1 2 3 4 5 6 7 8 9 0."), width=16, n_layers=1),
+        "prompt": lambda seen: f"Here {seen[0]:.0f} {seen[1]:.0f}.",
+        "actions": actions,
+        "max_new_tokens": 40,
+    }
+    model = make_model(env, policy=policy)
+    calls = []
+
+    def write(prompts, greedy=False):
+        calls.append(len(prompts))
+        texts = [answers[len(prompt.text) % 4] if prompt.text != "Here 3 3." else "no idea" for prompt in prompts]
+        return [model.policy.language.encode(text) for text in texts]
+
+    model.policy.language.write = write
+    places = [(1, 2), (3, 3), (4, 5), (6, 7)]
+    seen = [np.array([*place, 0, 0, 0, 0, 0], np.float32) for place in places]
+    states = tuple(VisitedState(observation, np.zeros(2), None, i) for i, observation in enumerate(seen))
+    briefing = Briefing(env.action_space, env.observation_space)
+    advice = advisor(model).advise(AdviceQuery(0, 4, states, briefing, open=(0, 1, 3)))
+    assert calls == [3]
+    assert advice.actions[1] is None
+    assert advice.actions[2] is None
+    for i in (0, 3):
+        assert advice.actions[i].tolist() == advisor(model).function(seen[i]).tolist()
