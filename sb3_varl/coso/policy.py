@@ -35,7 +35,7 @@ class VLMPolicy(BasePolicy):
     :param lora: Rank of the adapters that are trained, or a configuration of peft; ``None`` trains all weights
     :param dtype: Of the model's weights, ``"auto"`` for that of the checkpoint
     :param gradient_checkpointing: Whether an update makes each layer's activations again in place of keeping them,
-        which takes a third more time and a fraction of the memory
+        which takes more time and less memory
     :param temperature: Of sampling, and of all probabilities and entropies
     :param max_new_tokens: Tokens of an answer at most
     :param thought_coef: By how much the log-probability of a token counts that comes before those that state the
