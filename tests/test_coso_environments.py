@@ -4,9 +4,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
+from tiny_models import make_model
 
-from sb3_varl.coso import KeyAndDoor, NumberLine
+from sb3_varl.coso import Choices, KeyAndDoor, NumberLine, TinyVLM, imitate
 
 
 def test_number_line():
@@ -68,3 +70,29 @@ def test_environments_are_what_gymnasium_expects(name):
     if name == "BlackjackPixels":
         pytest.importorskip("pygame")
     check_env(gym.make(f"sb3_varl.coso:{name}-v0").unwrapped, skip_render_check=True)
+
+
+def test_blackjack_is_played_from_its_picture():
+    pytest.importorskip("pygame")
+    env = make_vec_env("sb3_varl.coso:BlackjackPixels-v0", 2, seed=0)
+    assert env.observation_space.shape[-1] == 3
+    words = {"stick": 0, "hit": 1}
+    answers = [f'{{"cards": "seen", "action": "{word}"}}' for word in words]
+    prompt = "Blackjack: stick or hit?"
+    policy = {
+        "model": TinyVLM((prompt, *answers), width=16, n_layers=1),
+        "prompt": prompt,
+        "actions": Choices(words),
+        "max_new_tokens": 20,
+    }
+    model = make_model(env, policy=policy, n_steps=4, batch_size=8)
+    imitate(
+        model, [(env.reset()[0], answer) for answer in answers] * 8, n_epochs=60, learning_rate=0.01, progress_bar=False
+    )
+    model.learn(8)
+    assert model.num_timesteps == 8
+    assert any(utterance.reading is not None for utterance in model.rollout_buffer.utterances)
+    assert len(model.ep_success_buffer) == len(model.ep_info_buffer) > 0
+    assert all(
+        success == (info["r"] > 0) for success, info in zip(model.ep_success_buffer, model.ep_info_buffer, strict=True)
+    )

@@ -64,6 +64,49 @@ def test_company_and_padding_do_not_matter(source):
         assert together.entropies[i, len(answer) :].abs().sum() == 0
 
 
+def scored(**kwargs):
+    """Scores of three answers, the gradient of all of them, and how much was kept for it."""
+    th.manual_seed(0)
+    language = LanguageModel(make_llama, temperature=0.8, max_new_tokens=LONGEST, **kwargs)
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with th.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        answers = [language.encode(answer) for answer in (ANSWERS[0], '{"action": "+"}', "")]
+        scores = language.score([Prompt("Go to the red one."), Prompt(PROMPT), Prompt(PROMPT)], answers)
+        (scores.entropies.sum() + scores.log_probs.sum()).backward()
+    gradients = [parameter.grad for parameter in language.parameters() if parameter.grad is not None]
+    return scores, th.cat([gradient.flatten() for gradient in gradients]), sum(kept)
+
+
+@pytest.mark.parametrize("saves", ["parts", "layers"])
+def test_what_saves_memory_changes_no_gradient(saves, monkeypatch):
+    scores, gradient, kept = scored()
+    if saves == "parts":
+        monkeypatch.setattr("sb3_varl.coso.language_model._LOGITS_AT_ONCE", 1)
+    frugal_scores, frugal_gradient, frugally_kept = scored(gradient_checkpointing=saves == "layers")
+    for one, other in zip(scores, frugal_scores, strict=True):
+        assert th.allclose(one, other, atol=1e-5)
+    assert th.allclose(gradient, frugal_gradient, atol=1e-5)
+    assert frugally_kept < 0.9 * kept
+
+
+@pytest.mark.parametrize("source", [SOURCES[name] for name in ("llava", "idefics3")], ids=["llava", "idefics3"])
+def test_pictures_are_seen_whatever_their_company(source):
+    language = LanguageModel(source, temperature=1.0, max_new_tokens=LONGEST)
+    pictures = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    answer = language.encode(ANSWERS[0])
+    prompts = [Prompt(PROMPT, (picture,)) for picture in pictures] + [Prompt(PROMPT)]
+    together = language.score(prompts[:2], [answer, answer]).log_probs
+    assert not th.allclose(together[0], together[1], atol=1e-6)
+    for prompt, row in zip(prompts, together, strict=False):
+        assert row.tolist() == pytest.approx(language.score([prompt], [answer]).log_probs[0].tolist(), abs=1e-4)
+    assert len(language.write(prompts[:2])) == 2
+
+
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 def test_greedy_words_are_the_likeliest(source):
     """What is generated from prompts that are padded in front is what the score, padded behind, has as the maximum."""

@@ -48,19 +48,6 @@ def run(module, monkeypatch, tmp_path, *arguments):
     return tmp_path / "out"
 
 
-def test_coso_is_imitated_trained_and_evaluated(monkeypatch, tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("coso_number_line", EXAMPLES / "coso_number_line.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    small = {"N_ENVS": 2, "N_STEPS": 4, "N_EXAMPLES": 8, "N_READING_EPOCHS": 1, "N_ANSWER_EPOCHS": 1}
-    for name, value in {**small, "N_EVAL_EPISODES": 2}.items():
-        monkeypatch.setattr(module, name, value)
-    run(module, monkeypatch, tmp_path, "--steps", "16", "--weights", "uniform")
-    printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed if line.strip()[:1].isdigit()][-2:] == ["8", "16"]
-    assert "after imitation" in printed[-1]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments"), [("fetch_her", ["--compare"]), ("mountain_car", []), ("image_task", ["--compare"])]

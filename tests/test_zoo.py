@@ -195,6 +195,34 @@ def test_all_three_with_advice_in_yaml_and_optimisation(tmp_path):
         assert len(list((tmp_path / "optimised" / algo).glob("report_*.csv"))) == 1
 
 
+@pytest.mark.slow
+def test_coso_is_trained_and_enjoyed(tmp_path):
+    """A model from a folder, with actions as YAML can say them."""
+    tiny_models = pytest.importorskip("tiny_models")
+    for part in tiny_models.tiny()():
+        part.save_pretrained(tmp_path / "tiny")
+    (tmp_path / "my.yml").write_text(
+        textwrap.dedent("""
+        NumberLine-v0:
+          policy: VLMPolicy
+          n_envs: 2
+          n_timesteps: 16
+          n_steps: 4
+          batch_size: 8
+          policy_kwargs: {model: tiny, prompt: Go on., actions: {"-": 0, "+": 1}, lora: null, max_new_tokens: 12}
+        """)
+    )
+    outcomes = zoo(
+        "train --algo coso --env NumberLine-v0 --conf-file my.yml --eval-freq 8 --eval-episodes 1 --seed 0",
+        "enjoy --algo coso --env NumberLine-v0 -f logs --no-render -n 8",
+        folder=tmp_path,
+    )
+    for output, error in outcomes:
+        assert error is None, output + error
+    with zipfile.ZipFile(tmp_path / "logs/coso/NumberLine-v0_1/NumberLine-v0.zip") as archive:
+        assert json.loads(archive.read("data"))["num_timesteps"] == 16
+
+
 BAD_FILES = {
     "key": ("policy: MlpPolicy, api_key: sk-0123456789abcdef", "ValueError: .*no place for a secret"),
     "value": ("policy: MlpPolicy, tensorboard: planted-in-environment", "ValueError: .*no place for a secret"),

@@ -3,6 +3,7 @@
 import numpy as np
 import transformers
 from stable_baselines3.common.env_util import make_vec_env
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from sb3_varl.coso import Choices, CoSo, NumberLine, Reading, TinyVLM
 from sb3_varl.coso.utterances import Utterance
@@ -70,7 +71,34 @@ def make_chat():
     return model, tokenizer
 
 
-SOURCES = {"llava": tiny(), "llama": make_llama, "gpt2": make_gpt2, "chat": make_chat}
+def make_idefics3():
+    """One with eyes whose pictures stand between tokens of their own, as those of SmolVLM do."""
+    tokenizer = tiny()()[1].tokenizer
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<fake_token_around_image>", "<image>", "<global-img>"]}
+    )
+    eyes = Idefics3ImageProcessorPil(
+        size={"longest_edge": 32}, max_image_size={"longest_edge": 32}, do_image_splitting=False
+    )
+    tokens = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    config = transformers.Idefics3Config(
+        vision_config={**SMALL, "image_size": 32, "patch_size": 8},
+        text_config={"model_type": "llama", **SMALL, **tokens},
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    processor = transformers.Idefics3Processor(eyes, tokenizer, image_seq_len=4)
+    return transformers.Idefics3ForConditionalGeneration(config), processor
+
+
+SOURCES = {
+    "llava": tiny(),
+    "idefics3": make_idefics3,
+    "llama": make_llama,
+    "gpt2": make_gpt2,
+    "chat": make_chat,
+}
 
 
 def uttered(tokens, reading=0):
