@@ -4,6 +4,7 @@ import copy
 import http.client
 import json
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -26,7 +27,8 @@ def make_human():
     made = []
 
     def make(**arguments):
-        made.append(HumanAdvisor("Go.", **{"open_browser": False, **arguments}))
+        # Where a test's person fails, training does not wait for ever.
+        made.append(HumanAdvisor("Go.", **{"open_browser": False, "minutes_per_query": 1, **arguments}))
         return made[-1]
 
     yield make
@@ -67,11 +69,12 @@ def post(url, **fields):
 
 
 def wait_for(url, words):
-    for _ in range(200):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
         page = get(url)
         if words in page:
             return page
-        threading.Event().wait(0.02)
+        time.sleep(0.02)
     raise AssertionError(page)
 
 
