@@ -12,7 +12,7 @@ except ImportError as error:
 
 from gymnasium.envs.registration import register, registry
 
-from sb3_varl.coso.model_advisor import advisor
+from sb3_varl.coso.model_advisor import ModelAdvisor, advisor
 from sb3_varl.coso.awr import CoSoAWR
 from sb3_varl.coso.blackjack import BlackjackPixels
 from sb3_varl.coso.causal import LearnedWeights
@@ -34,6 +34,7 @@ __all__ = [
     "CoSoAWR",
     "KeyAndDoor",
     "LearnedWeights",
+    "ModelAdvisor",
     "NumberLine",
     "Parser",
     "ParserWeights",
