@@ -12,13 +12,13 @@ except ImportError as error:
 
 from gymnasium.envs.registration import register, registry
 
-from sb3_varl.coso.model_advisor import ModelAdvisor, advisor
 from sb3_varl.coso.awr import CoSoAWR
 from sb3_varl.coso.blackjack import BlackjackPixels
 from sb3_varl.coso.causal import LearnedWeights
 from sb3_varl.coso.coso import CoSo
 from sb3_varl.coso.imitate import imitate, read_examples
 from sb3_varl.coso.key_and_door import KeyAndDoor
+from sb3_varl.coso.model_advisor import ModelAdvisor, advisor
 from sb3_varl.coso.number_line import NumberLine
 from sb3_varl.coso.parsers import BoxActions, BoxRules, Choices, Parser, Reading
 from sb3_varl.coso.policy import VLMPolicy
