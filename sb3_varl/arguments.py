@@ -36,7 +36,7 @@ def check_number(
     _check(name, value, numbers.Real, "a number", low, high, above_low, optional, alternative)
 
 
-def check_integer(name: str, value: Any, low: int = 1, high: float = math.inf, *, optional: bool = False) -> None:
+def check_integer(name: str, value: Any, low: float = 1, high: float = math.inf, *, optional: bool = False) -> None:
     """
     Refuse what is not an integer of a range.
 

@@ -298,6 +298,21 @@ def sample_varl_crossq_params(trial: optuna.Trial, *args: Any) -> dict[str, Any]
     return {**convert_offpolicy_params(params), **_sample_shaping(trial)}
 
 
+def sample_coso_params(trial: optuna.Trial, *args: Any) -> dict[str, Any]:
+    """
+    Draw hyperparameters of CoSo.
+
+    :param trial: Optuna's trial
+    :param args: What rl-zoo passes on to samplers
+    :return: Keyword arguments of CoSo
+    """
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-3, log=True),
+        "ent_coef": trial.suggest_float("ent_coef", 1e-3, 1.0, log=True),
+        "n_epochs": trial.suggest_int("n_epochs", 1, 8),
+    }
+
+
 def register() -> None:
     """Make the algorithms known to rl-zoo, and the sparse Meta-World tasks, if it is installed, to Gymnasium."""
     ALGOS.update(ALGORITHMS)
@@ -330,11 +345,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
         [a for before, a in itertools.pairwise(["", *arguments]) if before != "--storage"], "the command line"
     )
     register()
-    if COSO in arguments:
+    if COSO in {argument.removeprefix("--algo=") for argument in arguments}:
         # Not for the others: transformers takes seconds.
         from sb3_varl.coso import CoSo
 
         ALGOS[COSO] = CoSo
+        HYPERPARAMS_SAMPLER[COSO] = sample_coso_params
+        HYPERPARAMS_CONVERTER[COSO] = dict
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "plot" in arguments[0]:
         # The plots look for environments by the names of their folders.

@@ -5,14 +5,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.policies import BasePolicy
+
+from sb3_varl.coso.policy import VLMPolicy
 
 
 @contextmanager
-def accumulating(policy: BasePolicy, n_batches: int, max_norm: float) -> Iterator[None]:
+def accumulating(policy: VLMPolicy, n_batches: int, max_norm: float) -> Iterator[None]:
     """
-    Let the policy's optimizer wait: of ``n_batches`` steps only the last is made, with the mean of their gradients.
-    What is left in the end makes a step, too.
+    Let the policy's optimizer wait: of ``n_batches`` steps only the last is made, with the mean gradient over all of
+    their answers. What is left in the end makes a step, too.
 
     :param policy: The policy
     :param n_batches: Batches of a step
@@ -22,35 +23,34 @@ def accumulating(policy: BasePolicy, n_batches: int, max_norm: float) -> Iterato
         yield
         return
     optimizer = policy.optimizer
-    step, zero_grad = optimizer.step, optimizer.zero_grad
-    n_gathered = 0
+    step = optimizer.step
+    sums: dict[th.nn.Parameter, th.Tensor] = {}
+    n_gathered = n_answers = 0
 
     def gather(closure: Callable[[], float] | None = None) -> None:
-        nonlocal n_gathered
-        n_gathered += 1
+        nonlocal n_gathered, n_answers
+        for parameter in policy.parameters():
+            if parameter.grad is not None:
+                gradient = parameter.grad * policy.n_evaluated
+                sums[parameter] = sums[parameter].add_(gradient) if parameter in sums else gradient
+        n_gathered, n_answers = n_gathered + 1, n_answers + policy.n_evaluated
         if n_gathered == n_batches:
             flush()
 
     def flush() -> None:
-        nonlocal n_gathered
-        parameters = [parameter for parameter in policy.parameters() if parameter.grad is not None]
-        for parameter in parameters:
-            assert parameter.grad is not None
-            parameter.grad /= n_gathered
-        th.nn.utils.clip_grad_norm_(parameters, max_norm)
+        nonlocal n_gathered, n_answers
+        for parameter, total in sums.items():
+            parameter.grad = total / n_answers
+        th.nn.utils.clip_grad_norm_(sums, max_norm)
         step()
-        zero_grad()
-        n_gathered = 0
-
-    def keep_grad(set_to_none: bool = True) -> None:
-        if n_gathered == 0:
-            zero_grad(set_to_none)
+        sums.clear()
+        n_gathered = n_answers = 0
 
     changed: Any = optimizer
-    changed.step, changed.zero_grad = gather, keep_grad
+    changed.step = gather
     try:
         yield
         if n_gathered:
             flush()
     finally:
-        changed.step, changed.zero_grad = step, zero_grad
+        changed.step = step

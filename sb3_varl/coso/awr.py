@@ -1,6 +1,7 @@
 """CoSo in its other form: what did better than expected is imitated, first offline and then online."""
 
-from typing import Any, NamedTuple
+import logging
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch as th
@@ -14,6 +15,10 @@ from sb3_varl.coso.policy import VLMPolicy
 from sb3_varl.coso.utterances import Utterance
 from sb3_varl.coso.weights import TokenWeights
 from sb3_varl.coso.writing import Writing
+
+logger = logging.getLogger(__name__)
+
+SelfAWR = TypeVar("SelfAWR", bound="CoSoAWR")
 
 
 class Rollout(NamedTuple):
@@ -42,7 +47,7 @@ class _AWR(OnPolicyAlgorithm):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
-        kwargs.update(use_sde=False, sde_sample_freq=-1)
+        kwargs = {"use_sde": False, "sde_sample_freq": -1, **kwargs}
         super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)  # type: ignore[arg-type]
         if _init_setup_model:
             self._setup_model()
@@ -65,7 +70,8 @@ class CoSoAWR(Writing, _AWR):
     :param batch_size: Answers that are evaluated together
     :param n_updates: Batches for each rollout, drawn from all rollouts that are kept
     :param n_rollouts: How many rollouts are kept
-    :param offline_steps: So many steps of all environments are written by the policy as it is before any update
+    :param offline_steps: So many steps of all environments, which count as any others, are written by the policy as it
+        is before any update. A saved model has none of them: one that is loaded before they are complete starts anew
     :param offline_updates: Batches that are then learnt from them, without an entropy
     :param gamma: Discount; the code has 0.5
     :param gae_lambda: GAE's
@@ -126,6 +132,23 @@ class CoSoAWR(Writing, _AWR):
             **kwargs,
         )
 
+    def learn(self: SelfAWR, *args: Any, **kwargs: Any) -> SelfAWR:
+        """
+        Train, as any algorithm of SB3.
+
+        :param args: As of SB3's algorithms
+        :param kwargs: Likewise
+        :return: The model
+        """
+        super().learn(*args, **kwargs)
+        if not self.is_online:
+            logger.warning(
+                "Nothing was learnt yet: of the %d offline_steps %d are there. Call learn() again, or take fewer.",
+                self.offline_steps,
+                sum(len(rollout.utterances) for rollout in self.rollouts),
+            )
+        return self
+
     def train(self) -> None:
         """Weigh what was written in the rollout, and learn from it and those that are kept."""
         buffer = self.rollout_buffer
@@ -134,7 +157,9 @@ class CoSoAWR(Writing, _AWR):
         self.rollouts.append(Rollout(buffer.utterances, *rows))
         self._update_learning_rate(self.policy.optimizer)
         if not self.is_online:
-            if self.num_timesteps < self.offline_steps:
+            n_gathered = sum(len(rollout.utterances) for rollout in self.rollouts)
+            self.logger.record("coso/gathered", n_gathered)
+            if n_gathered < self.offline_steps:
                 return
             self.is_online = True
             self._learn(self.offline_updates, ent_coef=0.0)

@@ -14,12 +14,16 @@ class BlackjackPixels(AddRenderObservation):
 
     Needs pygame: ``pip install "gymnasium[toy-text]"``.
 
+    :param render_mode: ``"rgb_array"``, also where it is ``None``
     :param kwargs: Arguments of ``Blackjack-v1``
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("render_mode", "rgb_array")
-        super().__init__(gym.make("Blackjack-v1", **kwargs), render_only=True)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = "rgb_array", **kwargs: Any) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f'render_mode is {render_mode!r}, expected "rgb_array", which is what is observed.')
+        super().__init__(gym.make("Blackjack-v1", render_mode="rgb_array", **kwargs), render_only=True)
 
     def step(self, action: int) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from sb3_varl.advice.history import read_queries
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number
-from sb3_varl.coso.writing import Writing
+from sb3_varl.coso.writing import Writing, refuse_normalized
 
 # Of an answer, in an error message.
 _MAX_EXAMPLE = 200
@@ -46,11 +46,14 @@ def imitate(
     check_integer("batch_size", batch_size)
     check_bool("must_say_actions", must_say_actions)
     check_number("learning_rate", learning_rate, above_low=True, optional=True)
-    _refuse_normalized(model)
+    refuse_normalized(model)
     policy = model.policy
     pairs = list(examples)
     if not pairs:
         raise ArgumentError("There are no examples to imitate.")
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[1], str):
+            raise ArgumentError(f"An example is {pair!r:.300}, expected an observation and the text of its answer.")
     observations = [_as_policy_sees(policy, observation) for observation, _ in pairs]
     answers = [policy.language.encode(text) for _, text in pairs]
     for (_, text), tokens in zip(pairs, answers, strict=True):
@@ -132,16 +135,14 @@ def _check_shapes(model: Writing, path: str | os.PathLike[str], observation: Any
             raise ArgumentError(f"The {name} of {path} have the shape {shapes}, those of the model {expected}.")
 
 
-def _refuse_normalized(model: Writing) -> None:
-    normalize = model.get_vec_normalize_env()
-    if normalize is not None and normalize.norm_obs:
-        raise ArgumentError(
-            "The model's environment normalizes observations, and prompts are about them as they are. Take "
-            "VecNormalize(env, norm_obs=False)."
-        )
-
-
 def _as_policy_sees(policy: Any, observation: Any) -> Any:
-    batched, _ = policy.obs_to_tensor(observation)
+    try:
+        batched, is_batch = policy.obs_to_tensor(observation)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ArgumentError(f"An example's observation is none of {policy.observation_space}: {error}") from error
+    if is_batch:
+        raise ArgumentError(
+            "An example's observation is a batch of them. Give each by itself, as the environment itself does."
+        )
     seen: Sequence[Any] = policy._unbatch(batched)
     return seen[0]

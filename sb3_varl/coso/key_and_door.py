@@ -74,6 +74,8 @@ class KeyAndDoor(gym.Env):
         :param action: By how much, to the right and up
         :return: As of any environment of Gymnasium
         """
+        if np.shape(action) != (2,) or not np.isfinite(action).all():
+            raise ValueError(f"action is {action!r}, expected two finite numbers.")
         self.place = np.clip(self.place + np.clip(action, -1.0, 1.0), 0.0, SIZE)
         self._n_steps += 1
         self.has_key = self.has_key or self._is_at(self.key)

@@ -1,12 +1,14 @@
 """A language model, with or without eyes: what it writes, and how likely that was."""
 
 import inspect
+import pathlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch as th
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, PeftConfig, inject_adapter_in_model
 from PIL import Image
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -23,13 +25,15 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from sb3_varl.arguments import ArgumentError
+from sb3_varl.arguments import ArgumentError, check_integer
 
 # Those whose prompts look ahead, or whose pictures are attended to apart from the sequence.
 _UNSUITED = frozenset({"paligemma", "mllama"})
 
 # Of so many logits the distributions are held at once, in float32 and several copies.
 _LOGITS_AT_ONCE = 2**25
+
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 Source = str | Callable[[], tuple[Any, Any]]
 
@@ -71,7 +75,7 @@ class LanguageModel(nn.Module):
         its processor
     :param lora: Rank of adapters on all linear layers, or a configuration of peft; ``None`` trains all weights
     :param dtype: Of the base model's weights; ``"auto"`` for that of the checkpoint, or float32 where all weights are
-        trained, which 16 bits round to nothing
+        trained, which 16 bits round to nothing. Adapters are float32 in any case
     :param gradient_checkpointing: Whether an update makes each layer's activations again in place of keeping them
     :param temperature: Of the distribution that tokens are drawn from, and that probabilities and entropies are of
     :param max_new_tokens: An answer's tokens at most
@@ -94,7 +98,7 @@ class LanguageModel(nn.Module):
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.can_see = hasattr(processor, "image_processor")
-        self.temperature, self.max_new_tokens = temperature, max_new_tokens
+        self.temperature, self.max_new_tokens = float(temperature), max_new_tokens
         # The first one ends the answers that are imitated.
         ends = [*_ids(self.tokenizer.eos_token_id), *_ids(model.generation_config.eos_token_id)]
         self.ends = list(dict.fromkeys(ends))
@@ -112,7 +116,8 @@ class LanguageModel(nn.Module):
         self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.forbidden: th.Tensor
         self.register_buffer("forbidden", self._find_forbidden(), persistent=False)
-        self._hidden: th.Tensor | None = None
+        # By thread: an advisor may write while training reads.
+        self._hidden: dict[int, th.Tensor] = {}
         model.get_output_embeddings().register_forward_pre_hook(self._remember_hidden)
 
     def train(self, mode: bool = True) -> "LanguageModel":
@@ -153,6 +158,7 @@ class LanguageModel(nn.Module):
             th.no_grad(),
         ):
             written = self.model.generate(**inputs, generation_config=config, logits_processor=processors)
+            self._hidden.pop(threading.get_ident())
         start = inputs["input_ids"].shape[1]
         return [self._until_end(tokens) for tokens in written[:, start:].tolist()]
 
@@ -173,8 +179,7 @@ class LanguageModel(nn.Module):
             whole["logits_to_keep"] = whole["input_ids"].shape[1] - int(n_prompt.min()) + 1
         with _memory(f"read {len(prompts)} answers of up to {self.max_new_tokens} tokens", "a smaller batch_size"):
             logits = self.model(**whole, use_cache=False).logits
-        hidden = self._hidden
-        assert hidden is not None
+        hidden = self._hidden.pop(threading.get_ident())
         before = n_prompt - 1 - (whole["input_ids"].shape[1] - logits.shape[1])
 
         rows = th.arange(len(prompts), device=before.device)
@@ -299,7 +304,7 @@ class LanguageModel(nn.Module):
         return forbidden
 
     def _remember_hidden(self, module: nn.Module, inputs: tuple[th.Tensor, ...]) -> None:
-        self._hidden = inputs[0].detach()
+        self._hidden[threading.get_ident()] = inputs[0].detach()
 
 
 @contextmanager
@@ -325,13 +330,24 @@ class _Forbid(LogitsProcessor):
 
 
 def _load(source: Source, dtype: str) -> tuple[Any, Any]:
+    if dtype not in _DTYPES:
+        raise ArgumentError(f"dtype is {dtype!r}, expected {', '.join(map(repr, _DTYPES))}.")
     if callable(source):
-        model, processor = source()
-        return model, processor
+        made = source()
+        if not isinstance(made, tuple | list) or len(made) != 2:
+            raise ArgumentError(f"model is a function that returned {made!r}, expected a model and its processor.")
+        model, processor = made
+        return (model if dtype == "auto" else model.to(getattr(th, dtype))), processor
     if not isinstance(source, str):
         raise ArgumentError(
             f"model is {source!r}, expected the name or folder of a model, or a function that returns a model and its "
             "processor. A model itself will not do: saved models say where theirs comes from, and do not hold it."
+        )
+    is_path = source.startswith((".", "~")) or pathlib.Path(source).is_absolute()
+    if is_path and not pathlib.Path(source).is_dir():
+        raise ArgumentError(
+            f"There is no folder {source}, where the model is to come from. Where it is somewhere else by now, give "
+            'all policy_kwargs with its new place: load(..., custom_objects={"policy_kwargs": {"model": ..., ...}}).'
         )
     config = AutoConfig.from_pretrained(source)
     sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
@@ -352,18 +368,25 @@ def _check_architecture(model: Any) -> None:
 
 
 def _checkpoint_gradients(model: Any) -> None:
-    """Have layers keep no activations. They do that in training only, and what is in them shall stay as it is."""
+    """Have layers keep no activations. They do that in training only, where some of them would drop out."""
     model.activation_checkpointing_enable()
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
+            for name, value in vars(module).items():
+                if "drop" in name and isinstance(value, float):
+                    setattr(module, name, 0.0)
 
 
 def _add_adapters(model: nn.Module, lora: Any) -> None:
     """Let adapters learn, and nothing else."""
-    if isinstance(lora, int):
+    if not isinstance(lora, PeftConfig):
+        check_integer("lora", lora)
         lora = LoraConfig(r=lora, lora_alpha=2 * lora, lora_dropout=0.0, target_modules="all-linear")
     inject_adapter_in_model(lora, model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def _ids(value: Any) -> list[int]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from sb3_varl.advice.types import Advice, AdviceQuery
 from sb3_varl.advisors.function import FunctionAdvisor
-from sb3_varl.coso.writing import Writing
+from sb3_varl.coso.writing import Writing, refuse_normalized
 
 # States that are answered together.
 _BATCH = 64
@@ -17,10 +17,12 @@ class ModelAdvisor(FunctionAdvisor):
     """
     A tuned model as an advisor, which answers the states of a query together.
 
-    :param model: The model
+    :param model: The model, a :class:`~sb3_varl.coso.CoSo` or :class:`~sb3_varl.coso.CoSoAWR`
+    :raises ArgumentError: if it is something else, or its environment normalizes observations
     """
 
     def __init__(self, model: Writing) -> None:
+        refuse_normalized(model)
         self.model = model
         super().__init__(lambda observation: self._write([observation])[0])
 
@@ -60,7 +62,7 @@ def advisor(model: Writing) -> ModelAdvisor:
     all visited states (``label_freq``), it is asked at each of these steps, which takes as long as it writes. A larger
     model is better served behind ``VLMAdvisor(api_base=...)``.
 
-    :param model: The model
+    :param model: The model, a :class:`~sb3_varl.coso.CoSo` or :class:`~sb3_varl.coso.CoSoAWR`
     :return: An advisor for environments with the same observations and actions
     """
     return ModelAdvisor(model)

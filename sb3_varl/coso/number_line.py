@@ -53,9 +53,15 @@ class NumberLine(gym.Env):
         :return: The observation, and an empty dictionary
         """
         super().reset(seed=seed)
-        target, current = self.np_random.choice(N_NUMBERS, 2, replace=False)
-        chosen = options or {}
-        self.target, self.current = int(chosen.get("target", target)), int(chosen.get("current", current))
+        self.target, self.current = map(int, self.np_random.choice(N_NUMBERS, 2, replace=False))
+        if options:
+            numbers = [options.get(name) for name in ("target", "current")]
+            if set(options) != {"target", "current"} or not _are_two(numbers):
+                raise ValueError(
+                    f"options are {options!r}, expected two different whole numbers from 0 to {N_NUMBERS - 1}, such as "
+                    '{"target": 3, "current": 0}.'
+                )
+            self.target, self.current = map(int, numbers)  # type: ignore[arg-type]
         self._return, self._n_steps = 0.0, 0
         return self._observe(), {}
 
@@ -66,6 +72,8 @@ class NumberLine(gym.Env):
         :param action: 1 adds one, 0 takes one away
         :return: As of any environment of Gymnasium
         """
+        if not self.action_space.contains(action):
+            raise ValueError(f"action is {action!r}, expected 0 or 1.")
         distance = abs(self.target - self.current)
         self.current = int(np.clip(self.current + (1 if action == ACTIONS["+"] else -1), 0, N_NUMBERS - 1))
         self._n_steps += 1
@@ -93,3 +101,10 @@ class NumberLine(gym.Env):
         for row, (number, colour) in enumerate(((self.target, "darkred"), (self.current, "darkblue"))):
             draw.text((SIZE // 2, SIZE // 4 + row * SIZE // 2), str(number), colour, anchor="mm", font_size=SIZE // 2)
         return np.array(image)
+
+
+def _are_two(numbers: list[Any]) -> bool:
+    """Whether they are two different numbers of the line."""
+    return len(set(numbers)) == 2 and all(
+        isinstance(number, int | np.integer) and 0 <= number < N_NUMBERS for number in numbers
+    )

@@ -1,6 +1,7 @@
 """From the words of a model to an action of the environment, or to nothing."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from gymnasium import spaces
 from sb3_varl.advice.answer import parse_answer
 from sb3_varl.advice.sheets import action_names
 from sb3_varl.advice.types import Briefing, TaskSheet
-from sb3_varl.arguments import check_integer
+from sb3_varl.arguments import ArgumentError, check_integer
 from sb3_varl.rules import Rules
 
 _KEY = re.compile(r'"\s*action\s*"\s*:', re.IGNORECASE)
@@ -82,19 +83,27 @@ class Choices:
     :param words: For each word the action, for instance ``{"+": 1, "-": 0}``; several words may mean one action
     :param fallback: The action that is executed where the text says none or several, which is never drawn at random;
         ``None`` for the first
-    :raises ValueError: if there are no words, or some are empty or equal but for capitals
+    :raises ArgumentError: if there are no words, or some are empty or equal but for capitals, or mean no integer
     """
 
     def __init__(self, words: Mapping[str, int], *, fallback: int | None = None) -> None:
-        if not words or not all(isinstance(word, str) and word.strip() for word in words):
-            raise ValueError(f'Choices is {words!r}, expected words with their actions, such as {{"+": 1, "-": 0}}.')
-        if any(character in word for word in words for character in '"\\'):
-            raise ValueError(
-                f"Choices has words with quotes or backslashes, which JSON spells otherwise: {', '.join(words)}."
+        if (
+            not isinstance(words, Mapping)
+            or not words
+            or not all(isinstance(word, str) and word.strip() for word in words)
+        ):
+            raise ArgumentError(f'Choices is {words!r}, expected words with their actions, such as {{"+": 1, "-": 0}}.')
+        if any(json.dumps(word, ensure_ascii=False) != f'"{word}"' for word in words):
+            raise ArgumentError(
+                "Choices has words with quotes, backslashes or line breaks, which JSON spells otherwise: "
+                f"{', '.join(words)}."
             )
+        for word, action in words.items():
+            check_integer(f"the action of {word!r}", action, -math.inf)
+        check_integer("fallback", fallback, -math.inf, optional=True)
         self.words = {word.lower().strip(): int(action) for word, action in words.items()}
         if len(self.words) != len(words):
-            raise ValueError(f"Choices has words that differ by capitals or blanks only: {', '.join(words)}.")
+            raise ArgumentError(f"Choices has words that differ by capitals or blanks only: {', '.join(words)}.")
         self._fallback = next(iter(self.words.values())) if fallback is None else fallback
         self._first = 0
         self._n = 0
@@ -113,7 +122,7 @@ class Choices:
         if not isinstance(action_space, spaces.Discrete):
             raise ValueError(
                 f"Choices are words for a Discrete action space, and this one is {action_space}. "
-                "For a Box take BoxActions or BoxRules."
+                "For a Box take BoxActions or BoxRules; others are not covered."
             )
         actions = set(range(int(action_space.start), int(action_space.start + action_space.n)))
         foreign = {word for word, action in self.words.items() if action not in actions}
@@ -193,18 +202,22 @@ class BoxActions:
         if not isinstance(action_space, spaces.Box) or not action_space.is_bounded():
             raise ValueError(
                 f"{type(self).__name__} reads actions of a bounded Box, and the action space is {action_space}. "
-                "For a Discrete one take Choices."
+                "Give the Box bounds, or for a Discrete space take Choices."
             )
         self._space = action_space
         self._names()
-        if self._given is not None and not action_space.contains(self.fallback):
-            raise ValueError(f"The fallback {list(self._given)} is no action of {action_space}.")
+        given = self._given
+        if given is not None and (np.shape(given) != action_space.shape or not action_space.contains(self.fallback)):
+            raise ValueError(f"The fallback {given} is no action of {action_space}.")
 
     @property
     def space(self) -> spaces.Box:
         """The action space."""
         if self._space is None:
-            raise ValueError(f"{type(self).__name__}.check has to be told of the action space first.")
+            raise ValueError(
+                f"{type(self).__name__} does not know the action space yet: call check(env.action_space) first, as the "
+                "policy does that is given it."
+            )
         return self._space
 
     @property
@@ -216,7 +229,7 @@ class BoxActions:
     def fallback(self) -> np.ndarray:
         """The action that is executed where a text cannot be read."""
         space = self.space
-        given = np.zeros(space.shape) if self._given is None else np.reshape(self._given, space.shape)
+        given = np.zeros(space.shape) if self._given is None else np.asarray(self._given, float)
         return (np.clip(given, space.low, space.high) if self._given is None else given).astype(space.dtype)
 
     def read(self, text: str, observation: Any = None) -> Reading | None:
@@ -235,21 +248,26 @@ class BoxActions:
         Say an action.
 
         :param action: An action in the environment's units
-        :return: The answer that says it, with three digits
+        :return: The answer that says it, to a thousandth of the Box
         """
         return json.dumps({"advice": [{"state": 0, "action": self._numbers(action)}]})
 
     def _numbers(self, action: np.ndarray) -> list[float]:
-        low, high = np.ravel(self.space.low), np.ravel(self.space.high)
-        rounded = [float(f"{number:.3g}") for number in np.ravel(action)]
+        low, high = self._bounds()
+        digits = 3 - np.floor(np.log10(np.maximum(high - low, np.finfo(float).tiny))).astype(int)
+        rounded = [round(float(number), int(n)) for number, n in zip(np.ravel(action), digits, strict=True)]
         return [float(number) for number in np.clip(rounded, low, high)]
+
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        # Of 8 bits or of large numbers, the difference would overflow.
+        return np.ravel(self.space.low).astype(float), np.ravel(self.space.high).astype(float)
 
     def _names(self) -> tuple[str, ...]:
         return tuple(action_names(Briefing(self.space, self.space, sheet=self.sheet))) if self.sheet is not None else ()
 
     def _reading(self, text: str, action: np.ndarray, key: re.Pattern[str]) -> Reading:
-        low, high = np.ravel(self.space.low), np.ravel(self.space.high)
-        share = (np.ravel(action) - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
+        low, high = self._bounds()
+        share = (np.ravel(action) - low) / np.maximum(high - low, np.finfo(float).tiny)
         classes = np.clip((share * self.n_bins).astype(int), 0, self.n_bins - 1)
         found = _last(key, text)
         return Reading(action, tuple(map(int, classes)), 0 if found is None else found.start())
@@ -293,7 +311,7 @@ class BoxRules(BoxActions):
         Say an action.
 
         :param action: An action in the environment's units
-        :return: One rule that says it everywhere, with three digits
+        :return: One rule that says it everywhere, to a thousandth of the Box
         """
         numbers = [str(number) for number in self._numbers(action)]
         return json.dumps({"rules": [{"name": "act", "when": "true", "action": numbers}]})

@@ -76,10 +76,10 @@ class VLMPolicy(BasePolicy):
         )
         if isinstance(actions, Mapping):
             actions = Choices(actions)
-        _check(prompt, actions, use_sde)
+        _check(prompt, actions, value_arch, use_sde)
         check_number("temperature", temperature, above_low=True)
         check_integer("max_new_tokens", max_new_tokens)
-        check_number("thought_coef", thought_coef)
+        check_number("thought_coef", thought_coef, above_low=True)
         check_bool("mean_entropy", mean_entropy)
         check_bool("gradient_checkpointing", gradient_checkpointing)
         actions.check(action_space)
@@ -109,7 +109,9 @@ class VLMPolicy(BasePolicy):
         self.images = _Images(observation_space)
         if isinstance(prompt, str) and not (self.language.can_see and len(self.images)):
             why = (
-                "has no pictures" if self.language.can_see else "cannot be shown to a model without an image processor"
+                "has no pictures (which are uint8, 0 to 255, so that VecNormalize needs norm_obs=False)"
+                if self.language.can_see
+                else "cannot be shown to a model without an image processor"
             )
             raise ArgumentError(
                 f"The prompt is the same in every state, and the observation {why}: the model would know nothing of "
@@ -119,6 +121,7 @@ class VLMPolicy(BasePolicy):
         self.standardize = Standardize(width)
         self.value_net = nn.Sequential(*create_mlp(width, 1, list(value_arch)))
         self.utterances: Sequence[Utterance] = ()
+        self.n_evaluated = 0
         self.listener: Callable[[Sequence[Utterance]], None] | None = None
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         self.optimizer = self.optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
@@ -163,6 +166,7 @@ class VLMPolicy(BasePolicy):
         """
         observations = [utterance.observation for utterance in written]
         scores = self.language.score(self.prompts(observations), [utterance.tokens for utterance in written])
+        self.n_evaluated = len(written)
         log_prob = (scores.log_probs * self._coefficients(written, scores.log_probs)).sum(dim=1)
         return self._value(scores.hidden), log_prob, self.weighted_entropy(written, scores.entropies)
 
@@ -209,14 +213,18 @@ class VLMPolicy(BasePolicy):
 
         :param observations: Observations as the policy sees them, unbatched
         :return: Its prompts
+        :raises ArgumentError: if the prompt is a function that returns something else than text
         """
         return [
-            Prompt(
-                self.prompt if isinstance(self.prompt, str) else self.prompt(observation),
-                self.images.of(observation) if self.language.can_see else (),
-            )
+            Prompt(self._text(observation), self.images.of(observation) if self.language.can_see else ())
             for observation in observations
         ]
+
+    def _text(self, observation: Any) -> str:
+        text = self.prompt if isinstance(self.prompt, str) else self.prompt(observation)
+        if not isinstance(text, str):
+            raise ArgumentError(f"prompt is a function that returned {text!r}, expected text.")
+        return text
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """
@@ -287,10 +295,11 @@ class VLMPolicy(BasePolicy):
 
     def _unbatch(self, obs: PyTorchObs) -> list[Any]:
         if isinstance(obs, dict):
-            entries = {name: value.cpu().numpy() for name, value in obs.items()}
+            entries = {name: value.cpu().numpy().copy() for name, value in obs.items()}
             n = len(next(iter(entries.values())))
             return [{name: value[i] for name, value in entries.items()} for i in range(n)]
-        return list(obs.cpu().numpy())
+        # Some environments write into the same array at each step.
+        return list(obs.cpu().numpy().copy())
 
 
 class Standardize(nn.Module):
@@ -356,6 +365,12 @@ class _Images:
             for name, entry in entries.items()
             if is_image_space(entry)
         }
+        for name, channels_first in self._channels_first.items():
+            n_channels = entries[name].shape[0 if channels_first else -1]  # type: ignore[index]
+            if n_channels not in (1, 3):
+                raise ArgumentError(
+                    f"A picture has {n_channels} channels, expected 1 or 3. Give the model one frame, not a stack."
+                )
 
     def __len__(self) -> int:
         return len(self._channels_first)
@@ -375,18 +390,20 @@ class _Images:
 
 def _picture(array: np.ndarray, channels_first: bool) -> Image.Image:
     array = np.moveaxis(array, 0, -1) if channels_first else array
-    if array.shape[-1] not in (1, 3):
-        raise ArgumentError(
-            f"A picture has {array.shape[-1]} channels, expected 1 or 3. Give the model one frame, not a stack."
-        )
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).convert("RGB")
 
 
-def _check(prompt: Any, actions: Any, use_sde: bool) -> None:
+def _check(prompt: Any, actions: Any, value_arch: Any, use_sde: bool) -> None:
     if not (callable(prompt) or (isinstance(prompt, str) and prompt.strip())):
         raise ArgumentError(f"prompt is {prompt!r}, expected text, or a function of an observation that returns text.")
-    if not all(callable(getattr(actions, name, None)) for name in ("check", "read", "write")):
+    if isinstance(actions, type) or not all(
+        callable(getattr(actions, name, None)) for name in ("check", "read", "write")
+    ):
         raise ArgumentError(f'actions is {actions!r}, expected a parser such as Choices({{"+": 1, "-": 0}}).')
+    if isinstance(value_arch, str) or not isinstance(value_arch, Sequence):
+        raise ArgumentError(f"value_arch is {value_arch!r}, expected widths of layers such as (256,).")
+    for width in value_arch:
+        check_integer("a width in value_arch", width)
     if use_sde:
         raise ArgumentError("use_sde is True, but a policy that writes has no Gaussian noise.")
 

@@ -16,6 +16,8 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from sb3_varl.arguments import ArgumentError, check_integer
+
 _PAD, _UNKNOWN, _END, _IMAGE = "<pad>", "<unk>", "<end>", "<image>"
 _PIECE = r" ?[A-Za-z]+| ?\d| ?[^\w\s]|\s"
 _PATCH = 8
@@ -43,6 +45,16 @@ class TinyVLM:
     n_layers: int = 2
     max_length: int = 512
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.texts, str) or not all(isinstance(text, str) for text in self.texts):
+            raise ArgumentError(f"texts is {self.texts!r:.300}, expected several texts.")
+        for name in ("image_size", "width", "n_layers", "max_length"):
+            check_integer(name, getattr(self, name))
+        if self.image_size % _PATCH or self.width % 4:
+            raise ArgumentError(
+                f"image_size is {self.image_size} and width {self.width}, expected multiples of {_PATCH} and of 4."
+            )
 
     @classmethod
     def knowing(cls, texts: Iterable[str], **kwargs: Any) -> "TinyVLM":

@@ -1,9 +1,14 @@
 """What algorithms have in common whose policy writes: words beside the rollout, and weights of their tokens."""
 
-from collections.abc import Sequence
+import copy
+import logging
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -14,6 +19,8 @@ from sb3_varl.coso.causal import LearnedWeights
 from sb3_varl.coso.policy import VLMPolicy
 from sb3_varl.coso.utterances import DictUtteranceBuffer, Utterance, UtteranceBuffer
 from sb3_varl.coso.weights import ParserWeights, TokenWeights, UniformWeights
+
+logger = logging.getLogger(__name__)
 
 SelfWriting = TypeVar("SelfWriting", bound="Writing")
 
@@ -46,15 +53,32 @@ class Writing(OnPolicyAlgorithm):
     ) -> None:
         check_number("unparsed_penalty", unparsed_penalty)
         check_integer("accumulate", accumulate)
+        for name, low in (("n_steps", 1), ("batch_size", 1), ("n_epochs", 1)):
+            if name in kwargs:
+                check_integer(name, kwargs[name], low)
+        for name, high in (("gamma", 1.0), ("gae_lambda", 1.0), ("ent_coef", math.inf), ("vf_coef", math.inf)):
+            if name in kwargs:
+                check_number(name, kwargs[name], high=high)
+        check_number("max_grad_norm", kwargs["max_grad_norm"], above_low=True)
         self.weights: TokenWeights | None = weights  # type: ignore[assignment]
         self.unparsed_penalty, self.accumulate = unparsed_penalty, accumulate
+        self._told_of_unparsed = False
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
         if self.rollout_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.rollout_buffer_class = DictUtteranceBuffer if is_dict else UtteranceBuffer
+        elif not issubclass(self.rollout_buffer_class, UtteranceBuffer | DictUtteranceBuffer):
+            raise ArgumentError(
+                f"rollout_buffer_class is {self.rollout_buffer_class!r}, expected None, or a class derived from "
+                "UtteranceBuffer or DictUtteranceBuffer, which keep words."
+            )
         self.weights = _weights(self.weights)
+        source = self.policy_kwargs.get("model")
+        if isinstance(source, str) and pathlib.Path(source).is_dir():
+            # So that what is saved can be loaded elsewhere.
+            self.policy_kwargs = {**self.policy_kwargs, "model": str(pathlib.Path(source).absolute())}
         super()._setup_model()
         if not isinstance(self.policy, VLMPolicy):
             raise ArgumentError(f"policy is {self.policy_class!r}, expected VLMPolicy or a class derived from it.")
@@ -108,8 +132,35 @@ class Writing(OnPolicyAlgorithm):
             described |= self.weights.fit(utterances)
             for utterance, weights in zip(utterances, self.weights.weigh(utterances), strict=True):
                 utterance.weights = weights
-        for name, value in (described | describe(utterances)).items():
+        described |= describe(utterances)
+        if described["unparsed"] == 1 and not self._told_of_unparsed:
+            self._told_of_unparsed = True
+            logger.warning(
+                "None of the %d answers of this rollout says an action, and the fallback was executed in their place. "
+                "A model that does not write the format by itself has to be taught it first, with imitate(). One of "
+                "them: %.300r",
+                len(utterances),
+                utterances[0].text,
+            )
+        for name, value in described.items():
             self.logger.record(f"coso/{name}", value)
+
+    def set_parameters(
+        self, load_path_or_dict: str | Mapping[str, Any], exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        Take what was trained. Where the weights of tokens are others than those that were saved, they start anew.
+
+        :param load_path_or_dict: A saved model, or its parameters
+        :param exact_match: Whether all of it has to be there
+        :param device: Device
+        """
+        if isinstance(load_path_or_dict, dict):
+            own = {name: value for name, value in self.get_parameters().items() if name.startswith("causal_")}
+            given = {name: value for name, value in load_path_or_dict.items() if name.startswith("causal_")}
+            others = {name: value for name, value in load_path_or_dict.items() if name not in given}
+            load_path_or_dict = {**others, **(given if given.keys() == own.keys() else own)}
+        super().set_parameters(load_path_or_dict, exact_match, device)  # type: ignore[arg-type]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
@@ -125,6 +176,23 @@ class Writing(OnPolicyAlgorithm):
     def causal_optimizer(self) -> Any:
         """Its optimizer."""
         return getattr(self.weights, "optimizer", None)
+
+
+def refuse_normalized(model: Writing) -> None:
+    """
+    Refuse a model that sees other observations than those that it is told of here.
+
+    :param model: The model
+    :raises ArgumentError: if it is no model that writes, or its environment normalizes observations
+    """
+    if not isinstance(model, Writing):
+        raise ArgumentError(f"model is {model!r}, expected a CoSo or a CoSoAWR.")
+    normalize = model.get_vec_normalize_env()
+    if normalize is not None and normalize.norm_obs:
+        raise ArgumentError(
+            "The model's environment normalizes observations, and prompts are about them as they are. Take "
+            "VecNormalize(env, norm_obs=False)."
+        )
 
 
 def describe(utterances: Sequence[Utterance]) -> dict[str, float]:
@@ -154,8 +222,11 @@ def _part(utterance: Utterance, kind: str, values: np.ndarray) -> np.ndarray:
 
 
 def _weights(given: Any) -> TokenWeights | None:
-    if given is None or (isinstance(given, TokenWeights) and not isinstance(given, type)):
-        return given
+    if given is None:
+        return None
+    if isinstance(given, TokenWeights) and not isinstance(given, type):
+        # What it learns is of one model.
+        return copy.deepcopy(given)
     if isinstance(given, str) and given in WEIGHTS:
         return WEIGHTS[given]()  # type: ignore[operator]
     names = ", ".join(f'"{name}"' for name in WEIGHTS)
