@@ -10,13 +10,25 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecFrameStack
 from tiny_models import ANSWERS, PROMPT, gradients, make_model, observations, tiny
 
 from sb3_varl.arguments import ArgumentError
-from sb3_varl.coso import BoxActions, CoSo, NumberLine, TinyVLM, VLMPolicy, advisor, imitate
+from sb3_varl.coso import (
+    BoxActions,
+    Choices,
+    CoSo,
+    LearnedWeights,
+    NumberLine,
+    TinyVLM,
+    VLMPolicy,
+    advisor,
+    imitate,
+)
 from sb3_varl.coso.accumulate import accumulating
 
 # What was written, and how likely that was
@@ -121,12 +133,13 @@ def test_batches_add_up_to_one_step():
         return th.cat([p.detach().flatten() for p in model.policy.parameters()])
 
     assert after(3, 4).numpy() == pytest.approx(after(1, 12).numpy(), abs=2e-5)
+    assert after(3, 5).numpy() == pytest.approx(after(1, 12).numpy(), abs=2e-5)  # 5, 5 and 2
 
 
 def test_an_accumulated_rest_is_a_step_too():
     weight = th.nn.Parameter(th.zeros(1))
     policy = th.nn.Module()
-    policy.weight, policy.optimizer = weight, th.optim.SGD([weight], lr=1.0)
+    policy.weight, policy.optimizer, policy.n_evaluated = weight, th.optim.SGD([weight], lr=1.0), 4
     with accumulating(policy, 2, 10.0):
         for gradient in (1.0, 3.0, 5.0):
             policy.optimizer.zero_grad()
@@ -259,6 +272,21 @@ def test_dict_observations_and_a_box():
         ({"max_new_tokens": 0}, {}, "max_new_tokens is 0"),
         ({}, {"weights": "learnt"}, 'weights is \'learnt\', expected "learned", "code"'),
         ({}, {"accumulate": 0}, "accumulate is 0"),
+        ({}, {"ent_coef": math.nan}, "ent_coef is nan"),
+        ({}, {"ent_coef": "auto"}, "ent_coef is 'auto'"),
+        ({}, {"n_steps": 0}, "n_steps is 0"),
+        ({}, {"batch_size": 2.5}, "batch_size is 2.5"),
+        ({}, {"max_grad_norm": None}, "max_grad_norm is None"),
+        ({}, {"gamma": 2}, "gamma is 2"),
+        ({}, {"rollout_buffer_class": RolloutBuffer}, "rollout_buffer_class is .* which keep words"),
+        ({"lora": True}, {}, "lora is True"),
+        ({"lora": "yes"}, {}, "lora is 'yes'"),
+        ({"dtype": "float17"}, {}, "dtype is 'float17'"),
+        ({"value_arch": 256}, {}, "value_arch is 256"),
+        ({"actions": Choices}, {}, "expected a parser such as Choices"),
+        ({"model": lambda: 5}, {}, "a function that returned 5, expected a model and its processor"),
+        ({"model": "./nothing_here"}, {}, r"no folder ./nothing_here, .*custom_objects"),
+        ({"thought_coef": 0}, {}, "thought_coef is 0"),
         ({}, {"unparsed_penalty": -1}, "unparsed_penalty is -1"),
     ],
 )
@@ -277,6 +305,57 @@ def test_a_prompt_that_says_nothing_of_the_state():
     env = make_vec_env(NumberLine, 1, env_kwargs={"observation": "numbers"})
     with pytest.raises(ArgumentError, match="the same in every state, and the observation has no pictures"):
         make_model(env)
+
+
+def test_prompts_are_text():
+    with pytest.raises(ArgumentError, match="prompt is a function that returned 5"):
+        make_model(policy={"prompt": lambda _: 5}).learn(12)
+
+
+def test_stacked_frames_are_no_picture():
+    env = VecFrameStack(make_vec_env(NumberLine, 1), 3)
+    with pytest.raises(ArgumentError, match="9 channels, expected 1 or 3"):
+        make_model(env)
+
+
+def test_a_rollout_of_nothing_but_nonsense_is_told_of_once(caplog):
+    model = make_model()
+    model.learn(24)
+    (record,) = [record for record in caplog.records if "says an action" in record.message]
+    assert "None of the 12 answers of this rollout says an action" in record.message
+    assert "imitate()" in record.message
+
+
+@pytest.mark.parametrize("weights", ["learned", "parser"])
+def test_other_weights_may_be_loaded(weights, tmp_path):
+    model = make_model(weights=weights)
+    model.save(tmp_path / "model")
+    for other in ("learned", "code", "parser", "uniform", None):
+        loaded = CoSo.load(tmp_path / "model", env=model.env, weights=other)
+        assert type(loaded.weights) is type(make_model(weights=other).weights)
+        for one, same in zip(loaded.policy.parameters(), model.policy.parameters(), strict=True):
+            assert th.equal(one, same)
+
+
+def test_weights_learn_for_one_model():
+    weights = LearnedWeights()
+    one, other = make_model(weights=weights), make_model(weights=weights)
+    assert one.causal_network is not other.causal_network
+
+
+def test_a_folder_is_found_from_elsewhere(tmp_path, monkeypatch):
+    for part in tiny()():
+        part.save_pretrained(tmp_path / "here" / "model")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    make_model(policy={"model": "model"}).save("saved")
+    monkeypatch.chdir(tmp_path / "there")
+    loaded = CoSo.load("../here/saved")
+    # Somewhere else by now.
+    (tmp_path / "here" / "model").rename(tmp_path / "there" / "model")
+    with pytest.raises(ArgumentError, match=r"no folder .*model"):
+        CoSo.load("../here/saved")
+    CoSo.load("../here/saved", custom_objects={"policy_kwargs": {**loaded.policy_kwargs, "model": "model"}})
 
 
 def test_without_transformers():

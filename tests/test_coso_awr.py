@@ -84,3 +84,25 @@ def test_awr_is_the_likelihood_of_what_was_better(taught, monkeypatch):
     (policy_loss - 0.2 * scores.entropies.sum(dim=1).mean() + 0.5 * value_loss).backward()
     for name, gradient in gradients(model.policy).items():
         assert kept[0][name].numpy() == pytest.approx(gradient.numpy(), rel=1e-3, abs=1e-5), name
+
+
+def test_what_was_written_offline_counts_over_several_calls(taught, caplog, tmp_path):
+    model = make_awr(taught, offline_steps=96, offline_updates=2)
+    model.learn(32)
+    assert "Nothing was learnt yet: of the 96 offline_steps 32 are there" in caplog.text
+    model.learn(32)
+    model.save(tmp_path / "model")
+    model.learn(32)
+    assert model.is_online
+    assert "train/imitated" in model.logger.name_to_value
+    # A zip has none of it, so that who goes on from there writes all of it anew.
+    loaded = CoSoAWR.load(tmp_path / "model", env=make_vec_env(Bandit, 4, seed=0))
+    loaded.learn(64, reset_num_timesteps=False)
+    assert not loaded.is_online
+    loaded.learn(32, reset_num_timesteps=False)
+    assert loaded.is_online
+
+
+def test_awr_has_no_noise_beside_its_words(taught):
+    with pytest.raises(ValueError, match="gSDE"):
+        make_awr(taught, use_sde=True)

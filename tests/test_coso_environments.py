@@ -65,11 +65,27 @@ def test_the_key_is_gone_from_the_picture_once_it_is_taken():
     assert KeyAndDoor().render() is None
 
 
+@pytest.mark.parametrize("options", [{"target": 3}, {"target": 9, "current": 0}, {"target": 1, "current": 1}, {"a": 1}])
+def test_a_start_that_is_none(options):
+    with pytest.raises(ValueError, match="expected two different whole numbers from 0 to 5"):
+        NumberLine().reset(options=options)
+
+
+@pytest.mark.parametrize(
+    ("env", "action"), [(NumberLine, 2), (NumberLine, "+"), (KeyAndDoor, [0, np.nan]), (KeyAndDoor, 1)]
+)
+def test_an_action_that_is_none(env, action):
+    env = env()
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"action is .*, expected"):
+        env.step(action)
+
+
 @pytest.mark.parametrize("name", ["KeyAndDoor", "BlackjackPixels"])
 def test_environments_are_what_gymnasium_expects(name):
     if name == "BlackjackPixels":
         pytest.importorskip("pygame")
-    check_env(gym.make(f"sb3_varl.coso:{name}-v0").unwrapped, skip_render_check=True)
+    check_env(gym.make(f"sb3_varl.coso:{name}-v0").unwrapped)
 
 
 def test_blackjack_is_played_from_its_picture():

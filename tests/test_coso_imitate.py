@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import standing
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 from tiny_models import ANSWERS, make_model
 
 from sb3_varl import FunctionAdvisor
@@ -59,6 +60,24 @@ def test_examples_are_checked(taught):
         imitate(taught, [(picture, "xyzzy")], progress_bar=False)
     with pytest.raises(ArgumentError, match="None of the 1 examples says an action; the first: 'add one'"):
         imitate(taught, [(picture, "add one")], progress_bar=False)
+    for pair in ((ANSWERS[0], picture), (picture, 1), (picture, ANSWERS[0], 1)):
+        with pytest.raises(ArgumentError, match="expected an observation and the text of its answer"):
+            imitate(taught, [pair], progress_bar=False)
+    with pytest.raises(ArgumentError, match="a batch of them"):
+        imitate(taught, [(np.stack([picture] * 2), ANSWERS[0])], progress_bar=False)
+    with pytest.raises(ArgumentError, match="observation is none of Box"):
+        imitate(taught, [(picture[:5], ANSWERS[0])], progress_bar=False)
+
+
+def test_who_sees_other_observations_does_not_advise():
+    env = VecNormalize(make_vec_env(lambda: NumberLine("numbers"), 1, seed=0))
+    model = make_model(env, policy={"prompt": lambda seen: f"Go to {seen[0]:.0f}."})
+    with pytest.raises(ArgumentError, match="norm_obs=False"):
+        advisor(model)
+    with pytest.raises(ArgumentError, match="norm_obs=False"):
+        imitate(model, [])
+    with pytest.raises(ArgumentError, match="expected a CoSo or a CoSoAWR"):
+        advisor("model")
 
 
 def test_a_query_is_answered_at_once():

@@ -4,6 +4,7 @@ import collections
 import importlib.util
 import math
 import pathlib
+import threading
 
 import numpy as np
 import pytest
@@ -105,6 +106,47 @@ def test_pictures_are_seen_whatever_their_company(source):
     for prompt, row in zip(prompts, together, strict=False):
         assert row.tolist() == pytest.approx(language.score([prompt], [answer]).log_probs[0].tolist(), abs=1e-4)
     assert len(language.write(prompts[:2])) == 2
+
+
+def test_layers_that_keep_no_activations_drop_nothing_out():
+    def make_opt():
+        tokenizer = make_llama()[1]
+        sizes = {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = transformers.OPTConfig(vocab_size=len(tokenizer), dropout=0.5, word_embed_proj_dim=16, **sizes)
+        return transformers.OPTForCausalLM(config), tokenizer
+
+    language = LanguageModel(make_opt, gradient_checkpointing=True, temperature=1.0, max_new_tokens=LONGEST)
+    answer = language.encode(ANSWERS[0])
+    once, again = (language.score([Prompt(PROMPT)], [answer]).log_probs for _ in range(2))
+    assert th.equal(once, again)
+
+
+def test_adapters_learn_in_32_bits():
+    policy = {"lora": 2, "dtype": "bfloat16"}
+    model = make_model(policy=policy, n_epochs=3, learning_rate=1e-5, weights="uniform")
+    language = model.policy.language
+    assert {parameter.dtype for parameter in language.parameters() if not parameter.requires_grad} == {th.bfloat16}
+    trained = {name: p.detach().clone() for name, p in language.named_parameters() if p.requires_grad}
+    assert {parameter.dtype for parameter in trained.values()} == {th.float32}
+    model.learn(24)
+    changed = th.cat([(p != trained[name]).flatten() for name, p in language.named_parameters() if name in trained])
+    assert changed.float().mean() > 0.9
+
+
+def test_a_thread_that_reads_beside_another_has_its_own_states():
+    language = LanguageModel(tiny(), temperature=1.0, max_new_tokens=LONGEST)
+    one, other = Prompt(PROMPT), Prompt("add one")
+    expected = language.score([one], [[]]).hidden
+
+    def interrupt(*_):
+        handle.remove()
+        thread = threading.Thread(target=lambda: (language.score([other], [[]]), language.write([other])))
+        thread.start()
+        thread.join()
+
+    handle = language.model.register_forward_hook(interrupt)
+    assert th.equal(language.score([one], [[]]).hidden, expected)
+    assert not th.equal(language.score([other], [[]]).hidden, expected)
 
 
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)

@@ -65,10 +65,16 @@ def test_words_of_any_language():
         assert int(choices.read(choices.write(np.array(action))).action) == action
 
 
-@pytest.mark.parametrize("words", [{}, {" ": 0}, {"a": 0, "A": 1}, {'"a"': 0}])
+@pytest.mark.parametrize("words", [{}, {" ": 0}, {"a": 0, "A": 1}, {'"a"': 0}, {"a\nb": 0}, ["a", "b"], 5])
 def test_choices_that_cannot_be(words):
     with pytest.raises(ValueError, match="words"):
         Choices(words)
+
+
+@pytest.mark.parametrize("action", [1.7, True, "1", None])
+def test_words_mean_integers(action):
+    with pytest.raises(ValueError, match="the action of 'a' is"):
+        Choices({"a": action, "b": 0})
 
 
 def test_actions_of_a_box():
@@ -88,6 +94,36 @@ def test_actions_of_a_box():
         BoxActions().check(spaces.Discrete(2))
     with pytest.raises(ValueError, match="fallback"):
         BoxActions(fallback=[3, 3]).check(spaces.Box(-1, 1, (2,)))
+    with pytest.raises(ValueError, match="fallback"):
+        BoxActions(fallback=[1, 1, 1]).check(spaces.Box(-1, 1, (2,)))
+    with pytest.raises(ValueError, match=r"does not know the action space yet: call check"):
+        BoxActions().write(np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(1000.0, 1001.0, (2,), np.float64),
+        spaces.Box(273, 300, (2,)),
+        spaces.Box(-1e-4, 1e-4, (2,)),
+        spaces.Box(-3e38, 3e38, (2,)),
+        spaces.Box(-128, 127, (2,), np.int8),
+        spaces.Box(np.array([-1, 0]), np.array([1, 1e6]), dtype=np.float64),
+    ],
+    ids=str,
+)
+def test_what_is_written_reads_as_the_action(space):
+    parser = BoxActions()
+    parser.check(space)
+    space.seed(0)
+    width = space.high.astype(float) - space.low
+    classes = set()
+    for action in (space.low, space.high, *(space.sample() for _ in range(30))):
+        reading = parser.read(parser.write(action))
+        assert (np.abs(reading.action.astype(float) - action) <= 0.006 * width).all()
+        assert space.contains(reading.action)
+        classes.add(reading.classes[0])
+    assert classes == set(range(5))
 
 
 def test_rules_of_a_box():

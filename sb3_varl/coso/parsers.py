@@ -254,8 +254,11 @@ class BoxActions:
 
     def _numbers(self, action: np.ndarray) -> list[float]:
         low, high = self._bounds()
-        digits = 3 - np.floor(np.log10(np.maximum(high - low, np.finfo(float).tiny))).astype(int)
-        rounded = [round(float(number), int(n)) for number, n in zip(np.ravel(action), digits, strict=True)]
+        numbers = np.ravel(action).astype(float)
+        # Three digits of the number, and as many as a thousandth of the Box takes.
+        scale = np.clip(np.minimum(high - low, np.abs(numbers) * 10), np.finfo(float).tiny, None)
+        digits = 3 - np.floor(np.log10(scale)).astype(int)
+        rounded = [round(number, n) for number, n in zip(numbers.tolist(), digits.tolist(), strict=True)]
         return [float(number) for number in np.clip(rounded, low, high)]
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
