@@ -117,11 +117,13 @@ def main() -> None:
     before = success(model, args.seed)
     history = History()
     model.learn(args.steps, callback=history, progress_bar=True)
-    print("   steps  success  unparsed")
+    print("Words as they are drawn, the last 100 episodes:\n   steps  success  unparsed")
     for row in history.rows:
         print(f"{row[0]:8d}  {row[1]:7.2f}  {row[2]:8.2f}")
     after = success(model, args.seed)
-    print(f"success: {before:.2f} after imitation, {after:.2f} in the end; {time.time() - start:.0f} s")
+    print(
+        f"The likeliest words: success {before:.2f} after imitation, {after:.2f} in the end; {time.time() - start:.0f} s"
+    )
 
 
 def success(model: CoSo, seed: int) -> float:

@@ -82,7 +82,7 @@ class TestCode:
             "CONTRIBUTING.md": 1,
             "README.md": 2,
             "docs/advisors.md": 4,
-            "docs/coso.md": 1,
+            "docs/coso.md": 2,
             "docs/reliability.md": 2,
             "docs/rules.md": 4,
             "docs/serving.md": 1,
@@ -123,12 +123,21 @@ class TestCode:
         np.testing.assert_array_equal(advice.actions[2], [0, 0])
 
     def test_coso(self):
-        (code,) = blocks("docs/coso.md", "python")
+        code = blocks("docs/coso.md", "python")[0]
         name, rest = '"HuggingFaceTB/SmolVLM-256M-Instruct"', ', "lora": None, "max_new_tokens": 8'
         assert name in code
         code = code.replace(name, f"TINY{rest}").replace("policy_kwargs=", "n_steps=10, batch_size=10, policy_kwargs=")
         model = run(code, TINY=TinyVLM(("Go.", '{"action": "+-"}'), width=16, n_layers=1))["model"]
         assert model.num_timesteps == 140
+
+    @pytest.mark.slow
+    def test_coso_made_on_the_spot(self):
+        made = run(blocks("docs/coso.md", "python")[1])
+        assert made["model"].num_timesteps == 512
+        states = np.stack(made["states"][:20])
+        written = made["model"].policy.write(made["model"].policy.obs_to_tensor(states)[0])
+        assert np.mean([utterance.reading is not None for utterance in written]) > 0.6
+        assert made["pupil"].num_timesteps == 140
 
     def test_contributing(self):
         (code,) = blocks("CONTRIBUTING.md", "python")
