@@ -121,9 +121,8 @@ def main() -> None:
     for row in history.rows:
         print(f"{row[0]:8d}  {row[1]:7.2f}  {row[2]:8.2f}")
     after = success(model, args.seed)
-    print(
-        f"The likeliest words: success {before:.2f} after imitation, {after:.2f} in the end; {time.time() - start:.0f} s"
-    )
+    seconds = time.time() - start
+    print(f"The likeliest words: success {before:.2f} after imitation, {after:.2f} in the end; {seconds:.0f} s")
 
 
 def success(model: CoSo, seed: int) -> float:
