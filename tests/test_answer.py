@@ -545,8 +545,13 @@ def test_an_action_under_a_key_that_nobody_knows_is_no_abstention(key: str) -> N
         '{"state":' * 22_000,
         '{"a":[' * 60 + "1," * 95_000,
         "{'r': " + "{" * 1900,
+        f'{{"advice": [{I0}]}} {{' + " " * 100_000 + "!",
+        f'{{"advice": [{I0}]}} ' + '"' * 100_000,
+        f'{{"advice": [{I0}]}} ' + "\\" * 100_000,
+        f'{{"advice": [{I0}]}} ' + "\n" * 100_000 + "!",
+        '{"advice": [{"state": "' + " " * 100_000 + '", "action": [0.5, 1]}]}',
     ],
-    ids=range(7),
+    ids=range(12),
 )
 def test_time_for_long_answers_is_bounded(text: str) -> None:
     started = time.perf_counter()

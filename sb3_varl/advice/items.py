@@ -37,15 +37,17 @@ _ITEM_START = re.compile(
 _CONTAINER_START = re.compile(r"""\{\s*["']?\w+["']?\s*[:=]\s*\[\s*\{""")
 _STATE = re.compile(_KEY.format(names="|".join(_STATE_KEYS)) + r"""["']?(-?\d{1,9})["']?(?=\s*[,}\n])""", re.IGNORECASE)
 _STATE_OF_END = re.compile(_KEY.format(names="|".join(_STATE_KEYS)) + r"""["']?(\d{1,9})["']?\s*,""", re.IGNORECASE)
-_STATE_AS_TEXT = re.compile(r"\s*(?:state)?[\s_#]*(-?\d{1,9})\s*", re.IGNORECASE)
+_STATE_AS_TEXT = re.compile(r"(?:state)?[\s_#]*(-?\d{1,9})", re.IGNORECASE)
 _ACTION = re.compile(_KEY.format(names="|".join(_ACTION_KEYS)), re.IGNORECASE)
 # What stands between items: commas, bullets, comments.
 _BETWEEN = re.compile(r"(?:[\s,;*\-]|(?://|#)[^\n]*\n)*")
 _END_OF_LIST = re.compile(r"[\s,]*\]")
-# What is left of an answer that begins anew and is cut off, or that nobody can read.
-_CUT_OFF = re.compile(r"""[{\[]\s*\{?\s*["'\u201c]?\w{0,20}["'\u201d]?\s*[:=]?\s*[\[{]?\s*$""")
+# What is left of an answer that begins anew and is cut off, or that nobody can read. In the former, blanks are single
+# ones: where several parts of a pattern may each be any number of them, it takes ages to find that it does not match.
+_CUT_OFF = re.compile(r"""[{\[] ?\{? ?["'\u201c]?\w{0,20}["'\u201d]? ?[:=]? ?[\[{]?$""")
+_MAX_CUT_OFF = 60
 _ANOTHER_ANSWER = re.compile(
-    r"""["'\u201c\\]+advice["'\u201d\\]*\s*:|^\s*advice\s*:\s*(?:[\[{\-"']|$)|[{\[]\s*["'\u201c\\]+state["'\u201d\\]+\s*:""",
+    r"""(?<!["'\u201c\\])["'\u201c\\]+advice["'\u201d\\]*\s*:|^[^\S\n]*advice\s*:\s*(?:[\[{\-"']|$)|[{\[]\s*["'\u201c\\]+state["'\u201d\\]+\s*:""",
     re.MULTILINE,
 )
 _QUOTES = str.maketrans({"\u201c": '"', "\u201d": '"', "\u201e": '"'})
@@ -144,7 +146,7 @@ def state_number(item: Any) -> int | None:
     """
     state = item.get("state") if isinstance(item, dict) else None
     if isinstance(state, str):
-        match = _STATE_AS_TEXT.fullmatch(state)
+        match = _STATE_AS_TEXT.fullmatch(state.strip())
         return int(match[1]) if match else None
     if isinstance(state, float) and state.is_integer() and abs(state) < 1e9:
         return int(state)
@@ -201,7 +203,7 @@ def _read(text: str) -> RawAnswer:
         cut_off += group.cut_off
         lost += group.lost
     rest = text[scan.end :]
-    if n_groups and not scan.gave_up and (_ANOTHER_ANSWER.search(rest) or _CUT_OFF.search(rest)):
+    if n_groups and not scan.gave_up and (_ANOTHER_ANSWER.search(rest) or _is_cut_off(rest)):
         goes_on = scan.ends_with_items and _BETWEEN.fullmatch(rest[: rest.rfind("{")]) is not None
         if not goes_on:
             return RawAnswer([], "not_json")
@@ -214,6 +216,10 @@ def _read(text: str) -> RawAnswer:
     if fault == "truncated" and not items and not cut_off:
         fault = "not_json"
     return RawAnswer(items, fault, cut_off, lost)
+
+
+def _is_cut_off(text: str) -> bool:
+    return _CUT_OFF.search(" ".join(text.split())[-_MAX_CUT_OFF:]) is not None
 
 
 def _says(items: list[Any]) -> bool:
