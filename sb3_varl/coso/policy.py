@@ -121,6 +121,7 @@ class VLMPolicy(BasePolicy):
         self.standardize = Standardize(width)
         self.value_net = nn.Sequential(*create_mlp(width, 1, list(value_arch)))
         self.utterances: Sequence[Utterance] = ()
+        # Of the latest batch: by so much it counts where several make an update.
         self.n_evaluated = 0
         self.listener: Callable[[Sequence[Utterance]], None] | None = None
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
