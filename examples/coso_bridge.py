@@ -31,7 +31,6 @@ from sb3_varl.coso.key_and_door import SIZE
 KNOWN = 0.7
 N_PLACES = SIZE + 1
 LOG_STEPS, N_QUERIES, STATES_PER_QUERY = 4000, 16, 128
-N_EVAL_EPISODES = 50
 ADVICE: dict[str, Any] = {"n_queries": 10, "states_per_query": 100, "frames": False, "blocking": True}
 
 
@@ -109,24 +108,31 @@ class Curve(BaseCallback):
         return True
 
 
-def train(name: str, saved: str | None, steps: int, seed: int, out: pathlib.Path) -> list[float]:
+def train(name: str, saved: str | None, args: argparse.Namespace) -> list[float]:
     """Train VARL, with the advice of a saved model or, which is SAC, without any."""
     th.set_num_threads(1)
     curve = Curve(name)
     evaluation = EvalCallback(
-        make_env(seed + 1000, training=False),
+        make_env(args.seed + 1000, training=False),
         callback_after_eval=curve,
-        eval_freq=steps // 6,
-        n_eval_episodes=N_EVAL_EPISODES,
-        log_path=str(out / name),
+        eval_freq=args.varl_steps // 6,
+        n_eval_episodes=args.episodes,
+        log_path=str(args.out / name),
         verbose=0,
     )
     callbacks: list[BaseCallback] = [evaluation]
     if saved is not None:
         tuned = CoSo.load(saved)
-        callbacks.append(AdvisorCallback(advisor(tuned), log_path=out / name / "advice", **ADVICE))
-    model = VARL("LayerNormMlpPolicy", make_env(seed), shaping_steps=steps // 2, seed=seed, fast=True, **SPARSE)
-    model.learn(steps, callback=callbacks)
+        callbacks.append(AdvisorCallback(advisor(tuned), log_path=args.out / name / "advice", **ADVICE))
+    model = VARL(
+        "LayerNormMlpPolicy",
+        make_env(args.seed),
+        shaping_steps=args.varl_steps // 2,
+        seed=args.seed,
+        fast=True,
+        **SPARSE,
+    )
+    model.learn(args.varl_steps, callback=callbacks)
     return curve.successes
 
 
@@ -140,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=8192, help="steps of CoSo")
     parser.add_argument("--varl-steps", type=int, default=12_000, help="steps of VARL and of SAC")
+    parser.add_argument("--episodes", type=int, default=50, help="of an evaluation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("coso_bridge"), help="folder, made anew")
     args = parser.parse_args()
@@ -176,10 +183,7 @@ def main() -> None:
     saved = {"VARL": str(args.out / "tuned"), "SAC": None}
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(2, context) as pool:
-        runs = {
-            name: pool.submit(train, name, zip_file, args.varl_steps, args.seed, args.out)
-            for name, zip_file in saved.items()
-        }
+        runs = {name: pool.submit(train, name, zip_file, args) for name, zip_file in saved.items()}
         for name, run in runs.items():
             print(name, *(f"{share:.0%}" for share in run.result()))
 

@@ -13,7 +13,7 @@ from conftest import CounterEnv, make_query
 from sb3_varl import VARL, Advice, AdviceQuery, AdvisorCallback, FunctionAdvisor, HumanAdvisor, load_task_sheet
 from sb3_varl.advisors.by_name import check_arguments
 from sb3_varl.advisors.providers import import_litellm
-from sb3_varl.coso import TinyVLM
+from sb3_varl.coso import CoSo, TinyVLM
 from sb3_varl.testing import VLMServer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -190,7 +190,10 @@ def test_the_task_sheet(tmp_path):
 
 
 def test_the_settings_for_rl_zoo():
-    (code,) = blocks("docs/rl-zoo.md", "yaml")
+    code, of_coso = blocks("docs/rl-zoo.md", "yaml")
+    ((name, settings),) = yaml.safe_load(of_coso).items()
+    policy_kwargs = {**settings["policy_kwargs"], "model": TinyVLM(("Go.",), width=16, n_layers=1), "lora": None}
+    CoSo(settings["policy"], f"sb3_varl.coso:{name}", policy_kwargs=policy_kwargs)
     ((_, settings),) = yaml.safe_load(code).items()
     ((_, arguments),) = settings.pop("callback")[0].items()
     check_arguments(VARL, settings, also=["n_timesteps", "normalize"])

@@ -393,8 +393,10 @@ def test_an_mlp_computes_what_its_layers_do(spec):
 @pytest.mark.parametrize(("n", "k", "m"), [(32, 39, 256), (5, 256, 1), (128, 20, 16), (16, 16, 16)])
 @pytest.mark.parametrize("dtype", [th.float32, th.float64])
 def test_product(onednn, n, k, m, dtype, monkeypatch):
-    if not onednn:
-        monkeypatch.setattr(mlp, "_onednn_linear", lambda: None)
+    monkeypatch.setattr(th.backends.cpu, "get_cpu_capability", lambda: "AVX512" if onednn else "AVX2")
+    operator = mlp._onednn_linear.__wrapped__()
+    assert (operator is not None) == onednn
+    monkeypatch.setattr(mlp, "_onednn_linear", lambda: operator)
     x, weight, bias = th.randn(n, k, dtype=dtype), th.randn(m, k, dtype=dtype), th.randn(m, dtype=dtype)
     th.testing.assert_close(product(x, weight), x @ weight.t(), rtol=1e-3, atol=1e-4)
     th.testing.assert_close(product(x, weight, bias), x @ weight.t() + bias, rtol=1e-3, atol=1e-4)
@@ -403,6 +405,7 @@ def test_product(onednn, n, k, m, dtype, monkeypatch):
 
 @pytest.mark.parametrize("operator", [lambda x, w, b, *_: x @ w.t(), lambda x, w: x @ w.t()], ids=["other", "arity"])
 def test_an_operator_that_computes_something_else_is_not_used(operator, monkeypatch):
+    monkeypatch.setattr(th.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(th.ops.mkldnn, "_linear_pointwise", SimpleNamespace(default=operator), raising=False)
     assert mlp._onednn_linear.__wrapped__() is None
 

@@ -51,7 +51,9 @@ class Evaluations:
         runs = pd.read_csv(results.runs_path, dtype={"id": str})
         self.runs = runs.drop_duplicates(["method", "task", "seed"], keep="last")
         rows = pd.read_csv(results.evaluations_path, dtype={"id": str})
-        self._by_run = dict(list(rows.groupby("id")))
+        self._by_run = dict(list(rows.sort_values("step").groupby("id")))
+        self._ids = {(run.method, run.task, run.seed): run.id for run in self.runs.itertuples()}
+        self._seeds = self.runs.groupby(["method", "task"])["seed"].agg(set).to_dict()
 
     def seeds(self, methods: Sequence[str], tasks: Sequence[str]) -> list[int]:
         """
@@ -61,8 +63,8 @@ class Evaluations:
         :param tasks: The tasks
         :return: The seeds
         """
-        of_cells = self.runs.groupby(["method", "task"])["seed"].agg(set).to_dict()
-        return sorted(set.intersection(*(of_cells.get(cell, set()) for cell in itertools.product(methods, tasks))))
+        cells = itertools.product(methods, tasks)
+        return sorted(set.intersection(*(self._seeds.get(cell, set()) for cell in cells)))
 
     def compared(self, experiment: str) -> list[str]:
         """
@@ -106,10 +108,9 @@ class Evaluations:
         values = np.full((len(seeds), len(tasks), len(at)), 0.0 if column == "success" else np.nan)
         for i, seed in enumerate(seeds):
             for j, task in enumerate(tasks):
-                same = (self.runs["method"] == method) & (self.runs["task"] == task) & (self.runs["seed"] == seed)
-                rows = self._by_run.get(self.runs[same]["id"].item())
+                rows = self._by_run.get(self._ids[method, task, seed])
                 if rows is not None:
-                    found = rows.sort_values("step")[column].to_numpy(dtype=float)[: len(at)]
+                    found = rows[column].to_numpy(dtype=float)[: len(at)]
                     values[i, j, : len(found)] = found
         return FRAME_SKIP * at, values
 
