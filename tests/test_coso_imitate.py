@@ -1,16 +1,22 @@
 """CoSo: a model imitates examples, and becomes an advisor."""
 
+import json
+
 import numpy as np
 import pytest
 import standing
+from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from tiny_models import ANSWERS, make_model
 
-from sb3_varl import FunctionAdvisor
+from conftest import CounterEnv
+from sb3_varl import VARL, AdvisorCallback, FunctionAdvisor, VLMAdvisor
+from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.types import AdviceQuery, Briefing, VisitedState
 from sb3_varl.arguments import ArgumentError
 from sb3_varl.coso import BoxActions, KeyAndDoor, NumberLine, TinyVLM, advisor, imitate, read_examples
+from sb3_varl.testing import VLMServer
 
 
 def test_a_log_of_advice_is_examples(tmp_path):
@@ -33,12 +39,57 @@ def test_a_log_of_advice_is_examples(tmp_path):
         assert action.tolist() == pytest.approx([observation[1] / 10, -0.5], abs=1e-3)
     assert imitate(model, examples, n_epochs=1, progress_bar=False)["unparsed"] == 0
     other = make_model()
+    with pytest.raises(ArgumentError, match=r"The actions of .* have the shape \(2,\), not \(\)"):
+        read_examples(other, tmp_path / "log")
+    other = make_model(make_vec_env(KeyAndDoor, 1), policy=policy)
     with pytest.raises(
-        ArgumentError, match=r"observations of .* have the shape \(3,\), those of the model \(3, 32, 32\)"
+        ArgumentError, match=r"observations of .* have the shape \(3,\) and its frames None, those of the model \(7,\)"
     ):
         read_examples(other, tmp_path / "log")
     with pytest.raises(FileNotFoundError):
         read_examples(model, tmp_path / "nowhere")
+
+
+class Picture(CounterEnv):
+    """Its frame is its observation."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+
+    def _obs(self):
+        return self.render()
+
+
+@pytest.mark.usefixtures("vlm_environment")
+def test_frames_and_reasons_of_a_model_are_examples(tmp_path):
+    """Of a log about numbers, for a model that is to see what the advisor saw."""
+
+    def answer(states, images):
+        first, *others = (state["state"] for state in states)
+        entries = [{"state": i, "action": [0.5, -0.25], "reason": f'No "{i}"'} for i in others]
+        return json.dumps({"advice": [{"state": first, "action": [1, 1]}, *entries]})
+
+    with VLMServer(answer) as server:
+        vlm = VLMAdvisor("openai/test", "Go.", api_base=server.api_base, form="actions")
+        settings = {"n_queries": 1, "first_query": 30, "states_per_query": 4, "window": 20, "blocking": True}
+        callback = AdvisorCallback(vlm, log_path=tmp_path / "log", **settings)
+        VARL("MlpPolicy", CounterEnv(), learning_starts=100, buffer_size=200).learn(40, callback=callback)
+    policy = {"model": TinyVLM(("at",), width=16, n_layers=1), "prompt": "Go.", "actions": BoxActions()}
+    model = make_model(make_vec_env(Picture, 1), policy=policy)
+    examples = read_examples(model, tmp_path / "log")
+    assert [picture.shape for picture, _ in examples] == [(8, 8, 3)] * 4
+    (logged,) = read_queries(tmp_path / "log")
+    for (picture, _), (episode, t, _) in zip(examples, logged.observations, strict=True):
+        assert picture[0, 0].tolist() == [episode, t, 0]
+    assert [json.loads(text)["advice"][0].get("reason") for _, text in examples] == [
+        None,
+        *(f'No "{i}"' for i in (1, 2, 3)),
+    ]
+    reading = model.policy.parser.read(examples[1][1])
+    assert reading.action.tolist() == [0.5, -0.25]
+    assert examples[1][1][: reading.start].count("No")
+    assert all("reason" not in text for _, text in read_examples(model, tmp_path / "log", thoughts=False))
 
 
 def test_no_advice_where_the_words_say_none():

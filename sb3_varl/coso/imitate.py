@@ -1,5 +1,6 @@
 """A start for the policy: answers that somebody else gave."""
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import torch as th
 from gymnasium import spaces
 from tqdm import tqdm
 
-from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.history import LoggedQuery, read_queries
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number
 from sb3_varl.coso.writing import Writing, refuse_normalized
 
@@ -102,37 +103,75 @@ def imitate(
     return {"loss": loss, "unparsed": len(unread) / len(pairs)}
 
 
-def read_examples(model: Writing, path: str | os.PathLike[str]) -> list[tuple[Any, str]]:
+def read_examples(model: Writing, path: str | os.PathLike[str], *, thoughts: bool = True) -> list[tuple[Any, str]]:
     """
     Take examples from an advice log: each state whose advice was used, with the advice as the model's parser says it.
 
-    :param model: The model, whose environment has the observations and actions of the log's
+    :param model: The model, whose environment has the actions of the log's, and its observations or else pictures as
+        large as the log's frames, which are taken then
     :param path: The run's log folder, or its ``advice.jsonl``
+    :param thoughts: Whether answers begin with the reason that was given for an action, if one was
     :return: Observations and answers
     :raises ArgumentError: if there is no advice, or it is about other observations or actions
     :raises FileNotFoundError: if there is no log
     """
+    check_bool("thoughts", thoughts)
+    refuse_normalized(model)
     examples = []
     for query in read_queries(path):
-        for observation, action in zip(query.guided, query.read().actions, strict=True):
-            if action is not None:
-                _check_shapes(model, path, observation, action)
-                examples.append((observation, model.policy.parser.write(np.asarray(action))))
+        reasons = _reasons(query) if thoughts else {}
+        rows = zip(query.guided, query.frames, query.read().actions, strict=True)
+        for i, (observation, frame, action) in enumerate(rows):
+            if action is None:
+                continue
+            expected = model.action_space.shape
+            if np.shape(action) != expected:
+                raise ArgumentError(f"The actions of {path} have the shape {np.shape(action)}, not {expected}.")
+            seen = next((thing for thing in (observation, frame) if _fits(model, thing)), None)
+            if seen is None:
+                raise ArgumentError(
+                    f"The observations of {path} have the shape {_shapes(observation)} and its frames "
+                    f"{_shapes(frame)}, those of the model {_shapes_of_space(model.observation_space)}."
+                )
+            said = {"thoughts": reasons[i]} if i in reasons else {}
+            examples.append((seen, model.policy.parser.write(np.asarray(action), **said)))
     if not examples:
         raise ArgumentError(f"{path} has no advice that was used.")
     return examples
 
 
-def _check_shapes(model: Writing, path: str | os.PathLike[str], observation: Any, action: Any) -> None:
-    for name, given, space in (
-        ("observations", observation, model.observation_space),
-        ("actions", action, model.action_space),
-    ):
-        shapes = {key: np.shape(value) for key, value in given.items()} if isinstance(given, dict) else np.shape(given)
-        is_dict = isinstance(space, spaces.Dict)
-        expected = {key: entry.shape for key, entry in space.spaces.items()} if is_dict else space.shape  # type: ignore[attr-defined]
-        if shapes != expected:
-            raise ArgumentError(f"The {name} of {path} have the shape {shapes}, those of the model {expected}.")
+def _reasons(query: LoggedQuery) -> dict[int, str]:
+    """What a model gave as its reasons, where that stands in plain JSON beside the states."""
+    reasons = {}
+    for answer in query.answers:
+        try:
+            entries = json.loads(answer.text[answer.text.index("{") : answer.text.rindex("}") + 1])["advice"]
+            said = [(entry["state"], entry.get("reason")) for entry in entries if isinstance(entry, dict)]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+        for state, reason in said:
+            if isinstance(state, int) and state in answer.states and isinstance(reason, str):
+                reasons[state] = reason
+    return reasons
+
+
+def _fits(model: Writing, observation: Any) -> bool:
+    if observation is None or isinstance(observation, dict) != isinstance(model.observation_space, spaces.Dict):
+        return False
+    try:
+        return not model.policy.obs_to_tensor(observation)[1]
+    except (ValueError, KeyError):
+        return False
+
+
+def _shapes(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {name: np.shape(value) for name, value in observation.items()}
+    return None if observation is None else np.shape(observation)
+
+
+def _shapes_of_space(space: spaces.Space) -> Any:
+    return {name: part.shape for name, part in space.spaces.items()} if isinstance(space, spaces.Dict) else space.shape
 
 
 def _as_policy_sees(policy: Any, observation: Any) -> Any:

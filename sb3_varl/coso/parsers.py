@@ -64,11 +64,12 @@ class Parser(Protocol):
         :return: What it says, or ``None`` where that is not one action
         """
 
-    def write(self, action: np.ndarray) -> str:
+    def write(self, action: np.ndarray, thoughts: str = "") -> str:
         """
         Say an action, as the model should.
 
         :param action: An action in the environment's units
+        :param thoughts: What it should say before that
         :return: Text that reads as the action
         """
 
@@ -162,15 +163,16 @@ class Choices:
             return None
         return Reading(np.array(action), (action - self._first,), key.start())
 
-    def write(self, action: np.ndarray) -> str:
+    def write(self, action: np.ndarray, thoughts: str = "") -> str:
         """
         Say an action.
 
         :param action: One of the actions
-        :return: For instance ``{"action": "+"}``
+        :param thoughts: What comes before it
+        :return: For instance ``{"thoughts": "add one", "action": "+"}``
         """
         word = next(word for word, meant in self.words.items() if meant == int(action))
-        return json.dumps({"action": word}, ensure_ascii=False)
+        return json.dumps({**({"thoughts": thoughts} if thoughts else {}), "action": word}, ensure_ascii=False)
 
 
 class BoxActions:
@@ -243,14 +245,16 @@ class BoxActions:
         action = parse_answer(text, [0], self.space, self._names()).actions.get(0)
         return None if action is None else self._reading(text, action, _KEY)
 
-    def write(self, action: np.ndarray) -> str:
+    def write(self, action: np.ndarray, thoughts: str = "") -> str:
         """
         Say an action.
 
         :param action: An action in the environment's units
+        :param thoughts: A reason, which comes before it
         :return: The answer that says it, to a thousandth of the Box
         """
-        return json.dumps({"advice": [{"state": 0, "action": self._numbers(action)}]})
+        reason = {"reason": thoughts} if thoughts else {}
+        return json.dumps({"advice": [{**reason, "state": 0, "action": self._numbers(action)}]}, ensure_ascii=False)
 
     def _numbers(self, action: np.ndarray) -> list[float]:
         low, high = self._bounds()
@@ -309,15 +313,17 @@ class BoxRules(BoxActions):
         action = rules(observation) if len(rules) else None
         return None if action is None else self._reading(text, action, _RULES)
 
-    def write(self, action: np.ndarray) -> str:
+    def write(self, action: np.ndarray, thoughts: str = "") -> str:
         """
         Say an action.
 
         :param action: An action in the environment's units
+        :param thoughts: What comes before it
         :return: One rule that says it everywhere, to a thousandth of the Box
         """
         numbers = [str(number) for number in self._numbers(action)]
-        return json.dumps({"rules": [{"name": "act", "when": "true", "action": numbers}]})
+        rules = [{"name": "act", "when": "true", "action": numbers}]
+        return json.dumps({**({"thoughts": thoughts} if thoughts else {}), "rules": rules}, ensure_ascii=False)
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
