@@ -22,6 +22,7 @@ import training
 import variants
 from conftest import make_query
 from sb3_varl import AdviceQuery, FunctionAdvisor, VisitedState
+from sb3_varl.metaworld import MISTAKES
 
 BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmark"
 TASK = "reach-v3"
@@ -330,6 +331,27 @@ def test_figures_and_tables(tmp_path, monkeypatch, capsys):
     line = next(line for line in text.splitlines() if line.startswith("| coef 100 |"))
     assert line.startswith("| coef 100 | 7% (0\N{EN DASH}10) ")
     assert line.endswith("| 3, of 9 runs 3 failed |")
+
+
+def test_the_table_of_mistakes_follows_from_the_data():
+    """Success of the last three evaluations, and of those until the cutoff."""
+    evaluations = figures.Evaluations(results.Results(BENCHMARK / "results"))
+    n_until_cutoff = cells.BASE["shaping"]["shaping_steps"] // cells.BASE["eval_freq"]
+
+    def cell(method, task):
+        if 100 not in evaluations.seeds([method], [task]):
+            return "\N{EN DASH}"
+        _, success = evaluations.table(method, [task], [100], "success", cells.SHORT_STEPS)
+        parts = success[0, 0, -results.N_LAST :], success[0, 0, :n_until_cutoff]
+        return "{:.0%} ({:.0%})".format(*(part.mean() for part in parts))
+
+    page = (BENCHMARK.parents[1] / "docs" / "results.md").read_text()
+    names = {"SAC": "SAC, no advice", "rules": "no mistake"} | {f"mistake {name}": f"`{name}`" for name in MISTAKES}
+    for method, name in names.items():
+        found = [
+            cell(f"{method}{more}", task) for task in ("push-v3", "drawer-open-v3") for more in ("", ", corrected")
+        ]
+        assert f"| {name} | {' | '.join(found)} |" in page
 
 
 @pytest.mark.parametrize("n_runs", range(1, 13))
