@@ -66,11 +66,10 @@ def _check(
     is_kind = isinstance(value, kind) and not isinstance(value, bool | np.bool_)
     if is_kind and math.isfinite(value) and low <= value <= high and not (above_low and value == low):
         return
-    bounds = f"greater than {low:g}" if above_low else f"that is at least {low:g}"
-    if math.isfinite(high):
-        bounds += f" and at most {high:g}"
+    lowest = "" if low == -math.inf else f" greater than {low:g}" if above_low else f" that is at least {low:g}"
+    highest = f" and at most {high:g}" if math.isfinite(high) else ""
     others = [alternative] * bool(alternative) + ["None"] * optional
-    raise ArgumentError(f"{name} is {value!r}, expected {' or '.join([f'{noun} {bounds}', *others])}.")
+    raise ArgumentError(f"{name} is {value!r}, expected {' or '.join([f'{noun}{lowest}{highest}', *others])}.")
 
 
 def check_bool(name: str, value: Any) -> None:

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecFrameStack
-from tiny_models import ANSWERS, PROMPT, gradients, make_model, observations, tiny
+from tiny_models import ANSWERS, PROMPT, SOURCES, gradients, make_model, observations, tiny
 
 from sb3_varl.arguments import ArgumentError
 from sb3_varl.coso import (
@@ -318,6 +318,19 @@ def test_stacked_frames_are_no_picture():
         make_model(env)
 
 
+def test_who_does_not_look_takes_any_picture():
+    class Seen(gym.Env):
+        observation_space = spaces.Dict(
+            {"grid": spaces.Box(0, 255, (7, 7, 10), np.uint8), "x": spaces.Box(-1, 1, (1,))}
+        )
+        action_space = spaces.Discrete(2)
+
+    prompt = {"model": SOURCES["llama"], "prompt": lambda observation: f"Go to {observation['x'][0]:.0f}."}
+    make_model(make_vec_env(Seen, 1), policy=prompt)
+    with pytest.raises(ArgumentError, match="channels, expected 1 or 3"):
+        make_model(make_vec_env(Seen, 1), policy={**prompt, "model": tiny()})
+
+
 def test_a_rollout_of_nothing_but_nonsense_is_told_of_once(caplog):
     model = make_model()
     model.learn(24)
@@ -332,7 +345,11 @@ def test_other_weights_may_be_loaded(weights, tmp_path):
     model.save(tmp_path / "model")
     for other in ("learned", "code", "parser", "uniform", None):
         loaded = CoSo.load(tmp_path / "model", env=model.env, weights=other)
+        loaded.set_parameters(str(tmp_path / "model"))
         assert type(loaded.weights) is type(make_model(weights=other).weights)
+        if weights == other == "learned":
+            expected = model.causal_network.state_dict()
+            assert all(th.equal(value, expected[name]) for name, value in loaded.causal_network.state_dict().items())
         for one, same in zip(loaded.policy.parameters(), model.policy.parameters(), strict=True):
             assert th.equal(one, same)
 

@@ -46,6 +46,8 @@ def test_a_log_of_advice_is_examples(tmp_path):
         ArgumentError, match=r"observations of .* have the shape \(3,\) and its frames None, those of the model \(7,\)"
     ):
         read_examples(other, tmp_path / "log")
+    with pytest.raises(ArgumentError, match="observation is none of Box"):
+        imitate(model, [({"x": 1}, ANSWERS[0])])
     with pytest.raises(FileNotFoundError):
         read_examples(model, tmp_path / "nowhere")
 

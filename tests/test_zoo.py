@@ -213,8 +213,10 @@ def test_coso_is_trained_and_enjoyed(tmp_path):
         """)
     )
     outcomes = zoo(
-        "train --algo coso --env NumberLine-v0 --conf-file my.yml --eval-freq 8 --eval-episodes 1 --seed 0",
+        "train --algo=coso --env NumberLine-v0 --conf-file my.yml --eval-freq 8 --eval-episodes 1 --seed 0",
         "enjoy --algo coso --env NumberLine-v0 -f logs --no-render -n 8",
+        "train --algo coso --env NumberLine-v0 --conf-file my.yml --eval-freq -1 --eval-episodes 1 -optimize"
+        " --n-trials 1 --no-optim-plots -n 16",
         folder=tmp_path,
     )
     for output, error in outcomes:

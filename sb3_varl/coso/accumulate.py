@@ -23,34 +23,41 @@ def accumulating(policy: VLMPolicy, n_batches: int, max_norm: float) -> Iterator
         yield
         return
     optimizer = policy.optimizer
-    step = optimizer.step
-    sums: dict[th.nn.Parameter, th.Tensor] = {}
-    n_gathered = n_answers = 0
+    step, zero_grad = optimizer.step, optimizer.zero_grad
+    # Gradients are in units of the latest batch: what was gathered, by answers, over that batch's answers.
+    n_gathered = n_answers = n_latest = 0
+
+    def keep_grad(set_to_none: bool = True) -> None:
+        if n_gathered == 0:
+            zero_grad(set_to_none)
+        else:
+            scale(n_latest / policy.n_evaluated)
 
     def gather(closure: Callable[[], float] | None = None) -> None:
-        nonlocal n_gathered, n_answers
-        for parameter in policy.parameters():
-            if parameter.grad is not None:
-                gradient = parameter.grad * policy.n_evaluated
-                sums[parameter] = sums[parameter].add_(gradient) if parameter in sums else gradient
-        n_gathered, n_answers = n_gathered + 1, n_answers + policy.n_evaluated
+        nonlocal n_gathered, n_answers, n_latest
+        n_latest = policy.n_evaluated
+        n_gathered, n_answers = n_gathered + 1, n_answers + n_latest
         if n_gathered == n_batches:
             flush()
 
     def flush() -> None:
         nonlocal n_gathered, n_answers
-        for parameter, total in sums.items():
-            parameter.grad = total / n_answers
-        th.nn.utils.clip_grad_norm_(sums, max_norm)
+        scale(n_latest / n_answers)
+        th.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
         step()
-        sums.clear()
+        zero_grad()
         n_gathered = n_answers = 0
 
+    def scale(factor: float) -> None:
+        for parameter in policy.parameters():
+            if parameter.grad is not None:
+                parameter.grad *= factor
+
     changed: Any = optimizer
-    changed.step = gather
+    changed.step, changed.zero_grad = gather, keep_grad
     try:
         yield
         if n_gathered:
             flush()
     finally:
-        changed.step = step
+        changed.step, changed.zero_grad = step, zero_grad

@@ -37,7 +37,7 @@ class CoSo(Writing, PPO):
     :param max_grad_norm: Largest norm of a gradient
     :param weights: How tokens are weighed: ``"learned"`` as the paper says, ``"code"`` as its code does, ``"parser"``
         by what the parser hangs on, ``"uniform"`` all alike, ``None`` without an entropy, or a
-        :class:`~sb3_varl.coso.TokenWeights`
+        :class:`~sb3_varl.coso.TokenWeights`, of which the model takes a copy
     :param unparsed_penalty: What an answer that says no action costs, in units of reward; the environment, and so the
         episode's return in logs, knows nothing of it
     :param accumulate: How many batches make an update, where memory takes few answers at once; where ``target_kl``

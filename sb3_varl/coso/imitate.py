@@ -61,7 +61,8 @@ def imitate(
         if len(tokens) > policy.language.max_new_tokens:
             raise ArgumentError(
                 f"This example has {len(tokens)} tokens and max_new_tokens is {policy.language.max_new_tokens}, so "
-                f"that the model would be cut off before its end: {text[:_MAX_EXAMPLE]!r}"
+                f"that the model would be cut off before its end; read_examples(..., thoughts=False) has shorter ones: "
+                f"{text[:_MAX_EXAMPLE]!r}"
             )
         is_ended_early = any(token in policy.language.ends for token in tokens[:-1])
         if is_ended_early or any(policy.language.forbidden[token] for token in tokens):
@@ -120,7 +121,9 @@ def read_examples(model: Writing, path: str | os.PathLike[str], *, thoughts: boo
     examples = []
     for query in read_queries(path):
         reasons = _reasons(query) if thoughts else {}
-        rows = zip(query.guided, query.frames, query.read().actions, strict=True)
+        observations = query.guided
+        frames = [None] * query.n_states if _fits(model, observations[0]) else query.frames
+        rows = zip(observations, frames, query.read().actions, strict=True)
         for i, (observation, frame, action) in enumerate(rows):
             if action is None:
                 continue
@@ -156,12 +159,13 @@ def _reasons(query: LoggedQuery) -> dict[int, str]:
 
 
 def _fits(model: Writing, observation: Any) -> bool:
-    if observation is None or isinstance(observation, dict) != isinstance(model.observation_space, spaces.Dict):
+    if observation is None:
         return False
     try:
-        return not model.policy.obs_to_tensor(observation)[1]
-    except (ValueError, KeyError):
+        _as_policy_sees(model.policy, observation)
+    except ArgumentError:
         return False
+    return True
 
 
 def _shapes(observation: Any) -> Any:
@@ -175,10 +179,14 @@ def _shapes_of_space(space: spaces.Space) -> Any:
 
 
 def _as_policy_sees(policy: Any, observation: Any) -> Any:
+    space = policy.observation_space
+    keys = set(space.spaces) if isinstance(space, spaces.Dict) else None
+    if (set(observation) if isinstance(observation, dict) else None) != keys:
+        raise ArgumentError(f"An example's observation is none of {space}: {observation!r:.200}")
     try:
         batched, is_batch = policy.obs_to_tensor(observation)
     except (ValueError, AttributeError, TypeError) as error:
-        raise ArgumentError(f"An example's observation is none of {policy.observation_space}: {error}") from error
+        raise ArgumentError(f"An example's observation is none of {space}: {error}") from error
     if is_batch:
         raise ArgumentError(
             "An example's observation is a batch of them. Give each by itself, as the environment itself does."

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch as th
 from peft import LoraConfig, PeftConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -157,8 +158,10 @@ class LanguageModel(nn.Module):
             _memory(f"write {len(prompts)} answers of up to {self.max_new_tokens} tokens", "fewer environments"),
             th.no_grad(),
         ):
-            written = self.model.generate(**inputs, generation_config=config, logits_processor=processors)
-            self._hidden.pop(threading.get_ident())
+            try:
+                written = self.model.generate(**inputs, generation_config=config, logits_processor=processors)
+            finally:
+                self._hidden.pop(threading.get_ident(), None)
         start = inputs["input_ids"].shape[1]
         return [self._until_end(tokens) for tokens in written[:, start:].tolist()]
 
@@ -178,8 +181,11 @@ class LanguageModel(nn.Module):
         if self._takes_logits_to_keep:
             whole["logits_to_keep"] = whole["input_ids"].shape[1] - int(n_prompt.min()) + 1
         with _memory(f"read {len(prompts)} answers of up to {self.max_new_tokens} tokens", "a smaller batch_size"):
-            logits = self.model(**whole, use_cache=False).logits
-        hidden = self._hidden.pop(threading.get_ident())
+            try:
+                logits = self.model(**whole, use_cache=False).logits
+            finally:
+                hidden = self._hidden.pop(threading.get_ident(), None)
+        assert hidden is not None
         before = n_prompt - 1 - (whole["input_ids"].shape[1] - logits.shape[1])
 
         rows = th.arange(len(prompts), device=before.device)
@@ -384,9 +390,10 @@ def _add_adapters(model: nn.Module, lora: Any) -> None:
         check_integer("lora", lora)
         lora = LoraConfig(r=lora, lora_alpha=2 * lora, lora_dropout=0.0, target_modules="all-linear")
     inject_adapter_in_model(lora, model)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            for name in module.adapter_layer_names:
+                getattr(module, name).float()
 
 
 def _ids(value: Any) -> list[int]:

@@ -209,7 +209,8 @@ class BoxActions:
         self._space = action_space
         self._names()
         given = self._given
-        if given is not None and (np.shape(given) != action_space.shape or not action_space.contains(self.fallback)):
+        n = np.prod(action_space.shape)
+        if given is not None and (np.size(given) != n or not action_space.contains(self.fallback)):
             raise ValueError(f"The fallback {given} is no action of {action_space}.")
 
     @property
@@ -231,7 +232,7 @@ class BoxActions:
     def fallback(self) -> np.ndarray:
         """The action that is executed where a text cannot be read."""
         space = self.space
-        given = np.zeros(space.shape) if self._given is None else np.asarray(self._given, float)
+        given = np.zeros(space.shape) if self._given is None else np.reshape(self._given, space.shape)
         return (np.clip(given, space.low, space.high) if self._given is None else given).astype(space.dtype)
 
     def read(self, text: str, observation: Any = None) -> Reading | None:

@@ -106,7 +106,7 @@ class VLMPolicy(BasePolicy):
             temperature=temperature,
             max_new_tokens=max_new_tokens,
         )
-        self.images = _Images(observation_space)
+        self.images = _Images(observation_space if self.language.can_see else None)
         if isinstance(prompt, str) and not (self.language.can_see and len(self.images)):
             why = (
                 "has no pictures (which are uint8, 0 to 255, so that VecNormalize needs norm_obs=False)"
@@ -216,10 +216,7 @@ class VLMPolicy(BasePolicy):
         :return: Its prompts
         :raises ArgumentError: if the prompt is a function that returns something else than text
         """
-        return [
-            Prompt(self._text(observation), self.images.of(observation) if self.language.can_see else ())
-            for observation in observations
-        ]
+        return [Prompt(self._text(observation), self.images.of(observation)) for observation in observations]
 
     def _text(self, observation: Any) -> str:
         text = self.prompt if isinstance(self.prompt, str) else self.prompt(observation)
@@ -356,11 +353,11 @@ class _Images:
     """
     The pictures in observations.
 
-    :param space: Observation space
+    :param space: Observation space; ``None`` where nobody looks at it
     """
 
-    def __init__(self, space: spaces.Space) -> None:
-        entries = dict(space.spaces) if isinstance(space, spaces.Dict) else {None: space}
+    def __init__(self, space: spaces.Space | None) -> None:
+        entries = dict(space.spaces) if isinstance(space, spaces.Dict) else {None: space} if space is not None else {}
         self._channels_first = {
             name: is_image_space_channels_first(entry)  # type: ignore[arg-type]
             for name, entry in entries.items()

@@ -12,6 +12,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_varl.arguments import ArgumentError, check_integer, check_number
@@ -53,16 +54,16 @@ class Writing(OnPolicyAlgorithm):
     ) -> None:
         check_number("unparsed_penalty", unparsed_penalty)
         check_integer("accumulate", accumulate)
-        for name, low in (("n_steps", 1), ("batch_size", 1), ("n_epochs", 1)):
+        for name in ("n_steps", "batch_size", "n_epochs"):
             if name in kwargs:
-                check_integer(name, kwargs[name], low)
+                check_integer(name, kwargs[name])
         for name, high in (("gamma", 1.0), ("gae_lambda", 1.0), ("ent_coef", math.inf), ("vf_coef", math.inf)):
             if name in kwargs:
                 check_number(name, kwargs[name], high=high)
-        check_number("max_grad_norm", kwargs["max_grad_norm"], above_low=True)
+        if kwargs["max_grad_norm"] != math.inf:
+            check_number("max_grad_norm", kwargs["max_grad_norm"], above_low=True, alternative="math.inf")
         self.weights: TokenWeights | None = weights  # type: ignore[assignment]
         self.unparsed_penalty, self.accumulate = unparsed_penalty, accumulate
-        self._told_of_unparsed = False
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
@@ -75,6 +76,7 @@ class Writing(OnPolicyAlgorithm):
                 "UtteranceBuffer or DictUtteranceBuffer, which keep words."
             )
         self.weights = _weights(self.weights)
+        self._told_of_unparsed = False
         source = self.policy_kwargs.get("model")
         if isinstance(source, str) and pathlib.Path(source).is_dir():
             # So that what is saved can be loaded elsewhere.
@@ -149,18 +151,20 @@ class Writing(OnPolicyAlgorithm):
         self, load_path_or_dict: str | Mapping[str, Any], exact_match: bool = True, device: th.device | str = "auto"
     ) -> None:
         """
-        Take what was trained. Where the weights of tokens are others than those that were saved, they start anew.
+        Take what was trained. Where only one of the two has a causal model, that of this model stays as it is.
 
         :param load_path_or_dict: A saved model, or its parameters
-        :param exact_match: Whether all of it has to be there
+        :param exact_match: Whether all else has to be there
         :param device: Device
         """
-        if isinstance(load_path_or_dict, dict):
-            own = {name: value for name, value in self.get_parameters().items() if name.startswith("causal_")}
-            given = {name: value for name, value in load_path_or_dict.items() if name.startswith("causal_")}
-            others = {name: value for name, value in load_path_or_dict.items() if name not in given}
-            load_path_or_dict = {**others, **(given if given.keys() == own.keys() else own)}
-        super().set_parameters(load_path_or_dict, exact_match, device)  # type: ignore[arg-type]
+        parameters: Any = load_path_or_dict
+        if not isinstance(parameters, dict):
+            _, parameters, _ = load_from_zip_file(parameters, device=device, load_data=False)
+        own = {name: value for name, value in self.get_parameters().items() if name.startswith("causal_")}
+        given = {name: value for name, value in parameters.items() if name.startswith("causal_")}
+        merged: dict[str, Any] = {name: value for name, value in parameters.items() if name not in given}
+        merged |= given if given.keys() == own.keys() else own
+        super().set_parameters(merged, exact_match, device)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()

@@ -200,8 +200,8 @@ def is_plain(module: nn.Module) -> bool:
 
 def product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> th.Tensor:
     """
-    ``x @ weight.T + bias``, by oneDNN where it is faster than MKL, which PyTorch takes for float32: on AMD's processors
-    with AVX-512 it has twice the throughput, and on those without 0.9 times as much.
+    ``x @ weight.T + bias``, by oneDNN where it is faster than MKL, which PyTorch takes for float32: on an AMD EPYC
+    with AVX-512 (Zen 5) it has twice the throughput, and on one without (Zen 3) 0.9 times as much.
 
     :param x: Inputs, ``(n, in_features)``
     :param weight: Weights, ``(out_features, in_features)``
@@ -218,8 +218,8 @@ def product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> t
 @functools.cache
 def _onednn_linear() -> Callable[..., th.Tensor] | None:
     """
-    The oneDNN operator, or None where it is the slower one, or this PyTorch has none that does what is expected of it:
-    it is part of PyTorch's compiler, and the interface is not promised to last.
+    The oneDNN operator, or None without AVX-512, where it was slower, or where this PyTorch has none that does what is
+    expected of it: it is part of PyTorch's compiler, and the interface is not promised to last.
     """
     if "AVX512" not in th.backends.cpu.get_cpu_capability():
         return None
