@@ -135,8 +135,9 @@ class TestCode:
         made = run(blocks("docs/coso.md", "python")[1])
         assert made["model"].num_timesteps == 512
         states = np.stack(made["states"][:20])
-        written = made["model"].policy.write(made["model"].policy.obs_to_tensor(states)[0])
-        assert np.mean([utterance.reading is not None for utterance in written]) > 0.6
+        policy = made["model"].policy
+        written = policy.write(policy.obs_to_tensor(states)[0], deterministic=True)
+        assert np.mean([utterance.reading is not None for utterance in written]) > 0.9
         assert made["pupil"].num_timesteps == 140
 
     def test_contributing(self):
