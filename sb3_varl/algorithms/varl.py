@@ -84,7 +84,7 @@ class VARL(Guided, SAC):
         On a CPU, networks of linear layers, ReLUs and layer normalisations get updates of their own
         (:class:`~sb3_varl.algorithms.fast.fast_sac.FastSAC`); all others keep SB3's, with fused Adam and
         without denormals. On a CUDA device, SB3's are recorded once and replayed
-        (:class:`~sb3_varl.algorithms.fast.cuda_graphs.GraphedUpdates`).
+        (:class:`~sb3_varl.algorithms.fast.recorded.GraphedUpdates`).
     :raises ArgumentError: if one of the last seven is of the wrong type or out of its range
     :raises ValueError: if the policy is one of another algorithm
     :raises AssertionError: if the action space is not continuous

@@ -8,7 +8,7 @@ from typing import Any
 from stable_baselines3 import SAC
 
 from sb3_varl.algorithms.fast.acceleration import constant_critic, flushed_denormals, fused_adam, optimizers_of
-from sb3_varl.algorithms.fast.cuda_graphs import REPEATABLE, GraphedUpdates
+from sb3_varl.algorithms.fast.recorded import REPEATABLE, GraphedUpdates
 from sb3_varl.algorithms.fast.fast_sac import FastSAC, FastShapingTerm
 from sb3_varl.algorithms.shaping_term import ShapingTerm
 

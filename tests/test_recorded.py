@@ -22,9 +22,9 @@ from torch.utils._pytree import tree_map
 
 from conftest import DictEnv, parameters
 from sb3_varl import VARL, VARLTQC
-from sb3_varl.algorithms.fast import cuda_graphs
+from sb3_varl.algorithms.fast import recorded
 from sb3_varl.algorithms.fast.acceleration import optimizers_of
-from sb3_varl.algorithms.fast.cuda_graphs import GraphedUpdates, _GraphedUpdate, record_cuda_graph
+from sb3_varl.algorithms.fast.recorded import GraphedUpdates, _GraphedUpdate, record_cuda_graph
 from sb3_varl.algorithms.shaping import GATES, shaping_gradient
 from sb3_varl.algorithms.shaping_term import ShapingTerm
 
@@ -288,12 +288,12 @@ def test_networks_that_decide_by_what_they_see_keep_the_parents_loop(look, capsy
 
 def test_others_may_wait_for_the_gpu_meanwhile(monkeypatch):
     """An advisor that is a local model, in a thread of its own."""
-    monkeypatch.setattr(cuda_graphs, "_sync_debug_mode", lambda mode: contextlib.nullcontext())
+    monkeypatch.setattr(recorded, "_sync_debug_mode", lambda mode: contextlib.nullcontext())
     said = "called a synchronizing CUDA operation (function x)"
     looks = set()
     monkeypatch.setattr(warnings, "showwarning", lambda message, *_: shown.append(str(message)))
     shown = []
-    with cuda_graphs._noted_waits(th.device("cuda"), looks):
+    with recorded._noted_waits(th.device("cuda"), looks):
         thread = threading.Thread(target=warnings.warn, args=(said,))
         thread.start()
         thread.join()
