@@ -7,6 +7,8 @@ import contextlib
 import gc
 import threading
 import warnings
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,75 +19,22 @@ from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 from torch.autograd.graph import get_gradient_edge
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from conftest import DictEnv, parameters
 from sb3_varl import VARL, VARLTQC
-from sb3_varl.algorithms.fast import recorded
+from sb3_varl.algorithms.fast import cuda_graph
 from sb3_varl.algorithms.fast.acceleration import optimizers_of
-from sb3_varl.algorithms.fast.recorded import GraphedUpdates, _GraphedUpdate, record_cuda_graph
-from sb3_varl.algorithms.shaping import GATES, shaping_gradient
-from sb3_varl.algorithms.shaping_term import ShapingTerm
+from sb3_varl.algorithms.fast.compiled import record_compiled
+from sb3_varl.algorithms.fast.cuda_graph import record_cuda_graph
+from sb3_varl.algorithms.fast.recorded import RECORDERS, RecordedUpdates, Recorder, _RecordedUpdate
+from sb3_varl.algorithms.shaping import GATES
 
 CUDA = th.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 
 
-class Recording(TorchDispatchMode):
-    """Records operators with their tensors, does them again, and nothing else that Python does in between."""
-
-    def __init__(self):
-        super().__init__()
-        self.operations = []
-        self.before = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        written = []
-        for argument, value in zip(func._schema.arguments, args, strict=False):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                written.extend(value if isinstance(value, (list, tuple)) else [value])
-        written.extend(tensor for name, tensor in kwargs.items() if name == "out")
-        self.before.extend((tensor.detach(), tensor.detach().clone()) for tensor in written)
-        # Somebody may give them another shape later.
-        inputs = tree_map(alias, (args, kwargs))
-        result = func(*args, **kwargs)
-        self.operations.append((func, *inputs, tree_map(alias, result)))
-        return result
-
-    def undo(self):
-        for tensor, before in reversed(self.before):
-            tensor.copy_(before)
-
-    @th.no_grad()
-    def replay(self):
-        for func, args, kwargs, result in self.operations:
-            returns = func._schema.returns
-            again = func(*args, **kwargs)
-            if len(returns) == 1:
-                again, result = [again], [result]
-            for description, new, old in zip(returns, again or (), result or (), strict=False):
-                if description.alias_info is None and isinstance(new, th.Tensor):
-                    old.copy_(new)
-
-
-def alias(value):
-    return value.detach() if isinstance(value, th.Tensor) else value
-
-
-def record(update):
-    if CUDA:
-        return record_cuda_graph(update)
-    state = th.get_rng_state()
-    recording = Recording()
-    try:
-        with recording:
-            update()
-    finally:
-        recording.undo()
-        th.set_rng_state(state)
-    return recording.replay
+# On a CPU as it is recorded there, but not compiled, which takes long.
+RECORDER = RECORDERS["cuda"] if CUDA else Recorder(partial(record_compiled, backend="eager"), RECORDERS["cpu"].adam)
 
 
 def make(env="Pendulum-v1", policy="MlpPolicy", advice=0, algorithm=VARL, **kwargs):
@@ -102,7 +51,7 @@ def make(env="Pendulum-v1", policy="MlpPolicy", advice=0, algorithm=VARL, **kwar
 def replayed(**kwargs):
     model = make(**kwargs)
     model.fast = True
-    model.graphed_updates = GraphedUpdates(model, record)
+    model.recorded_updates = RecordedUpdates(model, RECORDER)
     return model
 
 
@@ -110,7 +59,7 @@ def train(model, updates, at_once=1):
     """By the graph, as ``fast=True`` does on a GPU; on the CPU it would do something else."""
     th.manual_seed(1)
     np.random.seed(1)
-    graphs = model.graphed_updates
+    graphs = model.recorded_updates
     done = 0
     for _ in range(updates // at_once):
         if graphs is None:
@@ -122,7 +71,7 @@ def train(model, updates, at_once=1):
 
 def one_train(model, n):
     shaping = model._shaping_term() if model.shaping_active else None
-    if model.graphed_updates.train(one_by_one, n, model.batch_size, shaping):
+    if model.recorded_updates.train(one_by_one, n, model.batch_size, shaping):
         return n
     one_by_one(model, n, model.batch_size, shaping)
     return 0
@@ -130,18 +79,6 @@ def one_train(model, n):
 
 def one_by_one(model, *arguments):
     type(model)._update.__wrapped__(model, *arguments)
-
-
-@pytest.fixture(autouse=True)
-def no_looks(monkeypatch):
-    """What the shaping term does where looking at its gates would have Python wait."""
-
-    def gradient(self, batch, mean, std):
-        comparison = self._compare(batch, mean, std)
-        return self.coef * shaping_gradient(comparison, self.gate(comparison, self.threshold))
-
-    if not CUDA:
-        monkeypatch.setattr(ShapingTerm, "gradient", th.no_grad()(gradient))
 
 
 def two_envs():
@@ -187,7 +124,7 @@ def test_replayed_updates_are_the_parents(kwargs, at_once):
     plain, graphed = make(**kwargs), replayed(**kwargs)
     graphed.replay_buffer = plain.replay_buffer
     train(plain, 12, at_once)
-    assert train(graphed, 12, at_once) >= 9, graphed.graphed_updates.refusal
+    assert train(graphed, 12, at_once) >= 9, graphed.recorded_updates.refusal
     for name, value in parameters(plain).items():
         th.testing.assert_close(parameters(graphed)[name], value, rtol=1e-3, atol=1e-4)
     expected, found = plain.logger.name_to_value, graphed.logger.name_to_value
@@ -200,7 +137,7 @@ def test_replayed_updates_are_the_parents(kwargs, at_once):
 def test_no_node_of_autograd_outlives_the_update_before_the_recording(kwargs, monkeypatch):
     """It would work on another stream, which ends a recording. On a GPU this test's own nodes would do just that."""
     model = replayed(device="cpu", **kwargs)
-    do, marked = _GraphedUpdate._do, []
+    do, marked = _RecordedUpdate._do, []
 
     def do_and_mark(self, *arguments):
         logged = do(self, *arguments)
@@ -217,10 +154,10 @@ def test_no_node_of_autograd_outlives_the_update_before_the_recording(kwargs, mo
             get_gradient_edge(parameter).node for parameter in model.policy.parameters() if parameter.requires_grad
         ]
         assert not any("old" in node.metadata for node in nodes)
-        return record(update)
+        return RECORDER.record(update)
 
-    monkeypatch.setattr(_GraphedUpdate, "_do", do_and_mark)
-    model.graphed_updates = GraphedUpdates(model, record_afresh)
+    monkeypatch.setattr(_RecordedUpdate, "_do", do_and_mark)
+    model.recorded_updates = RecordedUpdates(model, replace(RECORDER, record=record_afresh))
     assert train(model, 3) == 2
 
 
@@ -236,7 +173,7 @@ def test_the_parents_loop_goes_on_where_a_replay_does_not_reach():
         model.end_shaping()
         model.target_update_interval = 1
         train(model, 4)
-    assert len(graphed.graphed_updates._graphs) == 3
+    assert len(graphed.recorded_updates._recordings) == 3
     for name, value in parameters(plain).items():
         th.testing.assert_close(parameters(graphed)[name], value, rtol=1e-3, atol=1e-4)
     assert graphed._n_updates == plain._n_updates == 16
@@ -273,14 +210,12 @@ LOOKS = {
 
 @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
 def test_networks_that_decide_by_what_they_see_keep_the_parents_loop(look, capsys):
-    if look is LOOKS["mask"] and not CUDA:
-        pytest.skip("a mask has nobody wait on a CPU")
     kwargs = {"policy_kwargs": {"activation_fn": lambda: Curious(look)}, "verbose": 1}
     plain, graphed = make(**kwargs), replayed(**kwargs)
     train(plain, 10)
     train(graphed, 10)
-    assert graphed.graphed_updates.refusal
-    assert capsys.readouterr().out.count("fast=True: the GPU gets the updates one kernel at a time, because they ") == 1
+    assert graphed.recorded_updates.refusal
+    assert capsys.readouterr().out.count("fast=True: the updates are done one operator at a time, because they ") == 1
     for name, value in parameters(plain).items():
         th.testing.assert_close(parameters(graphed)[name], value, rtol=1e-3, atol=1e-4)
     assert graphed._n_updates == 10
@@ -288,12 +223,12 @@ def test_networks_that_decide_by_what_they_see_keep_the_parents_loop(look, capsy
 
 def test_others_may_wait_for_the_gpu_meanwhile(monkeypatch):
     """An advisor that is a local model, in a thread of its own."""
-    monkeypatch.setattr(recorded, "_sync_debug_mode", lambda mode: contextlib.nullcontext())
+    monkeypatch.setattr(cuda_graph, "_sync_debug_mode", lambda mode: contextlib.nullcontext())
     said = "called a synchronizing CUDA operation (function x)"
     looks = set()
     monkeypatch.setattr(warnings, "showwarning", lambda message, *_: shown.append(str(message)))
     shown = []
-    with recorded._noted_waits(th.device("cuda"), looks):
+    with cuda_graph.noted_waits(th.device("cuda"), looks):
         thread = threading.Thread(target=warnings.warn, args=(said,))
         thread.start()
         thread.join()
@@ -316,7 +251,7 @@ def test_a_recording_that_fails_leaves_nothing_behind(capsys):
         return record_cuda_graph(and_wait)
 
     plain, graphed = make(advice=9), replayed(advice=9, verbose=1)
-    graphed.graphed_updates = GraphedUpdates(graphed, failing)
+    graphed.recorded_updates = RecordedUpdates(graphed, replace(RECORDER, record=failing))
     train(plain, 6)
     train(graphed, 6)
     assert "they cannot be recorded (" in capsys.readouterr().out
@@ -356,7 +291,7 @@ def test_who_watches_is_still_told(change):
     model = replayed()
     change(model)
     assert train(model, 4) == 0
-    assert model.graphed_updates.refusal
+    assert model.recorded_updates.refusal
 
 
 def test_adam_is_as_it_was_after_training(tmp_path):
@@ -369,7 +304,7 @@ def test_adam_is_as_it_was_after_training(tmp_path):
             assert type(group["lr"]) is type(expected["lr"])
     graphed.save(tmp_path / "model")
     loaded = VARL.load(tmp_path / "model", env=graphed.get_env())
-    assert loaded.graphed_updates is None
+    assert loaded.recorded_updates is None
     SAC.load(tmp_path / "model", env=graphed.get_env()).learn(210)
 
 
@@ -394,8 +329,8 @@ def test_on_a_gpu_a_fast_model_replays(algorithm):
     model = algorithm("MlpPolicy", "Pendulum-v1", fast=True, **kwargs)
     model.guidance_buffer.add(model.observation_space.sample(), np.zeros(1))
     model.learn(150)
-    assert model.graphed_updates.refusal is None
-    assert model.graphed_updates._graphs
+    assert model.recorded_updates.refusal is None
+    assert model.recorded_updates._recordings
     parent = {VARL: SAC, VARLTQC: TQC}[algorithm]("MlpPolicy", "Pendulum-v1", **kwargs).learn(150)
     unadvised = algorithm("MlpPolicy", "Pendulum-v1", fast=True, **kwargs).learn(150)
     assert unadvised.logger.name_to_value["train/n_updates"] == parent.logger.name_to_value["train/n_updates"]

@@ -2,14 +2,12 @@
 
 import contextlib
 import ctypes.util
-import functools
 import json
 import multiprocessing
 import os
 import resource
 import tempfile
 import time
-import unittest.mock
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -28,6 +26,7 @@ from stable_baselines3.common.logger import Logger
 
 TASK = "button-press-topdown-v3"
 LATENCY = 30.0
+PRODUCTS = ("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise")
 PARENTS = {"SAC": SAC, "TQC": TQC, "CrossQ": CrossQ}
 
 
@@ -74,8 +73,15 @@ def make_env(kind: str) -> gym.Env:
 def make_model(row: Row, env: str, device: str) -> Any:
     algorithm, kwargs, n_advice, share_open = row
     policy = "CnnPolicy" if env == "image" else "MlpPolicy"
-    # Without a learning rate everything is computed as ever, but the share of open gates stays what it is.
-    kwargs = {"learning_rate": 0.0, "learning_starts": 500, "buffer_size": 5000, "seed": 0, "device": device, **kwargs}
+    # With next to no learning rate everything is computed as ever, but the share of open gates stays what it is.
+    kwargs = {
+        "learning_rate": 1e-12,
+        "learning_starts": 500,
+        "buffer_size": 5000,
+        "seed": 0,
+        "device": device,
+        **kwargs,
+    }
     if algorithm == "sbx":
         import sbx
 
@@ -88,6 +94,7 @@ def make_model(row: Row, env: str, device: str) -> Any:
 
         kwargs.update(shaping_steps=10**9, guidance_buffer_size=max(n_advice, 10_000))
         model = getattr(sb3_varl, algorithm)(policy, make_env(env), **kwargs)
+        model._n_updates = 10_000  # as in the middle of a run, when fast updates have been compiled
     model.learn(500, log_interval=None)
     model.set_logger(Logger(folder=None, output_formats=[]))
     if n_advice:
@@ -192,84 +199,25 @@ def learn_with_advice(model: Any, n: int, advised: bool) -> dict[str, float]:
 
 def profile(model: Any, n: int) -> dict[str, float]:
     """Seconds of an update by what is done in them."""
-    from stable_baselines3.sac import sac
+    sample, sampling = model.replay_buffer.sample, 0.0
 
-    from sb3_varl.algorithms import shaping_term
-    from sb3_varl.algorithms.fast import fast_sac, mlp
+    def timed_sample(*args: Any, **kwargs: Any) -> Any:
+        nonlocal sampling
+        start = time.perf_counter()
+        batch = sample(*args, **kwargs)
+        sampling += time.perf_counter() - start
+        return batch
 
-    stages: list[tuple[str, float]] = []
-    spent: dict[str, float] = {}
-
-    def timed(function: Callable[..., Any], stage: str) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if any(running == "shaping term" for running, _ in stages):
-                return function(*args, **kwargs)
-            stages.append((stage, 0.0))
-            start = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                total = time.perf_counter() - start
-                _, inner = stages.pop()
-                spent[stage] = spent.get(stage, 0.0) + total - inner
-                if stages:
-                    stages[-1] = (stages[-1][0], stages[-1][1] + total)
-
-        return wrapper
-
-    for owner, name, stage in [
-        (model.replay_buffer, "sample", "replay buffer"),
-        (type(model.actor), "action_log_prob", "forward"),
-        (type(model.critic), "forward", "forward"),
-        (mlp.Mlp, "forward", "forward"),
-        (fast_sac.FastActor, "forward", "forward"),
-        (fast_sac.FastSAC, "_act", "forward"),
-        (mlp.Mlp, "add_gradients", "backward"),
-        (mlp.Mlp, "input_gradient", "backward"),
-        (th.Tensor, "backward", "backward"),
-        (th.autograd, "backward", "backward"),
-        (sac, "polyak_update", "target networks"),
-        (th, "_foreach_lerp_", "target networks"),
-        (fast_sac.FastShapingTerm, "add_gradient", "shaping term"),
-        (shaping_term.ShapingTerm, "sample", "shaping term"),
-        (shaping_term.ShapingTerm, "gradient", "shaping term"),
-        *(
-            (optimizer, name, "Adam")
-            for optimizer in (model.actor.optimizer, model.critic.optimizer, model.ent_coef_optimizer)
-            for name in ("step", "zero_grad")
-        ),
-    ]:
-        setattr(owner, name, timed(getattr(owner, name), stage))
+    model.replay_buffer.sample = timed_sample
     update(model, n)
-    spent.clear()
+    sampling = 0.0
     total = update(model, n)
-    by_stage = {stage: seconds / n for stage, seconds in spent.items()}
-    return {**by_stage, "losses and Python": total - sum(by_stage.values())}
-
-
-def products(model: Any, n: int) -> dict[str, float]:
-    """Seconds of the matrix products of an update by themselves, by PyTorch's BLAS and as ``fast=True`` has them."""
-    from sb3_varl.algorithms.fast import fast_sac, mlp
-
-    factors: list[tuple[th.Tensor, th.Tensor]] = []
-    product: Callable[..., th.Tensor] = mlp.product
-
-    def recorded(x: th.Tensor, weight: th.Tensor, *args: Any) -> th.Tensor:
-        factors.append((th.randn_like(x), th.randn_like(weight)))
-        return product(x, weight, *args)
-
-    with unittest.mock.patch.object(fast_sac, "product", recorded):
-        model.train(1, 256)
-    seconds = {}
-    for name, multiply in {"PyTorch's": lambda x, w: th.mm(x, w.t()), "oneDNN's": product}.items():
-        for _ in range(2):  # the first time is to warm up
-            start = time.perf_counter()
-            for _ in range(n):
-                for pair in factors:
-                    multiply(*pair)
-            seconds[name] = (time.perf_counter() - start) / n
-    return seconds
+    sampling /= n
+    model.replay_buffer.sample = sample
+    with th.profiler.profile(activities=[th.profiler.ProfilerActivity.CPU]) as profiler:
+        update(model, n)
+    products = sum(e.self_cpu_time_total for e in profiler.key_averages() if e.key in PRODUCTS) / 1e6 / n
+    return {"matrix products": products, "replay buffer": sampling, "all else": total - products - sampling}
 
 
 MEASUREMENTS: dict[str, Callable[..., Any]] = {
@@ -277,7 +225,6 @@ MEASUREMENTS: dict[str, Callable[..., Any]] = {
     "learn": learn,
     "advice": learn_with_advice,
     "profile": profile,
-    "products": products,
 }
 
 

@@ -189,30 +189,22 @@ def run_profile(args: argparse.Namespace, report: Report) -> None:
     with contest(args, {name: everyone[name] for name in names}, "state") as contestants:
         for name, contestant in contestants.items():
             shares[name] = contestant("profile", 5 * args.updates)
-        limits = contestants[names[-1]]("products", args.updates)
-    stages = ["replay buffer", "forward", "backward", "Adam", "target networks", "shaping term", "losses and Python"]
+    stages = list(shares[names[0]])
     print(f"\nWhere an update's time goes, ms\n{'':46}" + "".join(f"{stage:>18}" for stage in stages))
     for name, by_stage in shares.items():
-        print(f"{name:46}" + "".join(f"{1e3 * by_stage.get(stage, 0):18.2f}" for stage in stages))
+        print(f"{name:46}" + "".join(f"{1e3 * by_stage[stage]:18.2f}" for stage in stages))
         for stage in stages:
-            report.add("profile", name, stage, [1e3 * by_stage.get(stage, 0)])
-    for name, seconds in limits.items():
-        speed = f"{1e3 * seconds:.2f} ms, {1 / seconds:.0f} updates a second"
-        print(f"the matrix products of fast=True by themselves, {name}: {speed}")
-        report.add("profile", f"products, {name}", "milliseconds", [1e3 * seconds])
+            report.add("profile", name, stage, [1e3 * by_stage[stage]])
 
     figure, axes = plt.subplots(figsize=(9, 3.2), layout="constrained")
-    labels = [*shares, *(f"matrix products alone, {name}" for name in limits)]
-    colors = ("#999999", "#0072B2", "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#F0E442")
     left = np.zeros(len(shares))
-    for stage, color in zip(stages, colors, strict=True):
-        width = np.array([1e3 * by_stage.get(stage, 0) for by_stage in shares.values()])
-        axes.barh(labels[: len(shares)], width, left=left, color=color, label=stage, edgecolor="white")
+    for stage, color in zip(stages, ("#444444", "#0072B2", "#E69F00"), strict=True):
+        width = np.array([1e3 * by_stage[stage] for by_stage in shares.values()])
+        axes.barh(list(shares), width, left=left, color=color, label=stage, edgecolor="white")
         left += width
-    axes.barh(labels[len(shares) :], [1e3 * seconds for seconds in limits.values()], color="#444444")
     axes.invert_yaxis()
     axes.set(xlabel="ms for one gradient update", title="Where the time of an update goes")
-    figure.legend(loc="outside lower center", ncols=4)
+    figure.legend(loc="outside lower center", ncols=3)
     figure.savefig(args.out / "profile.png", dpi=120)
 
 

@@ -22,15 +22,15 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_varl.algorithms.fast import GraphedUpdates, accelerated
+from sb3_varl.algorithms.fast import RecordedUpdates, accelerated
 from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
 from sb3_varl.algorithms.shaping import GATES, min_q_value
 from sb3_varl.algorithms.shaping_term import ShapingTerm
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number
 from sb3_varl.saving import replacing
 
-# What is of the present learn() only.
-_OF_LEARN = ("advice_in_use", "after_learning", "broken_off", "roll_ins", "graphed_updates")
+# What is of the present learn() only, and of this process.
+_NOT_SAVED = ("advice_in_use", "after_learning", "broken_off", "roll_ins", "recorded_updates")
 
 SelfGuided = TypeVar("SelfGuided", bound="Guided")
 
@@ -66,12 +66,12 @@ class Guided(OffPolicyAlgorithm):
     actor: Any
     critic: Any
     guidance_buffer: GuidanceBuffer
+    recorded_updates: RecordedUpdates | None = None
     # Of the present learn().
     advice_in_use: list[dict[str, Any]]
     after_learning: list[Callable[[bool], None]]
     broken_off: bool
     roll_ins: list[Callable[[], Sequence[np.ndarray | None]]]
-    graphed_updates: GraphedUpdates | None
 
     def __init__(
         self,
@@ -105,7 +105,6 @@ class Guided(OffPolicyAlgorithm):
         # What callbacks have of advice_progress; what they want to be done when learn() ends, told whether it came to
         # its end; whether it was broken off, which is set before they are told; and what they want to be executed.
         self.advice_in_use, self.after_learning, self.broken_off, self.roll_ins = [], [], False, []
-        self.graphed_updates = None
 
     def _check_shaping_arguments(self) -> None:
         if not callable(self.shaping_coef):
@@ -253,8 +252,8 @@ class Guided(OffPolicyAlgorithm):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Of a copy, or of a model that another process gets; callbacks have threads, and graphs are the GPU's.
-        return {name: value for name, value in self.__dict__.items() if name not in _OF_LEARN}
+        # Of a copy, or of a model for another process; callbacks have threads, and recordings this model's tensors.
+        return {name: value for name, value in self.__dict__.items() if name not in _NOT_SAVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -295,7 +294,7 @@ class Guided(OffPolicyAlgorithm):
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), *_OF_LEARN]
+        return [*super()._excluded_save_params(), *_NOT_SAVED]
 
     def save(
         self,

@@ -73,28 +73,22 @@ class ShapingTerm:
         :param _: What the optimizer tells its hooks
         """
         batch = self.sample()
-        with _evaluation_mode(self.model.policy):
-            mean, std = _gaussian(self.model.actor, batch.observations)
-            gradient = self.gradient(batch, mean, std)
-        if gradient is not None:
-            mean.backward(gradient)
+        with evaluation_mode(self.model.policy):
+            mean, std = gaussian(self.model.actor, batch.observations)
+            mean.backward(self.gradient(batch, mean, std))
 
     @th.no_grad()
-    def gradient(self, batch: GuidanceBufferSamples, mean: th.Tensor, std: th.Tensor) -> th.Tensor | None:
+    def gradient(self, batch: GuidanceBufferSamples, mean: th.Tensor, std: th.Tensor) -> th.Tensor:
         """
         Compute the term's gradient with respect to the policy's mean.
 
         :param batch: Guidance, n rows
         :param mean: Mean of the policy's Gaussian in its states, before the squashing, ``(n, d)``
         :param std: Standard deviation of that Gaussian, ``(n, d)``
-        :return: The gradient, ``(n, d)``; ``None`` if it is zero
+        :return: The gradient, ``(n, d)``
         """
         comparison = self._compare(batch, mean, std)
-        is_open = self.gate(comparison, self.threshold)
-        # Looking costs nothing on the CPU, and saves the backward pass; elsewhere the host would have to wait.
-        if is_open.device.type == "cpu" and not is_open.any():
-            return None
-        return self.coef * shaping_gradient(comparison, is_open)
+        return self.coef * shaping_gradient(comparison, self.gate(comparison, self.threshold))
 
     @th.no_grad()
     def summary(self) -> dict[str, float]:
@@ -104,8 +98,8 @@ class ShapingTerm:
         :return: See :meth:`~sb3_varl.algorithms.guided.Guided.guidance_summary`
         """
         batch = self.model.guidance_buffer.latest(_SUMMARY_ROWS, env=self.model._vec_normalize_env)
-        with _evaluation_mode(self.model.policy):
-            mean, std = _gaussian(self.model.actor, batch.observations)
+        with evaluation_mode(self.model.policy):
+            mean, std = gaussian(self.model.actor, batch.observations)
             comparison = self._compare(batch, mean, std)
             is_open = self.gate(comparison, self.threshold)
             q_advised, q_greedy = comparison.q_value(comparison.advice), comparison.q_value(mean.tanh())
@@ -126,7 +120,7 @@ class ShapingTerm:
         )
 
 
-def _gaussian(actor: Any, observations: th.Tensor | TensorDict) -> tuple[th.Tensor, th.Tensor]:
+def gaussian(actor: Any, observations: th.Tensor | TensorDict) -> tuple[th.Tensor, th.Tensor]:
     """The policy's mean and standard deviation before the squashing, ``(n, d)`` each."""
     mean, log_std, latent = actor.get_action_dist_params(observations)
     if not actor.use_sde:
@@ -135,7 +129,7 @@ def _gaussian(actor: Any, observations: th.Tensor | TensorDict) -> tuple[th.Tens
 
 
 @contextlib.contextmanager
-def _evaluation_mode(policy: BasePolicy) -> Iterator[None]:
+def evaluation_mode(policy: BasePolicy) -> Iterator[None]:
     """
     Compare the advice with what the policy does when it acts: without dropout, and normalised as it then is.
 

@@ -1,18 +1,15 @@
 """
-The parent's updates on a GPU, without Python between their kernels.
+The parent's updates, recorded once and repeated without Python in between.
 
-An update of SAC is some hundred small kernels, each done before Python has asked for the next. A CUDA graph records
-what the parent's own ``train()`` asks for, and replays it as a whole: the same update, whatever the networks and the
-losses. What comes from outside is put in its place before each replay: the batches, the learning rate, the weight of
-the shaping term.
+What the parent's own ``train()`` asks for is recorded as a whole: the same update, whatever the networks and the
+losses. What comes from outside is put in its place before each repetition: the batches, the learning rate, the weight
+of the shaping term.
 """
 
 import contextlib
-import gc
-import threading
-import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch as th
@@ -22,15 +19,44 @@ from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
 from sb3_varl.algorithms.fast.acceleration import optimizers_of
+from sb3_varl.algorithms.fast.compiled import record_compiled
+from sb3_varl.algorithms.fast.cuda_graph import noted_waits, record_cuda_graph, waiting_allowed
 from sb3_varl.algorithms.shaping_term import ShapingTerm
 
 Update = Callable[[Any, int, int, ShapingTerm | None], None]
-Record = Callable[[Callable[[], None]], Callable[[], None]]
 
-# The train() of these, and no other, is known to do the same kernels in every update.
-REPEATABLE = (SAC.train, TQC.train)
+
+@dataclass(frozen=True)
+class Recorder:
+    """
+    A way of recording.
+
+    :param record: Takes an update, and returns what does it again, without doing it
+    :param adam: Settings with which Adam computes its steps from tensors only
+    :param after: Updates after which it pays
+    :param notice: What to say at ``verbose=1`` before
+    """
+
+    record: Callable[[Callable[[], None]], Callable[[], None]]
+    adam: dict[str, bool]
+    after: int = 0
+    notice: str = ""
+
+
+# By the type of the device.
+RECORDERS = {
+    "cuda": Recorder(record_cuda_graph, {"capturable": True, "fused": True}),
+    "cpu": Recorder(
+        record_compiled,
+        {"differentiable": True, "foreach": False, "fused": False},
+        after=1000,
+        notice="The updates are being compiled, which takes half a minute the first time, and then some seconds.",
+    ),
+}
 # With and without the shaping term, and the same before somebody changed a setting.
-_MAX_GRAPHS = 4
+_MAX_RECORDINGS = 4
+# Adam divides by it where it computes from tensors.
+_MIN_LEARNING_RATE = 1e-20
 # Settings that a recording has in it as they were.
 _SETTINGS = ("gamma", "tau", "target_entropy", "gate", "gate_threshold", "top_quantiles_to_drop_per_net")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -43,92 +69,67 @@ _LOOKS = {
     ),
 }
 
-# What PyTorch says of an operation that waits for the GPU, when it is told to.
-_WAITS = "synchronizing CUDA operation"
-
 
 class _NotRepeatableError(Exception):
     """A replay would leave something out. The message says what, after "because"."""
 
 
-def record_cuda_graph(update: Callable[[], None]) -> Callable[[], None]:
+class RecordedUpdates:
     """
-    Record the kernels of an update, without doing it.
+    The updates of one model.
 
-    :param update: The update
-    :return: Does it
-    """
-    graph = th.cuda.CUDAGraph()
-    # A graph that is garbage must not be freed meanwhile, which would end the recording.
-    gc.collect()
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        # Other threads may use the GPU meanwhile: an advisor that is a local model.
-        with th.cuda.graph(graph, capture_error_mode="thread_local"):
-            update()
-    except RuntimeError:
-        # Whose numbers would otherwise be drawn for a recording that is over.
-        generator = th.cuda.default_generators[th.cuda.current_device()]
-        generator.graphsafe_set_state(generator.clone_state())
-        raise
-    finally:
-        if collects:
-            gc.enable()
-    return graph.replay
-
-
-class GraphedUpdates:
-    """
-    The updates of one model. They are recorded when they come for the second time in a row.
-
-    :param model: The model, whose parent's ``train()`` is one of ``REPEATABLE``
-    :param record: Takes an update, and returns what does it again
+    :param model: The model, whose parent's ``train()`` is one of ``COVERED``
+    :param recorder: How to record; ``None`` for what there is for the model's device
     """
 
-    def __init__(self, model: Any, record: Record = record_cuda_graph) -> None:
+    # The train() of these, and no other, is known to do the same in every update.
+    COVERED = (SAC.train, TQC.train)
+
+    def __init__(self, model: Any, recorder: Recorder | None = None) -> None:
         self.model = model
-        self.record = record
+        self.recorder = recorder or RECORDERS.get(model.device.type)
         # Why the parent's loop is kept, if it is.
         self.refusal: str | None = None
-        self._graphs: dict[Hashable, _GraphedUpdate] = {}
-        self._last_key: Hashable = None
+        self._recordings: dict[Hashable, _RecordedUpdate] = {}
 
     def train(self, update: Update, gradient_steps: int, batch_size: int, shaping: ShapingTerm | None) -> bool:
         """
         Do what the parent's ``train()`` does, with the shaping term in the actor's loss.
 
-        :param update: Does it one kernel at a time
+        :param update: Does it one operator at a time
         :param gradient_steps: Number of gradient updates
         :param batch_size: Minibatch size of the parent's own terms
         :param shaping: The shaping term, or None for none
         :return: Whether it was done; if not, ``update`` has to
         """
-        model = self.model
-        if self.refusal is not None or gradient_steps < 1 or (gradient_steps > 1 and model.target_update_interval > 1):
+        model, recorder = self.model, self.recorder
+        if recorder is None or self.refusal is not None or gradient_steps < 1 or model._n_updates < recorder.after:
+            return False
+        if gradient_steps > 1 and model.target_update_interval > 1:
             return False
         try:
             key = self._key(batch_size, shaping is not None)
         except _NotRepeatableError as error:
             self._refuse(str(error))
             return False
-        graph = self._graphs.get(key)
-        if graph is None:
-            # The first time, PyTorch sets up its libraries and Adam its state.
-            is_first, self._last_key = key != self._last_key, key
-            if is_first:
-                return False
-            graph = self._graphs[key] = _GraphedUpdate(model, update, batch_size)
-            while len(self._graphs) > _MAX_GRAPHS:
-                del self._graphs[next(iter(self._graphs))]
-
         learning_rate = model.lr_schedule(model._current_progress_remaining)
+        # Adam makes its state with its first step.
+        if learning_rate < _MIN_LEARNING_RATE or not all(optimizer.state for optimizer in optimizers_of(model)):
+            return False
+        recording = self._recordings.get(key)
+        if recording is None:
+            if model.verbose >= 1 and recorder.notice:
+                print(f"fast=True: {recorder.notice}")
+            recording = self._recordings[key] = _RecordedUpdate(model, update, batch_size)
+            while len(self._recordings) > _MAX_RECORDINGS:
+                del self._recordings[next(iter(self._recordings))]
+
         model.policy.set_training_mode(True)
         on_device = th.cuda.device(model.device) if model.device.type == "cuda" else contextlib.nullcontext()
-        with on_device, _capturable(optimizers_of(model), graph.learning_rate, learning_rate):
-            losses = graph.train(gradient_steps, shaping, self.record)
-        if graph.refusal is not None:
-            self._refuse(graph.refusal)
+        with on_device, _from_tensors(optimizers_of(model), recorder.adam, recording.learning_rate, learning_rate):
+            losses = recording.train(gradient_steps, shaping, recorder.record)
+        if recording.refusal is not None:
+            self._refuse(recording.refusal)
         model._n_updates += gradient_steps
         model.logger.record("train/learning_rate", learning_rate)
         model.logger.record("train/n_updates", model._n_updates, exclude="tensorboard")
@@ -138,9 +139,9 @@ class GraphedUpdates:
 
     def _refuse(self, reason: str) -> None:
         self.refusal = reason
-        self._graphs.clear()
+        self._recordings.clear()
         if self.model.verbose >= 1:
-            print(f"fast=True: the GPU gets the updates one kernel at a time, because {reason}.")
+            print(f"fast=True: the updates are done one operator at a time, because {reason}.")
 
     def _key(self, batch_size: int, shaped: bool) -> Hashable:
         """
@@ -149,7 +150,7 @@ class GraphedUpdates:
         :raises _NotRepeatableError: if a replay would leave something out
         """
         model = self.model
-        key = [batch_size, shaped, *(getattr(model, name, None) for name in _SETTINGS)]
+        key = [batch_size, shaped, th.get_num_threads(), *(getattr(model, name, None) for name in _SETTINGS)]
         for module in model.policy.modules():
             if any(getattr(module, hooks) for hooks in _HOOKS):
                 raise _NotRepeatableError("a network has hooks")
@@ -171,15 +172,17 @@ class GraphedUpdates:
                 if group["foreach"] or group["differentiable"]:
                     raise _NotRepeatableError("Adam is set to be foreach or differentiable")
                 key += (value for name, value in group.items() if name not in ("params", "lr"))
+            for state in optimizer.state.values():
+                key += (value.data_ptr() for name, value in state.items() if name != "step")
         return tuple(key)
 
 
-class _GraphedUpdate:
+class _RecordedUpdate:
     """
     An update, recorded once it was done.
 
     :param model: The model
-    :param update: Does it one kernel at a time
+    :param update: Does it one operator at a time
     :param batch_size: Minibatch size of the parent's own terms
     """
 
@@ -196,7 +199,7 @@ class _GraphedUpdate:
         self._totals = th.zeros(0, device=model.device)
         self._names: list[str] = []
 
-    def train(self, n: int, shaping: ShapingTerm | None, record: Record) -> dict[str, float]:
+    def train(self, n: int, shaping: ShapingTerm | None, record: Callable[..., Any]) -> dict[str, float]:
         """
         Do some updates.
 
@@ -218,7 +221,7 @@ class _GraphedUpdate:
                 self._replay()
                 continue
             watch = _Watch()
-            with _noted_waits(self.model.device, watch.looks):
+            with noted_waits(self.model.device, watch.looks):
                 logged = self._do(inputs, shaping, watch)
             sums.update(logged)
             if watch.looks or watch.n_items != len(logged):
@@ -232,7 +235,8 @@ class _GraphedUpdate:
                 except RuntimeError as error:
                     # PyTorch's own is about what came of the first.
                     cause = error.__context__ or error
-                    self.refusal = f"they cannot be recorded ({str(cause).splitlines()[0]})"
+                    reason = str(cause).strip() or type(cause).__name__
+                    self.refusal = f"they cannot be recorded ({reason.splitlines()[0]})"
         sums.update(dict(zip(self._names, self._totals.tolist(), strict=False)))
         return {name: total / n for name, total in sums.items()}
 
@@ -287,7 +291,7 @@ class _Watch(TorchFunctionMode):
         if func is th.Tensor.item:
             self.n_items += 1
             if not self.placeholders:
-                with _waiting_allowed(args[0].device):
+                with waiting_allowed(args[0].device):
                     return func(*args)
             # Nothing else that is logged is a negative half.
             placeholder = 0.5 - self.n_items
@@ -309,44 +313,10 @@ class _Log:
 
 
 @contextlib.contextmanager
-def _noted_waits(device: th.device, looks: set[str]) -> Iterator[None]:
-    """Note as well where PyTorch itself waits for the GPU, as for the rows that a mask lets through."""
-    if device.type != "cuda":
-        yield
-        return
-    this_thread, show = threading.get_ident(), warnings.showwarning
-
-    def note(message: Warning | str, *args: Any, **kwargs: Any) -> None:
-        if _WAITS not in str(message):
-            show(message, *args, **kwargs)
-        elif threading.get_ident() == this_thread:  # and no advisor that is a local model
-            looks.add("waiting for the GPU")
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("always", message=f".*{_WAITS}")
-        warnings.filterwarnings("ignore", message="Synchronization debug mode")
-        warnings.showwarning = note
-        with _sync_debug_mode("warn"):
-            yield
-
-
-def _waiting_allowed(device: th.device) -> contextlib.AbstractContextManager[None]:
-    return _sync_debug_mode("default") if device.type == "cuda" else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _sync_debug_mode(mode: str) -> Iterator[None]:
-    before = th.cuda.get_sync_debug_mode()
-    th.cuda.set_sync_debug_mode(mode)
-    try:
-        yield
-    finally:
-        th.cuda.set_sync_debug_mode(before)
-
-
-@contextlib.contextmanager
-def _capturable(optimizers: list[th.optim.Optimizer], rate: th.Tensor, learning_rate: float) -> Iterator[None]:
-    """Have Adam take its learning rate and count its steps on the GPU."""
+def _from_tensors(
+    optimizers: list[th.optim.Optimizer], settings: dict[str, bool], rate: th.Tensor, learning_rate: float
+) -> Iterator[None]:
+    """Have Adam take its learning rate and count its steps in tensors on the device."""
     rate.fill_(learning_rate)
     before = []
     for optimizer in optimizers:
@@ -354,8 +324,8 @@ def _capturable(optimizers: list[th.optim.Optimizer], rate: th.Tensor, learning_
             if state["step"].device != rate.device:
                 state["step"] = state["step"].to(rate.device)
         for group in optimizer.param_groups:
-            before.append((group, {"capturable": group["capturable"], "fused": group["fused"], "lr": learning_rate}))
-            group.update(capturable=True, fused=True, lr=rate)
+            before.append((group, {**{name: group[name] for name in settings}, "lr": learning_rate}))
+            group.update(settings, lr=rate)
     try:
         yield
     finally:
