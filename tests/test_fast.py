@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import SAC
-from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
@@ -69,12 +68,6 @@ def test_other_networks_keep_sb3s_updates(advice):
     (slow, _), (fast, _) = trained(100, **kwargs), trained(100, fast=True, **kwargs)
     for name, value in parameters(slow).items():
         th.testing.assert_close(parameters(fast)[name], value, rtol=0, atol=1e-3)
-
-
-def test_images_keep_sb3s_updates():
-    image_env = FakeImageEnv(screen_height=40, screen_width=40, discrete=False)
-    model = VARL("CnnPolicy", image_env, fast=True, learning_starts=20, batch_size=16, buffer_size=100)
-    model.learn(40)
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch as th
 from sb3_contrib import TQC
+from sb3_contrib.common.torch_layers import BatchRenorm
 from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -21,12 +22,13 @@ from torch import nn
 from torch.autograd.graph import get_gradient_edge
 
 from conftest import DictEnv, parameters
-from sb3_varl import VARL, VARLTQC
+from sb3_varl import VARL, VARLTQC, VARLCrossQ
 from sb3_varl.algorithms.fast import cuda_graph
 from sb3_varl.algorithms.fast.acceleration import optimizers_of
 from sb3_varl.algorithms.fast.compiled import record_compiled
 from sb3_varl.algorithms.fast.cuda_graph import record_cuda_graph
-from sb3_varl.algorithms.fast.recorded import RECORDERS, RecordedUpdates, Recorder, _RecordedUpdate
+from sb3_varl.algorithms.fast.recorded import RECORDERS, RecordedUpdates, _RecordedUpdate
+from sb3_varl.algorithms.guided import Guided
 from sb3_varl.algorithms.shaping import GATES
 
 CUDA = th.cuda.is_available()
@@ -34,7 +36,9 @@ DEVICE = "cuda" if CUDA else "cpu"
 
 
 # On a CPU as it is recorded there, but not compiled, which takes long.
-RECORDER = RECORDERS["cuda"] if CUDA else Recorder(partial(record_compiled, backend="eager"), RECORDERS["cpu"].adam)
+RECORDER = RECORDERS["cuda"]
+if not CUDA:
+    RECORDER = replace(RECORDERS["cpu"], record=partial(record_compiled, backend="eager"), in_vain=(), after=0)
 
 
 def make(env="Pendulum-v1", policy="MlpPolicy", advice=0, algorithm=VARL, **kwargs):
@@ -133,6 +137,25 @@ def test_replayed_updates_are_the_parents(kwargs, at_once):
     assert {name for name in found if name.startswith("train/")} <= expected.keys()
 
 
+@pytest.mark.parametrize("advice", [0, 9])
+def test_batch_renormalisation_and_an_actor_that_is_updated_less_often(advice):
+    """CrossQ's layers look at their age, and do something else from a certain one on."""
+    models = make(algorithm=VARLCrossQ, advice=advice), replayed(algorithm=VARLCrossQ, advice=advice)
+    for model in models:
+        for layer in model.policy.modules():
+            if isinstance(layer, BatchRenorm):
+                layer.warmup_steps = 7
+    plain, graphed = models
+    graphed.replay_buffer = plain.replay_buffer
+    train(plain, 15)
+    assert train(graphed, 15) >= 12, graphed.recorded_updates.refusal
+    for name, value in parameters(plain).items():
+        th.testing.assert_close(parameters(graphed)[name], value, rtol=1e-3, atol=1e-3)
+    expected, found = plain.logger.name_to_value, graphed.logger.name_to_value
+    for name in {name for name in expected if name.startswith("train/")}:
+        assert found[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-3), name
+
+
 @pytest.mark.parametrize("kwargs", [CASES[name] for name in ("default", "gsde", "gsde_shaped", "images", "tqc")])
 def test_no_node_of_autograd_outlives_the_update_before_the_recording(kwargs, monkeypatch):
     """It would work on another stream, which ends a recording. On a GPU this test's own nodes would do just that."""
@@ -159,6 +182,45 @@ def test_no_node_of_autograd_outlives_the_update_before_the_recording(kwargs, mo
     monkeypatch.setattr(_RecordedUpdate, "_do", do_and_mark)
     model.recorded_updates = RecordedUpdates(model, replace(RECORDER, record=record_afresh))
     assert train(model, 3) == 2
+
+
+def test_a_subclass_that_calls_our_train_is_recorded_as_well():
+    class Mine(VARL):
+        def train(self, gradient_steps, batch_size=64):
+            super().train(gradient_steps, batch_size)
+
+    class Other(VARL):
+        def _update(self, gradient_steps, batch_size, shaping):
+            return super()._update(gradient_steps, batch_size, shaping)
+
+    class Parent(SAC):
+        def train(self, gradient_steps, batch_size=64):
+            super().train(gradient_steps, batch_size)
+
+    class Theirs(Guided, Parent):
+        pass
+
+    for algorithm, is_covered in [(Mine, True), (Other, True), (Theirs, False)]:
+        model = replayed(algorithm=algorithm)
+        train_as_it_is(model, 3)
+        assert bool(model.recorded_updates._recordings) == is_covered
+
+
+def train_as_it_is(model, updates):
+    for _ in range(updates):
+        model.train(1, model.batch_size)
+
+
+def test_frozen_parameters_stay_as_they_are():
+    plain, graphed = make(), replayed()
+    for model in (plain, graphed):
+        next(model.actor.latent_pi.parameters()).requires_grad_(False)
+    before = next(graphed.actor.latent_pi.parameters()).clone()
+    train(plain, 6)
+    assert train(graphed, 6) >= 5
+    assert th.equal(next(graphed.actor.latent_pi.parameters()), before)
+    for name, value in parameters(plain).items():
+        th.testing.assert_close(parameters(graphed)[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_the_parents_loop_goes_on_where_a_replay_does_not_reach():

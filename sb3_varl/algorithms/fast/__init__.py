@@ -12,7 +12,7 @@ from sb3_varl.algorithms.fast.acceleration import (
     fused_adam,
     optimizers_of,
 )
-from sb3_varl.algorithms.fast.recorded import RecordedUpdates
+from sb3_varl.algorithms.fast.recorded import RECORDERS, RecordedUpdates
 from sb3_varl.algorithms.shaping_term import ShapingTerm
 
 __all__ = ["RecordedUpdates", "accelerated"]
@@ -38,9 +38,10 @@ def accelerated(update: Update) -> Update:
         with contextlib.ExitStack() as stack:
             if model.fast and on_cpu:
                 stack.enter_context(flushed_denormals())
-            if model.fast and parent_train(model) in RecordedUpdates.COVERED:
+            recorder = RECORDERS.get(model.device.type) if model.fast else None
+            if recorder is not None and parent_train(model) in recorder.covers:
                 if model.recorded_updates is None:
-                    model.recorded_updates = RecordedUpdates(model)
+                    model.recorded_updates = RecordedUpdates(model, recorder)
                 if model.recorded_updates.train(one_by_one, gradient_steps, batch_size, shaping):
                     return
             if model.fast and on_cpu:

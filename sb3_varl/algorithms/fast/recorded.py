@@ -7,14 +7,17 @@ of the shaping term.
 """
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch as th
-from sb3_contrib import TQC
+from sb3_contrib import TQC, CrossQ
+from sb3_contrib.common.torch_layers import BatchRenorm
 from stable_baselines3 import SAC
+from torch import nn
 from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
@@ -32,29 +35,35 @@ class Recorder:
     A way of recording.
 
     :param record: Takes an update, and returns what does it again, without doing it
+    :param covers: The ``train()`` of these, and no other, is known to do the same in every update
     :param adam: Settings with which Adam computes its steps from tensors only
+    :param in_vain: Types of layers that take most of the time, and become no faster
     :param after: Updates after which it pays
     :param notice: What to say at ``verbose=1`` before
     """
 
     record: Callable[[Callable[[], None]], Callable[[], None]]
+    covers: tuple[Any, ...]
     adam: dict[str, bool]
+    in_vain: tuple[type[nn.Module], ...] = ()
     after: int = 0
     notice: str = ""
 
 
 # By the type of the device.
 RECORDERS = {
-    "cuda": Recorder(record_cuda_graph, {"capturable": True, "fused": True}),
+    "cuda": Recorder(record_cuda_graph, (SAC.train, TQC.train), {"capturable": True, "fused": True}),
     "cpu": Recorder(
         record_compiled,
+        (SAC.train, TQC.train, CrossQ.train),
         {"differentiable": True, "foreach": False, "fused": False},
+        in_vain=(nn.Conv1d, nn.Conv2d, nn.Conv3d),
         after=1000,
         notice="The updates are being compiled, which takes half a minute the first time, and then some seconds.",
     ),
 }
-# With and without the shaping term, and the same before somebody changed a setting.
-_MAX_RECORDINGS = 4
+# With and without the shaping term and the actor, and the same before somebody changed a setting.
+_MAX_RECORDINGS = 8
 # Adam divides by it where it computes from tensors.
 _MIN_LEARNING_RATE = 1e-20
 # Settings that a recording has in it as they were.
@@ -71,23 +80,20 @@ _LOOKS = {
 
 
 class _NotRepeatableError(Exception):
-    """A replay would leave something out. The message says what, after "because"."""
+    """A replay would leave something out, or bring nothing. The message says what, after "because"."""
 
 
 class RecordedUpdates:
     """
     The updates of one model.
 
-    :param model: The model, whose parent's ``train()`` is one of ``COVERED``
-    :param recorder: How to record; ``None`` for what there is for the model's device
+    :param model: The model, whose parent's ``train()`` the recorder covers
+    :param recorder: How to record
     """
 
-    # The train() of these, and no other, is known to do the same in every update.
-    COVERED = (SAC.train, TQC.train)
-
-    def __init__(self, model: Any, recorder: Recorder | None = None) -> None:
+    def __init__(self, model: Any, recorder: Recorder) -> None:
         self.model = model
-        self.recorder = recorder or RECORDERS.get(model.device.type)
+        self.recorder = recorder
         # Why the parent's loop is kept, if it is.
         self.refusal: str | None = None
         self._recordings: dict[Hashable, _RecordedUpdate] = {}
@@ -103,12 +109,16 @@ class RecordedUpdates:
         :return: Whether it was done; if not, ``update`` has to
         """
         model, recorder = self.model, self.recorder
-        if recorder is None or self.refusal is not None or gradient_steps < 1 or model._n_updates < recorder.after:
+        if self.refusal is not None or gradient_steps < 1 or model._n_updates < recorder.after:
             return False
-        if gradient_steps > 1 and model.target_update_interval > 1:
+        policy_delay, target_interval = (getattr(model, name, 1) for name in ("policy_delay", "target_update_interval"))
+        if gradient_steps > 1 and max(policy_delay, target_interval) > 1:
             return False
+        updates_actor = (model._n_updates + 1) % policy_delay == 0
+        if not updates_actor:
+            shaping = None
         try:
-            key = self._key(batch_size, shaping is not None)
+            key = (updates_actor, *self._key(batch_size, shaping is not None))
         except _NotRepeatableError as error:
             self._refuse(str(error))
             return False
@@ -143,15 +153,18 @@ class RecordedUpdates:
         if self.model.verbose >= 1:
             print(f"fast=True: the updates are done one operator at a time, because {reason}.")
 
-    def _key(self, batch_size: int, shaped: bool) -> Hashable:
+    def _key(self, batch_size: int, shaped: bool) -> list[Hashable]:
         """
         All that a recording depends on besides what is put in its place before each replay.
 
-        :raises _NotRepeatableError: if a replay would leave something out
+        :raises _NotRepeatableError: if a replay would leave something out, or bring nothing
         """
         model = self.model
-        key = [batch_size, shaped, th.get_num_threads(), *(getattr(model, name, None) for name in _SETTINGS)]
+        key: list[Hashable] = [batch_size, shaped, th.get_num_threads()]
+        key += (getattr(model, name, None) for name in _SETTINGS)
         for module in model.policy.modules():
+            if isinstance(module, self.recorder.in_vain):
+                raise _NotRepeatableError("convolutions would be no faster")
             if any(getattr(module, hooks) for hooks in _HOOKS):
                 raise _NotRepeatableError("a network has hooks")
             for parameter in module._parameters.values():
@@ -174,7 +187,8 @@ class RecordedUpdates:
                 key += (value for name, value in group.items() if name not in ("params", "lr"))
             for state in optimizer.state.values():
                 key += (value.data_ptr() for name, value in state.items() if name != "step")
-        return tuple(key)
+        key += (layer.steps.item() > layer.warmup_steps for layer in _renorms(model))
+        return key
 
 
 class _RecordedUpdate:
@@ -220,7 +234,8 @@ class _RecordedUpdate:
                     place.copy_(tensor)
                 self._replay()
                 continue
-            watch = _Watch()
+            ages = {id(layer.steps): layer.steps.item() for layer in _renorms(self.model)}
+            watch = _Watch(ages)
             with noted_waits(self.model.device, watch.looks):
                 logged = self._do(inputs, shaping, watch)
             sums.update(logged)
@@ -231,7 +246,7 @@ class _RecordedUpdate:
                 self._totals = th.zeros(len(logged), device=self.model.device)
                 _forget_derivatives(self.model.actor.action_dist)
                 try:
-                    self._replay = record(lambda: self._do_again(shaping))
+                    self._replay = record(functools.partial(self._do_again, shaping, ages))
                 except RuntimeError as error:
                     # PyTorch's own is about what came of the first.
                     cause = error.__context__ or error
@@ -265,8 +280,8 @@ class _RecordedUpdate:
         del log.values["train/n_updates"]
         return log.values
 
-    def _do_again(self, shaping: ShapingTerm | None) -> None:
-        watch = _Watch(placeholders=True)
+    def _do_again(self, shaping: ShapingTerm | None, ages: dict[int, int]) -> None:
+        watch = _Watch(ages, placeholders=True)
         names = {placeholder: name for name, placeholder in self._do(self._inputs, shaping, watch).items()}
         self._names = [names[placeholder] for placeholder in watch.items]
         self._totals += th.stack(list(watch.items.values()))
@@ -276,11 +291,13 @@ class _Watch(TorchFunctionMode):
     """
     Notes where Python looks at numbers.
 
+    :param ages: Steps of the batch normalisations, by the id of their counter; the key has what is asked of these
     :param placeholders: Whether it is told made-up ones, which say where they went, since there are none yet
     """
 
-    def __init__(self, placeholders: bool = False) -> None:
+    def __init__(self, ages: dict[int, int], placeholders: bool = False) -> None:
         super().__init__()
+        self.ages = ages
         self.placeholders = placeholders
         self.looks: set[str] = set()
         self.n_items = 0
@@ -297,9 +314,15 @@ class _Watch(TorchFunctionMode):
             placeholder = 0.5 - self.n_items
             self.items[placeholder] = args[0].detach().float().reshape(())
             return placeholder
+        if func is th.Tensor.gt and id(args[0]) in self.ages:
+            return self.ages[id(args[0])] > args[1]
         if func in _LOOKS:
             self.looks.add(func.__name__.strip("_"))
         return func(*args, **(kwargs or {}))
+
+
+def _renorms(model: Any) -> Iterator[Any]:
+    return (module for module in model.policy.modules() if isinstance(module, BatchRenorm))
 
 
 class _Log:
