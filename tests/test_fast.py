@@ -1,5 +1,8 @@
 """The faster updates are SB3's: exactly where nobody asked for speed, and up to rounding where somebody did."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch as th
@@ -7,7 +10,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from conftest import CounterEnv, DictEnv, assert_same_parameters, parameters
+from conftest import CounterEnv, DictEnv, parameters
 from sb3_varl import VARL
 from sb3_varl.algorithms.fast.acceleration import (
     SparseShapingTerm,
@@ -16,8 +19,18 @@ from sb3_varl.algorithms.fast.acceleration import (
     fused_adam,
     optimizers_of,
 )
+from sb3_varl.algorithms.fast.compiled import record_compiled
+from sb3_varl.algorithms.fast.recorded import RECORDERS
 from sb3_varl.algorithms.shaping import GATES
 from sb3_varl.algorithms.shaping_term import ShapingTerm
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    """Recorded from the second update on, but not compiled, which takes long."""
+    recorder = replace(RECORDERS["cpu"], record=partial(record_compiled, backend="eager"), after=0)
+    monkeypatch.setitem(RECORDERS, "cpu", recorder)
+
 
 SMALL = {"learning_starts": 40, "batch_size": 32, "seed": 3, "policy_kwargs": {"net_arch": [32, 24]}}
 
@@ -63,7 +76,7 @@ def test_normalised_and_several_environments():
 
 
 @pytest.mark.parametrize("advice", [0, 5])
-def test_other_networks_keep_sb3s_updates(advice):
+def test_other_activations(advice):
     kwargs = {"policy_kwargs": {"activation_fn": nn.Tanh}, "advice": advice}
     (slow, _), (fast, _) = trained(100, **kwargs), trained(100, fast=True, **kwargs)
     for name, value in parameters(slow).items():
@@ -160,7 +173,8 @@ def test_fast_models_are_saved_and_go_on_as_if_never_stopped(tmp_path):
         th.manual_seed(0)
         np.random.seed(0)
         model.train(20, 32)
-    assert_same_parameters(whole, loaded)
+    for name, value in parameters(whole).items():
+        th.testing.assert_close(parameters(loaded)[name], value, rtol=1e-3, atol=1e-4)
     SAC.load(tmp_path / "model", env=whole.get_env()).learn(20)
 
 

@@ -80,11 +80,10 @@ class VARL(Guided, SAC):
         ``None`` for the gate's default (0.4, 3 and 0)
     :param guidance_buffer_size: Rows that the guidance buffer holds before it drops the oldest
     :param guidance_batch_size: Rows in the shaping term of each gradient update
-    :param fast: Whether gradient updates may differ from SAC's in the last digits, for more speed.
-        On a CPU, networks of linear layers, ReLUs and layer normalisations get updates of their own
-        (:class:`~sb3_varl.algorithms.fast.fast_sac.FastSAC`); all others keep SB3's, with fused Adam and
-        without denormals. On a CUDA device, SB3's are recorded once and replayed
-        (:class:`~sb3_varl.algorithms.fast.recorded.GraphedUpdates`).
+    :param fast: Whether gradient updates may differ from SAC's in the last digits, for more speed. They are recorded
+        and repeated as a whole (:class:`~sb3_varl.algorithms.fast.recorded.RecordedUpdates`): on a CPU from the
+        1000th on, compiled, which takes half a minute once, and on a GPU as a CUDA graph. Where that cannot be,
+        ``verbose=1`` says why, and updates are SB3's, on a CPU with fused Adam and without denormals.
     :raises ArgumentError: if one of the last seven is of the wrong type or out of its range
     :raises ValueError: if the policy is one of another algorithm
     :raises AssertionError: if the action space is not continuous
@@ -177,8 +176,7 @@ class VARLTQC(Guided, TQC):
     """
     Truncated Quantile Critics (https://arxiv.org/abs/2005.04269) with an action advisor.
 
-    Unadvised, it is :class:`sb3_contrib.TQC` to the last bit. With ``fast=True``, its updates are TQC's with fused Adam
-    and without denormals on a CPU, and as for :class:`VARL` on a CUDA device.
+    Unadvised, it is :class:`sb3_contrib.TQC` to the last bit. ``fast=True`` is as for :class:`VARL`.
 
     :param args: Arguments of :class:`sb3_contrib.TQC`, in its order
     :param kwargs: Its keyword arguments, and the last seven of :class:`VARL`
@@ -192,8 +190,7 @@ class VARLCrossQ(Guided, CrossQ):
     """
     CrossQ (https://openreview.net/forum?id=PczQtTsTIX) with an action advisor.
 
-    Unadvised, it is :class:`sb3_contrib.CrossQ` to the last bit. With ``fast=True``, its updates are CrossQ's with
-    fused Adam and without denormals, on a CPU.
+    Unadvised, it is :class:`sb3_contrib.CrossQ` to the last bit. ``fast=True`` is as for :class:`VARL`, on a CPU.
 
     :param args: Arguments of :class:`sb3_contrib.CrossQ`, in its order
     :param kwargs: Its keyword arguments, and the last seven of :class:`VARL`

@@ -21,33 +21,22 @@ _ONEDNN_MIN_SIZE = 16
 _TOLERANCE = 0.05
 
 
-# oneDNN's operator, which the compiler takes for constant weights only, by another name.
-_library = th.library.Library("sb3_varl", "DEF")
-_library.define("mm(Tensor x, Tensor weight) -> Tensor")
-_library.define("addmm(Tensor bias, Tensor x, Tensor weight) -> Tensor")
+# By another name, because the compiler takes it for constant weights only.
 _onednn: Any = getattr(th.ops.mkldnn, "_linear_pointwise", None)
 
 
-@th.library.impl(_library, "mm", "CPU")
+@th.library.custom_op("sb3_varl::mm", mutates_args=())
 def _mm(x: th.Tensor, weight: th.Tensor) -> th.Tensor:
     return _onednn(x, weight.t(), None, "none", [], "")
 
 
-@th.library.impl(_library, "addmm", "CPU")
+@th.library.custom_op("sb3_varl::addmm", mutates_args=())
 def _addmm(bias: th.Tensor, x: th.Tensor, weight: th.Tensor) -> th.Tensor:
     return _onednn(x, weight.t(), bias, "none", [], "")
 
 
-@th.library.register_fake("sb3_varl::mm", lib=_library)
-def _mm_shape(x: th.Tensor, weight: th.Tensor) -> th.Tensor:
-    return x.new_empty(len(x), weight.shape[1])
-
-
-@th.library.register_fake("sb3_varl::addmm", lib=_library)
-def _addmm_shape(bias: th.Tensor, x: th.Tensor, weight: th.Tensor) -> th.Tensor:
-    return x.new_empty(len(x), weight.shape[1])
-
-
+_mm.register_fake(lambda x, weight: x.new_empty(len(x), weight.shape[1]))
+_addmm.register_fake(lambda bias, x, weight: x.new_empty(len(x), weight.shape[1]))
 _PRODUCTS = {
     th.ops.aten.mm.default: th.ops.sb3_varl.mm.default,
     th.ops.aten.addmm.default: th.ops.sb3_varl.addmm.default,
@@ -78,11 +67,12 @@ def record_compiled(update: Callable[[], None], backend: str = "inductor") -> Ca
             expected = [tensor.clone() for tensor, _ in tracer.written.values()]
         finally:
             undo()
+        inputs = tracer.inputs
         # The random numbers are to be those that PyTorch's operators draw.
         options: dict[str, Any] | None = {"fallback_random": True} if backend == "inductor" else None
         compiled = th.compile(tracer.module(), fullgraph=True, dynamic=False, backend=backend, options=options)
         try:
-            compiled(*tracer.inputs)
+            compiled(*inputs)
             for (found, before), right in zip(tracer.written.values(), expected, strict=True):
                 if not _agree(found, right, before):
                     raise RuntimeError("compiled, they come out differently")
@@ -91,7 +81,7 @@ def record_compiled(update: Callable[[], None], backend: str = "inductor") -> Ca
 
     def replay() -> None:
         with th.no_grad():
-            compiled(*tracer.inputs)
+            compiled(*inputs)
 
     return replay
 

@@ -34,7 +34,7 @@ def record_cuda_graph(update: Callable[[], None]) -> Callable[[], None]:
         # Other threads may use the GPU meanwhile: an advisor that is a local model.
         with th.cuda.graph(graph, capture_error_mode="thread_local"):
             update()
-    except RuntimeError:
+    except BaseException:
         # Whose numbers would otherwise be drawn for a recording that is over.
         generator = th.cuda.default_generators[th.cuda.current_device()]
         generator.graphsafe_set_state(generator.clone_state())

@@ -8,17 +8,21 @@ of the shaping term.
 
 import contextlib
 import functools
-from collections import Counter
+import random
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch as th
 from sb3_contrib import TQC, CrossQ
 from sb3_contrib.common.torch_layers import BatchRenorm
 from stable_baselines3 import SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 from torch.distributions import Distribution
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.overrides import TorchFunctionMode
 
 from sb3_varl.algorithms.fast.acceleration import optimizers_of
@@ -37,7 +41,7 @@ class Recorder:
     :param record: Takes an update, and returns what does it again, without doing it
     :param covers: The ``train()`` of these, and no other, is known to do the same in every update
     :param adam: Settings with which Adam computes its steps from tensors only
-    :param in_vain: Types of layers that take most of the time, and become no faster
+    :param refuses: Types of layers that it does not record, and why
     :param after: Updates after which it pays
     :param notice: What to say at ``verbose=1`` before
     """
@@ -45,7 +49,7 @@ class Recorder:
     record: Callable[[Callable[[], None]], Callable[[], None]]
     covers: tuple[Any, ...]
     adam: dict[str, bool]
-    in_vain: tuple[type[nn.Module], ...] = ()
+    refuses: tuple[tuple[type[nn.Module], str], ...] = ()
     after: int = 0
     notice: str = ""
 
@@ -57,7 +61,10 @@ RECORDERS = {
         record_compiled,
         (SAC.train, TQC.train, CrossQ.train),
         {"differentiable": True, "foreach": False, "fused": False},
-        in_vain=(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+        refuses=(
+            *((layer, "convolutions would be no faster") for layer in (nn.Conv1d, nn.Conv2d, nn.Conv3d)),
+            *((layer, "batch normalisation hides what it writes") for layer in (nn.BatchNorm1d, nn.BatchNorm2d)),
+        ),
         after=1000,
         notice="The updates are being compiled, which takes half a minute the first time, and then some seconds.",
     ),
@@ -67,14 +74,22 @@ _MAX_RECORDINGS = 8
 # Adam divides by it where it computes from tensors.
 _MIN_LEARNING_RATE = 1e-20
 # Settings that a recording has in it as they were.
-_SETTINGS = ("gamma", "tau", "target_entropy", "gate", "gate_threshold", "top_quantiles_to_drop_per_net")
+_SETTINGS = (
+    "gamma",
+    "tau",
+    "target_entropy",
+    "gate",
+    "gate_threshold",
+    "guidance_batch_size",
+    "top_quantiles_to_drop_per_net",
+)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # What has Python look at a number, perhaps to decide something, which a replay would not do again.
 _LOOKS = {
     th.nonzero,
     *(
         getattr(th.Tensor, name)
-        for name in ("__bool__", "__float__", "__int__", "__index__", "tolist", "numpy", "cpu", "nonzero")
+        for name in ("__bool__", "__float__", "__int__", "__index__", "__array__", "tolist", "numpy", "cpu", "nonzero")
     ),
 }
 
@@ -97,6 +112,8 @@ class RecordedUpdates:
         # Why the parent's loop is kept, if it is.
         self.refusal: str | None = None
         self._recordings: dict[Hashable, _RecordedUpdate] = {}
+        # What the latest updates depended on. Who comes for the second time may come again.
+        self._keys: deque[Hashable] = deque(maxlen=_MAX_RECORDINGS)
 
     def train(self, update: Update, gradient_steps: int, batch_size: int, shaping: ShapingTerm | None) -> bool:
         """
@@ -112,32 +129,41 @@ class RecordedUpdates:
         if self.refusal is not None or gradient_steps < 1 or model._n_updates < recorder.after:
             return False
         policy_delay, target_interval = (getattr(model, name, 1) for name in ("policy_delay", "target_update_interval"))
-        if gradient_steps > 1 and max(policy_delay, target_interval) > 1:
+        if gradient_steps > 1 and (max(policy_delay, target_interval) > 1 or any(_renorms(model))):
+            return False
+        learning_rate = model.lr_schedule(model._current_progress_remaining)
+        if learning_rate < _MIN_LEARNING_RATE:
             return False
         updates_actor = (model._n_updates + 1) % policy_delay == 0
         if not updates_actor:
             shaping = None
         try:
-            key = (updates_actor, *self._key(batch_size, shaping is not None))
-        except _NotRepeatableError as error:
+            parts = self._key(batch_size, shaping is not None)
+            key = updates_actor, parts, tuple(layer.steps.item() > layer.warmup_steps for layer in _renorms(model))
+            hash(key)
+        except (_NotRepeatableError, TypeError) as error:
             self._refuse(str(error))
-            return False
-        learning_rate = model.lr_schedule(model._current_progress_remaining)
-        # Adam makes its state with its first step.
-        if learning_rate < _MIN_LEARNING_RATE or not all(optimizer.state for optimizer in optimizers_of(model)):
             return False
         recording = self._recordings.get(key)
         if recording is None:
+            # Adam makes its state with its first step.
+            if key not in self._keys or not all(optimizer.state for optimizer in optimizers_of(model)):
+                self._keys.append(key)
+                return False
+            if len(self._recordings) == _MAX_RECORDINGS:
+                self._refuse("what they depend on changes too often")
+                return False
             if model.verbose >= 1 and recorder.notice:
                 print(f"fast=True: {recorder.notice}")
             recording = self._recordings[key] = _RecordedUpdate(model, update, batch_size)
-            while len(self._recordings) > _MAX_RECORDINGS:
-                del self._recordings[next(iter(self._recordings))]
 
         model.policy.set_training_mode(True)
         on_device = th.cuda.device(model.device) if model.device.type == "cuda" else contextlib.nullcontext()
         with on_device, _from_tensors(optimizers_of(model), recorder.adam, recording.learning_rate, learning_rate):
+            was_recorded = recording.is_recorded
             losses = recording.train(gradient_steps, shaping, recorder.record)
+        if recording.refusal is None and not was_recorded and self._key(batch_size, shaping is not None) != parts:
+            recording.refusal = "a network replaces its tensors"
         if recording.refusal is not None:
             self._refuse(recording.refusal)
         model._n_updates += gradient_steps
@@ -153,28 +179,27 @@ class RecordedUpdates:
         if self.model.verbose >= 1:
             print(f"fast=True: the updates are done one operator at a time, because {reason}.")
 
-    def _key(self, batch_size: int, shaped: bool) -> list[Hashable]:
+    def _key(self, batch_size: int, shaped: bool) -> tuple[Hashable, ...]:
         """
         All that a recording depends on besides what is put in its place before each replay.
 
         :raises _NotRepeatableError: if a replay would leave something out, or bring nothing
         """
         model = self.model
-        key: list[Hashable] = [batch_size, shaped, th.get_num_threads()]
+        if "_update_learning_rate" in vars(model) or (
+            type(model)._update_learning_rate is not BaseAlgorithm._update_learning_rate
+        ):
+            raise _NotRepeatableError("the learning rates are the model's own")
+        if nn.modules.module._has_any_global_hook() or _global_optimizer_pre_hooks or _global_optimizer_post_hooks:
+            raise _NotRepeatableError("PyTorch has hooks for all networks or optimizers")
+        key: list[Hashable] = [batch_size, shaped, th.get_num_threads(), th.get_default_dtype()]
+        key += th.are_deterministic_algorithms_enabled(), th.is_autocast_enabled(model.device.type)
         key += (getattr(model, name, None) for name in _SETTINGS)
         for module in model.policy.modules():
-            if isinstance(module, self.recorder.in_vain):
-                raise _NotRepeatableError("convolutions would be no faster")
-            if any(getattr(module, hooks) for hooks in _HOOKS):
-                raise _NotRepeatableError("a network has hooks")
-            for parameter in module._parameters.values():
-                if parameter is not None:
-                    if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
-                        raise _NotRepeatableError("a parameter has hooks")
-                    key += parameter.data_ptr(), parameter.requires_grad
-            key += (buffer.data_ptr() for buffer in module._buffers.values() if buffer is not None)
-        temperature = model.ent_coef_tensor if model.log_ent_coef is None else model.log_ent_coef
-        key.append(temperature.data_ptr())
+            key += self._key_of(module)
+        for name in ("ent_coef_tensor", "log_ent_coef"):
+            if (tensor := getattr(model, name, None)) is not None:
+                key += self._key_of_parameter(tensor)
         for optimizer in optimizers_of(model):
             if type(optimizer) not in (th.optim.Adam, th.optim.AdamW):
                 raise _NotRepeatableError(f"{type(optimizer).__name__} is not Adam")
@@ -184,11 +209,38 @@ class RecordedUpdates:
             for group in optimizer.param_groups:
                 if group["foreach"] or group["differentiable"]:
                     raise _NotRepeatableError("Adam is set to be foreach or differentiable")
-                key += (value for name, value in group.items() if name not in ("params", "lr"))
+                key += (value for name, value in group.items() if name not in ("params", "param_names", "lr"))
+                key += map(id, group["params"])
             for state in optimizer.state.values():
-                key += (value.data_ptr() for name, value in state.items() if name != "step")
-        key += (layer.steps.item() > layer.warmup_steps for layer in _renorms(model))
-        return key
+                state["step"] = state["step"].to(model.device)
+                key += (value.data_ptr() for value in state.values())
+        return tuple(key)
+
+    def _key_of(self, module: nn.Module) -> Iterator[Hashable]:
+        for layer, reason in self.recorder.refuses:
+            if isinstance(module, layer):
+                raise _NotRepeatableError(reason)
+        if any(getattr(module, hooks) for hooks in _HOOKS):
+            raise _NotRepeatableError("a network has hooks")
+        if module._compiled_call_impl is not None or hasattr(module, "_orig_mod"):
+            raise _NotRepeatableError("a network is compiled already")
+        yield id(module)
+        for name, value in vars(module).items():
+            if isinstance(value, int | float | str) and name != "training":
+                yield value
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                yield from self._key_of_parameter(parameter)
+        for buffer in module._buffers.values():
+            if buffer is not None:
+                yield buffer.data_ptr()
+
+    @staticmethod
+    def _key_of_parameter(parameter: th.Tensor) -> Iterator[Hashable]:
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise _NotRepeatableError("a parameter has hooks")
+        yield parameter.data_ptr()
+        yield parameter.requires_grad
 
 
 class _RecordedUpdate:
@@ -212,6 +264,13 @@ class _RecordedUpdate:
         # What replays have to say of themselves, by the names that the parent logs it under.
         self._totals = th.zeros(0, device=model.device)
         self._names: list[str] = []
+        # What a CUDA graph has but the addresses of.
+        self._alive: list[Any] = []
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it repeats itself by now."""
+        return self._replay is not None
 
     def train(self, n: int, shaping: ShapingTerm | None, record: Callable[..., Any]) -> dict[str, float]:
         """
@@ -236,22 +295,30 @@ class _RecordedUpdate:
                 continue
             ages = {id(layer.steps): layer.steps.item() for layer in _renorms(self.model)}
             watch = _Watch(ages)
+            drawn = _random_states()
             with noted_waits(self.model.device, watch.looks):
                 logged = self._do(inputs, shaping, watch)
             sums.update(logged)
-            if watch.looks or watch.n_items != len(logged):
+            if drawn != _random_states():
+                self.refusal = "they draw random numbers that are not PyTorch's"
+            elif watch.looks or watch.n_items != len(logged):
                 self.refusal = f"they look at numbers on the way ({', '.join(sorted(watch.looks or ['item']))})"
             elif self._replay is None and self.refusal is None:
                 self._inputs = _copy(inputs)
                 self._totals = th.zeros(len(logged), device=self.model.device)
                 _forget_derivatives(self.model.actor.action_dist)
+                optimizers = optimizers_of(self.model)
+                self._alive = [*self.model.policy.parameters(), *(optimizer.state.copy() for optimizer in optimizers)]
                 try:
                     self._replay = record(functools.partial(self._do_again, shaping, ages))
-                except RuntimeError as error:
+                except Exception as error:  # of the compiler, or whatever else
                     # PyTorch's own is about what came of the first.
                     cause = error.__context__ or error
                     reason = str(cause).strip() or type(cause).__name__
                     self.refusal = f"they cannot be recorded ({reason.splitlines()[0]})"
+                if self.model.device.type == "cpu":  # where gradients are nowhere any more
+                    for optimizer in optimizers:
+                        optimizer.zero_grad()
         sums.update(dict(zip(self._names, self._totals.tolist(), strict=False)))
         return {name: total / n for name, total in sums.items()}
 
@@ -321,6 +388,10 @@ class _Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _random_states() -> Any:
+    return str(np.random.get_state(legacy=False)), random.getstate()
+
+
 def _renorms(model: Any) -> Iterator[Any]:
     return (module for module in model.policy.modules() if isinstance(module, BatchRenorm))
 
@@ -343,9 +414,6 @@ def _from_tensors(
     rate.fill_(learning_rate)
     before = []
     for optimizer in optimizers:
-        for state in optimizer.state.values():
-            if state["step"].device != rate.device:
-                state["step"] = state["step"].to(rate.device)
         for group in optimizer.param_groups:
             before.append((group, {**{name: group[name] for name in settings}, "lr": learning_rate}))
             group.update(settings, lr=rate)
@@ -389,7 +457,7 @@ def _tensors(inputs: Any) -> Iterator[th.Tensor]:
     """The tensors in a batch."""
     if isinstance(inputs, th.Tensor):
         yield inputs
-    elif inputs is not None:
+    elif isinstance(inputs, dict | tuple):
         for value in inputs.values() if isinstance(inputs, dict) else inputs:
             yield from _tensors(value)
 
