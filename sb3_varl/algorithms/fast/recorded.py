@@ -83,7 +83,7 @@ _SETTINGS = (
     "guidance_batch_size",
     "top_quantiles_to_drop_per_net",
 )
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_NUMBERS = {bool, int, float, str}
 # What has Python look at a number, perhaps to decide something, which a replay would not do again.
 _LOOKS = {
     th.nonzero,
@@ -109,6 +109,7 @@ class RecordedUpdates:
     def __init__(self, model: Any, recorder: Recorder) -> None:
         self.model = model
         self.recorder = recorder
+        self._refused = tuple(layer for layer, _ in recorder.refuses)
         # Why the parent's loop is kept, if it is.
         self.refusal: str | None = None
         self._recordings: dict[Hashable, _RecordedUpdate] = {}
@@ -195,11 +196,18 @@ class RecordedUpdates:
         key: list[Hashable] = [batch_size, shaped, th.get_num_threads(), th.get_default_dtype()]
         key += th.are_deterministic_algorithms_enabled(), th.is_autocast_enabled(model.device.type)
         key += (getattr(model, name, None) for name in _SETTINGS)
+        tensors = [getattr(model, name, None) for name in ("ent_coef_tensor", "log_ent_coef")]
         for module in model.policy.modules():
-            key += self._key_of(module)
-        for name in ("ent_coef_tensor", "log_ent_coef"):
-            if (tensor := getattr(model, name, None)) is not None:
-                key += self._key_of_parameter(tensor)
+            self._check(module)
+            tensors += (*module._parameters.values(), *module._buffers.values())
+            key.append(id(module))
+            key += [v for name, v in vars(module).items() if type(v) in _NUMBERS and name != "training"]
+        for tensor in tensors:
+            if tensor is None:
+                continue
+            if tensor._backward_hooks or (tensor.requires_grad and tensor._post_accumulate_grad_hooks):
+                raise _NotRepeatableError("a parameter has hooks")
+            key += tensor.data_ptr(), tensor.requires_grad
         for optimizer in optimizers_of(model):
             if type(optimizer) not in (th.optim.Adam, th.optim.AdamW):
                 raise _NotRepeatableError(f"{type(optimizer).__name__} is not Adam")
@@ -209,38 +217,21 @@ class RecordedUpdates:
             for group in optimizer.param_groups:
                 if group["foreach"] or group["differentiable"]:
                     raise _NotRepeatableError("Adam is set to be foreach or differentiable")
-                key += (value for name, value in group.items() if name not in ("params", "param_names", "lr"))
+                key += [value for name, value in group.items() if name not in ("params", "param_names", "lr")]
                 key += map(id, group["params"])
             for state in optimizer.state.values():
-                state["step"] = state["step"].to(model.device)
-                key += (value.data_ptr() for value in state.values())
+                if state["step"].device != model.device:
+                    state["step"] = state["step"].to(model.device)
+                key += [value.data_ptr() for value in state.values()]
         return tuple(key)
 
-    def _key_of(self, module: nn.Module) -> Iterator[Hashable]:
-        for layer, reason in self.recorder.refuses:
-            if isinstance(module, layer):
-                raise _NotRepeatableError(reason)
-        if any(getattr(module, hooks) for hooks in _HOOKS):
+    def _check(self, module: nn.Module) -> None:
+        if isinstance(module, self._refused):
+            raise _NotRepeatableError(next(why for layer, why in self.recorder.refuses if isinstance(module, layer)))
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
             raise _NotRepeatableError("a network has hooks")
-        if module._compiled_call_impl is not None or hasattr(module, "_orig_mod"):
+        if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
             raise _NotRepeatableError("a network is compiled already")
-        yield id(module)
-        for name, value in vars(module).items():
-            if isinstance(value, int | float | str) and name != "training":
-                yield value
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                yield from self._key_of_parameter(parameter)
-        for buffer in module._buffers.values():
-            if buffer is not None:
-                yield buffer.data_ptr()
-
-    @staticmethod
-    def _key_of_parameter(parameter: th.Tensor) -> Iterator[Hashable]:
-        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
-            raise _NotRepeatableError("a parameter has hooks")
-        yield parameter.data_ptr()
-        yield parameter.requires_grad
 
 
 class _RecordedUpdate:
