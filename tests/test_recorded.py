@@ -129,7 +129,7 @@ def test_replayed_updates_are_the_parents(kwargs, at_once):
     plain, graphed = make(**kwargs), replayed(**kwargs)
     graphed.replay_buffer = plain.replay_buffer
     train(plain, 12, at_once)
-    assert train(graphed, 12, at_once) >= 9, graphed.recorded_updates.refusal
+    assert train(graphed, 12, at_once) >= 12 - 2 * at_once, graphed.recorded_updates.refusal
     for name, value in parameters(plain).items():
         th.testing.assert_close(parameters(graphed)[name], value, rtol=1e-3, atol=1e-4)
     expected, found = plain.logger.name_to_value, graphed.logger.name_to_value

@@ -197,6 +197,23 @@ def learn_with_advice(model: Any, n: int, advised: bool) -> dict[str, float]:
     return {"step": float(awaited.mean()), "frame": float(np.mean(rendering or [np.nan])), "frames": len(rendering)}
 
 
+def learn_by_rules(model: Any, n: int, advised: bool) -> float:
+    """Seconds for an environment step, labelled by recorded rules that are executed in half of the episodes, or not."""
+    from sb3_varl import AdvisorCallback
+
+    timer = Timer()
+    callbacks: list[BaseCallback] = [timer]
+    first_query = model.num_timesteps + 64
+    with tempfile.TemporaryDirectory() as folder:
+        if advised:
+            kwargs = {"n_queries": 1, "first_query": first_query, "states_per_query": 16, "window": 64, "frames": False}
+            callbacks.append(AdvisorCallback(f"recorded/{TASK}", blocking=True, log_path=folder, **kwargs))
+        model.learn(n, callback=CallbackList(callbacks), reset_num_timesteps=False, log_interval=None)
+    model.guidance_buffer.reset()
+    model.advice_progress.clear()
+    return float(np.diff(timer.times[n // 4 :]).mean())
+
+
 def profile(model: Any, n: int) -> dict[str, float]:
     """Seconds of an update by what is done in them."""
     sample, sampling = model.replay_buffer.sample, 0.0
@@ -224,6 +241,7 @@ MEASUREMENTS: dict[str, Callable[..., Any]] = {
     "update": update,
     "learn": learn,
     "advice": learn_with_advice,
+    "rules": learn_by_rules,
     "profile": profile,
 }
 

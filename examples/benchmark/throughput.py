@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from contestants import LATENCY, TASK, Contestant, RandomEnv, Row
 
-SECTIONS = ("updates", "tqc", "crossq", "images", "learning", "stalls", "guidance", "profile")
+SECTIONS = ("updates", "tqc", "crossq", "images", "learning", "stalls", "rules", "guidance", "profile")
 STALL_STEPS = 3000  # fewer than an answer takes
 GUIDANCE_SIZES = (100, 10_000, 1_000_000)
 N_ADVICE = 192  # what three queries of 64 states give
@@ -163,6 +163,28 @@ def run_stalls(args: argparse.Namespace, report: Report) -> None:
     report.add("stalls", "frame", "milliseconds", [1e3 * result["frame"]])
 
 
+def run_rules(args: argparse.Namespace, report: Report) -> None:
+    print(f"\nEnvironment steps without updates, and what recorded rules add to them: Meta-World's {TASK}")
+    without_updates, fast = "VARL, without updates", "VARL(fast=True), a fifth of the gates open"
+    rows = {without_updates: Row("VARL", {"learning_starts": 10**9}), fast: FAST_ROWS[fast]}
+    added, shares = [], []
+    with contest(args, rows, "metaworld") as contestants:
+        for advised in (False, True):
+            contestants[without_updates]("rules", 500, advised)
+        contestants[fast]("learn", 3 * args.updates)
+        for _ in tqdm(range(args.repeats), desc="rules", leave=False):
+            without, with_rules = (contestants[without_updates]("rules", 20 * args.updates, on) for on in (False, True))
+            added.append(with_rules - without)
+            shares.append(added[-1] / contestants[fast]("learn", 3 * args.updates))
+    low, middle, high = np.percentile(added, [25, 50, 75])
+    print(
+        f"labels, roll-ins and the callback: {1e6 * middle:.0f} microseconds a step ({1e6 * low:.0f}-{1e6 * high:.0f})"
+    )
+    print(f"as a share of a step with its update, fast=True: {statistics.median(shares):.1%}")
+    report.add("rules", "labels, roll-ins and the callback", "microseconds", [1e6 * value for value in added])
+    report.add("rules", "labels, roll-ins and the callback", "share_of_a_step", shares)
+
+
 def run_guidance(args: argparse.Namespace, report: Report) -> None:
     from sb3_varl import GuidanceBuffer
 
@@ -232,6 +254,7 @@ def main() -> None:
         "images": run_images,
         "learning": run_learning,
         "stalls": run_stalls,
+        "rules": run_rules,
         "guidance": run_guidance,
         "profile": run_profile,
     }
