@@ -82,7 +82,7 @@ class VARL(Guided, SAC):
     :param guidance_batch_size: Rows in the shaping term of each gradient update
     :param fast: Whether gradient updates may differ from SAC's in the last digits, for more speed. They are recorded
         and repeated as a whole (:class:`~sb3_varl.algorithms.fast.recorded.RecordedUpdates`): on a CPU from the
-        1000th on, compiled, which takes half a minute once, and on a GPU as a CUDA graph. Where that cannot be,
+        5000th on, compiled, which takes half a minute once, and on a GPU as a CUDA graph. Where that cannot be,
         ``verbose=1`` says why, and updates are SB3's, on a CPU with fused Adam and without denormals.
     :raises ArgumentError: if one of the last seven is of the wrong type or out of its range
     :raises ValueError: if the policy is one of another algorithm

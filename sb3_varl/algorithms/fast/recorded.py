@@ -65,7 +65,7 @@ RECORDERS = {
             *((layer, "convolutions would be no faster") for layer in (nn.Conv1d, nn.Conv2d, nn.Conv3d)),
             *((layer, "batch normalisation hides what it writes") for layer in (nn.BatchNorm1d, nn.BatchNorm2d)),
         ),
-        after=1000,
+        after=5000,
         notice="The updates are being compiled, which takes half a minute the first time, and then some seconds.",
     ),
 }
