@@ -24,7 +24,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from conftest import DictEnv, parameters
 from sb3_varl import VARL, VARLTQC, VARLCrossQ
-from sb3_varl.algorithms.fast import cuda_graph
+from sb3_varl.algorithms.fast import cuda_graph, recorded
 from sb3_varl.algorithms.fast.acceleration import optimizers_of
 from sb3_varl.algorithms.fast.compiled import record_compiled
 from sb3_varl.algorithms.fast.cuda_graph import record_cuda_graph
@@ -397,6 +397,15 @@ def test_many_settings_that_come_again_end_in_the_parents_loop():
         model.gamma = 0.9 + i / 1000
         train(model, 2)
     assert model.recorded_updates.refusal == "what they depend on changes too often"
+
+
+def test_another_thread_may_draw_random_numbers_meanwhile(monkeypatch):
+    model = replayed()
+    states = iter([1, 2, 3, 4, *[5] * 10])
+    monkeypatch.setattr(recorded, "_random_states", lambda: next(states))
+    assert train(model, 7) == 5
+    assert model.recorded_updates.refusal is None
+    assert all(recording.is_recorded for recording in model.recorded_updates._recordings.values())
 
 
 class Averaging(nn.Module):

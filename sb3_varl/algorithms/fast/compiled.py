@@ -21,7 +21,7 @@ _ONEDNN_MIN_SIZE = 16
 _TOLERANCE = 0.05
 
 
-# By another name, because the compiler takes it for constant weights only.
+# oneDNN's product, by names of our own, because the compiler takes it for constant weights only.
 _onednn: Any = getattr(th.ops.mkldnn, "_linear_pointwise", None)
 
 
@@ -50,7 +50,8 @@ def record_compiled(update: Callable[[], None], backend: str = "inductor") -> Ca
     :param update: The update
     :param backend: Of ``torch.compile``
     :return: Does it, within rounding errors
-    :raises RuntimeError: if it cannot be recorded or compiled, or comes out differently then
+    :raises RuntimeError: if it cannot be recorded, or comes out differently when compiled
+    :raises Exception: of the compiler, if it cannot be compiled
     """
     tracer = _Tracer()
     random = th.get_rng_state()

@@ -71,6 +71,8 @@ RECORDERS = {
 }
 # With and without the shaping term and the actor, and the same before somebody changed a setting.
 _MAX_RECORDINGS = 8
+# Updates in which somebody drew other random numbers than PyTorch's, until it must have been a network.
+_MAX_FOREIGN_DRAWS = 3
 # Adam divides by it where it computes from tensors.
 _MIN_LEARNING_RATE = 1e-20
 # Settings that a recording has in it as they were.
@@ -255,6 +257,7 @@ class _RecordedUpdate:
         # What replays have to say of themselves, by the names that the parent logs it under.
         self._totals = th.zeros(0, device=model.device)
         self._names: list[str] = []
+        self._n_foreign_draws = 0
         # What a CUDA graph has but the addresses of.
         self._alive: list[Any] = []
 
@@ -291,7 +294,10 @@ class _RecordedUpdate:
                 logged = self._do(inputs, shaping, watch)
             sums.update(logged)
             if drawn != _random_states():
-                self.refusal = "they draw random numbers that are not PyTorch's"
+                # An advisor's thread may have, but hardly every time.
+                self._n_foreign_draws += 1
+                if self._n_foreign_draws == _MAX_FOREIGN_DRAWS:
+                    self.refusal = "they draw random numbers that are not PyTorch's"
             elif watch.looks or watch.n_items != len(logged):
                 self.refusal = f"they look at numbers on the way ({', '.join(sorted(watch.looks or ['item']))})"
             elif self._replay is None and self.refusal is None:
