@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -149,6 +150,15 @@ def in_browser():
 def look(in_browser):
     """A function that opens a page in a browser, as wide as one likes: ``look(path, width) -> Look``."""
     return lambda path, width: in_browser(_look, path, width)
+
+
+def wait_until(condition, seconds=30.0, process=None):
+    """Until something is so, but no longer than a busy machine may take, nor than a process lives."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {seconds:g} s"
+        assert process is None or process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.01)
 
 
 def parameters(model):

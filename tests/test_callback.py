@@ -21,7 +21,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from standing import SMALL
 
-from conftest import CounterEnv, DictEnv, make_vlm
+from conftest import CounterEnv, DictEnv, make_vlm, wait_until
 from sb3_varl import VARL, Advice, AdviceWarning, AdvisorCallback, FunctionAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import read_records
@@ -323,8 +323,7 @@ def test_answers_after_the_cutoff_are_announced(caplog):
     model = VARL("MlpPolicy", CounterEnv(), **SMALL | {"shaping_steps": 110})
 
     def answer(query):
-        while model.num_timesteps < 110:
-            time.sleep(0.01)
+        wait_until(lambda: model.num_timesteps >= 110)
         return Advice([state.executed_action for state in query.states])
 
     _, callback = learn(Recorder(answer), model=model, n_queries=1, blocking=False)
@@ -709,10 +708,11 @@ def test_after_the_cutoff_nothing_more_of_a_query_is_sent(tmp_path, caplog):
 
     class Watch(BaseCallback):
         def _on_step(self):
+            if self.num_timesteps == 20:
+                wait_until(lambda: server.requests)
             if self.num_timesteps == 40:
                 answered.set()
-                while not any(query.answers for query in read_queries(tmp_path)):
-                    time.sleep(0.01)
+                wait_until(lambda: any(query.answers for query in read_queries(tmp_path)))
             return True
 
     with VLMServer(answer) as server:

@@ -13,7 +13,7 @@ import pytest
 import soak
 from test_resume import NEVER, asked, make_callback, make_model
 
-from conftest import KEY, CounterEnv, make_vlm
+from conftest import KEY, CounterEnv, make_vlm, wait_until
 from sb3_varl import VARL
 from sb3_varl.advice.history import read_queries
 from sb3_varl.testing import VLMServer
@@ -60,11 +60,7 @@ def test_a_signal_ends_the_process_soon_and_with_everything_saved(sent, handler,
             stderr=subprocess.PIPE,
             text=True,
         )
-        deadline = time.monotonic() + 120
-        while len(server.requests) < 2:
-            assert time.monotonic() < deadline
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.01)
+        wait_until(lambda: len(server.requests) == 2, seconds=120, process=process)
         process.send_signal(sent)
         signalled = time.monotonic()
         process.wait(30)

@@ -8,7 +8,6 @@ import multiprocessing
 import pathlib
 import pickle
 import threading
-import time
 import warnings
 import zipfile
 
@@ -17,7 +16,7 @@ import pytest
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.logger import configure
 
-from conftest import CounterEnv, make_query, make_vlm, reasons
+from conftest import CounterEnv, make_query, make_vlm, reasons, wait_until
 from sb3_varl import VARL, Advice, AdvisorCallback, AdvisorError, FunctionAdvisor, Rejection, ReplayAdvisor, Usage
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import AdviceLog, read_records
@@ -815,10 +814,8 @@ class Until(BaseCallback):
         self.step, self.condition = step, condition
 
     def _on_step(self):
-        deadline = time.monotonic() + 20
-        while self.num_timesteps == self.step and not self.condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        if self.num_timesteps == self.step:
+            wait_until(self.condition)
         return True
 
 

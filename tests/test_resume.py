@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
-from conftest import CounterEnv, DictEnv, make_vlm
+from conftest import CounterEnv, DictEnv, make_vlm, wait_until
 from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import read_records
@@ -53,8 +53,7 @@ def interrupt_when(condition):
     """Ctrl-C from another thread as soon as something is so."""
 
     def wait():
-        while not condition():
-            time.sleep(0.005)
+        wait_until(condition)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -119,10 +118,7 @@ def test_control_c_while_a_request_is_in_flight(fresh_callback, blocking, tmp_pa
         model = make_model()
         with pytest.raises(KeyboardInterrupt):
             model.learn(100_000, callback=callback)
-        interrupted = time.monotonic()
-        while any(thread.name == "advisor" for thread in threading.enumerate()):
-            assert time.monotonic() - interrupted < 1, "the advisor's thread goes on"
-            time.sleep(0.01)
+        wait_until(lambda: not any(thread.name == "advisor" for thread in threading.enumerate()), seconds=5)
         kinds = [record["type"] for record in read_records(tmp_path / "log")]
         assert kinds == ["query", "request", "answer", "request", "failure"]
         assert model.guidance_buffer.size() == 0
@@ -255,8 +251,7 @@ def test_queries_that_wait_behind_another_are_not_asked_after_the_cutoff(tmp_pat
 
     def slow(query):
         asked_about.append(query.index)
-        while model.num_timesteps <= 61:
-            time.sleep(0.01)
+        wait_until(lambda: model.num_timesteps > 61)
         return Advice([None] * len(query.states))
 
     advisor = type("Slow", (), {"advise": staticmethod(slow)})()

@@ -9,7 +9,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from conftest import CounterEnv, make_query, make_vlm, reasons
+from conftest import CounterEnv, make_query, make_vlm, reasons, wait_until
 from sb3_varl import VARL, ActionComponent, AdvisorCallback, TaskSheet, VLMAdvisor
 from sb3_varl.testing import Misbehaviour, VLMServer, decode_image, http_error, write_answer
 
@@ -124,8 +124,7 @@ def test_nothing_stays_behind():
         kept.request("POST", "/", "{}")
         assert kept.getresponse().read()
         waiting.request("POST", "/", json.dumps(CHAT))
-        while not server.requests:
-            pass
+        wait_until(lambda: server.requests)
         assert server.n_connections == 2
     assert server.n_connections == 0
     assert threading.active_count() == n_threads

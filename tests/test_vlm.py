@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from gymnasium import spaces
 
 import sb3_varl
-from conftest import KEY, counts, make_query, make_vlm, reasons
+from conftest import KEY, counts, make_query, make_vlm, reasons, wait_until
 from sb3_varl.advice.types import (
     Advice,
     AdviceQuery,
@@ -156,10 +155,7 @@ def test_connections_do_not_add_up(model: str) -> None:
         settings = {"api_base": server.api_base, "deadline": 0.7, "states_per_request": 1, "max_retries": 0}
         for n_states in (3, 1, 1, 1):
             VLMAdvisor(model, "Go.", **settings).advise(make_query(n_states))
-        give_up = time.monotonic() + 10
-        while server.n_connections > 1 and time.monotonic() < give_up:
-            time.sleep(0.01)
-        assert server.n_connections <= 1
+        wait_until(lambda: server.n_connections <= 1)
         assert len(server.requests) == 6
 
 

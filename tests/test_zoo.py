@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import textwrap
-import time
 import zipfile
 
 import numpy as np
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 import sb3_varl
+from conftest import wait_until
 from sb3_varl import SPARSE, VARL, AdvisorCallback
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advisors.by_name import check_arguments
@@ -128,11 +128,8 @@ def test_sigterm_saves_the_model(tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / f"{RUN}1/rl_model_200_steps.zip").exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
+    saved = tmp_path / f"{RUN}1/rl_model_200_steps.zip"
+    wait_until(saved.exists, seconds=120, process=process)
     process.terminate()
     assert process.wait(20) == 0
     assert (tmp_path / f"{RUN}1/{ENV.replace('/', '-')}.zip").exists()
