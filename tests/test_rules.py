@@ -923,6 +923,15 @@ def test_whole_numbers_stay_inside_the_bounds(dtype):
     np.testing.assert_array_equal(batch.astype(np.float64), action.astype(np.float64))
 
 
+def test_no_advice_on_whole_numbers():
+    text = json.dumps({"rules": [{"name": "null", "when": "true", "action": None}]})
+    rules = parse(text, action_space=spaces.Box(-3, 3, (2,), np.int64))
+    actions, which = rules.batch(STATE[None])
+    assert rules(STATE) is None
+    assert np.isnan(actions).all()
+    assert which == [0]
+
+
 def test_components_that_are_spelt_alike_are_given_in_a_list():
     sheet = dataclasses.replace(SHEET, action=(ActionComponent("grip left"), ActionComponent("Grip-left")))
     text = json.dumps({"rules": [{"when": "true", "action": {"grip left": "1", "Grip-left": "0.5"}}]})

@@ -286,7 +286,7 @@ class Rules:
                 if not undecided.any():
                     break
         self.undefined = +self.undefined
-        is_advised = which >= 0
+        is_advised = ~np.isnan(actions).any(axis=1)
         actions[is_advised] = self._actions(actions[is_advised])
         return actions.reshape(n, *self.action_space.shape), which
 
