@@ -1,6 +1,7 @@
 """Which states are asked about, what goes with them, and that nothing an advisor does ends the training."""
 
 import asyncio
+import csv
 import errno
 import os
 import pathlib
@@ -306,6 +307,24 @@ def test_a_resumed_run_goes_on_with_the_queries_numbers(tmp_path):
     advisor = Recorder()
     learn(advisor, model=VARL.load(tmp_path / "model", env=CounterEnv()), reset_num_timesteps=False)
     assert [query.index for query in advisor.queries] == [1]
+
+
+def test_totals_are_among_what_the_model_logs(tmp_path):
+    """Also where somebody else writes the logger out in between, which then forgets."""
+    model = VARL("MlpPolicy", CounterEnv(), **SMALL)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    evaluation = EvalCallback(CounterEnv(), n_eval_episodes=1, eval_freq=10, verbose=0)
+    learn(Recorder(), model=model, callbacks=[evaluation], steps=250)
+    model.logger.close()
+    rows = [
+        row
+        for row in csv.DictReader((tmp_path / "progress.csv").read_text().splitlines())
+        if row["rollout/ep_len_mean"]
+    ]
+    queries = [row["advice/queries"] for row in rows]
+    assert queries == sorted(queries)
+    assert set(queries) == {"", "1", "2"}
+    assert {row["advice/accepted"] for row in rows} == {"", "10", "20"}
 
 
 def test_a_callback_starts_afresh_with_a_new_run():

@@ -84,6 +84,38 @@ def test_labels_of_dict_observations():
     assert_rows_are_advised(model.guidance_buffer.rows(), key="count")
 
 
+# Among them a rule without a value, one that advises nothing, and states without a rule.
+OF_ALL_KINDS = json.dumps(
+    {
+        "rules": [
+            {"name": "no value", "when": "1 / (t - 2) > 0.9", "action": ["t / 9", "episode / 10"]},
+            {"name": "lost action", "when": "t == 4", "action": ["1 / (t - 4)", "0"]},
+            {"name": "null", "when": "t == 1", "action": None},
+            {"name": "early", "when": "t < 1", "action": ["t / 9 + velocity(t)", "episode / 7"]},
+        ]
+    }
+)
+
+
+@pytest.mark.parametrize("make_env", [NamedEnv, NamedDictEnv])
+def test_labels_of_many_environments_are_those_of_each(make_env, monkeypatch):
+    """From 24 environments on, rules decide in all of them at once."""
+    rows, figures = [], []
+    for smallest in (2, 1000):
+        monkeypatch.setattr("sb3_varl.training.standing._MIN_BATCH", smallest)
+        model = make_model(DummyVecEnv([make_env] * 5), learning_starts=10)
+        callback = make_callback(RulesAdvisor(OF_ALL_KINDS), label_freq=1, roll_in=0.5)
+        model.learn(150, callback=callback)
+        rows.append(model.guidance_buffer.rows())
+        figures.append(callback._teacher.figures())
+    assert len(rows[0]["actions"]) > 20
+    for name, column in rows[0].items():
+        np.testing.assert_allclose(column, rows[1][name], rtol=1e-6, err_msg=name)
+    assert figures[0] == figures[1]
+    kinds = ("rule_1", "rule_2", "rule_3", "rule_4", "no_rule", "no_value")
+    assert [figures[0][f"advice/{kind}"] > 0 for kind in kinds] == [True, False, True, True, True, True]
+
+
 def test_labels_end_with_the_cutoff():
     model = make_model(shaping_steps=50)
     model.learn(100, callback=make_callback(label_freq=1))
@@ -110,6 +142,25 @@ def test_other_advisors_label_when_they_are_told_to(advisor):
         rows = model.guidance_buffer.rows()
         assert rows["labels"].sum() == n_labels
         assert_rows_are_advised(rows)
+
+
+def test_a_state_is_asked_about_once():
+    """Be it labelled, executed or both."""
+    asked = []
+
+    class Counting(StandingOnly):
+        def standing(self, briefing):
+            def advise(observation, previous):
+                asked.append(tuple(observation[:2]))
+                return np.zeros(2)
+
+            return advise
+
+    model, callback = make_model(), make_callback(Counting(), label_freq=1, roll_in=1.0)
+    model.learn(100, callback=callback)
+    assert callback._teacher.labels.n_labels > 60
+    assert callback._teacher.roll_ins.n_executed > 40
+    assert len(asked) == len(set(asked))
 
 
 def test_standing_advice_that_cannot_be_used_is_counted_and_said_once(caplog):

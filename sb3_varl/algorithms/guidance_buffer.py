@@ -168,42 +168,43 @@ class GuidanceBuffer(BaseBuffer):
             for name, array in rows.items()
             if name.startswith(self._PREFIX)
         }
-        subspaces = self._subspaces()
-        if observations.keys() != subspaces.keys():
+        if observations.keys() != self.observations.keys():
             raise ValueError(
-                f"Guidance for the observation {sorted(observations)} given, expected {sorted(subspaces)} "
+                f"Guidance for the observation {sorted(observations)} given, expected {sorted(self.observations)} "
                 f"to fit the observation space {self.observation_space}."
             )
-        for key, space in subspaces.items():
-            if observations[key].shape[1:] != space.shape:
+        for key, held in self.observations.items():
+            if observations[key].shape[1:] != held.shape[1:]:
                 raise ValueError(
-                    f"Guidance observation {key!r} has shape {observations[key].shape[1:]}, expected {space.shape}: "
+                    f"Guidance observation {key!r} has shape {observations[key].shape[1:]}, expected {held.shape[1:]}: "
                     "one observation without a batch dimension."
                 )
         actions = np.asarray(rows["actions"], dtype=np.float32)
         if actions.shape[1:] != (self.action_dim,):
             raise ValueError(f"Guidance action has shape {actions.shape[1:]}, expected {self.action_space.shape}.")
-        inside = (np.abs(actions) <= 1).all(axis=1)  # also false for NaN
+        inside = np.abs(actions) <= 1  # also false for NaN
         if not inside.all():
             raise ValueError(
-                f"Guidance action {actions[~inside][0]} is not inside [-1, 1]. "
+                f"Guidance action {actions[~inside.all(axis=1)][0]} is not inside [-1, 1]. "
                 "Bring it there from the environment's units with model.policy.scale_action(action)."
             )
-        lengths = {name: len(array) for name, array in rows.items()}
-        if len(set(lengths.values())) != 1:
+        if len({len(array) for array in rows.values()}) != 1:
+            lengths = {name: len(array) for name, array in rows.items()}
             raise ValueError(f"Guidance columns have different numbers of rows: {lengths}.")
 
         # Rows that later ones of the same call would overwrite are skipped.
         kept = slice(max(0, len(actions) - self.buffer_size), None)
-        places = (self.pos + np.arange(len(actions))[kept]) % self.buffer_size
+        end = self.pos + len(actions)
+        fits = end <= self.buffer_size
+        places: Any = slice(self.pos, end) if fits else (self.pos + np.arange(len(actions))[kept]) % self.buffer_size
         for key, array in observations.items():
             self.observations[key][places] = array[kept]
         self.actions[places] = actions[kept]
         self.steps[places] = np.asarray(rows["steps"])[kept]
         # Which version 0.1.0 did not have.
         self.labels[places] = np.asarray(rows["labels"])[kept] if "labels" in rows else False
-        self.full = self.full or self.pos + len(actions) >= self.buffer_size
-        self.pos = (self.pos + len(actions)) % self.buffer_size
+        self.full = self.full or end >= self.buffer_size
+        self.pos = end % self.buffer_size
 
     def save(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """

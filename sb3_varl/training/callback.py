@@ -232,7 +232,7 @@ class AdvisorCallback(BaseCallback):
     @property
     def usage(self) -> Usage:
         """What the run has spent on advice, requests on their way included."""
-        return self._queue.spent + self._queue.in_flight
+        return self._queue.spent_so_far
 
     @property
     def totals(self) -> Counter[str]:
@@ -252,6 +252,7 @@ class AdvisorCallback(BaseCallback):
             raise TypeError(_NOT_TOLD)
         model = self.model
         model.after_learning.append(self._after_learning)
+        model.to_log.append(self._figures)
         self._saw_steps = False
         self._privileged = None if self.observe is None else Privileged(self.training_env, self.observe)
         space = None if self._privileged is None else self._privileged.space
@@ -434,7 +435,7 @@ class AdvisorCallback(BaseCallback):
         self._visit_states()
         self._collect(wait=self.blocking, refuse=True)
         self._teach()
-        self._record_totals()
+        self._ledger.spend(self.usage)
 
     def _on_step(self) -> bool:
         return True
@@ -566,12 +567,13 @@ class AdvisorCallback(BaseCallback):
         self.n_asked -= len(unasked)
         self._ledger.ask(unasked, sign=-1)
 
-    def _record_totals(self) -> None:
-        """At each step, because the logger forgets what it has written."""
-        if self._model_of_run is None:
-            return
-        figures = self._ledger.figures(self.usage)
-        for name, value in {**figures, **self._teacher.figures()}.items():
+    def _figures(self) -> dict[str, float]:
+        return {} if self._model_of_run is None else {**self._ledger.figures(), **self._teacher.figures()}
+
+    def _record_figures(self) -> None:
+        """For who dumps the logger when training has ended."""
+        self._ledger.spend(self.usage)
+        for name, value in self._figures().items():
             self.logger.record(name, value)
 
     # ---- The end of learn()
@@ -586,7 +588,7 @@ class AdvisorCallback(BaseCallback):
                 self._collect(wait=False)
             if self.num_timesteps >= self.model.cutoff:
                 self._give_up(*self._queue.end(everything=True))
-            self._record_totals()
+            self._record_figures()
         finally:
             self._queue.rest()
 
@@ -595,7 +597,7 @@ class AdvisorCallback(BaseCallback):
         if not is_over:
             self._put_off(self._queue.drop_unasked())
         self._collect(wait=not is_over)
-        self._record_totals()
+        self._record_figures()
         if not self._saw_steps and self.model.num_timesteps > self.num_timesteps:
             warnings.warn(_NOT_TOLD, AdviceWarning, stacklevel=2)
         elif len(self._schedule) and not self._announced and not self._teacher.stands_by_itself:

@@ -35,11 +35,11 @@ class Labels:
         self._n_steps += 1
         if not self.freq or self._n_steps % self.freq:
             return
-        observations, actions = [], []
-        for env, observation in enumerate(seen):
-            action = self._standing.decide(env).action
-            if action is not None:
-                observations.append(observation)
-                actions.append(np.clip(self._model.policy.scale_action(action), -1, 1))
-        self._model.guidance_buffer.add_all(observations, actions, step, labels=True)
+        pairs = zip(seen, self._standing.decide_all(), strict=True)
+        advised = [(observation, action) for observation, (_, action) in pairs if action is not None]
+        if not advised:
+            return
+        observations, actions = zip(*advised, strict=True)
+        scaled = np.clip(self._model.policy.scale_action(np.stack(actions)), -1, 1)
+        self._model.guidance_buffer.add_all(observations, list(scaled), step, labels=True)
         self.n_labels += len(actions)

@@ -28,6 +28,7 @@ class Ledger:
         self.progress = progress
         self.totals: Counter[str] = Counter(progress.get("totals", {}))
         self.latency = math.nan
+        self._spent = Usage()
 
     @property
     def n_answered(self) -> int:
@@ -115,17 +116,25 @@ class Ledger:
             counts[name if name in names else "rejected_other"] += 1
         return counts
 
-    def figures(self, spent: Usage) -> dict[str, float]:
+    def spend(self, spent: Usage) -> None:
         """
-        Put together what is logged, and note for the model's zip what was spent.
+        Note, for the logger and for the model's zip, what was spent.
 
         :param spent: What the run has spent
+        """
+        if spent is not self._spent:
+            self._spent = spent
+            self.progress["usage"] = dataclasses.asdict(spent)
+
+    def figures(self) -> dict[str, float]:
+        """
+        Put together what is logged.
+
         :return: Numbers by their keys, empty before the first query
         """
         if not self.totals:
             return {}
-        self.progress["usage"] = dataclasses.asdict(spent)
-        figures: dict[str, float] = {**self.totals, **self.progress["usage"]}
+        figures: dict[str, float] = {**self.totals, **dataclasses.asdict(self._spent)}
         if not math.isnan(self.latency):
             figures["latency"] = self.latency
         return {f"advice/{name}": value for name, value in figures.items()}

@@ -142,6 +142,11 @@ class QueryQueue:
         return sum((asked.cost for asked in self._open), Usage())
 
     @property
+    def spent_so_far(self) -> Usage:
+        """What the run has spent, requests on their way included."""
+        return sum((asked.cost for asked in self._open), self.spent)
+
+    @property
     def indices(self) -> frozenset[int]:
         """The numbers of the queries that are open."""
         return frozenset(asked.query.index for asked in self._open)

@@ -17,6 +17,8 @@ MAX_LOGGED_RULES = 20
 _MIN_EQUAL_ACTIONS = 100
 # In fewer states none of the rules may rightly hold; and in fewer than those, some of them.
 _MIN_UNDECIDED, _MIN_SILENT = 5, 2000
+# From as many states on, rules are faster when they decide in all of them at once.
+_MIN_BATCH = 24
 # Characters of what is said of these.
 _MAX_SILENT = 500
 
@@ -39,6 +41,8 @@ class Standing:
         self._space = action_space
         self._now: list[Observation] = []
         self._before: list[Observation | None] = []
+        # By environment, of the present states.
+        self._decided: dict[int, Decision] = {}
 
     def replace(self, advice: StandingAdvice | None) -> None:
         """
@@ -47,6 +51,7 @@ class Standing:
         :param advice: What is advised in any state, or ``None``
         """
         self.advice = advice
+        self._decided = {}
         self.by_rule.clear()
         self.missing.clear()
         self._same, self._has_ended, self._told_of_silent = None, False, False
@@ -61,6 +66,7 @@ class Standing:
         before: list[Observation | None] = [*self._now] if self._now else [None] * len(present)
         self._before = [now if begins[i] else before[i] for i, now in enumerate(present)]
         self._now = present
+        self._decided = {}
 
     def is_at(self, present: list[Observation]) -> bool:
         """
@@ -74,7 +80,7 @@ class Standing:
 
     def look_away(self) -> None:
         """Nobody looks at the states while nothing stands, so those that were looked at are not the ones before."""
-        self._now, self._before = [], []
+        self._now, self._before, self._decided = [], [], {}
 
     @property
     def action_shape(self) -> tuple[int, ...]:
@@ -88,11 +94,49 @@ class Standing:
 
     def decide(self, env: int) -> Decision:
         """
-        Say what is advised in a present state.
+        Say what is advised in a present state, be it asked for as a label or to be executed.
 
         :param env: Index of the environment
         :return: The rule, and an action of the action space, or ``None`` if there is none that can be used
         """
+        decision = self._decided.get(env)
+        if decision is None:
+            decision = self._decided[env] = self._decide(env)
+        return decision
+
+    def decide_all(self) -> list[Decision]:
+        """
+        Say what is advised in the present states.
+
+        :return: What :meth:`decide` says, for each environment
+        """
+        undecided = [env for env in range(len(self._now)) if env not in self._decided]
+        if len(undecided) >= _MIN_BATCH and isinstance(self.advice, Rules):
+            self._decided.update(zip(undecided, self._decide_batch(self.advice, undecided), strict=True))
+        return [self.decide(env) for env in range(len(self._now))]
+
+    def _decide_batch(self, rules: Rules, envs: list[int]) -> list[Decision]:
+        n_undefined = rules.undefined.total()
+        before = [self._before[env] for env in envs]
+        known = [previous for previous in before if previous is not None]
+        actions, which = rules.batch(
+            _together([self._now[env] for env in envs]), _together(known) if len(known) == len(before) else None
+        )
+        decisions = [
+            Decision(
+                None if rule < 0 else int(rule), None if np.isnan(action).any() else action.astype(self._space.dtype)
+            )
+            for rule, action in zip(which, actions, strict=True)
+        ]
+        n_undefined = rules.undefined.total() - n_undefined
+        self.missing["no_value"] += n_undefined
+        self.missing["no_rule"] += int((which < 0).sum()) - n_undefined
+        self.by_rule.update(which[which >= 0].tolist())
+        for decision in decisions:
+            self._compare(rules, decision.action)
+        return decisions
+
+    def _decide(self, env: int) -> Decision:
         observation, previous = self._now[env], self._before[env]
         if isinstance(self.advice, Rules):
             n_undefined = self.advice.undefined.total()
@@ -230,6 +274,13 @@ def separate(observations: Observation, n: int) -> list[Observation]:
     if isinstance(observations, dict):
         return [{key: value[i].copy() for key, value in observations.items()} for i in range(n)]
     return [observations[i].copy() for i in range(n)]
+
+
+def _together(observations: list[Observation]) -> Observation:
+    first = observations[0]
+    if isinstance(first, dict):
+        return {key: np.stack([observation[key] for observation in observations]) for key in first}
+    return np.stack([np.asarray(observation) for observation in observations])
 
 
 def _copied(observation: Observation) -> Observation:
