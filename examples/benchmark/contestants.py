@@ -8,7 +8,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -197,21 +197,47 @@ def learn_with_advice(model: Any, n: int, advised: bool) -> dict[str, float]:
     return {"step": float(awaited.mean()), "frame": float(np.mean(rendering or [np.nan])), "frames": len(rendering)}
 
 
-def learn_by_rules(model: Any, n: int, advised: bool) -> float:
-    """Seconds for an environment step, labelled by recorded rules that are executed in half of the episodes, or not."""
+def learn_by_rules(model: Any, n: int) -> dict[str, float]:
+    """Seconds of an environment step that go to rules, which label states and are executed in half of the episodes."""
     from sb3_varl import AdvisorCallback
+    from sb3_varl.training.labels import Labels
+    from sb3_varl.training.roll_ins import RollIns
 
-    timer = Timer()
-    callbacks: list[BaseCallback] = [timer]
-    first_query = model.num_timesteps + 64
+    settings = {"n_queries": 1, "first_query": model.num_timesteps + 64, "states_per_query": 16, "window": 64}
     with tempfile.TemporaryDirectory() as folder:
-        if advised:
-            kwargs = {"n_queries": 1, "first_query": first_query, "states_per_query": 16, "window": 64, "frames": False}
-            callbacks.append(AdvisorCallback(f"recorded/{TASK}", blocking=True, log_path=folder, **kwargs))
-        model.learn(n, callback=CallbackList(callbacks), reset_num_timesteps=False, log_interval=None)
+        callback = AdvisorCallback(f"recorded/{TASK}", blocking=True, frames=False, log_path=folder, **settings)
+        model.learn(100, callback=callback, reset_num_timesteps=False, log_interval=None)
+        with (
+            timed(AdvisorCallback, "update_locals") as in_callback,
+            timed(Labels, "add") as labels,
+            timed(RollIns, "actions") as roll_ins,
+        ):
+            model.learn(n, callback=callback, reset_num_timesteps=False, log_interval=None)
     model.guidance_buffer.reset()
     model.advice_progress.clear()
-    return float(np.diff(timer.times[n // 4 :]).mean())
+    return {
+        "labels": sum(labels) / n,
+        "roll-ins": sum(roll_ins) / n,
+        "all else in the callback": (sum(in_callback) - sum(labels)) / n,
+    }
+
+
+@contextlib.contextmanager
+def timed(cls: type, name: str) -> Iterator[list[float]]:
+    """Seconds of each call of a method."""
+    method, seconds = getattr(cls, name), list[float]()
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        result = method(*args, **kwargs)
+        seconds.append(time.perf_counter() - start)
+        return result
+
+    setattr(cls, name, call)
+    try:
+        yield seconds
+    finally:
+        setattr(cls, name, method)
 
 
 def profile(model: Any, n: int) -> dict[str, float]:
