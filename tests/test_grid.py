@@ -86,6 +86,7 @@ def test_the_grid_writes_a_row_for_each_run_and_evaluation(small_grid):
         assert [row["queries"] for row in own] == ["0", "0", "0", "1" if advised else "0", "1" if advised else "0"]
         assert (own[-1]["gate_open"] != "") == advised
         assert np.isfinite(float(own[-1]["entropy"]))
+        assert all(0 <= float(row["success_at_end"]) <= float(row["success"]) for row in own)
 
 
 def test_what_was_run_is_not_run_again(small_grid, grid_main):
@@ -114,16 +115,32 @@ def test_ray_does_the_same(small_grid, tmp_path):
     assert here["configuration"] == there["configuration"]
 
 
-def test_a_check_notices_a_difference(small_grid, grid_main, tmp_path):
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "runs.csv").write_bytes((small_grid / "results" / "runs.csv").read_bytes())
-    rows = read(small_grid / "results" / "evaluations.csv")
-    with (tmp_path / "results" / "evaluations.csv").open("w") as file:
-        writer = csv.DictWriter(file, results.EVALUATION_COLUMNS)
-        writer.writeheader()
-        writer.writerows({**row, "entropy": float(row["entropy"]) + 1} for row in rows)
-    outcome = grid_main(tmp_path, "--check", f"SAC/{TASK}/0")
-    assert "is not what it was" in outcome.status
+@pytest.fixture
+def changed(small_grid, tmp_path):
+    """Copies the results, with other evaluations."""
+
+    def copy(change):
+        (tmp_path / "results").mkdir()
+        (tmp_path / "results" / "runs.csv").write_bytes((small_grid / "results" / "runs.csv").read_bytes())
+        rows = read(small_grid / "results" / "evaluations.csv")
+        with (tmp_path / "results" / "evaluations.csv").open("w") as file:
+            csv.DictWriter(file, results.EVALUATION_COLUMNS).writeheader()
+            csv.writer(file).writerows(change(row) for row in rows)
+        return tmp_path
+
+    return copy
+
+
+def test_a_check_notices_a_difference(changed, grid_main):
+    folder = changed(lambda row: {**row, "entropy": float(row["entropy"]) + 1}.values())
+    assert "is not what it was" in grid_main(folder, "--check", f"SAC/{TASK}/0").status
+
+
+def test_older_runs_lack_the_last_columns(changed, grid_main):
+    folder = changed(lambda row: [value for name, value in row.items() if name not in results.ADDED_LATER])
+    outcome = grid_main(folder, "--check", f"SAC/{TASK}/0")
+    assert outcome.status is None, outcome
+    assert "largest difference 0" in outcome.out
 
 
 def test_other_settings_are_not_mixed_in(small_grid):

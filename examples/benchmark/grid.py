@@ -30,7 +30,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from cells import EXPERIMENTS, METHODS, SEEDS, Cell, is_recorded, make_cell, make_grid
-from results import FINISHED, Results, Row
+from results import ADDED_LATER, FINISHED, Results, Row
 from training import run, steps_done, summarize, versions
 
 ALL_TASKS = tuple(dict.fromkeys(task for _, tasks in EXPERIMENTS.values() for task in tasks))
@@ -224,7 +224,7 @@ def check(name: str, results: Results, args: argparse.Namespace) -> None:
     worst = 0.0
     for old, new in zip(results.evaluations(before["id"]), evaluations, strict=True):
         for column in new.keys() - NOT_REPEATED:
-            if str(new[column]) == old[column]:
+            if str(new[column]) == old[column] or (column in ADDED_LATER and not old[column]):
                 continue
             print(f"step {old['step']}, {column}: {old[column]!r} before, {new[column]!r} now")
             if "" in (new[column], old[column]):

@@ -46,7 +46,10 @@ EVALUATION_COLUMNS = (
     "ent_coef",
     "critic_loss",
     "seconds",
+    "success_at_end",
 )
+# The last columns, which older runs lack.
+ADDED_LATER = frozenset({"success_at_end"})
 FINISHED = "finished"
 # A run's success is the mean of that many evaluations, its last ones.
 N_LAST = 3
@@ -57,9 +60,11 @@ class Results:
     Two CSV files: ``runs.csv`` with a row for each run, and ``evaluations.csv`` with one for each of its evaluations,
     joined by ``id``. A run that failed is a row, too.
 
-    ``step`` counts actions. ``states`` are those that were advised or scored. ``requests`` are those that were sent to
-    a model: none, as long as advisor and scorer are simulated. ``q_advised``, ``q_greedy``, ``gate_open`` and
-    ``shaping_loss`` are about the guidance, ``entropy`` is about the states that were visited last.
+    ``step`` counts actions. ``success`` is the share of episodes in which any step was a success, Meta-World's usual
+    metric, and ``success_at_end`` that of those whose last step was one. ``states`` are those that were advised or
+    scored. ``requests`` are those that were sent to a model: none, as long as advisor and scorer are simulated.
+    ``q_advised``, ``q_greedy``, ``gate_open`` and ``shaping_loss`` are about the guidance, ``entropy`` is about the
+    states that were visited last.
 
     :param folder: Where they are, or will be
     """
@@ -122,7 +127,7 @@ def _read(path: pathlib.Path, columns: Sequence[str]) -> list[Row]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, restval="")
         if tuple(reader.fieldnames or ()) != tuple(columns):
             raise ValueError(
                 f"{path} has the columns {reader.fieldnames}, expected {list(columns)}. It is from another version of "

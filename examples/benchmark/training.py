@@ -127,7 +127,8 @@ def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
     branching = None
     if settings.get("advice_in_replay"):
         env = branching = Branching(env, n_remembered=2 * advice["window"])
-    evaluation_env = vectorised(make_env(cell, EVAL_SEED), settings, training=False)
+    recorder.evaluated = LastSteps(make_env(cell, EVAL_SEED))
+    evaluation_env = vectorised(recorder.evaluated, settings, training=False)
     evaluation = EvalCallback(
         evaluation_env,
         callback_after_eval=recorder,
@@ -210,6 +211,25 @@ def make_model(env: VecEnv, cell: Cell, demonstrations: list[Demonstration]) -> 
     return VARL(env=env, seed=cell.seed, fast=use != "imitation", **settings["model"], **shaping)
 
 
+class LastSteps(gym.Wrapper):
+    """Remembers of each episode that came to its end whether the last step was a success."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.successes: list[bool] = []
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if terminated or truncated:
+            self.successes.append(bool(info["success"]))
+        return observation, reward, terminated, truncated, info
+
+    def take(self) -> list[bool]:
+        """What it remembers, once."""
+        successes, self.successes = self.successes, []
+        return successes
+
+
 class LatestValues(KVWriter):
     """What SB3's logger said last."""
 
@@ -240,6 +260,7 @@ class Recorder(BaseCallback):
         self.folder = folder
         self.advice: AdvisorCallback | None = None
         self.scorer: SimulatedScorer | None = None
+        self.evaluated: LastSteps
         self.log = LatestValues()
         self.rows: list[Row] = []
         self._start = time.time()
@@ -252,6 +273,7 @@ class Recorder(BaseCallback):
         row = {
             "step": self.num_timesteps,
             "success": np.mean(evaluation.evaluations_successes[-1]),
+            "success_at_end": np.mean(self.evaluated.take()),
             "return": np.mean(evaluation.evaluations_results[-1]),
             "training_success": np.mean(self.model.ep_success_buffer or [0.0]),
             "successes_in_replay": self._successes_in_replay(),
