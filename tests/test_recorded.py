@@ -224,22 +224,24 @@ def test_frozen_parameters_stay_as_they_are():
         th.testing.assert_close(parameters(graphed)[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_the_parents_loop_goes_on_where_a_replay_does_not_reach():
+def test_the_parents_loop_goes_on_where_a_replay_does_not_reach(capsys):
     """A changed setting, and a target network that is updated every other time."""
     plain, graphed = make(advice=9), replayed(advice=9)
+    graphed.verbose = 1
     for model in (plain, graphed):
         train(model, 4)
         model.gamma = 0.9
         train(model, 4)
         model.target_update_interval = 2
-        train(model, 4, at_once=4)
+        train(model, 8, at_once=4)
         model.end_shaping()
         model.target_update_interval = 1
         train(model, 4)
     assert len(graphed.recorded_updates._recordings) == 3
     for name, value in parameters(plain).items():
         th.testing.assert_close(parameters(graphed)[name], value, rtol=1e-3, atol=1e-4)
-    assert graphed._n_updates == plain._n_updates == 16
+    assert graphed._n_updates == plain._n_updates == 20
+    assert capsys.readouterr().out.count("a target_update_interval above 1") == 1
 
 
 def test_a_batch_of_another_size():

@@ -111,6 +111,7 @@ class RecordedUpdates:
     def __init__(self, model: Any, recorder: Recorder) -> None:
         self.model = model
         self.recorder = recorder
+        self._has_said_why = False
         self._refused = tuple(layer for layer, _ in recorder.refuses)
         # Why the parent's loop is kept, if it is.
         self.refusal: str | None = None
@@ -133,6 +134,10 @@ class RecordedUpdates:
             return False
         policy_delay, target_interval = (getattr(model, name, 1) for name in ("policy_delay", "target_update_interval"))
         if gradient_steps > 1 and (max(policy_delay, target_interval) > 1 or any(_renorms(model))):
+            if not self._has_said_why:
+                self._say_why(
+                    "several at a time are not alike with batch renormalisation or a target_update_interval above 1"
+                )
             return False
         learning_rate = model.lr_schedule(model._current_progress_remaining)
         if learning_rate < _MIN_LEARNING_RATE:
@@ -179,6 +184,10 @@ class RecordedUpdates:
     def _refuse(self, reason: str) -> None:
         self.refusal = reason
         self._recordings.clear()
+        self._say_why(reason)
+
+    def _say_why(self, reason: str) -> None:
+        self._has_said_why = True
         if self.model.verbose >= 1:
             print(f"fast=True: the updates are done one operator at a time, because {reason}.")
 
