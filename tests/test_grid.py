@@ -348,6 +348,22 @@ def test_figures_and_tables(tmp_path, monkeypatch, capsys):
     line = next(line for line in text.splitlines() if line.startswith("| coef 100 |"))
     assert line.startswith("| coef 100 | 7% (0\N{EN DASH}10) ")
     assert line.endswith("| 3, of 9 runs 3 failed |")
+    assert f"| basketball {'| 10% | 50% | never | 3 ' * 2}|" in text.splitlines()
+
+
+def test_how_soon_a_task_is_learnt():
+    at = np.array([6000, 12000, 18000])
+    runs = np.array([[0.0, 0.8, 0.1], [0.9, 0.0, 0.0], [0.0, 0.0, 0.79]])
+    assert figures.steps_to(0.8, at, runs) == "12 000"
+    assert figures.steps_to(0.8, at, runs[1:2]) == "6 000"
+    assert figures.steps_to(0.8, at, runs[2:]) == "never"
+    assert figures.steps_to(0.8, at, runs[:0]) == ""
+
+
+def test_what_was_not_measured_is_left_out():
+    values = np.array([[[0.0, 0.3, 0.6, 0.9]], [[np.nan] * 4]])
+    assert figures.at_end(values) == "60%"
+    assert figures.at_end(values[1:]) == figures.at_end(values[:0]) == ""
 
 
 def test_the_table_of_mistakes_follows_from_the_data():

@@ -27,6 +27,8 @@ from results import FINISHED, N_LAST, Results
 from sb3_varl.algorithms.shaping import DEFAULT_THRESHOLDS
 
 N_RESAMPLES = 2000
+# Success at which a task is called learnt.
+GOOD = 0.8
 # Colours that a colour-blind reader can tell apart (Okabe and Ito, and Tol's wine).
 BLUE, ORANGE = "#0072B2", "#D55E00"
 COLORS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", ORANGE, BLUE)
@@ -376,15 +378,72 @@ def tabulate(
     return lines
 
 
+def tabulate_tasks(evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str], steps: int) -> list[str]:
+    """
+    A table with a row for each task, and columns for each method: success at the end, in any step of an episode and in
+    its last one; the simulator's steps to 80% in the middle one of the runs; and the number of these.
+
+    :param evaluations: All there are
+    :param methods: The methods
+    :param tasks: The tasks
+    :param steps: Where the runs are judged
+    :return: Lines of Markdown
+    """
+    columns = ("success", "in the last step", f"steps to {GOOD:.0%}", "seeds")
+    lines = [
+        "| | " + " | ".join(f"{method}: {column}" for method in methods for column in columns) + " |",
+        "| --- " * (1 + len(methods) * len(columns)) + "|",
+    ]
+    for task in tasks:
+        cells = [task.removesuffix("-v3")]
+        for method in methods:
+            seeds = evaluations.seeds([method], [task])
+            at, success = evaluations.table(method, [task], seeds, "success", steps)
+            last_step = evaluations.table(method, [task], seeds, "success_at_end", steps)[1]
+            cells += [at_end(success), at_end(last_step), steps_to(GOOD, at, success[:, 0]), str(len(seeds))]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def at_end(values: np.ndarray) -> str:
+    """
+    Say what the last evaluations of a task's runs come to, if that was measured in any.
+
+    :param values: ``(runs, 1, evaluations)``, NaN where it was not
+    :return: The mean, and its range over the runs
+    """
+    of_runs = values[..., -N_LAST:].mean(axis=-1)
+    measured = of_runs[~np.isnan(of_runs)].reshape(-1, 1, 1)
+    return percent(ranges(measured)[0]) if measured.size else ""
+
+
+def steps_to(level: float, at: np.ndarray, success: np.ndarray) -> str:
+    """
+    Say how soon the middle one of some runs is at a level for the first time.
+
+    :param level: The level
+    :param at: Steps of the evaluations
+    :param success: Success in them, ``(runs, evaluations)``
+    :return: The steps, or that it never is
+    """
+    if not len(success):
+        return ""
+    reaches = success >= level
+    first = np.sort(np.where(reaches.any(axis=1), at[reaches.argmax(axis=1)], np.inf))
+    middle = first[len(first) // 2]
+    return f"{middle:,.0f}".replace(",", " ") if np.isfinite(middle) else "never"
+
+
 def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     """All tables, as Markdown."""
-    lines = []
+    lines = [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
+    lines += [*tabulate_tasks(evaluations, *EXPERIMENTS["fifteen tasks"], SHORT_STEPS), ""]
     for steps in (FULL_STEPS, SHORT_STEPS):
         lines += [f"## main, {FRAME_SKIP * steps} steps", ""]
         lines += [*tabulate(evaluations, evaluations.compared("main"), TASKS, steps), ""]
     for experiment, (_, tasks) in EXPERIMENTS.items():
         methods = evaluations.compared(experiment)
-        if experiment != "main" and methods:
+        if experiment not in ("main", "fifteen tasks") and methods:
             names = [describe(method, experiment) if experiment != "rivals" else method for method in methods]
             lines += [f"## {experiment}, {FRAME_SKIP * SHORT_STEPS} steps", ""]
             lines += [*tabulate(evaluations, methods, tasks, SHORT_STEPS, names), ""]
