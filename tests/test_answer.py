@@ -234,10 +234,10 @@ def test_action_space_of_several_dimensions_is_answered_flat() -> None:
 )
 def test_time_for_50_megabytes_is_bounded(pattern: str) -> None:
     text = pattern * (50_000_000 // len(pattern))
-    started = time.perf_counter()
+    started = time.process_time()
     parse_answer(text, range(16), ACTION_SPACE)
     parse_answer('{"advice":[' + text, range(16), ACTION_SPACE)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 numbers = st.one_of(
@@ -436,9 +436,9 @@ def test_states_from_1_are_noticed_beside_one_that_nobody_can_read() -> None:
     ids=range(7),
 )
 def test_time_for_what_breaks_off_is_bounded(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     parse_answer(text, (0, 1, 2), ACTION_SPACE)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_one_number_for_one_component() -> None:
@@ -554,9 +554,9 @@ def test_an_action_under_a_key_that_nobody_knows_is_no_abstention(key: str) -> N
     ids=range(12),
 )
 def test_time_for_long_answers_is_bounded(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     parse_answer(text, range(16), ACTION_SPACE)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_what_was_not_looked_at_is_no_abstention() -> None:

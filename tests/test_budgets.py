@@ -141,7 +141,7 @@ def test_a_budget_of_time_is_not_spent_on_waiting(monkeypatch: pytest.MonkeyPatc
         started = time.monotonic()
         advisor = make_vlm(server, max_retries=3, max_seconds=0.5)
         advice = advisor.advise(make_query(1))
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 15
         assert len(server.requests) == advisor.usage.requests == 1
     assert reasons(advice) == ["request_failed"]
 

@@ -37,7 +37,7 @@ def of_command(folder, *arguments):
 
 def grid_command(folder, *arguments):
     command = [sys.executable, BENCHMARK / "grid.py", *of_command(folder, *arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=550)
 
 
 @pytest.fixture

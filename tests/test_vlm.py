@@ -152,7 +152,7 @@ def test_advise_works_inside_of_a_running_event_loop() -> None:
 def test_connections_do_not_add_up(model: str) -> None:
     """One may be kept for the next request, whoever sends it; those that failed are closed."""
     with VLMServer(script=(None, http_error(500), Misbehaviour(drip=0.05))) as server:
-        settings = {"api_base": server.api_base, "deadline": 0.7, "states_per_request": 1, "max_retries": 0}
+        settings = {"api_base": server.api_base, "deadline": 3.0, "states_per_request": 1, "max_retries": 0}
         for n_states in (3, 1, 1, 1):
             VLMAdvisor(model, "Go.", **settings).advise(make_query(n_states))
         wait_until(lambda: server.n_connections <= 1)

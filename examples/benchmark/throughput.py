@@ -71,7 +71,7 @@ class Report:
         self.rows = [row for row in self.rows if row["section"] != section]
 
     def add(self, section: str, name: str, metric: str, values: list[float]) -> None:
-        quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+        quartiles = np.percentile(values, [25, 50, 75])
         self.rows.append(
             {"section": section, "contestant": name, "metric": metric, "n": len(values)}
             | dict(zip(("q25", "median", "q75"), (f"{value:.5g}" for value in quartiles), strict=True))
