@@ -2,10 +2,10 @@
 Rules that do not solve their task: what VARL makes of them, beside the rules alone and SAC with the same settings. The
 rules are RECORDED: a large multimodal model wrote them once, from four states with pictures, and nobody corrected them.
 
-    python examples/benchmark/partial_rules.py FetchSlide-v4 --seeds 0 1 2
-    python examples/benchmark/partial_rules.py Pusher-v5 --methods VARL
+    python examples/benchmark/beyond_metaworld.py FetchSlide-v4 --seeds 0 1 2
+    python examples/benchmark/beyond_metaworld.py Pusher-v5 --methods VARL
 
-The results go to ``results/partial_rules.csv``; what is there is not run again. ``pip install -e ".[examples]"``.
+The results go to ``results/beyond_metaworld.csv``; what is there is not run again. ``pip install -e ".[examples]"``.
 """
 
 import argparse
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("env", choices=TASKS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--results", type=pathlib.Path, default=HERE / "results" / "partial_rules.csv")
+    parser.add_argument("--results", type=pathlib.Path, default=HERE / "results" / "beyond_metaworld.csv")
     args = parser.parse_args()
     th.set_num_threads(1)
     done: set[tuple[str, ...]] = set()

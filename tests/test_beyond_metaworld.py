@@ -3,24 +3,24 @@
 import csv
 import sys
 
-import partial_rules
+import beyond_metaworld
 import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", partial_rules.TASKS)
+@pytest.mark.parametrize("name", beyond_metaworld.TASKS)
 def test_a_short_run_is_written_down_and_not_repeated(name, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(partial_rules, "TASKS", {name: partial_rules.TASKS[name]._replace(steps=1100)})
+    monkeypatch.setattr(beyond_metaworld, "TASKS", {name: beyond_metaworld.TASKS[name]._replace(steps=1100)})
     for constant in ("N_EVALUATIONS", "N_EVAL_EPISODES", "N_EPISODES_OF_RULES"):
-        monkeypatch.setattr(partial_rules, constant, 1)
+        monkeypatch.setattr(beyond_metaworld, constant, 1)
     path = tmp_path / "results.csv"
-    monkeypatch.setattr(sys, "argv", ["partial_rules.py", name, "--methods", "VARL", "--results", str(path)])
-    partial_rules.main()
+    monkeypatch.setattr(sys, "argv", ["beyond_metaworld.py", name, "--methods", "VARL", "--results", str(path)])
+    beyond_metaworld.main()
     with path.open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["environment"], row["method"]) for row in rows] == [(name, "rules"), (name, "VARL")]
     assert [row["success"] in ("0.0", "1.0") for row in rows] == [name == "FetchSlide-v4"] * 2
     assert all(float(row["return"]) < 0 for row in rows)
     capsys.readouterr()
-    partial_rules.main()
+    beyond_metaworld.main()
     assert capsys.readouterr().out == ""
