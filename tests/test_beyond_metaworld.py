@@ -1,9 +1,10 @@
-"""The comparison on environments whose recorded rules do not solve their task."""
+"""The comparison on environments that are not of Meta-World."""
 
 import csv
 import sys
 
 import beyond_metaworld
+import numpy as np
 import pytest
 
 
@@ -19,8 +20,8 @@ def test_a_short_run_is_written_down_and_not_repeated(name, tmp_path, monkeypatc
     with path.open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["environment"], row["method"]) for row in rows] == [(name, "rules"), (name, "VARL")]
-    assert [row["success"] in ("0.0", "1.0") for row in rows] == [name == "FetchSlide-v4"] * 2
-    assert all(float(row["return"]) < 0 for row in rows)
+    assert [row["success"] in ("0.0", "1.0") for row in rows] == [name != "Pusher-v5"] * 2
+    assert all(np.isfinite(float(row["return"])) for row in rows)
     capsys.readouterr()
     beyond_metaworld.main()
     assert capsys.readouterr().out == ""

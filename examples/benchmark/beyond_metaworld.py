@@ -1,6 +1,7 @@
 """
-Rules that do not solve their task: what VARL makes of them, beside the rules alone and SAC with the same settings. The
-rules are RECORDED: a large multimodal model wrote them once, from four states with pictures, and nobody corrected them.
+Environments beyond Meta-World: what VARL makes of rules, beside the rules alone and SAC with the same settings. The
+rules are RECORDED: a large multimodal model wrote them once, from a few states with pictures, and nobody corrected
+them. Those of FetchPickAndPlace and PointMaze solve their task, and those of FetchSlide and Pusher do not.
 
     python examples/benchmark/beyond_metaworld.py FetchSlide-v4 --seeds 0 1 2
     python examples/benchmark/beyond_metaworld.py Pusher-v5 --methods VARL
@@ -48,42 +49,59 @@ class Task(NamedTuple):
     An environment that rules were recorded for.
 
     :param id: Where gymnasium has it
+    :param kwargs: Its arguments
     :param steps: Environment steps of a run; the advice ends half-way
     :param settings: Further settings of SAC
     """
 
     id: str
+    kwargs: dict[str, Any]
     steps: int
     settings: dict[str, Any]
 
 
+HER: dict[str, Any] = {
+    "replay_buffer_class": HerReplayBuffer,
+    "replay_buffer_kwargs": {"n_sampled_goal": 4},
+    "buffer_size": 200_000,
+}
 TASKS = {
-    "FetchSlide-v4": Task(
-        "gymnasium_robotics:FetchSlide-v4",
+    "FetchPickAndPlace-v4": Task("gymnasium_robotics:FetchPickAndPlace-v4", {}, 40_000, HER),
+    "FetchSlide-v4": Task("gymnasium_robotics:FetchSlide-v4", {}, 40_000, HER),
+    # Its episodes have 600 steps, a hundred and more of which are the way.
+    "PointMaze_Medium-v3": Task(
+        "gymnasium_robotics:PointMaze_Medium-v3",
+        {"continuing_task": False},
         40_000,
-        {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"n_sampled_goal": 4}, "buffer_size": 200_000},
+        {**HER, "gamma": 0.99, "learning_starts": 1000},
     ),
-    "Pusher-v5": Task("Pusher-v5", 30_000, {}),
+    "Pusher-v5": Task("Pusher-v5", {}, 30_000, {}),
 }
 
 
 class Named(gym.Wrapper):
-    """Says what the rules call its numbers."""
+    """Says what the rules call its numbers, and of success what SB3 calls it."""
 
-    def __init__(self, env: gym.Env, name: str) -> None:
-        super().__init__(env)
+    def __init__(self, name: str) -> None:
+        super().__init__(gym.make(TASKS[name].id, **TASKS[name].kwargs))
         names = json.loads((RULES / "names.json").read_text())[name]
         slices = [
             ObservationSlice(part, start, stop, meaning, key) for part, (key, start, stop, meaning) in names.items()
         ]
         self.task_sheet = TaskSheet(name, observation=tuple(slices))
 
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if "success" in info:
+            info["is_success"] = info["success"]
+        return observation, reward, terminated, truncated, info
+
 
 def make_env(name: str, seed: int, training: bool = True) -> VecNormalize:
     """Make an environment for training or for evaluation, with normalised observations."""
 
     def make() -> gym.Env:
-        env = Named(gym.make(TASKS[name].id), name)
+        env = Named(name)
         env.reset(seed=seed)
         env.action_space.seed(seed)
         return Monitor(env)
@@ -122,7 +140,7 @@ def note(path: pathlib.Path, *, value: float, success: float | None, **row: Any)
 
 def follow_rules(name: str, path: pathlib.Path) -> None:
     """Follow the rules for some episodes; where they have no advice, nothing is done."""
-    env = Named(gym.make(TASKS[name].id), name)
+    env = Named(name)
     space: Any = env.action_space
     rules = Rules.parse((RULES / f"{name}.txt").read_text(), env.task_sheet, env.observation_space, space)
     returns, successes = [], []
