@@ -11,7 +11,7 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.parametrize("name", beyond_metaworld.TASKS)
 def test_a_short_run_is_written_down_and_not_repeated(name, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(beyond_metaworld, "TASKS", {name: beyond_metaworld.TASKS[name]._replace(steps=1100)})
+    monkeypatch.setattr(beyond_metaworld, "TASKS", {name: beyond_metaworld.TASKS[name]._replace(steps=2200)})
     for constant in ("N_EVALUATIONS", "N_EVAL_EPISODES", "N_EPISODES_OF_RULES"):
         monkeypatch.setattr(beyond_metaworld, constant, 1)
     path = tmp_path / "results.csv"
