@@ -349,6 +349,7 @@ def test_figures_and_tables(tmp_path, monkeypatch, capsys):
     assert line.startswith("| coef 100 | 7% (0\N{EN DASH}10) ")
     assert line.endswith("| 3, of 9 runs 3 failed |")
     assert f"| basketball {'| 10% | 50% | never | 3 ' * 2}|" in text.splitlines()
+    assert f"| push | five lines, batch of 256 {'| 10% ' * 7}| 3 |" in text.splitlines()
 
 
 def test_how_soon_a_task_is_learnt():
@@ -412,6 +413,6 @@ def test_the_tables_follow_from_the_data(tmp_path):
     tables = (kept / "tables.md").read_text()
     assert (tmp_path / "tables.md").read_text() == tables
     page = (BENCHMARK.parents[1] / "docs" / "results.md").read_text()
-    for name in ("main, 102000 steps", "main, 60000 steps", "rivals, 60000 steps"):
+    for name in ("main, 102000 steps", "main, 60000 steps", "rivals, 60000 steps", "settings, the README's code"):
         table = tables.split(f"## {name}\n\n")[1].split("\n\n")[0]
         assert table in page

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from rliable import library, metrics
 
-from cells import ABLATION_TASKS, BASE, EXPERIMENTS, FRAME_SKIP, FULL_STEPS, SHORT_STEPS, TASKS
+from cells import ABLATION_TASKS, BASE, EXPERIMENTS, FRAME_SKIP, FULL_STEPS, METHODS, SHORT_STEPS, TASKS
 from results import FINISHED, N_LAST, Results
 from sb3_varl.algorithms.shaping import DEFAULT_THRESHOLDS
 
@@ -97,7 +97,7 @@ class Evaluations:
         self, method: str, tasks: Sequence[str], seeds: Sequence[int], column: str, steps: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """
-        Collect a column of the evaluations up to some step.
+        Collect a column of the evaluations up to some step, of a method that is evaluated as often as most.
 
         :param method: The method
         :param tasks: The tasks
@@ -107,14 +107,27 @@ class Evaluations:
         :return: Steps of the evaluations, in the simulator's, and the values, ``(seeds, tasks, evaluations)``
         """
         at = np.arange(BASE["eval_freq"], steps + 1, BASE["eval_freq"])
-        values = np.full((len(seeds), len(tasks), len(at)), 0.0 if column == "success" else np.nan)
+        return FRAME_SKIP * at, self.column(method, tasks, seeds, column, len(at))
+
+    def column(self, method: str, tasks: Sequence[str], seeds: Sequence[int], column: str, n: int) -> np.ndarray:
+        """
+        Collect a column of the evaluations.
+
+        :param method: The method
+        :param tasks: The tasks
+        :param seeds: The seeds
+        :param column: Name of the column
+        :param n: Number of evaluations
+        :return: The values, ``(seeds, tasks, evaluations)``
+        """
+        values = np.full((len(seeds), len(tasks), n), 0.0 if column == "success" else np.nan)
         for i, seed in enumerate(seeds):
             for j, task in enumerate(tasks):
                 rows = self._by_run.get(self._ids[method, task, seed])
                 if rows is not None:
-                    found = rows[column].to_numpy(dtype=float)[: len(at)]
+                    found = rows[column].to_numpy(dtype=float)[:n]
                     values[i, j, : len(found)] = found
-        return FRAME_SKIP * at, values
+        return values
 
 
 def intervals(values: np.ndarray, statistic: Statistic) -> list[Interval]:
@@ -391,7 +404,7 @@ def tabulate_tasks(evaluations: Evaluations, methods: Sequence[str], tasks: Sequ
     """
     columns = ("success", "in the last step", f"steps to {GOOD:.0%}", "seeds")
     lines = [
-        "| | " + " | ".join(f"{method}: {column}" for method in methods for column in columns) + " |",
+        "| task | " + " | ".join(f"{method}: {column}" for method in methods for column in columns) + " |",
         "| --- " * (1 + len(methods) * len(columns)) + "|",
     ]
     for task in tasks:
@@ -402,6 +415,31 @@ def tabulate_tasks(evaluations: Evaluations, methods: Sequence[str], tasks: Sequ
             last_step = evaluations.table(method, [task], seeds, "success_at_end", steps)[1]
             cells += [at_end(success), at_end(last_step), steps_to(GOOD, at, success[:, 0]), str(len(seeds))]
         lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def tabulate_steps(evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """
+    A table with a row for each method and task that was run, of methods that are evaluated at the same steps: success
+    by the step, the mean of what came after the cutoff, and the number of seeds.
+
+    :param evaluations: All there are
+    :param methods: The methods
+    :param tasks: The tasks
+    :return: Lines of Markdown
+    """
+    settings = METHODS[methods[0]]
+    at = range(settings["eval_freq"], settings["steps"] + 1, settings["eval_freq"])
+    n_after = sum(step > settings["shaping"]["shaping_steps"] for step in at)
+    columns = ["task", "method", *(f"{step:,}".replace(",", " ") for step in at), "after the cutoff", "seeds"]
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    for task in tasks:
+        for method in methods:
+            seeds = evaluations.seeds([method], [task])
+            if seeds:
+                success = evaluations.column(method, [task], seeds, "success", len(at))[:, 0].mean(axis=0)
+                numbers = [f"{value:.0%}" for value in (*success, success[-n_after:].mean())]
+                lines.append("| " + " | ".join([task.removesuffix("-v3"), method, *numbers, str(len(seeds))]) + " |")
     return lines
 
 
@@ -438,12 +476,14 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     """All tables, as Markdown."""
     lines = [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
     lines += [*tabulate_tasks(evaluations, *EXPERIMENTS["fifteen tasks"], SHORT_STEPS), ""]
+    lines += ["## settings, the README's code", "", *tabulate_steps(evaluations, *EXPERIMENTS["settings"]), ""]
     for steps in (FULL_STEPS, SHORT_STEPS):
         lines += [f"## main, {FRAME_SKIP * steps} steps", ""]
         lines += [*tabulate(evaluations, evaluations.compared("main"), TASKS, steps), ""]
     for experiment, (_, tasks) in EXPERIMENTS.items():
         methods = evaluations.compared(experiment)
-        if experiment not in ("main", "fifteen tasks") and methods:
+        has_own_steps = any("eval_freq" in METHODS[method] for method in methods)
+        if experiment not in ("main", "fifteen tasks") and methods and not has_own_steps:
             names = [describe(method, experiment) if experiment != "rivals" else method for method in methods]
             lines += [f"## {experiment}, {FRAME_SKIP * SHORT_STEPS} steps", ""]
             lines += [*tabulate(evaluations, methods, tasks, SHORT_STEPS, names), ""]
