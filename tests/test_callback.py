@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import SAC
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EveryNTimesteps
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
@@ -459,9 +459,14 @@ def test_without_success_the_advice_goes_on():
     assert model.shaping_active
 
 
-def test_episodes_that_do_not_say_whether_they_succeeded_are_noticed():
-    with pytest.warns(UserWarning, match=r"until_success is 0\.5, but no episode said"):
-        learn(Recorder(), until_success=0.5)
+@pytest.mark.parametrize("passes_on", [True, False])
+def test_episodes_that_do_not_say_whether_they_succeeded_are_noticed_once(passes_on):
+    """Whether or not a callback's parent tells it of the end."""
+    callback = AdvisorCallback(Recorder(), n_queries=1, states_per_query=5, until_success=0.5, log_path=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        VARL("MlpPolicy", CounterEnv(), **SMALL).learn(100, callback if passes_on else EveryNTimesteps(50, callback))
+    assert sum("until_success is 0.5, but no episode said" in str(warning.message) for warning in caught) == 1
 
 
 @pytest.mark.parametrize(

@@ -73,13 +73,13 @@ class AdvisorCallback(BaseCallback):
     If a request fails in a way that cannot pass (a wrong key, a model that there is not) before anything was answered,
     training ends with an :class:`~sb3_varl.AdvisorError`; once anything was answered, no failure ends it.
 
-    Logs under ``advice/``, as totals of the run: ``queries``, ``failed_queries``, ``requests``, ``failed_requests``,
-    ``states`` (asked about), ``accepted``, ``abstained``, ``rejected_<reason>``, ``late`` (accepted after the cutoff),
-    ``prompt_tokens``, ``completion_tokens``, ``cost`` (US dollars) and ``seconds`` (spent on asking);
-    ``latency`` is the last query's, in seconds. With standing advice also ``labels``, ``rule_<number>``, ``no_rule``
-    and ``no_value`` (share of the states in which this rule decided, none did, or an expression had no value),
-    ``executed`` (share of the steps that were advice), and ``success_own``, ``success_rolled_in`` and
-    ``success_all_the_way``, by which part of an episode was advice.
+    Logs under ``advice/``, whenever the model logs (``log_interval``), as totals of the run: ``queries``,
+    ``failed_queries``, ``requests``, ``failed_requests``, ``states`` (asked about), ``accepted``, ``abstained``,
+    ``rejected_<reason>``, ``late`` (accepted after the cutoff), ``prompt_tokens``, ``completion_tokens``, ``cost`` (US
+    dollars) and ``seconds`` (spent on asking); ``latency`` is the last query's, in seconds. With standing advice also
+    ``labels``, ``rule_<number>``, ``no_rule`` and ``no_value`` (share of the states in which this rule decided, none
+    did, or an expression had no value), ``executed`` (share of the steps that were advice), and ``success_own``,
+    ``success_rolled_in`` and ``success_all_the_way``, by which part of an episode was advice.
     TensorBoard gets, of each query, ``states``, a picture of the frames with the executed and the suggested actions,
     ``prompt``, the text that a model was sent, and the ``rules`` that it wrote.
 
@@ -218,7 +218,7 @@ class AdvisorCallback(BaseCallback):
         self._collecting = False
         self._model_of_run: Any = None
         # What is said once.
-        self._saw_steps = self._announced = self._explained = False
+        self._saw_steps = self._has_ended = self._announced = self._explained = False
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is for a run of its own, which has yet to begin.
@@ -253,7 +253,7 @@ class AdvisorCallback(BaseCallback):
         model = self.model
         model.after_learning.append(self._after_learning)
         model.to_log.append(self._figures)
-        self._saw_steps = False
+        self._saw_steps = self._has_ended = False
         self._privileged = None if self.observe is None else Privileged(self.training_env, self.observe)
         space = None if self._privileged is None else self._privileged.space
         task = task_of(self.advisor, self.task)
@@ -593,6 +593,9 @@ class AdvisorCallback(BaseCallback):
             self._queue.rest()
 
     def _on_training_end(self) -> None:
+        if self._has_ended:  # and SB3 has told of it, so that nothing is said twice
+            return
+        self._has_ended = True
         is_over = self.num_timesteps >= self.model.cutoff
         if not is_over:
             self._put_off(self._queue.drop_unasked())
