@@ -28,6 +28,7 @@ from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import read_records
 from sb3_varl.advice.types import ActionComponent, Rejection, TaskSheet, Usage
 from sb3_varl.testing import VLMServer, advise_zeros
+from sb3_varl.training.ledger import Ledger
 from sb3_varl.training.schedule import Schedule
 
 
@@ -309,22 +310,56 @@ def test_a_resumed_run_goes_on_with_the_queries_numbers(tmp_path):
     assert [query.index for query in advisor.queries] == [1]
 
 
-def test_totals_are_among_what_the_model_logs(tmp_path):
-    """Also where somebody else writes the logger out in between, which then forgets."""
+@pytest.mark.filterwarnings("ignore:1 of 2 queries")
+@pytest.mark.parametrize("log_interval", [1, None])
+def test_totals_are_in_all_that_is_written_out(log_interval, tmp_path):
+    """By the model, by an EvalCallback, by another callback; as they are at the time, in a second learn() as well."""
     model = VARL("MlpPolicy", CounterEnv(), **SMALL)
     model.set_logger(configure(str(tmp_path), ["csv"]))
+    n_outputs = len(model.logger.output_formats)
+
+    class Dump(BaseCallback):
+        def _on_step(self):
+            if self.n_calls % 15 == 0:
+                self.logger.record("step", self.num_timesteps)
+                self.logger.dump(self.num_timesteps)
+            return True
+
     evaluation = EvalCallback(CounterEnv(), n_eval_episodes=1, eval_freq=10, verbose=0)
-    learn(Recorder(), model=model, callbacks=[evaluation], steps=250)
+    advisor = Recorder()
+    callback = AdvisorCallback(
+        advisor, n_queries=2, first_query=100, query_freq=100, window=50, blocking=True, log_path=False
+    )
+    for steps in (150, 100):
+        model.learn(steps, [callback, evaluation, Dump()], log_interval, reset_num_timesteps=steps == 150)
     model.logger.close()
-    rows = [
-        row
-        for row in csv.DictReader((tmp_path / "progress.csv").read_text().splitlines())
-        if row["rollout/ep_len_mean"]
-    ]
-    queries = [row["advice/queries"] for row in rows]
-    assert queries == sorted(queries)
-    assert set(queries) == {"", "1", "2"}
-    assert {row["advice/accepted"] for row in rows} == {"", "10", "20"}
+    assert len(model.logger.output_formats) == n_outputs
+    rows = list(csv.DictReader((tmp_path / "progress.csv").read_text().splitlines()))
+    assert len(rows) >= 25
+    for row in rows:
+        step = int(row["time/total_timesteps"] or row["step"])
+        n_asked = sum(step >= query.step for query in advisor.queries)
+        assert row["advice/queries"] == (str(n_asked) if n_asked else "")
+
+
+def test_what_a_resumed_run_had_spent_is_logged_before_its_first_step():
+    spent = {"requests": 3, "prompt_tokens": 10, "completion_tokens": 5, "cost": 0.25, "seconds": 2.0}
+    figures = Ledger({"totals": {"queries": 1}, "usage": spent}).figures()
+    assert figures["advice/cost"] == 0.25
+    assert figures["advice/requests"] == 3
+
+
+def test_a_run_that_fails_leaves_the_logger_as_it_was():
+    model = VARL("MlpPolicy", CounterEnv(), **SMALL)
+    model.set_logger(configure(None, []))
+
+    class Fails(BaseCallback):
+        def _on_step(self):
+            raise RuntimeError("of somebody else")
+
+    with pytest.raises(RuntimeError, match="of somebody else"):
+        learn(Recorder(), model=model, callbacks=[Fails()])
+    assert model.logger.output_formats == []
 
 
 def test_a_callback_starts_afresh_with_a_new_run():

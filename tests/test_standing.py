@@ -47,6 +47,7 @@ from sb3_varl.advice.types import Episode
 from sb3_varl.report import write_report
 from sb3_varl.report.relabel import Relabelled, merge
 from sb3_varl.testing import VLMServer
+from sb3_varl.training.standing import Standing
 from sb3_varl.training.track_record import TrackRecord
 from sb3_varl.training.until_success import needed_success, succeeds
 
@@ -144,6 +145,36 @@ def test_other_advisors_label_when_they_are_told_to(advisor):
         assert_rows_are_advised(rows)
 
 
+def standing_in(observations, previous, rules):
+    """What stands in some environments, where not all that was before is known."""
+    standing = Standing(rules.action_space)
+    standing.replace(rules)
+    standing._now, standing._before = observations, previous
+    return standing
+
+
+def test_many_environments_of_which_some_have_no_state_before():
+    env = NamedEnv()
+    text = '{"rules": [{"name": "fast", "when": "velocity(t) > 0", "action": ["t / 10", "0"]}]}'
+    rules = Rules.parse(text, SHEET, env.observation_space, env.action_space)
+    now = [np.array([0, t, 0], np.float32) for t in range(60)]
+    before = [None if t % 2 else np.array([0, t - 1, 0], np.float32) for t in range(60)]
+    decisions = standing_in(now, before, rules).decide_all()
+    alone = standing_in(now, before, rules)
+    assert [decision.rule for decision in decisions] == [alone.decide(env).rule for env in range(60)] == [0, None] * 30
+
+
+def test_few_equal_actions_are_no_warning_however_many_environments_there_are(caplog):
+    env = NamedEnv()
+    text = '{"rules": [{"name": "sides", "when": "true", "action": ["1 if t < 3 else -1", "0"]}]}'
+    rules = Rules.parse(text, SHEET, env.observation_space, env.action_space)
+    now = [np.array([0, t, 0], np.float32) for t in range(128)]
+    standing = standing_in(now, now, rules)
+    standing.decide_all()
+    assert sum(standing.by_rule.values()) == 128
+    assert "the same action" not in caplog.text
+
+
 def test_a_state_is_asked_about_once():
     """Be it labelled, executed or both."""
     asked = []
@@ -161,6 +192,22 @@ def test_a_state_is_asked_about_once():
     assert callback._teacher.labels.n_labels > 60
     assert callback._teacher.roll_ins.n_executed > 40
     assert len(asked) == len(set(asked))
+
+
+def test_a_function_that_changed_between_two_runs_is_asked_anew():
+    class Changing(StandingOnly):
+        value = 0.1
+
+        def standing(self, briefing):
+            return lambda observation, previous: np.full(2, self.value)
+
+    advisor, model = Changing(), make_model()
+    callback = make_callback(advisor, label_freq=1, roll_in=1.0)
+    model.learn(30, callback=callback)
+    advisor.value = 0.9
+    n_before = model.replay_buffer.pos
+    model.learn(10, callback=callback, reset_num_timesteps=False)
+    assert executed(model)[1][n_before, 0] > 0.5
 
 
 def test_standing_advice_that_cannot_be_used_is_counted_and_said_once(caplog):

@@ -30,7 +30,7 @@ from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_n
 from sb3_varl.saving import replacing
 
 # What is of the present learn() only, and of this process.
-_NOT_SAVED = ("advice_in_use", "after_learning", "broken_off", "roll_ins", "to_log", "recorded_updates")
+_NOT_SAVED = ("advice_in_use", "after_learning", "broken_off", "roll_ins", "recorded_updates")
 
 SelfGuided = TypeVar("SelfGuided", bound="Guided")
 
@@ -72,7 +72,6 @@ class Guided(OffPolicyAlgorithm):
     after_learning: list[Callable[[bool], None]]
     broken_off: bool
     roll_ins: list[Callable[[], Sequence[np.ndarray | None]]]
-    to_log: list[Callable[[], dict[str, float]]]
 
     def __init__(
         self,
@@ -104,10 +103,8 @@ class Guided(OffPolicyAlgorithm):
 
     def _forget_learn(self) -> None:
         # What callbacks have of advice_progress; what they want to be done when learn() ends, told whether it came to
-        # its end; whether it was broken off, which is set before they are told; and what they want to be executed, and
-        # logged.
-        self.advice_in_use, self.after_learning, self.broken_off = [], [], False
-        self.roll_ins, self.to_log = [], []
+        # its end; whether it was broken off, which is set before they are told; and what they want to be executed.
+        self.advice_in_use, self.after_learning, self.broken_off, self.roll_ins = [], [], False, []
 
     def _check_shaping_arguments(self) -> None:
         if not callable(self.shaping_coef):
@@ -220,11 +217,8 @@ class Guided(OffPolicyAlgorithm):
         """
         Write the logs.
 
-        Adds what :meth:`guidance_summary` says, under ``varl/``, while the guidance counts, and what the callbacks say.
+        Adds what :meth:`guidance_summary` says, under ``varl/``, while the guidance counts.
         """
-        for figures in self.to_log:
-            for name, value in figures().items():
-                self.logger.record(name, value)
         if self.shaping_active:
             for name, value in self.guidance_summary().items():
                 self.logger.record(f"varl/{name}", value)

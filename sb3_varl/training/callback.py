@@ -27,6 +27,7 @@ from sb3_varl.advisors.by_name import EXAMPLE_MODEL, make_advisor, name_of, task
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number, check_text
 from sb3_varl.training import explain
 from sb3_varl.training.briefing import make_briefing
+from sb3_varl.training.figures import FiguresWriter
 from sb3_varl.training.ledger import Ledger
 from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.observing import Privileged
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 _OF_A_RUN = frozenset(
     {
         *("model", "parent", "locals", "globals", "_briefing", "_ledger", "_queue", "_states", "_model_of_run"),
-        *("_teacher", "_privileged"),
+        *("_teacher", "_privileged", "_figures_writer"),
     }
 )
 # Defaults of n_queries; the second where the answers are rules, and those after the first correct them.
@@ -73,7 +74,7 @@ class AdvisorCallback(BaseCallback):
     If a request fails in a way that cannot pass (a wrong key, a model that there is not) before anything was answered,
     training ends with an :class:`~sb3_varl.AdvisorError`; once anything was answered, no failure ends it.
 
-    Logs under ``advice/``, whenever the model logs (``log_interval``), as totals of the run: ``queries``,
+    Logs under ``advice/``, whenever SB3's logger is written out, as totals of the run: ``queries``,
     ``failed_queries``, ``requests``, ``failed_requests``, ``states`` (asked about), ``accepted``, ``abstained``,
     ``rejected_<reason>``, ``late`` (accepted after the cutoff), ``prompt_tokens``, ``completion_tokens``, ``cost`` (US
     dollars) and ``seconds`` (spent on asking); ``latency`` is the last query's, in seconds. With standing advice also
@@ -215,6 +216,7 @@ class AdvisorCallback(BaseCallback):
         self._states: StateCollector
         self._privileged: Privileged | None
         self._teacher: Teacher
+        self._figures_writer: FiguresWriter
         self._collecting = False
         self._model_of_run: Any = None
         # What is said once.
@@ -252,7 +254,7 @@ class AdvisorCallback(BaseCallback):
             raise TypeError(_NOT_TOLD)
         model = self.model
         model.after_learning.append(self._after_learning)
-        model.to_log.append(self._figures)
+        self._figures_writer = FiguresWriter(self._figures, self.logger)
         self._saw_steps = self._has_ended = False
         self._privileged = None if self.observe is None else Privileged(self.training_env, self.observe)
         space = None if self._privileged is None else self._privileged.space
@@ -591,6 +593,7 @@ class AdvisorCallback(BaseCallback):
             self._record_figures()
         finally:
             self._queue.rest()
+            self._figures_writer.leave()
 
     def _on_training_end(self) -> None:
         if self._has_ended:  # and SB3 has told of it, so that nothing is said twice

@@ -28,7 +28,7 @@ class Ledger:
         self.progress = progress
         self.totals: Counter[str] = Counter(progress.get("totals", {}))
         self.latency = math.nan
-        self._spent = Usage()
+        self._spent = Usage(**progress.get("usage", {}))
 
     @property
     def n_answered(self) -> int:

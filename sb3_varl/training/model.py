@@ -62,8 +62,6 @@ class GuidedModel(Protocol):
     broken_off: bool
     # Each says for each environment what is to be executed in place of the policy's action, in [-1, 1]^d, or None.
     roll_ins: list[Callable[[], Sequence[np.ndarray | None]]]
-    # Each says what goes to SB3's logger whenever that is written out.
-    to_log: list[Callable[[], dict[str, float]]]
     _last_obs: Any
 
     @property

@@ -78,6 +78,10 @@ class Standing:
         pairs = zip(self._now, present, strict=False)
         return len(self._now) == len(present) and all(_is_same(now, other) for now, other in pairs)
 
+    def decide_anew(self) -> None:
+        """Forget what was decided in the present states, because what is advised there may be another thing now."""
+        self._decided = {}
+
     def look_away(self) -> None:
         """Nobody looks at the states while nothing stands, so those that were looked at are not the ones before."""
         self._now, self._before, self._decided = [], [], {}
@@ -110,31 +114,24 @@ class Standing:
 
         :return: What :meth:`decide` says, for each environment
         """
-        undecided = [env for env in range(len(self._now)) if env not in self._decided]
-        if len(undecided) >= _MIN_BATCH and isinstance(self.advice, Rules):
-            self._decided.update(zip(undecided, self._decide_batch(self.advice, undecided), strict=True))
+        befores = {env: before for env, before in enumerate(self._before) if before is not None}
+        together = [env for env in befores if env not in self._decided]
+        if len(together) >= _MIN_BATCH and isinstance(self.advice, Rules):
+            self._decide_together(self.advice, together, [befores[env] for env in together])
         return [self.decide(env) for env in range(len(self._now))]
 
-    def _decide_batch(self, rules: Rules, envs: list[int]) -> list[Decision]:
+    def _decide_together(self, rules: Rules, envs: list[int], before: list[Observation]) -> None:
         n_undefined = rules.undefined.total()
-        before = [self._before[env] for env in envs]
-        known = [previous for previous in before if previous is not None]
-        actions, which = rules.batch(
-            _together([self._now[env] for env in envs]), _together(known) if len(known) == len(before) else None
-        )
-        decisions = [
-            Decision(
-                None if rule < 0 else int(rule), None if np.isnan(action).any() else action.astype(self._space.dtype)
-            )
-            for rule, action in zip(which, actions, strict=True)
-        ]
+        actions, which = rules.batch(_together([self._now[env] for env in envs]), _together(before))
         n_undefined = rules.undefined.total() - n_undefined
         self.missing["no_value"] += n_undefined
         self.missing["no_rule"] += int((which < 0).sum()) - n_undefined
-        self.by_rule.update(which[which >= 0].tolist())
-        for decision in decisions:
-            self._compare(rules, decision.action)
-        return decisions
+        for env, rule, action in zip(envs, which.tolist(), actions, strict=True):
+            advised = None if np.isnan(action).any() else action.astype(self._space.dtype)
+            self._decided[env] = Decision(None if rule < 0 else rule, advised)
+            if rule >= 0:
+                self.by_rule[rule] += 1
+            self._compare(rules, advised)
 
     def _decide(self, env: int) -> Decision:
         observation, previous = self._now[env], self._before[env]

@@ -173,6 +173,7 @@ class Teacher:
                 'the other model for actions (form="actions"); of an advisor that is no model, have roll_in=0 and '
                 "label_freq=0."
             )
+        self.standing.decide_anew()
         if not self.standing.is_at(present):
             self.standing.look_away()
             self.standing.visit(present, np.ones(len(present), bool))
