@@ -47,7 +47,6 @@ RECORDED_TASKS = (
 # Of the three that were added for the main table, SAC learns reach and drawer-close, and nobody had trained anything on
 # basketball.
 MAIN_TASKS = ("reach-v3", "drawer-close-v3", *RECORDED_TASKS, "basketball-v3")
-MAIN_SEEDS = (100, 101, 102, 103, 104)
 
 
 def _merge(base: Settings, *changes: Settings) -> Settings:
