@@ -362,6 +362,21 @@ def test_a_run_that_fails_leaves_the_logger_as_it_was():
     assert model.logger.output_formats == []
 
 
+def test_an_end_that_is_broken_off_leaves_the_logger_as_it_was(monkeypatch):
+    """Where the model tells the callback of the end, and tells it once more when that fails."""
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AdvisorCallback, "_on_training_end", interrupt)
+    model = VARL("MlpPolicy", CounterEnv(), **SMALL)
+    model.set_logger(configure(None, []))
+    callback = AdvisorCallback(Recorder(), n_queries=1, states_per_query=5, log_path=False)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(50, EveryNTimesteps(10, callback))
+    assert model.logger.output_formats == []
+
+
 def test_a_callback_starts_afresh_with_a_new_run():
     advisor = Recorder()
     callback = AdvisorCallback(

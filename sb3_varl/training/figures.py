@@ -33,8 +33,9 @@ class FiguresWriter(KVWriter):
         key_excluded.update(dict.fromkeys(figures, ("",)))
 
     def leave(self) -> None:
-        """Add nothing any more."""
-        self._outputs.remove(self)
+        """Add nothing any more, which is asked for twice where the end of a run is broken off."""
+        if self in self._outputs:
+            self._outputs.remove(self)
 
     def close(self) -> None:
         """Nothing is open."""
