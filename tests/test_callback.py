@@ -1,6 +1,7 @@
 """Which states are asked about, what goes with them, and that nothing an advisor does ends the training."""
 
 import asyncio
+import copy
 import csv
 import errno
 import os
@@ -11,6 +12,7 @@ import threading
 import time
 import warnings
 
+import cloudpickle
 import numpy as np
 import pytest
 from hypothesis import given
@@ -360,6 +362,27 @@ def test_a_run_that_fails_leaves_the_logger_as_it_was():
     with pytest.raises(RuntimeError, match="of somebody else"):
         learn(Recorder(), model=model, callbacks=[Fails()])
     assert model.logger.output_formats == []
+
+
+def test_a_model_is_copied_in_the_middle_of_a_run_without_its_callbacks():
+    copies = []
+
+    class Copies(BaseCallback):
+        def _on_step(self):
+            if self.n_calls == 120:
+                copies.extend((copy.deepcopy(self.model), cloudpickle.loads(cloudpickle.dumps(self.model))))
+            return True
+
+    advisor = Recorder()
+    advisor.lock = threading.Lock()  # which cannot be copied
+    model = VARL("MlpPolicy", CounterEnv(), **SMALL)
+    model.set_logger(configure(None, []))
+    learn(advisor, model=model, steps=150, n_queries=1, callbacks=[Copies()])
+    for copied in copies:
+        (writer,) = copied.logger.output_formats
+        values = {}
+        writer.write(values, {})
+        assert values == {}
 
 
 def test_an_end_that_is_broken_off_leaves_the_logger_as_it_was(monkeypatch):

@@ -20,6 +20,10 @@ class FiguresWriter(KVWriter):
         self._outputs = logger.output_formats
         self._outputs.insert(0, self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy of the logger is for another model, of which the callback has nothing to say; and threads stay here.
+        return {"_figures": dict, "_outputs": []}
+
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """
         Add the figures, for the outputs that come after this one.
