@@ -5,6 +5,9 @@ import errno
 import os
 import pathlib
 import shutil
+import signal
+import threading
+import types
 from collections.abc import Iterator
 
 # What fsync says of files, or on file systems, that it is not for.
@@ -26,10 +29,43 @@ def sync(descriptor: int) -> None:
 
 
 @contextlib.contextmanager
+def held_signals() -> Iterator[None]:
+    """
+    Have Ctrl-C, and SIGTERM where a function handles it, wait until something is done; only the first: who presses
+    again does not wait. PyTorch's writer would make another error of a ``KeyboardInterrupt``, one that whoever saves
+    what was learnt after a Ctrl-C does not expect.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals do not reach others
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    held: list[int] = []
+
+    def restore() -> None:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
+
+    def hold(number: int, frame: types.FrameType | None) -> None:
+        restore()
+        held.append(number)
+
+    try:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, hold)
+        yield
+    finally:
+        restore()
+        for number in held:
+            signal.raise_signal(number)
+
+
+@contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
-    Write a file beside the one that it is to replace. A crash leaves the old one behind, and a ``.part``. A link stays
-    one, and a file that is replaced hands on its mode.
+    Write a file beside the one that it is to replace. A crash leaves the old one behind, and a ``.part``; a signal
+    waits until the file is there. A link stays one, and a file that is replaced hands on its mode.
 
     :param path: The file
     :return: Where to write in its place: the file itself if nothing can be written beside it, or if it is a device
@@ -40,17 +76,18 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     except RuntimeError:  # of a link to itself
         file = path
     partial = file.with_name(f"{file.name}.part")
-    if not _is_prepared(file, partial):
-        yield path
-        return
-    try:
-        yield partial
-        with open(partial, "rb+") as written:  # Windows syncs only what is open for writing
-            sync(written.fileno())
-        os.replace(partial, file)
-    except Exception:  # raised again; only a crash leaves the partial file
-        partial.unlink(missing_ok=True)
-        raise
+    with held_signals():
+        if not _is_prepared(file, partial):
+            yield path
+            return
+        try:
+            yield partial
+            with open(partial, "rb+") as written:  # Windows syncs only what is open for writing
+                sync(written.fileno())
+            os.replace(partial, file)
+        except Exception:  # raised again; only a crash leaves the partial file
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def _is_prepared(file: pathlib.Path, partial: pathlib.Path) -> bool:

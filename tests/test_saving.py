@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import signal
 import threading
 import zipfile
 
@@ -16,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from conftest import CounterEnv, DictEnv, assert_same_parameters
 from sb3_varl import VARL, AdvisorCallback, FunctionAdvisor
 from sb3_varl.advice.history import read_queries
+from sb3_varl.saving import replacing
 
 SMALL = {"learning_starts": 20, "batch_size": 16, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
 
@@ -213,6 +215,57 @@ def test_a_crash_while_saving_leaves_the_older_file(what, tmp_path, monkeypatch)
         getattr(model.learn(10, reset_num_timesteps=False), what)(tmp_path / "it")
     assert path.read_bytes() == before
     assert {other.name for other in tmp_path.iterdir()} == {path.name, f"{path.name}.part"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_saving_waits_for_the_file(number, tmp_path, monkeypatch):
+    """PyTorch's writer would make a RuntimeError of the KeyboardInterrupt."""
+    disturbed = []
+
+    class Disturbed(zipfile._ZipWriteFile):
+        def write(self, data):
+            if self._zinfo.filename == "policy.pth" and not disturbed:
+                disturbed.append(data)
+                signal.raise_signal(number)
+            return super().write(data)
+
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    monkeypatch.setattr(zipfile, "_ZipWriteFile", Disturbed)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            advised().save(tmp_path / "it")
+    finally:
+        assert signal.signal(signal.SIGTERM, handler) is signal.default_int_handler
+    assert disturbed
+    assert os.listdir(tmp_path) == ["it.zip"]
+    assert VARL.load(tmp_path / "it").guidance_buffer.size() == 5
+
+
+def test_a_second_signal_does_not_wait(tmp_path):
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "it"):
+        signal.raise_signal(signal.SIGINT)
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ValueError("what PyTorch makes of it") from None
+    assert not os.listdir(tmp_path)
+
+
+def test_signals_are_left_alone_where_they_cannot_be_handled(tmp_path):
+    """In another thread, and SIGTERM that ends the process."""
+    handlers = []
+
+    def save():
+        with replacing(tmp_path / "it") as partial:
+            handlers.append((signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)))
+            partial.write_text("it")
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    thread.join()
+    save()
+    assert handlers[0] == (signal.default_int_handler, signal.SIG_DFL)
+    assert handlers[1] != handlers[0] and handlers[1][1] == signal.SIG_DFL
 
 
 # ---- What is replaced

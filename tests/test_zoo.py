@@ -122,16 +122,17 @@ class TestJourney:
 @pytest.mark.slow
 def test_sigterm_saves_the_model(tmp_path):
     command = f"train --algo varl --env {ENV} -f logs -n 100000 --eval-freq -1 --save-freq 100 --num-threads 1"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sb3_varl.zoo", *command.split()],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sb3_varl.zoo", *command.split()],
+            cwd=tmp_path,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        )
     saved = tmp_path / f"{RUN}1/rl_model_200_steps.zip"
     wait_until(saved.exists, seconds=120, process=process)
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(20) == 0, (tmp_path / "said").read_text()
     assert (tmp_path / f"{RUN}1/{ENV.replace('/', '-')}.zip").exists()
 
 
