@@ -57,8 +57,8 @@ def held_signals() -> Iterator[None]:
         yield
     finally:
         restore()
-        for number in held:
-            signal.raise_signal(number)
+        for received in held:
+            signal.raise_signal(received)
 
 
 @contextlib.contextmanager
