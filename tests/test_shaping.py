@@ -69,7 +69,7 @@ def test_agreement_shuts_the_gate(gate):
 
 
 @settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 2**31), log_std=st.floats(-3, 1))
+@given(seed=st.integers(0, 2**31), log_std=st.floats(-8, 1))
 def test_the_gradient_is_that_of_the_loss(seed, log_std):
     generator = th.Generator().manual_seed(seed)
     mean = th.randn(6, 3, generator=generator, dtype=th.float64, requires_grad=True)
@@ -77,6 +77,14 @@ def test_the_gradient_is_that_of_the_loss(seed, log_std):
     gate = th.rand(6, generator=generator) < 0.5
     shaping_loss(comparison, gate).backward()
     th.testing.assert_close(shaping_gradient(comparison, gate), mean.grad)
+
+
+def test_certainty_does_not_pull_without_bound():
+    """What a policy is sure of must not drown all else that the guidance has to say."""
+    unsure, sure = (
+        shaping_gradient(compare([[0.0]], [[0.5]], log_std), th.tensor([True])) for log_std in (math.log(0.3), -9.0)
+    )
+    th.testing.assert_close(sure, unsure)
 
 
 def test_a_shut_gate_leaves_no_gradient():

@@ -91,6 +91,10 @@ def test_the_hook_adds_the_gradient_of_the_shaping_term(gate, use_sde):
         > th.stack(model.critic(guidance.observations, greedy)).amin(dim=0)[:, 0],
         "always": th.ones(len(greedy)),
     }[gate].float()
+    mean, std = policy.distribution.mean, policy.distribution.stddev
+    assert std.min() < 0.3 < std.max()
+    policy.distribution = th.distributions.Normal(mean, std.clamp(min=0.3))
+    log_prob = policy.log_prob(guidance.actions.clamp(-0.9, 0.9))
     model.actor.optimizer.zero_grad()
     (sac_loss + 7.0 * (is_open * -log_prob).mean()).backward()
     inline = [parameter.grad for parameter in model.actor.parameters() if parameter.grad is not None]

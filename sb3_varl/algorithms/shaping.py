@@ -18,6 +18,11 @@ MAX_ADVICE = 0.9
 
 LOG_SQRT_2PI = math.log(2 * math.pi) / 2
 
+# The likelihood is one under a Gaussian that is no narrower than this. The pull towards advice goes with the inverse of
+# the variance: a policy that is sure of one component in a few states would be pulled there a thousand times harder
+# than everywhere else, and an optimizer that scales its steps would hardly move elsewhere.
+MIN_STD = 0.3
+
 # Gauss-Hermite nodes and weights for the expectation over a standard normal.
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
 _WEIGHTS = _WEIGHTS / math.sqrt(2 * math.pi)
@@ -142,19 +147,21 @@ def clip_advice(advice: th.Tensor) -> th.Tensor:
 def shaping_loss(comparison: Comparison, is_open: th.Tensor) -> th.Tensor:
     r"""
     Negative log-likelihood of the advice where the gate is open:
-    ``mean_n[ g(s, a) * (-log pi(a | s)) ]``, the second term of VARL's actor loss without its coefficient.
+    ``mean_n[ g(s, a) * (-log pi(a | s)) ]``, the second term of VARL's actor loss without its coefficient. The
+    standard deviation of ``pi`` is taken for ``MIN_STD`` where it is less.
 
     :param comparison: Advice beside the policy's actions
     :param is_open: The gate, ``(n,)``
     :return: A scalar
     """
-    return -(is_open * log_density(comparison.advice.atanh(), comparison.mean, comparison.std)).mean()
+    std = comparison.std.clamp(min=MIN_STD)
+    return -(is_open * log_density(comparison.advice.atanh(), comparison.mean, std)).mean()
 
 
 def shaping_gradient(comparison: Comparison, is_open: th.Tensor) -> th.Tensor:
     r"""
     Gradient of :func:`shaping_loss` with respect to the policy's mean:
-    :math:`\frac{1}{n} g(s, a) (\mu - \mathrm{artanh}\, a) / \sigma^2`.
+    :math:`\frac{1}{n} g(s, a) (\mu - \mathrm{artanh}\, a) / \max(\sigma, \sigma_{min})^2`.
 
     There is none with respect to the standard deviation. Advice says where to act, not how sure to be: the standard
     deviation would be squeezed wherever advice is plentiful and widened wherever it is noisy.
@@ -163,7 +170,7 @@ def shaping_gradient(comparison: Comparison, is_open: th.Tensor) -> th.Tensor:
     :param is_open: The gate, ``(n,)``
     :return: The gradient, ``(n, d)``
     """
-    pull = (comparison.mean - comparison.advice.atanh()) / comparison.std.square()
+    pull = (comparison.mean - comparison.advice.atanh()) / comparison.std.clamp(min=MIN_STD).square()
     return pull * (is_open / len(is_open)).unsqueeze(1)
 
 
