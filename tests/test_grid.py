@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import result_tables
+from evaluations import Evaluations, interquartile_mean
 from rliable import metrics
 
 import cells
@@ -336,7 +338,7 @@ def made_up_results(folder):
 def test_figures_and_tables(tmp_path, monkeypatch, capsys):
     made_up_results(tmp_path)
     monkeypatch.setattr(sys, "argv", ["figures.py", "--results", str(tmp_path)])
-    monkeypatch.setattr(figures, "N_RESAMPLES", 20)
+    monkeypatch.setattr("evaluations.N_RESAMPLES", 20)
     figures.main()
     for name in ("main", "rivals", "ablations", "health"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
@@ -355,21 +357,21 @@ def test_figures_and_tables(tmp_path, monkeypatch, capsys):
 def test_how_soon_a_task_is_learnt():
     at = np.array([6000, 12000, 18000])
     runs = np.array([[0.0, 0.8, 0.1], [0.9, 0.0, 0.0], [0.0, 0.0, 0.79]])
-    assert figures.steps_to(0.8, at, runs) == "12 000"
-    assert figures.steps_to(0.8, at, runs[1:2]) == "6 000"
-    assert figures.steps_to(0.8, at, runs[2:]) == "never"
-    assert figures.steps_to(0.8, at, runs[:0]) == ""
+    assert result_tables.steps_to(0.8, at, runs) == "12 000"
+    assert result_tables.steps_to(0.8, at, runs[1:2]) == "6 000"
+    assert result_tables.steps_to(0.8, at, runs[2:]) == "never"
+    assert result_tables.steps_to(0.8, at, runs[:0]) == ""
 
 
 def test_what_was_not_measured_is_left_out():
     values = np.array([[[0.0, 0.3, 0.6, 0.9]], [[np.nan] * 4]])
-    assert figures.at_end(values) == "60%"
-    assert figures.at_end(values[1:]) == figures.at_end(values[:0]) == ""
+    assert result_tables.at_end(values) == "60%"
+    assert result_tables.at_end(values[1:]) == result_tables.at_end(values[:0]) == ""
 
 
 def test_the_table_of_mistakes_follows_from_the_data():
     """Success of the last three evaluations, and of those until the cutoff."""
-    evaluations = figures.Evaluations(results.Results(BENCHMARK / "results"))
+    evaluations = Evaluations(results.Results(BENCHMARK / "results"))
     n_until_cutoff = cells.BASE["shaping"]["shaping_steps"] // cells.BASE["eval_freq"]
 
     def cell(method, task):
@@ -391,7 +393,7 @@ def test_the_table_of_mistakes_follows_from_the_data():
 @pytest.mark.parametrize("n_runs", range(1, 13))
 def test_the_interquartile_mean_is_rliable_s(n_runs):
     values = np.random.default_rng(n_runs).normal(size=(n_runs, 1))
-    assert figures.interquartile_mean(values) == pytest.approx(metrics.aggregate_iqm(values))
+    assert interquartile_mean(values) == pytest.approx(metrics.aggregate_iqm(values))
 
 
 def test_methods_are_compared_on_seeds_that_all_have(tmp_path):
@@ -399,7 +401,7 @@ def test_methods_are_compared_on_seeds_that_all_have(tmp_path):
     for cell in cells.make_grid(["batch"], (0, 1)):
         if (cell.method, cell.seed) != ("batch 512", 1):
             kept.add({"id": cell.name, "method": cell.method, "task": cell.task, "seed": cell.seed}, [])
-    evaluations = figures.Evaluations(kept)
+    evaluations = Evaluations(kept)
     assert evaluations.seeds(["VARL", "batch 32"], cells.ABLATION_TASKS) == [0, 1]
     assert evaluations.seeds(evaluations.compared("batch"), cells.ABLATION_TASKS) == [0]
     assert evaluations.compared("states") == []
@@ -409,7 +411,7 @@ def test_methods_are_compared_on_seeds_that_all_have(tmp_path):
 def test_the_tables_follow_from_the_data(tmp_path):
     """Whoever adds runs draws the figures again, and copies the main tables into docs/results.md."""
     kept = BENCHMARK / "results"
-    figures.write_tables(figures.Evaluations(results.Results(kept)), tmp_path / "tables.md")
+    result_tables.write_tables(Evaluations(results.Results(kept)), tmp_path / "tables.md")
     tables = (kept / "tables.md").read_text()
     assert (tmp_path / "tables.md").read_text() == tables
     page = (BENCHMARK.parents[1] / "docs" / "results.md").read_text()

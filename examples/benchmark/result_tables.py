@@ -1,0 +1,153 @@
+"""Tables of what ``grid.py`` has run so far, as Markdown."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from evaluations import Evaluations, Interval, describe, overall, ranges
+
+from cells import EXPERIMENTS, FRAME_SKIP, FULL_STEPS, METHODS, SHORT_STEPS, TASKS
+from results import N_LAST
+
+# Success at which a task is called learnt.
+GOOD = 0.8
+DASH = "\N{EN DASH}"
+
+
+def percent(interval: Interval) -> str:
+    """A value, and its range where there is one."""
+    middle, low, high = (f"{100 * value:.0f}" for value in interval)
+    return f"{middle}%" if low == high else f"{middle}% ({low}{DASH}{high})"
+
+
+def tabulate(
+    evaluations: Evaluations,
+    methods: Sequence[str],
+    tasks: Sequence[str],
+    steps: int,
+    names: Sequence[str] | None = None,
+) -> list[str]:
+    """
+    A table with a row for each method and a column for each task.
+
+    :param evaluations: All there are
+    :param methods: The methods
+    :param tasks: The tasks
+    :param steps: Where the runs are judged
+    :param names: What the methods are called here
+    :return: Lines of Markdown
+    """
+    of_all = ["mean", "interquartile mean", "mean of the whole run", "seeds"]
+    lines = [
+        "| | " + " | ".join([*(task.removesuffix("-v3") for task in tasks), *of_all]) + " |",
+        "| --- " * (len(tasks) + len(of_all) + 1) + "|",
+    ]
+    seeds = evaluations.seeds(methods, tasks)
+    for method, name in zip(methods, names or methods, strict=True):
+        success = evaluations.table(method, tasks, seeds, "success", steps)[1]
+        at_end, of_run = success[..., -N_LAST:].mean(axis=-1), success.mean(axis=-1)
+        cells = [percent(of_task) for of_task in ranges(at_end[:, None, :])]
+        cells += map(percent, overall(at_end, of_run))
+        failed = evaluations.n_failed(method, tasks, seeds)
+        n_seeds = str(len(seeds)) if not failed else f"{len(seeds)}, of {at_end.size} runs {failed} failed"
+        lines.append(f"| {name} | " + " | ".join([*cells, n_seeds]) + " |")
+    return lines
+
+
+def tabulate_tasks(evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str], steps: int) -> list[str]:
+    """
+    A table with a row for each task, and columns for each method: success at the end, in any step of an episode and in
+    its last one; the simulator's steps to 80% in the middle one of the runs; and the number of these.
+
+    :param evaluations: All there are
+    :param methods: The methods
+    :param tasks: The tasks
+    :param steps: Where the runs are judged
+    :return: Lines of Markdown
+    """
+    columns = ("success", "in the last step", f"steps to {GOOD:.0%}", "seeds")
+    lines = [
+        "| task | " + " | ".join(f"{method}: {column}" for method in methods for column in columns) + " |",
+        "| --- " * (1 + len(methods) * len(columns)) + "|",
+    ]
+    for task in tasks:
+        cells = [task.removesuffix("-v3")]
+        for method in methods:
+            seeds = evaluations.seeds([method], [task])
+            at, success = evaluations.table(method, [task], seeds, "success", steps)
+            last_step = evaluations.table(method, [task], seeds, "success_at_end", steps)[1]
+            cells += [at_end(success), at_end(last_step), steps_to(GOOD, at, success[:, 0]), str(len(seeds))]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def tabulate_steps(evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """
+    A table with a row for each method and task that was run, of methods that are evaluated at the same steps: success
+    by the step, the mean of what came after the cutoff, and the number of seeds.
+
+    :param evaluations: All there are
+    :param methods: The methods
+    :param tasks: The tasks
+    :return: Lines of Markdown
+    """
+    settings = METHODS[methods[0]]
+    at = range(settings["eval_freq"], settings["steps"] + 1, settings["eval_freq"])
+    n_after = sum(step > settings["shaping"]["shaping_steps"] for step in at)
+    columns = ["task", "method", *(f"{step:,}".replace(",", " ") for step in at), "after the cutoff", "seeds"]
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    for task in tasks:
+        for method in methods:
+            seeds = evaluations.seeds([method], [task])
+            if seeds:
+                success = evaluations.column(method, [task], seeds, "success", len(at))[:, 0].mean(axis=0)
+                numbers = [f"{value:.0%}" for value in (*success, success[-n_after:].mean())]
+                lines.append("| " + " | ".join([task.removesuffix("-v3"), method, *numbers, str(len(seeds))]) + " |")
+    return lines
+
+
+def at_end(values: np.ndarray) -> str:
+    """
+    Say what the last evaluations of a task's runs come to, if that was measured in any.
+
+    :param values: ``(runs, 1, evaluations)``, NaN where it was not
+    :return: The mean, and its range over the runs
+    """
+    of_runs = values[..., -N_LAST:].mean(axis=-1)
+    measured = of_runs[~np.isnan(of_runs)].reshape(-1, 1, 1)
+    return percent(ranges(measured)[0]) if measured.size else ""
+
+
+def steps_to(level: float, at: np.ndarray, success: np.ndarray) -> str:
+    """
+    Say how soon the middle one of some runs is at a level for the first time.
+
+    :param level: The level
+    :param at: Steps of the evaluations
+    :param success: Success in them, ``(runs, evaluations)``
+    :return: The steps, or that it never is
+    """
+    if not len(success):
+        return ""
+    reaches = success >= level
+    first = np.sort(np.where(reaches.any(axis=1), at[reaches.argmax(axis=1)], np.inf))
+    middle = first[len(first) // 2]
+    return f"{middle:,.0f}".replace(",", " ") if np.isfinite(middle) else "never"
+
+
+def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
+    """All tables, as Markdown."""
+    lines = [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
+    lines += [*tabulate_tasks(evaluations, *EXPERIMENTS["fifteen tasks"], SHORT_STEPS), ""]
+    lines += ["## settings, the README's code", "", *tabulate_steps(evaluations, *EXPERIMENTS["settings"]), ""]
+    for steps in (FULL_STEPS, SHORT_STEPS):
+        lines += [f"## main, {FRAME_SKIP * steps} steps", ""]
+        lines += [*tabulate(evaluations, evaluations.compared("main"), TASKS, steps), ""]
+    for experiment, (_, tasks) in EXPERIMENTS.items():
+        methods = evaluations.compared(experiment)
+        has_own_steps = any("eval_freq" in METHODS[method] for method in methods)
+        if experiment not in ("main", "fifteen tasks") and methods and not has_own_steps:
+            names = [describe(method, experiment) if experiment != "rivals" else method for method in methods]
+            lines += [f"## {experiment}, {FRAME_SKIP * SHORT_STEPS} steps", ""]
+            lines += [*tabulate(evaluations, methods, tasks, SHORT_STEPS, names), ""]
+    path.write_text("\n".join(lines) + "\n")
