@@ -1,6 +1,7 @@
 """
-What a large multimodal model answered when the same states were put to it in six ways: how far it agrees with
-Meta-World's scripted experts. The table of docs/results.md, "How a state is put to a model".
+What a large multimodal model answered: what one answer with rules takes, and, where the same states were put to it in six
+ways, how far it agrees with Meta-World's scripted experts. docs/results.md, "Recorded rules" and "How a state is put to a
+model".
 """
 
 import pathlib
@@ -10,9 +11,14 @@ import pytest
 
 from sb3_varl.advice.answer import parse_answer
 from sb3_varl.advice.types import Briefing
+from sb3_varl.advisors.providers import count_tokens
 from sb3_varl.metaworld import ScriptedAdvisor, SparseMetaWorldEnv
 
-DATA = pathlib.Path(__file__).parent / "data" / "asked" / "actions"
+ASKED = pathlib.Path(__file__).parent / "data" / "asked"
+DATA = ASKED / "actions"
+# US dollars, of gpt-6.1-sol in litellm's list of November 2026; and what litellm 1.110 counts for a picture.
+PER_TOKEN_SENT, PER_TOKEN_RECEIVED = 2e-6, 1e-5
+TOKENS_OF_A_PICTURE = 255
 WAYS = ("as_it_is", "names", "differences", "large_marked_pictures", "what_changed", "no_pictures")
 # Mean cosine between the motion that was advised and the expert's, over the states of each task.
 AGREEMENT = {
@@ -43,3 +49,23 @@ def test_agreement_with_the_expert_hardly_depends_on_how_states_are_put(task):
         cosines = [cosine(action[:3], np.asarray(expert(observations[i]))[:3]) for i, action in answer.actions.items()]
         agreement.append(np.mean(cosines))
     np.testing.assert_allclose(agreement, AGREEMENT[task], atol=0.0051)
+
+
+def test_what_one_answer_with_rules_takes():
+    def count(file):
+        return count_tokens([{"role": "user", "content": file.read_text()}])
+
+    folders = [file.parent for file in ASKED.glob("*/answer.txt")]
+    sent = [
+        count(folder / "prompt.txt") + TOKENS_OF_A_PICTURE * len(list(folder.glob("picture_*.png")))
+        for folder in folders
+    ]
+    received = [count(folder / "answer.txt") for folder in folders]
+    dollars = [PER_TOKEN_SENT * n + PER_TOKEN_RECEIVED * m for n, m in zip(sent, received, strict=True)]
+    page = " ".join((ASKED.parents[2] / "docs" / "results.md").read_text().split())
+    said = (
+        f"{len(folders)} of these answers took {round(min(sent), -2)} to {round(max(sent), -2)} tokens with their pictures, "
+        f"and {round(min(received), -2)} to {round(max(received), -2)} for the answer: {min(dollars):.3f} to "
+        f"{max(dollars):.3f} US dollars"
+    )
+    assert said in page, said

@@ -350,7 +350,8 @@ def test_figures_and_tables(tmp_path, monkeypatch, capsys):
     line = next(line for line in text.splitlines() if line.startswith("| coef 100 |"))
     assert line.startswith("| coef 100 | 7% (0\N{EN DASH}10) ")
     assert line.endswith("| 3, of 9 runs 3 failed |")
-    assert f"| basketball {'| 10% | 50% | never | 3 ' * 2}|" in text.splitlines()
+    assert f"| basketball {'| 10% | 50% | 10% | never | 3 ' * 2}|" in text.splitlines()
+    assert f"| mean {'| 10% |  | 10% |  | 3 ' * 2}|" in text.splitlines()
     assert f"| push | five lines, batch of 256 {'| 10% ' * 7}| 3 |" in text.splitlines()
 
 

@@ -56,8 +56,9 @@ def tabulate(
 
 def tabulate_tasks(evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str], steps: int) -> list[str]:
     """
-    A table with a row for each task, and columns for each method: success at the end, in any step of an episode and in
-    its last one; the simulator's steps to 80% in the middle one of the runs; and the number of these.
+    A table with a row for each task and one for their mean, and columns for each method: success at the end, in any
+    step of an episode and in its last one; the mean of the whole run; the simulator's steps to 80% in the middle one of
+    the runs; and the number of these. The mean is over the seeds that all tasks have, with a bootstrap's interval.
 
     :param evaluations: All there are
     :param methods: The methods
@@ -65,7 +66,7 @@ def tabulate_tasks(evaluations: Evaluations, methods: Sequence[str], tasks: Sequ
     :param steps: Where the runs are judged
     :return: Lines of Markdown
     """
-    columns = ("success", "in the last step", f"steps to {GOOD:.0%}", "seeds")
+    columns = ("success", "in the last step", "mean of the run", f"steps to {GOOD:.0%}", "seeds")
     lines = [
         "| task | " + " | ".join(f"{method}: {column}" for method in methods for column in columns) + " |",
         "| --- " * (1 + len(methods) * len(columns)) + "|",
@@ -76,9 +77,20 @@ def tabulate_tasks(evaluations: Evaluations, methods: Sequence[str], tasks: Sequ
             seeds = evaluations.seeds([method], [task])
             at, success = evaluations.table(method, [task], seeds, "success", steps)
             last_step = evaluations.table(method, [task], seeds, "success_at_end", steps)[1]
-            cells += [at_end(success), at_end(last_step), steps_to(GOOD, at, success[:, 0]), str(len(seeds))]
+            of_run = f"{success.mean():.0%}" if seeds else ""
+            soon = steps_to(GOOD, at, success[:, 0])
+            cells += [at_end(success), at_end(last_step), of_run, soon, str(len(seeds))]
         lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    cells = ["mean"]
+    for method in methods:
+        seeds = evaluations.seeds([method], tasks)
+        of_all = [""] * 2
+        if seeds:
+            success = evaluations.table(method, tasks, seeds, "success", steps)[1]
+            end, _, run = overall(success[..., -N_LAST:].mean(axis=-1), success.mean(axis=-1))
+            of_all = [percent(end), percent(run)]
+        cells += [of_all[0], "", of_all[1], "", str(len(seeds))]
+    return [*lines, "| " + " | ".join(cells) + " |"]
 
 
 def tabulate_steps(evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str]) -> list[str]:
