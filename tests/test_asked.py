@@ -1,7 +1,7 @@
 """
-What a large multimodal model answered: what one answer with rules takes, and, where the same states were put to it in six
-ways, how far it agrees with Meta-World's scripted experts. docs/results.md, "Recorded rules" and "How a state is put to a
-model".
+What a large multimodal model answered: what one answer with rules takes, and how far it agrees with Meta-World's
+scripted experts where the same states were put to it in six ways. The numbers of docs/results.md, "Recorded rules" and
+"How a state is put to a model".
 """
 
 import pathlib
@@ -64,8 +64,8 @@ def test_what_one_answer_with_rules_takes():
     dollars = [PER_TOKEN_SENT * n + PER_TOKEN_RECEIVED * m for n, m in zip(sent, received, strict=True)]
     page = " ".join((ASKED.parents[2] / "docs" / "results.md").read_text().split())
     said = (
-        f"{len(folders)} of these answers took {round(min(sent), -2)} to {round(max(sent), -2)} tokens with their pictures, "
-        f"and {round(min(received), -2)} to {round(max(received), -2)} for the answer: {min(dollars):.3f} to "
+        f"{len(folders)} of these answers took {round(min(sent), -2)} to {round(max(sent), -2)} tokens with their "
+        f"pictures, and {round(min(received), -2)} to {round(max(received), -2)} for the answer: {min(dollars):.3f} to "
         f"{max(dollars):.3f} US dollars"
     )
     assert said in page, said
