@@ -352,6 +352,8 @@ def test_figures_and_tables(tmp_path, monkeypatch, capsys):
     assert line.endswith("| 3, of 9 runs 3 failed |")
     assert f"| basketball {'| 10% | 50% | 10% | never | 3 ' * 2}|" in text.splitlines()
     assert f"| mean {'| 10% |  | 10% |  | 3 ' * 2}|" in text.splitlines()
+    assert "| basketball | 10% | 50% | 20% | 43% | 83% |" in text.splitlines()
+    assert "| mean | 10% |  | 60% | 84% | 91% |" in text.splitlines()
     assert f"| push | five lines, batch of 256 {'| 10% ' * 7}| 3 |" in text.splitlines()
 
 

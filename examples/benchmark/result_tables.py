@@ -4,11 +4,14 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from evaluations import Evaluations, Interval, describe, overall, ranges
 
-from cells import EXPERIMENTS, FRAME_SKIP, FULL_STEPS, METHODS, SHORT_STEPS, TASKS
+from cells import EXPERIMENTS, FRAME_SKIP, FULL_STEPS, MAIN_TASKS, METHODS, SHORT_STEPS, TASKS
 from results import N_LAST
 
+# What others have published: TD-MPC2's own results (arXiv 2310.16828), three seeds, at three of its steps.
+PUBLISHED = pathlib.Path(__file__).parent / "results" / "published.csv"
 # Success at which a task is called learnt.
 GOOD = 0.8
 DASH = "\N{EN DASH}"
@@ -118,6 +121,35 @@ def tabulate_steps(evaluations: Evaluations, methods: Sequence[str], tasks: Sequ
     return lines
 
 
+def tabulate_published(evaluations: Evaluations) -> list[str]:
+    """
+    A table of what others have published on the fifteen tasks, by their steps, beside VARL with rules: success at the
+    end, in any step of an episode and in its last one.
+
+    :param evaluations: All there are
+    :return: Lines of Markdown
+    """
+    published = pd.read_csv(PUBLISHED).groupby(["method", "step", "task"])["success"].mean().unstack("task")
+    columns = [f"{method} at {step:,}".replace(",", " ") for method, step in published.index]
+    lines = [
+        "| task | " + " | ".join(["VARL, rules: any step", "last step", *columns]) + " |",
+        "| --- " * (3 + len(columns)) + "|",
+    ]
+    for task in MAIN_TASKS:
+        seeds = evaluations.seeds(["rules"], [task])
+        own = [
+            at_end(evaluations.table("rules", [task], seeds, column, SHORT_STEPS)[1])
+            for column in ("success", "success_at_end")
+        ]
+        theirs = [f"{success:.0%}" for success in published[task.replace("-v3", "-v2")]]
+        lines.append("| " + " | ".join([task.removesuffix("-v3"), *own, *theirs]) + " |")
+    seeds = evaluations.seeds(["rules"], MAIN_TASKS)
+    success = evaluations.table("rules", MAIN_TASKS, seeds, "success", SHORT_STEPS)[1][..., -N_LAST:]
+    means = [f"{success.mean():.0%}" if seeds else "", "", *(f"{mean:.0%}" for mean in published.mean(axis=1))]
+    lines.append("| mean | " + " | ".join(means) + " |")
+    return lines
+
+
 def at_end(values: np.ndarray) -> str:
     """
     Say what the last evaluations of a task's runs come to, if that was measured in any.
@@ -151,6 +183,7 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     """All tables, as Markdown."""
     lines = [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
     lines += [*tabulate_tasks(evaluations, *EXPERIMENTS["fifteen tasks"], SHORT_STEPS), ""]
+    lines += ["## published", "", *tabulate_published(evaluations), ""]
     lines += ["## settings, the README's code", "", *tabulate_steps(evaluations, *EXPERIMENTS["settings"]), ""]
     for steps in (FULL_STEPS, SHORT_STEPS):
         lines += [f"## main, {FRAME_SKIP * steps} steps", ""]
