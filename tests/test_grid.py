@@ -340,7 +340,7 @@ def test_figures_and_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["figures.py", "--results", str(tmp_path)])
     monkeypatch.setattr("evaluations.N_RESAMPLES", 20)
     figures.main()
-    for name in ("main", "rivals", "ablations", "health"):
+    for name in ("fifteen", "main", "rivals", "ablations", "health"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
     text = capsys.readouterr().out
     assert text.strip() == (tmp_path / "tables.md").read_text().strip()

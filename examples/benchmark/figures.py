@@ -3,7 +3,8 @@ Draws and tabulates what ``grid.py`` has run so far.
 
     python examples/benchmark/figures.py
 
-Writes, next to the results, ``main.png``, ``rivals.png``, ``ablations.png``, ``health.png`` and ``tables.md``.
+Writes, next to the results, ``fifteen.png``, ``main.png``, ``rivals.png``, ``ablations.png``, ``health.png`` and
+``tables.md``.
 Ranges are of the seeds where it is about one task, and else intervals of 95% from a bootstrap over seeds that is
 stratified by task, by rliable (https://arxiv.org/abs/2108.13264).
 """
@@ -35,7 +36,8 @@ GREY = "#595959"
 def colors_of(methods: Sequence[str]) -> list[str]:
     """A colour for each method: VARL's and SAC's are the same everywhere."""
     others = iter(COLORS)
-    return [{"VARL": BLUE, "SAC": ORANGE}.get(method) or next(others) for method in methods]
+    own = "VARL" if "VARL" in methods else "rules"
+    return [{own: BLUE, "SAC": ORANGE}.get(method) or next(others) for method in methods]
 
 
 def draw_curve(
@@ -66,9 +68,12 @@ def finish(axes: Any, steps: int, title: str, cutoff: int | None = BASE["shaping
 
 
 def draw_tasks(
-    evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str], steps: int, path: pathlib.Path
+    evaluations: Evaluations, experiment: str, steps: int, path: pathlib.Path, advisor: str = "simulated"
 ) -> None:
-    """A panel for each task, and one for all of them."""
+    """A panel for each task of an experiment, and one for all of them, as soon as there are seeds that all have."""
+    methods, tasks = evaluations.compared(experiment), EXPERIMENTS[experiment][1]
+    if not methods:
+        return
     seeds = evaluations.seeds(methods, tasks)
     n_columns = min(4, len(tasks) + 1)
     n_rows = -(-(len(tasks) + 1) // n_columns)
@@ -92,7 +97,7 @@ def draw_tasks(
     figure.supylabel("success (%)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     handles.append(plt.Line2D([], [], color=GREY, linestyle="--", linewidth=1))
-    labels.append("cutoff of the advice (simulated)")
+    labels.append(f"cutoff of the advice ({advisor})")
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -174,8 +179,9 @@ def main() -> None:
     args = parser.parse_args()
     evaluations = Evaluations(Results(args.results))
     write_tables(evaluations, args.results / "tables.md")
-    for name, steps in (("main", FULL_STEPS), ("rivals", SHORT_STEPS)):
-        draw_tasks(evaluations, evaluations.compared(name), EXPERIMENTS[name][1], steps, args.results / f"{name}.png")
+    draw_tasks(evaluations, "main", FULL_STEPS, args.results / "main.png")
+    draw_tasks(evaluations, "rivals", SHORT_STEPS, args.results / "rivals.png")
+    draw_tasks(evaluations, "fifteen tasks", SHORT_STEPS, args.results / "fifteen.png", "recorded")
     draw_ablations(evaluations, args.results / "ablations.png")
     draw_health(evaluations, args.results / "health.png")
     print((args.results / "tables.md").read_text())

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from evaluations import Evaluations, Interval, describe, overall, ranges
 
-from cells import EXPERIMENTS, FRAME_SKIP, FULL_STEPS, MAIN_TASKS, METHODS, SHORT_STEPS, TASKS
+from cells import EXPERIMENTS, FRAME_SKIP, FULL_STEPS, MAIN_TASKS, METHODS, SHORT_STEPS, TASKS, make_cell
 from results import N_LAST
 
 # What others have published: TD-MPC2's own results (arXiv 2310.16828), three seeds, at three of its steps.
@@ -99,17 +99,18 @@ def tabulate_tasks(evaluations: Evaluations, methods: Sequence[str], tasks: Sequ
 def tabulate_steps(evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str]) -> list[str]:
     """
     A table with a row for each method and task that was run, of methods that are evaluated at the same steps: success
-    by the step, the mean of what came after the cutoff, and the number of seeds.
+    by the simulator's step, the mean of what came after the cutoff, and the number of seeds.
 
     :param evaluations: All there are
     :param methods: The methods
     :param tasks: The tasks
     :return: Lines of Markdown
     """
-    settings = METHODS[methods[0]]
+    settings = make_cell(methods[0], tasks[0], 0).settings
     at = range(settings["eval_freq"], settings["steps"] + 1, settings["eval_freq"])
     n_after = sum(step > settings["shaping"]["shaping_steps"] for step in at)
-    columns = ["task", "method", *(f"{step:,}".replace(",", " ") for step in at), "after the cutoff", "seeds"]
+    of_simulator = [f"{settings['env']['frame_skip'] * step:,}".replace(",", " ") for step in at]
+    columns = ["task", "method", *of_simulator, "after the cutoff", "seeds"]
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for task in tasks:
         for method in methods:
@@ -183,6 +184,7 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     """All tables, as Markdown."""
     lines = [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
     lines += [*tabulate_tasks(evaluations, *EXPERIMENTS["fifteen tasks"], SHORT_STEPS), ""]
+    lines += ["## fifteen tasks by the step", "", *tabulate_steps(evaluations, ["rules"], MAIN_TASKS), ""]
     lines += ["## published", "", *tabulate_published(evaluations), ""]
     lines += ["## settings, the README's code", "", *tabulate_steps(evaluations, *EXPERIMENTS["settings"]), ""]
     for steps in (FULL_STEPS, SHORT_STEPS):
