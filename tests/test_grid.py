@@ -418,6 +418,14 @@ def test_the_tables_follow_from_the_data(tmp_path):
     tables = (kept / "tables.md").read_text()
     assert (tmp_path / "tables.md").read_text() == tables
     page = (BENCHMARK.parents[1] / "docs" / "results.md").read_text()
-    for name in ("main, 102000 steps", "main, 60000 steps", "rivals, 60000 steps", "settings, the README's code"):
+    for name in (
+        "fifteen tasks, 60000 steps",
+        "fifteen tasks by the step",
+        "published",
+        "main, 102000 steps",
+        "main, 60000 steps",
+        "rivals, 60000 steps",
+        "settings, the README's code",
+    ):
         table = tables.split(f"## {name}\n\n")[1].split("\n\n")[0]
         assert table in page
