@@ -4,6 +4,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
+
+import cells
+import training
 from demonstrations import (
     Demonstration,
     HalfDemonstrations,
@@ -12,10 +16,6 @@ from demonstrations import (
     demonstrate,
     imitate,
 )
-from gymnasium import spaces
-
-import cells
-import training
 
 STEPS = 400
 

@@ -11,19 +11,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import result_tables
-from evaluations import Evaluations, interquartile_mean
+import torch as th
 from rliable import metrics
 
 import cells
 import figures
 import grid
+import result_tables
 import results
 import rivals
 import training
 import variants
 from conftest import make_query
+from evaluations import Evaluations, interquartile_mean
 from sb3_varl import AdviceQuery, FunctionAdvisor, VisitedState
+from sb3_varl.algorithms import shaping
 from sb3_varl.metaworld import MISTAKES
 
 BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmark"
@@ -311,6 +313,16 @@ def test_a_choosy_advisor_asks_about_some(choice):
         assert {i % 3 for i in chosen} == {0, 1, 2}
 
 
+def test_another_least_std_lasts_as_long_as_its_run():
+    usual = shaping.MIN_STD
+    comparison = shaping.Comparison(th.zeros(1, 1), th.ones(1, 1), th.full((1, 1), usual / 10), lambda actions: actions)
+    bounded = shaping.shaping_gradient(comparison, th.tensor([True]))
+    with variants.least_std(0.0):
+        unbounded = shaping.shaping_gradient(comparison, th.tensor([True]))
+    assert usual == shaping.MIN_STD
+    th.testing.assert_close(unbounded, 100 * bounded)
+
+
 def test_a_falling_coefficient():
     coefficient = variants.FallingCoefficient(20.0, share=0.25)
     assert [coefficient(p) for p in (1.0, 0.875, 0.75, 0.5, 0.0)] == [20.0, 10.0, 0.0, 0.0, 0.0]
@@ -385,7 +397,9 @@ def test_the_table_of_mistakes_follows_from_the_data():
         return "{:.0%} ({:.0%})".format(*(part.mean() for part in parts))
 
     page = (BENCHMARK.parents[1] / "docs" / "results.md").read_text()
-    names = {"SAC": "SAC, no advice", "rules": "no mistake"} | {f"mistake {name}": f"`{name}`" for name in MISTAKES}
+    names = {"SAC": "SAC, no advice", "rules, unbounded pull": "no mistake"} | {
+        f"mistake {name}": f"`{name}`" for name in MISTAKES
+    }
     for method, name in names.items():
         found = [
             cell(f"{method}{more}", task) for task in ("push-v3", "drawer-open-v3") for more in ("", ", corrected")

@@ -161,6 +161,7 @@ METHODS: dict[str, Settings] = {
     "five lines, SAC": {**FIVE_LINES, **NO_ADVICE},
     **OTHER_SETTINGS,
     "rules": RECORDED_RULES,
+    "rules, unbounded pull": {**RECORDED_RULES, "least_std": 0.0},
     "rules, no roll-ins": {**RECORDED_RULES, "advice": {"n_queries": None, "roll_in": 0.0}},
     "rules, roll-ins only": {**RECORDED_RULES, "shaping": {"shaping_coef": 0.0}},
     "rules, first answer": {**RECORDED_RULES, "advisor": FIRST_ANSWER},
@@ -250,6 +251,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "recorded": (("rules",), RECORDED_TASKS),
     "fifteen tasks": (("SAC", "rules"), MAIN_TASKS),
+    "pull": (("rules", "rules, unbounded pull"), MAIN_TASKS),
     "rules, cutoff": (
         ("rules, cutoff 3000", "rules", "rules, cutoff 12000", "rules, until success"),
         ("coffee-pull-v3", "soccer-v3"),

@@ -19,10 +19,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from evaluations import Evaluations, describe, intervals, mean_of_each, ranges
-from result_tables import write_tables
 
 from cells import ABLATION_TASKS, BASE, EXPERIMENTS, FRAME_SKIP, FULL_STEPS, SHORT_STEPS, TASKS
+from evaluations import Evaluations, describe, intervals, mean_of_each, ranges
+from result_tables import write_tables
 from results import Results
 
 # Colours that a colour-blind reader can tell apart (Okabe and Ito, and Tol's wine).

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from evaluations import Evaluations, Interval, describe, overall, ranges
 
 from cells import EXPERIMENTS, FRAME_SKIP, FULL_STEPS, MAIN_TASKS, METHODS, SHORT_STEPS, TASKS, make_cell
+from evaluations import Evaluations, Interval, describe, overall, ranges
 from results import N_LAST
 
 # What others have published: TD-MPC2's own results (arXiv 2310.16828), three seeds, at three of its steps.

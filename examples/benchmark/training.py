@@ -15,6 +15,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+import sb3_varl.metaworld
+from cells import FIRST_ANSWER, Cell, Settings, actions_between_scores, is_recorded
 from demonstrations import (
     Demonstration,
     HalfDemonstrations,
@@ -24,18 +31,11 @@ from demonstrations import (
     demonstrate,
     imitate,
 )
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.logger import KVWriter, Logger
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
-
-import sb3_varl.metaworld
-from cells import FIRST_ANSWER, Cell, Settings, actions_between_scores, is_recorded
 from results import EVALUATION_COLUMNS, FINISHED, N_LAST, Row
 from rivals import AdviceInReplay, Branching, Cloning, SimulatedScorer
 from sb3_varl import VARL, Advisor, AdvisorCallback, Briefing, RulesAdvisor
-from sb3_varl.algorithms.shaping import entropy
-from variants import Choosy, FallingCoefficient
+from sb3_varl.algorithms.shaping import MIN_STD, entropy
+from variants import Choosy, FallingCoefficient, least_std
 
 N_EVAL_EPISODES = 20
 PROGRESS_FILE = "steps"
@@ -162,7 +162,8 @@ def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
         add(model.replay_buffer, demonstrations)  # type: ignore[arg-type]
         callbacks.append(ImitationProposes(imitate(demonstrations)))
     model.set_logger(Logger(None, [recorder.log]))
-    model.learn(settings["steps"], callback=callbacks)
+    with least_std(settings.get("least_std", MIN_STD)):
+        model.learn(settings["steps"], callback=callbacks)
     evaluation_env.close()
     model.get_env().close()  # type: ignore[union-attr]
     return model

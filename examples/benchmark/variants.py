@@ -1,10 +1,28 @@
 """Ideas for VARL that are not part of it, to see whether they should be."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
 from sb3_varl import Advice, AdviceQuery, Advisor
+from sb3_varl.algorithms import shaping
+
+
+@contextlib.contextmanager
+def least_std(value: float) -> Iterator[None]:
+    """
+    Have another lower bound of the standard deviation in the shaping term, as long as this lasts.
+
+    :param value: The bound, 0 for none
+    """
+    usual = shaping.MIN_STD
+    shaping.MIN_STD = value
+    try:
+        yield
+    finally:
+        shaping.MIN_STD = usual
 
 
 class FallingCoefficient:
