@@ -66,6 +66,9 @@ class Args:
 # Advice is clipped to this. A tanh-Gaussian never gets to 1, and the last hundredths are far away before the squashing:
 # artanh 0.9 is 1.5, artanh 0.999 is 3.8. Chasing them would drown all other advice.
 MAX_ADVICE = 0.9
+# A standard deviation below this counts as this in VARL's term. The pull towards advice goes with 1/std^2: a policy that
+# is sure of one component in a few states would be pulled there alone.
+MIN_STD = 0.3
 
 
 def advise(observation: np.ndarray) -> np.ndarray:
@@ -145,7 +148,7 @@ def shaping_loss(
     gates = (advice - mean.tanh()).abs().amax(dim=1) > threshold
     # Advice says where to act and not how sure to be. With a gradient into the standard deviation as well, the policy
     # would become certain of single answers and stop exploring.
-    return -(gates * log_density(advice.atanh(), mean, std.detach())).mean(), gates
+    return -(gates * log_density(advice.atanh(), mean, std.detach().clamp(min=MIN_STD))).mean(), gates
 
 
 class Buffer:

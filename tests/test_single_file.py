@@ -109,8 +109,11 @@ def assert_same_actors(agent, model, value):
     [(slice(None), True, True), (BOUNDS, True, False), (AGREEING, False, True)],
     ids=["all", "bounds", "agreeing"],
 )
-def test_the_terms_gradient_is_the_packages(rows, some_open, some_closed, example, monkeypatch):
+@pytest.mark.parametrize("log_std", [0.0, -3.0], ids=["unsure", "sure"])
+def test_the_terms_gradient_is_the_packages(rows, some_open, some_closed, log_std, example, monkeypatch):
     model, agent, _, guidance = make_pair(example, monkeypatch)
+    for actor in (model.actor, agent.actor):
+        actor.log_std.bias.data += log_std
     guidance = guidance._make(column[rows] for column in guidance)
     monkeypatch.setattr(model.guidance_buffer, "sample", lambda *args, **kwargs: guidance)
     model.actor.optimizer.zero_grad()
