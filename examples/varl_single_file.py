@@ -66,8 +66,8 @@ class Args:
 # Advice is clipped to this. A tanh-Gaussian never gets to 1, and the last hundredths are far away before the squashing:
 # artanh 0.9 is 1.5, artanh 0.999 is 3.8. Chasing them would drown all other advice.
 MAX_ADVICE = 0.9
-# A standard deviation below this counts as this in VARL's term. The pull towards advice goes with 1/std^2: a policy that
-# is sure of one component in a few states would be pulled there alone.
+# A standard deviation below this counts as this in VARL's term. The pull towards advice goes with 1/std^2: a policy
+# that is sure of one component in a few states would be pulled there alone.
 MIN_STD = 0.3
 
 
