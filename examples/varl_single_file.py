@@ -13,8 +13,8 @@ minimises, until a cutoff step,
 
 D is the replay buffer. D_g, the guidance buffer, holds visited states and what an advisor would have done there. The
 gate g is 1 where the advice disagrees with what the policy would do and 0 elsewhere. Rewards and critics never see the
-advice. The paper leaves the gate's formula open; that, the clipping of the advice and the gradient into the mean only
-are as in sb3_varl.
+advice. The paper leaves the gate's formula open; that, the clipping of the advice, the least standard deviation and the
+gradient into the mean only are as in sb3_varl.
 """
 
 import argparse

@@ -64,8 +64,8 @@ def held_signals() -> Iterator[None]:
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
-    Write a file beside the one that it is to replace. A crash leaves the old one behind, and a ``.part``; a signal
-    waits until the file is there. A link stays one, and a file that is replaced hands on its mode.
+    Write a file beside the one that it is to replace. A crash leaves the old one behind, and a ``.part``; a first
+    Ctrl-C waits until it is written. A link stays one, and a file that is replaced hands on its mode.
 
     :param path: The file
     :return: Where to write in its place: the file itself if nothing can be written beside it, or if it is a device

@@ -217,8 +217,18 @@ def test_a_crash_while_saving_leaves_the_older_file(what, tmp_path, monkeypatch)
     assert {other.name for other in tmp_path.iterdir()} == {path.name, f"{path.name}.part"}
 
 
+@pytest.fixture
+def handlers():
+    """Those of a process that was started by hand, whatever pytest was started by."""
+    before = [(number, signal.signal(number, signal.SIG_DFL)) for number in (signal.SIGINT, signal.SIGTERM)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_saving_waits_for_the_file(number, tmp_path, monkeypatch):
+def test_a_signal_while_saving_waits_for_the_file(number, handlers, tmp_path, monkeypatch):
     """PyTorch's writer would make a RuntimeError of the KeyboardInterrupt."""
     disturbed = []
 
@@ -229,19 +239,30 @@ def test_a_signal_while_saving_waits_for_the_file(number, tmp_path, monkeypatch)
                 signal.raise_signal(number)
             return super().write(data)
 
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     monkeypatch.setattr(zipfile, "_ZipWriteFile", Disturbed)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            advised().save(tmp_path / "it")
-    finally:
-        assert signal.signal(signal.SIGTERM, handler) is signal.default_int_handler
+    with pytest.raises(KeyboardInterrupt):
+        advised().save(tmp_path / "it")
     assert disturbed
+    assert handlers() == (signal.default_int_handler,) * 2
     assert os.listdir(tmp_path) == ["it.zip"]
     assert VARL.load(tmp_path / "it").guidance_buffer.size() == 5
 
 
-def test_a_second_signal_does_not_wait(tmp_path):
+def test_a_signal_is_not_lost_where_the_file_cannot_be_written(handlers, tmp_path):
+    def save():
+        with replacing(tmp_path / "it"), replacing(tmp_path / "other"):
+            signal.raise_signal(signal.SIGINT)
+            raise OSError("the disk is full")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        save()
+    assert "the disk is full" in str(caught.value.__context__)
+    assert handlers() == (signal.default_int_handler, signal.SIG_DFL)
+    assert not os.listdir(tmp_path)
+
+
+def test_a_second_signal_does_not_wait(handlers, tmp_path):
     n_raised = 0
 
     def save():
@@ -257,22 +278,22 @@ def test_a_second_signal_does_not_wait(tmp_path):
     assert n_raised == 1
 
 
-def test_signals_are_left_alone_where_they_cannot_be_handled(tmp_path):
+def test_signals_are_left_alone_where_they_cannot_be_handled(handlers, tmp_path):
     """In another thread, and SIGTERM that ends the process."""
-    handlers = []
+    seen = []
 
     def save():
         with replacing(tmp_path / "it") as partial:
-            handlers.append((signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)))
+            seen.append(handlers())
             partial.write_text("it")
 
     thread = threading.Thread(target=save)
     thread.start()
     thread.join()
     save()
-    assert handlers[0] == (signal.default_int_handler, signal.SIG_DFL)
-    assert handlers[1][0] is not signal.default_int_handler
-    assert handlers[1][1] == signal.SIG_DFL
+    assert seen[0] == handlers() == (signal.default_int_handler, signal.SIG_DFL)
+    assert seen[1][0] is not signal.default_int_handler
+    assert seen[1][1] == signal.SIG_DFL
 
 
 # ---- What is replaced

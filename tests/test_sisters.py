@@ -73,7 +73,6 @@ def test_the_hook_adds_the_gradient_of_the_shaping_term(guided, parent, gate, us
     latent = {name: value.detach() for name, value in latent.items()}
     policy = model.actor.action_dist.proba_distribution(mean, log_std.detach(), **latent)
     advice = guidance.actions.clamp(-0.9, 0.9)
-    log_prob = policy.log_prob(advice)
     is_open = th.ones(len(advice))
     if gate == "q_filter":
         values = [model.critic(guidance.observations, actions) for actions in (advice, policy.mode())]
@@ -83,6 +82,10 @@ def test_the_hook_adds_the_gradient_of_the_shaping_term(guided, parent, gate, us
             values = [th.cat(value, dim=1).amin(dim=1) for value in values]
         is_open = (values[0] > values[1]).float()
     assert is_open.any()
+    std = policy.distribution.stddev
+    assert std.min() < 0.3
+    policy.distribution = th.distributions.Normal(policy.distribution.mean, std.clamp(min=0.3))
+    log_prob = policy.log_prob(advice)
     model.actor.optimizer.zero_grad()
     (7.0 * (is_open * -log_prob).mean()).backward()
     expected = [parameter.grad for parameter in model.actor.parameters() if parameter.grad is not None]

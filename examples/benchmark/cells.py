@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from sb3_varl import SPARSE
+from sb3_varl.algorithms.shaping import MIN_STD
 from sb3_varl.metaworld import MISTAKES
 
 Settings = dict[str, Any]
@@ -87,6 +88,8 @@ BASE: Settings = {
         "gate": "distance",
         "gate_threshold": None,
         "guidance_batch_size": 128,
+        # Of the shaping term; runs from before there was one have 0.
+        "least_std": MIN_STD,
     },
     "advice": {"n_queries": 6, "first_query": 300, "query_freq": 700, "states_per_query": 32, "window": 300},
     "advisor": {"noise": 0.2, "resolution": 0.25, "error_rate": 0.05},
@@ -161,7 +164,7 @@ METHODS: dict[str, Settings] = {
     "five lines, SAC": {**FIVE_LINES, **NO_ADVICE},
     **OTHER_SETTINGS,
     "rules": RECORDED_RULES,
-    "rules, unbounded pull": {**RECORDED_RULES, "least_std": 0.0},
+    "rules, unbounded pull": {**RECORDED_RULES, "shaping": {"least_std": 0.0}},
     "rules, no roll-ins": {**RECORDED_RULES, "advice": {"n_queries": None, "roll_in": 0.0}},
     "rules, roll-ins only": {**RECORDED_RULES, "shaping": {"shaping_coef": 0.0}},
     "rules, first answer": {**RECORDED_RULES, "advisor": FIRST_ANSWER},

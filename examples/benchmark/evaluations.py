@@ -1,13 +1,14 @@
 """The evaluations of the grid put together: by method, task and seed, with what the seeds leave open."""
 
 import itertools
+import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 from rliable import library, metrics
 
-from cells import BASE, EXPERIMENTS, FRAME_SKIP
+from cells import BASE, EXPERIMENTS, FRAME_SKIP, make_cell
 from results import FINISHED, Results
 from sb3_varl.algorithms.shaping import DEFAULT_THRESHOLDS
 
@@ -69,6 +70,22 @@ class Evaluations:
         ]
         return int((runs["status"] != FINISHED).sum())
 
+    def n_older(self, method: str, tasks: Sequence[str], seeds: Sequence[int]) -> int:
+        """
+        Count the runs from before the shaping term had a least standard deviation, of a method that has one.
+
+        :param method: The method
+        :param tasks: The tasks
+        :param seeds: The seeds
+        :return: Their number
+        """
+        if not _least_std(make_cell(method, tasks[0], 0).configuration):
+            return 0
+        runs = self.runs[
+            (self.runs["method"] == method) & self.runs["task"].isin(tasks) & self.runs["seed"].isin(seeds)
+        ]
+        return sum(_least_std(configuration) == 0 for configuration in runs["configuration"])
+
     def table(
         self, method: str, tasks: Sequence[str], seeds: Sequence[int], column: str, steps: int
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +120,15 @@ class Evaluations:
                 if rows is not None:
                     found = rows[column].to_numpy(dtype=float)[:n]
                     values[i, j, : len(found)] = found
+                    if column == "success_at_end" and not np.isnan(found).all():
+                        values[i, j, len(found) :] = 0.0  # of a run that failed
         return values
+
+
+def _least_std(configuration: str) -> float | None:
+    """That of the shaping term of a run, if it has such a term."""
+    shaping = json.loads(configuration)["shaping"]
+    return None if shaping is None else float(shaping["least_std"])
 
 
 def intervals(values: np.ndarray, statistic: Statistic) -> list[Interval]:

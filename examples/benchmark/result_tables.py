@@ -53,7 +53,7 @@ def tabulate(
         cells += map(percent, overall(at_end, of_run))
         failed = evaluations.n_failed(method, tasks, seeds)
         n_seeds = str(len(seeds)) if not failed else f"{len(seeds)}, of {at_end.size} runs {failed} failed"
-        lines.append(f"| {name} | " + " | ".join([*cells, n_seeds]) + " |")
+        lines.append(f"| {name}{older(evaluations, method, tasks, seeds)} | " + " | ".join([*cells, n_seeds]) + " |")
     return lines
 
 
@@ -118,7 +118,8 @@ def tabulate_steps(evaluations: Evaluations, methods: Sequence[str], tasks: Sequ
             if seeds:
                 success = evaluations.column(method, [task], seeds, "success", len(at))[:, 0].mean(axis=0)
                 numbers = [f"{value:.0%}" for value in (*success, success[-n_after:].mean())]
-                lines.append("| " + " | ".join([task.removesuffix("-v3"), method, *numbers, str(len(seeds))]) + " |")
+                name = method + older(evaluations, method, [task], seeds)
+                lines.append("| " + " | ".join([task.removesuffix("-v3"), name, *numbers, str(len(seeds))]) + " |")
     return lines
 
 
@@ -131,9 +132,10 @@ def tabulate_published(evaluations: Evaluations) -> list[str]:
     :return: Lines of Markdown
     """
     published = pd.read_csv(PUBLISHED).groupby(["method", "step", "task"])["success"].mean().unstack("task")
+    own_steps = f"{FRAME_SKIP * SHORT_STEPS:,}".replace(",", " ")
     columns = [f"{method} at {step:,}".replace(",", " ") for method, step in published.index]
     lines = [
-        "| task | " + " | ".join(["VARL, rules: any step", "last step", *columns]) + " |",
+        "| task | " + " | ".join([f"VARL at {own_steps}, any step", "last step", *columns]) + " |",
         "| --- " * (3 + len(columns)) + "|",
     ]
     for task in MAIN_TASKS:
@@ -145,10 +147,26 @@ def tabulate_published(evaluations: Evaluations) -> list[str]:
         theirs = [f"{success:.0%}" for success in published[task.replace("-v3", "-v2")]]
         lines.append("| " + " | ".join([task.removesuffix("-v3"), *own, *theirs]) + " |")
     seeds = evaluations.seeds(["rules"], MAIN_TASKS)
-    success = evaluations.table("rules", MAIN_TASKS, seeds, "success", SHORT_STEPS)[1][..., -N_LAST:]
-    means = [f"{success.mean():.0%}" if seeds else "", "", *(f"{mean:.0%}" for mean in published.mean(axis=1))]
-    lines.append("| mean | " + " | ".join(means) + " |")
+    means = []
+    for column in ("success", "success_at_end"):
+        values = evaluations.table("rules", MAIN_TASKS, seeds, column, SHORT_STEPS)[1][..., -N_LAST:]
+        means.append(f"{values.mean():.0%}" if values.size and not np.isnan(values).any() else "")
+    lines.append("| mean | " + " | ".join([*means, *(f"{mean:.0%}" for mean in published.mean(axis=1))]) + " |")
     return lines
+
+
+def older(evaluations: Evaluations, method: str, tasks: Sequence[str], seeds: Sequence[int]) -> str:
+    """
+    Mark a method some of whose runs are from before the shaping term had a least standard deviation.
+
+    :param evaluations: All there are
+    :param method: The method
+    :param tasks: The tasks
+    :param seeds: The seeds
+    :return: An asterisk, with how many runs it is about if not about all, or nothing
+    """
+    n_older, n = evaluations.n_older(method, tasks, seeds), len(tasks) * len(seeds)
+    return "" if not n_older else r" \*" if n_older == n else rf" \* ({n_older} of {n} runs)"
 
 
 def at_end(values: np.ndarray) -> str:
@@ -156,11 +174,13 @@ def at_end(values: np.ndarray) -> str:
     Say what the last evaluations of a task's runs come to, if that was measured in any.
 
     :param values: ``(runs, 1, evaluations)``, NaN where it was not
-    :return: The mean, and its range over the runs
+    :return: The mean, its range over the runs, and the number of these if it was not measured in all
     """
     of_runs = values[..., -N_LAST:].mean(axis=-1)
     measured = of_runs[~np.isnan(of_runs)].reshape(-1, 1, 1)
-    return percent(ranges(measured)[0]) if measured.size else ""
+    if not measured.size:
+        return ""
+    return percent(ranges(measured)[0]) + (f", {measured.size} runs" if measured.size < of_runs.size else "")
 
 
 def steps_to(level: float, at: np.ndarray, success: np.ndarray) -> str:
@@ -182,7 +202,8 @@ def steps_to(level: float, at: np.ndarray, success: np.ndarray) -> str:
 
 def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     """All tables, as Markdown."""
-    lines = [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
+    lines = [r"\* Run before the shaping term had a least standard deviation (November 27, 2026).", ""]
+    lines += [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
     lines += [*tabulate_tasks(evaluations, *EXPERIMENTS["fifteen tasks"], SHORT_STEPS), ""]
     lines += ["## fifteen tasks by the step", "", *tabulate_steps(evaluations, ["rules"], MAIN_TASKS), ""]
     lines += ["## published", "", *tabulate_published(evaluations), ""]

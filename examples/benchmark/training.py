@@ -162,7 +162,7 @@ def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
         add(model.replay_buffer, demonstrations)  # type: ignore[arg-type]
         callbacks.append(ImitationProposes(imitate(demonstrations)))
     model.set_logger(Logger(None, [recorder.log]))
-    with least_std(settings.get("least_std", MIN_STD)):
+    with least_std((settings["shaping"] or {}).get("least_std", MIN_STD)):
         model.learn(settings["steps"], callback=callbacks)
     evaluation_env.close()
     model.get_env().close()  # type: ignore[union-attr]
@@ -205,6 +205,7 @@ def make_model(env: VecEnv, cell: Cell, demonstrations: list[Demonstration]) -> 
     if use == "replay":
         of_buffer["demonstrations"] = demonstrations
     shaping = settings["shaping"] or {}
+    shaping.pop("least_std", None)
     if isinstance(shaping.get("shaping_coef"), str):
         start = float(shaping["shaping_coef"].removeprefix("falling_"))
         shaping["shaping_coef"] = FallingCoefficient(start, shaping["shaping_steps"] / settings["steps"])

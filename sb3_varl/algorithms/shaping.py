@@ -18,9 +18,9 @@ MAX_ADVICE = 0.9
 
 LOG_SQRT_2PI = math.log(2 * math.pi) / 2
 
-# The likelihood is one under a Gaussian that is no narrower than this. The pull towards advice goes with the inverse of
-# the variance: a policy that is sure of one component in a few states would be pulled there a thousand times harder
-# than everywhere else, and an optimizer that scales its steps would hardly move elsewhere.
+# In the loss, not in the gates, the likelihood is one under a Gaussian that is no narrower than this. The pull towards
+# advice goes with the inverse of the variance: a policy that is sure of one component in a few states would be pulled
+# there a thousand times harder than everywhere else, and an optimizer that scales its steps would hardly move it there.
 MIN_STD = 0.3
 
 # Gauss-Hermite nodes and weights for the expectation over a standard normal.
@@ -147,8 +147,8 @@ def clip_advice(advice: th.Tensor) -> th.Tensor:
 def shaping_loss(comparison: Comparison, is_open: th.Tensor) -> th.Tensor:
     r"""
     Negative log-likelihood of the advice where the gate is open:
-    ``mean_n[ g(s, a) * (-log pi(a | s)) ]``, the second term of VARL's actor loss without its coefficient. The
-    standard deviation of ``pi`` is taken for ``MIN_STD`` where it is less.
+    ``mean_n[ g(s, a) * (-log pi(a | s)) ]``, the second term of VARL's actor loss without its coefficient. A
+    standard deviation of ``pi`` below ``MIN_STD`` counts as ``MIN_STD``.
 
     :param comparison: Advice beside the policy's actions
     :param is_open: The gate, ``(n,)``

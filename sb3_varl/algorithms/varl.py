@@ -29,7 +29,7 @@ class VARL(Guided, SAC):
         + \lambda \, E_{(s, a) \sim D_g}\left[ g(s, a) \left( -\log \pi_\theta(a | s) \right) \right]
 
     where the gate :math:`g` is 1 if the advice :math:`a` disagrees with what the policy would do and 0 otherwise.
-    The likelihood's gradient goes into the policy's mean only, in it a standard deviation below 0.3 counts as 0.3, and
+    The likelihood's gradient goes into the policy's mean only, a standard deviation below 0.3 counts as 0.3 in it, and
     advice is clipped to 0.9 of the action space.
     Rewards, critics and temperature are SAC's own, and so is everything once the guidance ends.
     Without guidance, VARL is SAC to the last bit.
