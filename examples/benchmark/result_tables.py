@@ -180,7 +180,9 @@ def at_end(values: np.ndarray) -> str:
     measured = of_runs[~np.isnan(of_runs)].reshape(-1, 1, 1)
     if not measured.size:
         return ""
-    return percent(ranges(measured)[0]) + (f", {measured.size} runs" if measured.size < of_runs.size else "")
+    return percent(ranges(measured)[0]) + (
+        f", {measured.size} of {of_runs.size} runs" if measured.size < of_runs.size else ""
+    )
 
 
 def steps_to(level: float, at: np.ndarray, success: np.ndarray) -> str:
