@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import pathlib
 import shutil
@@ -88,6 +89,25 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         except Exception:  # raised again; only a crash leaves the partial file
             partial.unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def replacing_path(
+    path: str | pathlib.Path | io.BufferedIOBase, suffix: str
+) -> Iterator[str | pathlib.Path | io.BufferedIOBase]:
+    """
+    The same for what SB3's ``save()`` takes. What is not the name of a file is left to SB3.
+
+    :param path: A path, or an open file
+    :param suffix: What SB3 appends to a path without one
+    :return: What to have SB3 write to
+    """
+    if not isinstance(path, str | pathlib.Path) or pathlib.Path(path).is_dir():
+        yield path
+    else:
+        file = pathlib.Path(path)
+        with replacing(file if file.suffix else file.with_name(f"{file.name}.{suffix}")) as partial:
+            yield partial
 
 
 def _is_prepared(file: pathlib.Path, partial: pathlib.Path) -> bool:

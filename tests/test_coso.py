@@ -1,6 +1,7 @@
 """CoSo: PPO for a policy that writes, with token weights. All of it with models of a few thousand weights."""
 
 import math
+import os
 import pickle
 import subprocess
 import sys
@@ -170,6 +171,19 @@ def test_learns_logs_evaluates(taught, tmp_path):
 def test_evaluate_policy(taught):
     mean, _ = evaluate_policy(taught, make_vec_env(NumberLine, 2, seed=0), n_eval_episodes=4)
     assert -10 <= mean <= 1
+
+
+def test_a_crash_while_saving_leaves_the_older_file(taught, tmp_path, monkeypatch):
+    taught.save(tmp_path / "it")
+    before = (tmp_path / "it.zip").read_bytes()
+
+    def crash(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(KeyboardInterrupt):
+        taught.save(tmp_path / "it")
+    assert (tmp_path / "it.zip").read_bytes() == before
 
 
 @pytest.mark.parametrize("weights", ["learned", "code", "parser", "uniform", None])

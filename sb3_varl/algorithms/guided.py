@@ -8,7 +8,7 @@ After "Teaching RL Agents to Act Better: VLM as Action Advisor for Online Reinfo
 import contextlib
 import io
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,7 +27,7 @@ from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
 from sb3_varl.algorithms.shaping import GATES, min_q_value
 from sb3_varl.algorithms.shaping_term import ShapingTerm
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number
-from sb3_varl.saving import replacing
+from sb3_varl.saving import replacing_path
 
 # What is of the present learn() only, and of this process.
 _NOT_SAVED = ("advice_in_use", "after_learning", "broken_off", "roll_ins", "recorded_updates")
@@ -312,7 +312,7 @@ class Guided(OffPolicyAlgorithm):
         progress = self.advice_progress
         self.advice_progress = [_without_absolute_path(entry) for entry in progress]
         try:
-            with _replacing(path, "zip") as partial:
+            with replacing_path(path, "zip") as partial:
                 super().save(partial, exclude, include)
         finally:
             self.advice_progress = progress
@@ -323,7 +323,7 @@ class Guided(OffPolicyAlgorithm):
 
         :param path: Where to; ``.pkl`` is appended if there is no suffix
         """
-        with _replacing(path, "pkl") as partial:
+        with replacing_path(path, "pkl") as partial:
             super().save_replay_buffer(partial)
 
     def save_guidance_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
@@ -353,16 +353,3 @@ def _without_absolute_path(progress: dict[str, Any]) -> dict[str, Any]:
         is_below = log_path.is_relative_to(here)
         return progress | {"log_path": log_path.relative_to(here).as_posix() if is_below else None}
     return progress
-
-
-@contextlib.contextmanager
-def _replacing(
-    path: str | pathlib.Path | io.BufferedIOBase, suffix: str
-) -> Iterator[str | pathlib.Path | io.BufferedIOBase]:
-    """What to have SB3 write to in place of a path. What is not the name of a file is left to SB3."""
-    if not isinstance(path, str | pathlib.Path) or pathlib.Path(path).is_dir():
-        yield path
-    else:
-        file = pathlib.Path(path)
-        with replacing(file if file.suffix else file.with_name(f"{file.name}.{suffix}")) as partial:
-            yield partial

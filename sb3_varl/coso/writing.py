@@ -1,10 +1,11 @@
 """What algorithms have in common whose policy writes: words beside the rollout, and weights of their tokens."""
 
 import copy
+import io
 import logging
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from sb3_varl.coso.causal import LearnedWeights
 from sb3_varl.coso.policy import VLMPolicy
 from sb3_varl.coso.utterances import DictUtteranceBuffer, Utterance, UtteranceBuffer
 from sb3_varl.coso.weights import ParserWeights, TokenWeights, UniformWeights
+from sb3_varl.saving import replacing_path
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +123,22 @@ class Writing(OnPolicyAlgorithm):
         """
         name = type(self).__name__ if tb_log_name is None else tb_log_name
         return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save what was learnt to a zip file. A crash meanwhile leaves an older file of that name as it was.
+
+        :param path: Where to; ``.zip`` is appended if there is no suffix
+        :param exclude: Attributes that are left out besides those that always are
+        :param include: Attributes that are not left out
+        """
+        with replacing_path(path, "zip") as partial:
+            super().save(partial, exclude, include)
 
     def weigh(self, utterances: list[Utterance]) -> None:
         """
