@@ -65,10 +65,7 @@ class Evaluations:
         :param seeds: The seeds
         :return: Their number
         """
-        runs = self.runs[
-            (self.runs["method"] == method) & self.runs["task"].isin(tasks) & self.runs["seed"].isin(seeds)
-        ]
-        return int((runs["status"] != FINISHED).sum())
+        return int((self._runs_of(method, tasks, seeds)["status"] != FINISHED).sum())
 
     def n_older(self, method: str, tasks: Sequence[str], seeds: Sequence[int]) -> int:
         """
@@ -81,10 +78,11 @@ class Evaluations:
         """
         if not _least_std(make_cell(method, tasks[0], 0).configuration):
             return 0
-        runs = self.runs[
-            (self.runs["method"] == method) & self.runs["task"].isin(tasks) & self.runs["seed"].isin(seeds)
-        ]
-        return sum(_least_std(configuration) == 0 for configuration in runs["configuration"])
+        return sum(_least_std(run) == 0 for run in self._runs_of(method, tasks, seeds)["configuration"])
+
+    def _runs_of(self, method: str, tasks: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
+        runs = self.runs
+        return runs[(runs["method"] == method) & runs["task"].isin(tasks) & runs["seed"].isin(seeds)]
 
     def table(
         self, method: str, tasks: Sequence[str], seeds: Sequence[int], column: str, steps: int
