@@ -20,7 +20,7 @@ LOG_SQRT_2PI = math.log(2 * math.pi) / 2
 
 # In the loss, not in the gates, the likelihood is one under a Gaussian that is no narrower than this. The pull towards
 # advice goes with the inverse of the variance: a policy that is sure of one component in a few states would be pulled
-# there a thousand times harder than everywhere else, and an optimizer that scales its steps would hardly move it there.
+# there far harder than everywhere else, and an optimizer that scales its steps would hardly move it elsewhere.
 MIN_STD = 0.3
 
 # Gauss-Hermite nodes and weights for the expectation over a standard normal.
