@@ -5,7 +5,7 @@ import io
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 Row = dict[str, Any]
 
@@ -113,7 +113,8 @@ def _append(path: pathlib.Path, columns: Sequence[str], rows: Iterable[Row]) -> 
         with path.open("x") as file:
             file.write(header.getvalue())
     except FileExistsError:
-        _read(path, columns)
+        with path.open(newline="") as file:
+            _open_table(file, columns)
     # A single write, so that two grids that run side by side do not write into each other's lines.
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
@@ -127,10 +128,14 @@ def _read(path: pathlib.Path, columns: Sequence[str]) -> list[Row]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        reader = csv.DictReader(file, restval="")
-        if tuple(reader.fieldnames or ()) != tuple(columns):
-            raise ValueError(
-                f"{path} has the columns {reader.fieldnames}, expected {list(columns)}. It is from another version of "
-                "the benchmark: name another folder with --results."
-            )
-        return list(reader)
+        return list(_open_table(file, columns))
+
+
+def _open_table(file: TextIO, columns: Sequence[str]) -> "csv.DictReader[str]":
+    reader = csv.DictReader(file, restval="")
+    if tuple(reader.fieldnames or ()) != tuple(columns):
+        raise ValueError(
+            f"{file.name} has the columns {reader.fieldnames}, expected {list(columns)}. It is from another version of "
+            "the benchmark: name another folder with --results."
+        )
+    return reader
