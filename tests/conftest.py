@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 os.environ.setdefault("MUJOCO_GL", "egl")
+# For processes that tests start, too: as many threads as cores in each of them keep each other waiting.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gymnasium as gym
 import numpy as np
@@ -19,11 +21,17 @@ from playwright.sync_api import sync_playwright
 from sb3_varl import AdviceQuery, Briefing, VisitedState, VLMAdvisor
 from sb3_varl.advice import Failure
 from sb3_varl.advisors import vlm_query
+from sb3_varl.algorithms.fast.compiled import record_compiled
 from sb3_varl.testing import VLMServer
 
 th.set_num_threads(1)
 
 KEY = "planted-key-0123456789"
+
+
+def record_uncompiled(update):
+    """Record an update as it is on a CPU, but without the compiler, which takes long."""
+    return record_compiled(update, lambda graph: graph)
 
 
 class CounterEnv(gym.Env):

@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
-from conftest import CounterEnv, DictEnv, parameters
+from conftest import CounterEnv, DictEnv, parameters, record_uncompiled
 from sb3_varl import VARL, VARLTQC
 from sb3_varl.algorithms.fast import compiled, recorded
 from sb3_varl.algorithms.fast.compiled import record_compiled
@@ -79,7 +79,7 @@ def test_recording_does_nothing():
 
     update()
     before, random = (weight.detach().clone(), total.clone()), th.get_rng_state()
-    replay = record_compiled(update, backend="eager")
+    replay = record_uncompiled(update)
     assert th.equal(weight, before[0])
     assert th.equal(total, before[1])
     assert th.equal(th.get_rng_state(), random)
@@ -108,7 +108,7 @@ def test_an_update_that_draws_and_views_and_writes_to_parts():
         th.add(table[0], noise, out=noise)
 
     expected_table, expected_noise = table.clone(), noise.clone()
-    replay = record_compiled(update, backend="eager")
+    replay = record_uncompiled(update)
     state = th.get_rng_state()
     replay()
     found = table.clone(), noise.clone()
@@ -133,27 +133,27 @@ REFUSED = {
 def test_what_a_recording_cannot_have_in_it(update, reason):
     x = th.randn(3)
     with pytest.raises(RuntimeError, match=reason):
-        record_compiled(lambda: update(x), backend="eager")
+        record_uncompiled(lambda: update(x))
 
 
-def wrong(module, inputs):
+def wrong(graph):
     """A compiler with a fault."""
 
     def run(*tensors):
-        result = module(*tensors)
+        result = graph(*tensors)
         tensors[0].add_(0.1)
         return result
 
     return run
 
 
-def missing(module, inputs):
+def missing(graph):
     raise FileNotFoundError("g++")
 
 
-@pytest.mark.parametrize(("backend", "reason"), [(wrong, "they come out differently"), (missing, "g++")])
-def test_a_compiler_that_errs_or_is_not_there_leaves_the_parents_updates(backend, reason, monkeypatch, capsys):
-    use(monkeypatch, partial(record_compiled, backend=backend))
+@pytest.mark.parametrize(("compiler", "reason"), [(wrong, "they come out differently"), (missing, "g++")])
+def test_a_compiler_that_errs_or_is_not_there_leaves_the_parents_updates(compiler, reason, monkeypatch, capsys):
+    use(monkeypatch, partial(record_compiled, compiler=compiler))
     plain, fast = make(advice=9), make(advice=9, fast=True, verbose=1)
     train(plain, 5)
     train(fast, 5)
@@ -178,7 +178,7 @@ def test_a_compiler_that_is_not_there_is_said_by_its_own_words(monkeypatch, caps
 
 
 def test_a_learning_rate_that_ends_at_zero(monkeypatch):
-    use(monkeypatch, partial(record_compiled, backend="eager"))
+    use(monkeypatch, record_uncompiled)
     model = make(fast=True, learning_rate=lambda progress: 1e-3 * progress)
     model._current_progress_remaining = 0.5
     train(model, 3)
@@ -194,7 +194,7 @@ def test_a_learning_rate_that_ends_at_zero(monkeypatch):
 
 def test_learning_goes_on_with_the_same_recordings(monkeypatch):
     n_compiled = []
-    use(monkeypatch, lambda update: n_compiled.append(1) or record_compiled(update, backend="eager"))
+    use(monkeypatch, lambda update: n_compiled.append(1) or record_uncompiled(update))
     model = make(fast=True)
     for _ in range(3):
         model.learn(20, reset_num_timesteps=False)
@@ -217,7 +217,7 @@ def test_short_runs_are_not_compiled(monkeypatch):
 
 
 def test_a_model_that_was_compiled_is_saved_and_copied(monkeypatch, tmp_path):
-    use(monkeypatch, partial(record_compiled, backend="eager"))
+    use(monkeypatch, record_uncompiled)
     model = make(fast=True)
     train(model, 3)
     model.save(tmp_path / "model")
@@ -237,7 +237,7 @@ class Saving(BaseCallback):
 
 
 def test_callbacks_see_ordinary_optimizers(monkeypatch):
-    use(monkeypatch, partial(record_compiled, backend="eager"))
+    use(monkeypatch, record_uncompiled)
     make(fast=True).learn(20, callback=Saving(), reset_num_timesteps=False)
 
 
@@ -254,7 +254,7 @@ def test_products_are_right_by_whomever(capability, n, k, m, monkeypatch):
         backward.copy_(grad @ weight)
         sideways.copy_(grad.t() @ x)
 
-    record_compiled(update, backend="eager")()
+    record_compiled(update, partial(th.compile, backend="eager"))()
     th.testing.assert_close(forward, x @ weight.t() + bias, rtol=1e-3, atol=1e-3)
     th.testing.assert_close(backward, grad @ weight, rtol=1e-3, atol=1e-3)
     th.testing.assert_close(sideways, grad.t() @ x, rtol=1e-3, atol=1e-3)
@@ -266,6 +266,6 @@ def test_onednn_is_taken_for_large_products_with_avx512(monkeypatch):
     monkeypatch.setattr(compiled, "_onednn", lambda *args: taken.append(args[0].shape) or operator(*args))
     monkeypatch.setattr(th.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     a, b, c = th.randn(64, 32), th.randn(32, 32), th.randn(32, 1)
-    record_compiled(lambda: (a @ b, a @ c), backend="eager")()
+    record_uncompiled(lambda: (a @ b, a @ c))()
     assert set(taken) == {(64, 32)}
     assert len(taken) == 2  # to check, and for what it is

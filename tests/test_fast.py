@@ -1,7 +1,6 @@
 """The faster updates are SB3's: exactly where nobody asked for speed, and up to rounding where somebody did."""
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from conftest import CounterEnv, DictEnv, parameters
+from conftest import CounterEnv, DictEnv, parameters, record_uncompiled
 from sb3_varl import VARL
 from sb3_varl.algorithms.fast.acceleration import (
     SparseShapingTerm,
@@ -19,7 +18,6 @@ from sb3_varl.algorithms.fast.acceleration import (
     fused_adam,
     optimizers_of,
 )
-from sb3_varl.algorithms.fast.compiled import record_compiled
 from sb3_varl.algorithms.fast.recorded import RECORDERS
 from sb3_varl.algorithms.shaping import GATES
 from sb3_varl.algorithms.shaping_term import ShapingTerm
@@ -28,7 +26,7 @@ from sb3_varl.algorithms.shaping_term import ShapingTerm
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
     """Recorded from the second update on, but not compiled, which takes long."""
-    recorder = replace(RECORDERS["cpu"], record=partial(record_compiled, backend="eager"), after=0)
+    recorder = replace(RECORDERS["cpu"], record=record_uncompiled, after=0)
     monkeypatch.setitem(RECORDERS, "cpu", recorder)
 
 

@@ -61,7 +61,7 @@ callback = AdvisorCallback(
     log_path="run/advice",
     verbose=2,
 )
-model = VARL("MlpPolicy", CounterEnv(), learning_starts=5, batch_size=8, verbose=2)
+model = VARL("MlpPolicy", CounterEnv(), learning_starts=5, batch_size=8, buffer_size=100, verbose=2)
 model.set_logger(configure("run", ["stdout", "csv", "json", "tensorboard"]))
 model.learn(60, callback=[callback, CheckpointCallback(30, "run/checkpoints", save_replay_buffer=True, verbose=2)])
 model.save("run/model")

@@ -43,12 +43,24 @@ _PRODUCTS = {
 }
 
 
-def record_compiled(update: Callable[[], None], backend: str = "inductor") -> Callable[[], None]:
+def compile_graph(graph: fx.GraphModule) -> Callable[..., Any]:
+    """
+    Compile recorded operators.
+
+    :param graph: What was recorded
+    :return: Does the same, with the random numbers that PyTorch's operators draw
+    """
+    return th.compile(graph, fullgraph=True, dynamic=False, options={"fallback_random": True})
+
+
+def record_compiled(
+    update: Callable[[], None], compiler: Callable[[fx.GraphModule], Callable[..., Any]] = compile_graph
+) -> Callable[[], None]:
     """
     Record the operators of an update, without doing it, and compile them.
 
     :param update: The update
-    :param backend: Of ``torch.compile``
+    :param compiler: What makes a function of the recorded operators
     :return: Does it, within rounding errors
     :raises RuntimeError: if it cannot be recorded, or comes out differently when compiled
     :raises Exception: of the compiler, if it cannot be compiled
@@ -69,9 +81,7 @@ def record_compiled(update: Callable[[], None], backend: str = "inductor") -> Ca
         finally:
             undo()
         inputs = tracer.inputs
-        # The random numbers are to be those that PyTorch's operators draw.
-        options: dict[str, Any] | None = {"fallback_random": True} if backend == "inductor" else None
-        compiled = th.compile(tracer.module(), fullgraph=True, dynamic=False, backend=backend, options=options)
+        compiled = compiler(tracer.module())
         try:
             compiled(*inputs)
             for (found, before), right in zip(tracer.written.values(), expected, strict=True):
