@@ -32,6 +32,7 @@ SETTINGS = {"first_query": 20, "query_freq": 20, "states_per_query": 4, "window"
 # The episode's number and the step within it, so that advice beside the wrong observation is found out.
 TEXT = '{"rules": [{"name": "odd", "when": "t > 2", "action": ["episode / 10", "t / 10"]}]}'
 OTHER = '{"rules": [{"name": "other", "when": "true", "action": ["-episode / 10", "-t / 10"]}]}'
+ALL = {"rules": [{"name": "all", "when": "true", "action": ["t / 10 - 0.3", "0.5"]}]}
 
 
 class NamedEnv(CounterEnv):
@@ -73,3 +74,9 @@ class TargetEnv(NamedEnv):
 
 def answer_of(value):
     return json.dumps({"rules": [{"name": f"always {value}", "when": "true", "action": [str(value), "t / 10"]}]})
+
+
+def executed(model):
+    """Of each stored transition: the observation, and the action."""
+    buffer = model.replay_buffer
+    return buffer.observations[: buffer.pos, 0], buffer.actions[: buffer.pos, 0]

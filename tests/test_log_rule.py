@@ -7,20 +7,19 @@ import logging
 import multiprocessing
 import pathlib
 import pickle
-import threading
 import warnings
 import zipfile
 
 import numpy as np
 import pytest
-from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from logged import Interrupt, Until, centre, go_on, make_callback, make_model, standing
+from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.logger import configure
 
-from conftest import CounterEnv, make_query, make_vlm, reasons, wait_until
-from sb3_varl import VARL, Advice, AdvisorCallback, AdvisorError, FunctionAdvisor, Rejection, ReplayAdvisor, Usage
+from conftest import CounterEnv, make_query, make_vlm, reasons
+from sb3_varl import VARL, Advice, AdvisorError, FunctionAdvisor, Rejection, ReplayAdvisor
 from sb3_varl.advice.history import read_queries
-from sb3_varl.advice.log import AdviceLog, read_records
-from sb3_varl.advice.types import Answer, Request
+from sb3_varl.advice.log import AdviceLog
 from sb3_varl.report.relabel import main as relabel
 from sb3_varl.testing import Misbehaviour, VLMServer, http_error, write_answer
 
@@ -29,47 +28,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:. of . quer"),
 ]
 
-SMALL = {
-    "learning_starts": 5,
-    "batch_size": 8,
-    "seed": 0,
-    "policy_kwargs": {"net_arch": [8]},
-    "shaping_steps": 1000,
-}
-SETTINGS = {"n_queries": 2, "first_query": 20, "query_freq": 20, "states_per_query": 4, "window": 10}
+
 WRONG_KEY = http_error(401, "Incorrect API key provided")
-
-
-def make_callback(advisor, log_path=None, **kwargs):
-    return AdvisorCallback(advisor, log_path=log_path, **{**SETTINGS, "frames": False, "blocking": True, **kwargs})
-
-
-def make_model(**kwargs):
-    return VARL("MlpPolicy", CounterEnv(), **{**SMALL, **kwargs})
-
-
-def centre():
-    return FunctionAdvisor(lambda observation: np.zeros(2))
-
-
-def go_on(model, path="model.zip"):
-    """The same model in another process, as far as the log can tell."""
-    model.save(path)
-    return VARL.load(path, env=CounterEnv(offset=100))
-
-
-class Interrupt(BaseCallback):
-    """Ctrl-C at a step, once something has happened."""
-
-    def __init__(self, step, after=None):
-        super().__init__()
-        self.step, self.after = step, after
-
-    def _on_step(self):
-        if self.num_timesteps == self.step:
-            assert self.after is None or self.after.wait(30)
-            raise KeyboardInterrupt
-        return True
 
 
 def asked(server):
@@ -499,10 +459,6 @@ def actions_of(log):
     return [(query.index, query.read().actions[0][0]) for query in read_queries(log)]
 
 
-def standing(value):
-    return FunctionAdvisor(lambda observation: np.full(2, value))
-
-
 def test_logs_outside_the_working_directory_are_not_mixed_up(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("elsewhere")
     late = {"first_query": 40}
@@ -617,144 +573,6 @@ def test_what_is_open_after_the_cutoff_is_told_and_counted_once(caplog):
     assert callback.totals["failed_queries"] == 1
 
 
-# ---- Answers that come after learn() has ended
-
-
-class Stuck:
-    """Does not break off: answers when told to."""
-
-    def __init__(self, value, paid=False):
-        self.value, self.paid, self.thread = value, paid, None
-        self.is_asked, self.go_on = threading.Event(), threading.Event()
-
-    def advise(self, query):
-        self.thread = threading.current_thread()
-        self.is_asked.set()
-        states = tuple(range(len(query.states)))
-        if self.paid:
-            query.record(Request(0, states))
-        self.go_on.wait(30)
-        if self.paid:
-            answer = write_answer([{"state": i} for i in states], [[self.value] * 2] * len(states))
-            query.record(Answer(0, states, answer, Usage(1, cost=0.5)))
-        return Advice([np.full(2, self.value)] * len(states))
-
-    def finish(self):
-        self.go_on.set()
-        self.thread.join(30)
-        assert not self.thread.is_alive()
-
-
-def leave_behind(advisor, monkeypatch, **kwargs):
-    """A model whose training ended with Ctrl-C while the advisor, which does not break off, was asked."""
-    monkeypatch.setattr("sb3_varl.training.query_queue.PATIENCE", 0.05)
-    model = make_model()
-    callback = make_callback(advisor, "log", n_queries=1, blocking=False, **kwargs)
-    with pytest.raises(KeyboardInterrupt):
-        model.learn(60, callback=[callback, Interrupt(25, after=advisor.is_asked)])
-    return model
-
-
-def kinds(log="log"):
-    return [record["type"] for record in read_records(log)]
-
-
-@pytest.mark.parametrize("paid", [True, False])
-def test_an_answer_that_comes_when_nobody_has_the_log_is_written(paid, monkeypatch):
-    advisor = Stuck(0.5, paid)
-    model = leave_behind(advisor, monkeypatch)
-    advisor.finish()
-    AdviceLog("log").release()
-    assert kinds()[-1] == "advice"
-    model.learn(10, callback=make_callback(standing(-0.5), "log", n_queries=1), reset_num_timesteps=False)
-    assert set(model.guidance_buffer.rows()["actions"].ravel()) == {0.5}
-
-
-@pytest.mark.parametrize("during", [True, False])
-@pytest.mark.parametrize("paid", [True, False])
-def test_an_answer_that_comes_after_the_states_were_asked_about_again(paid, during, monkeypatch):
-    """Another run on the log has its answers in the log and in the model, and the late one in neither."""
-    advisor = Stuck(0.5, paid)
-    model = leave_behind(advisor, monkeypatch)
-
-    class Release(BaseCallback):
-        def _on_step(self):
-            if during:
-                advisor.finish()
-            return True
-
-    callbacks = [make_callback(standing(-0.5), "log", n_queries=1), Release()]
-    model.learn(10, callback=callbacks, reset_num_timesteps=False)
-    if not during:
-        advisor.finish()
-    (query,) = read_queries("log")
-    assert query.unanswered(4) == frozenset()
-    np.testing.assert_allclose(query.read().actions, [[-0.5] * 2] * 4)
-    np.testing.assert_allclose(model.guidance_buffer.rows()["actions"], [[-0.5] * 2] * 4)
-    assert kinds().count("advice") == 1
-    if paid:
-        assert query.usage == Usage(1, cost=0.5)
-        assert "after another run had gone on" in query.failures[0].text
-
-
-def test_an_answer_that_comes_while_another_run_has_asked_in_vain(monkeypatch):
-    """It is not lost: it is in the log when that run has ended, and the next one takes it from there."""
-    advisor = Stuck(0.5, paid=True)
-    model = leave_behind(advisor, monkeypatch, task="Go.")
-
-    class Release(BaseCallback):
-        def _on_step(self):
-            advisor.finish()
-            assert "answer" not in kinds()
-            return True
-
-    with VLMServer(always=http_error(400)) as server:
-        callbacks = [make_callback(make_vlm(server), "log", n_queries=1), Release()]
-        model.learn(10, callback=callbacks, reset_num_timesteps=False)
-        assert "answer" in kinds()
-        callback = make_callback(make_vlm(server), "log", n_queries=1)
-        model.learn(10, callback=callback, reset_num_timesteps=False)
-        assert len(server.requests) == 1
-    np.testing.assert_allclose(model.guidance_buffer.rows()["actions"], [[0.5] * 2] * 4)
-    assert callback.totals["accepted"] == callback.totals["states"] == 4
-
-
-def test_nothing_is_sent_after_learn_has_ended(monkeypatch):
-    """Not even when another callback of the model trains by then."""
-
-    class Persistent(Stuck):
-        def advise(self, query):
-            self.thread = threading.current_thread()
-            self.is_asked.set()
-            self.go_on.wait(30)
-            query.record(Request(0, (0,)))
-
-    advisor = Persistent(0.5)
-    model = leave_behind(advisor, monkeypatch)
-
-    class Release(BaseCallback):
-        def _on_step(self):
-            advisor.finish()
-            return True
-
-    callbacks = [make_callback(standing(-0.5), "log", n_queries=1), Release()]
-    model.learn(10, callback=callbacks, reset_num_timesteps=False)
-    assert kinds() == ["query", "advice"]
-
-
-def test_the_same_callback_takes_an_answer_that_came_in_between(monkeypatch):
-    monkeypatch.setattr("sb3_varl.training.query_queue.PATIENCE", 0.05)
-    advisor, model = Stuck(0.5, paid=True), make_model()
-    callback = make_callback(advisor, "log", n_queries=1, blocking=False)
-    with pytest.raises(KeyboardInterrupt):
-        model.learn(60, callback=[callback, Interrupt(25, after=advisor.is_asked)])
-    advisor.finish()
-    model.learn(10, callback=callback, reset_num_timesteps=False)
-    assert kinds() == ["query", "request", "answer", "advice"]
-    assert model.guidance_buffer.size() == callback.totals["accepted"] == 4
-    assert callback.usage == Usage(1, cost=0.5)
-
-
 # ---- Only what is open is asked
 
 
@@ -791,158 +609,6 @@ def test_a_model_is_not_asked_for_what_the_log_has_lost():
         model.learn(10, callback=callback, reset_num_timesteps=False)
         assert asked(server) == [[0, 1], [2, 3], [2, 3]]
     assert model.guidance_buffer.size() == callback.totals["accepted"] == 4
-
-
-# ---- Totals add up
-
-
-def adds_up(callback):
-    """Each state that was asked about is in one total, and in one only."""
-    totals = callback.totals
-    of_no_state = ("malformed_item", "unknown_state")
-    n_rejected = sum(
-        n for name, n in totals.items() if name.startswith("rejected_") and name[len("rejected_") :] not in of_no_state
-    )
-    return totals["states"] == totals["accepted"] + totals["abstained"] + n_rejected
-
-
-class Until(BaseCallback):
-    """Wait for something at a step, or do it."""
-
-    def __init__(self, step, condition):
-        super().__init__()
-        self.step, self.condition = step, condition
-
-    def _on_step(self):
-        if self.num_timesteps == self.step:
-            wait_until(self.condition)
-        return True
-
-
-@pytest.mark.parametrize("log_path", ["log", False])
-def test_what_is_in_flight_when_training_ends_after_the_cutoff_is_counted(log_path, caplog):
-    with VLMServer(script=(None, http_error(400), Misbehaviour(delay=60))) as server:
-        model = make_model(shaping_steps=40)
-        callback = make_callback(make_vlm(server, states_per_request=1), log_path, n_queries=1, blocking=False)
-        model.learn(50, callback=[callback, Until(30, lambda: len(server.requests) == 3)])
-        assert callback.usage.requests == len(server.requests) == 3
-        assert model.advice_progress[0]["usage"]["requests"] == 3
-    totals = {name: n for name, n in callback.totals.items() if n}
-    expected = {"queries": 1, "states": 4, "accepted": 1, "late": 1, "rejected_given_up": 3, "failed_requests": 1}
-    assert totals == expected
-    assert "1 query was not answered when the cutoff at 40 came" in caplog.text
-    assert caplog.text.count("BadRequestError") == 1
-
-
-def test_the_end_tells_what_a_query_failed_with(monkeypatch, caplog):
-    monkeypatch.setattr("sb3_varl.advisors.vlm_query.MAX_RETRY_WAIT", 60.0)
-    monkeypatch.setattr("sb3_varl.advisors.vlm_query.RETRY_WAIT", 60.0)
-    with VLMServer(always=http_error(500, "overheated", Retry_After="60")) as server:
-        model = make_model(shaping_steps=40)
-        callback = make_callback(make_vlm(server, max_retries=9), "log", n_queries=1, blocking=False)
-        model.learn(50, callback=[callback, Until(30, lambda: kinds().count("failure") == 1)])
-        assert callback.usage.requests == len(server.requests) == 1
-    assert caplog.text.count("overheated") == 1
-    assert callback.totals["rejected_given_up"] == callback.totals["states"] == 4
-    assert callback.totals["failed_requests"] == 1
-
-
-def test_an_answer_that_comes_after_the_end_is_taken_by_the_next_run():
-    """Not as guidance, for the cutoff is over, but it is counted, and not asked for again."""
-    advisor, model = Stuck(0.5, paid=True), make_model(shaping_steps=40)
-    model.learn(50, callback=make_callback(advisor, "log", n_queries=1, blocking=False))
-    advisor.finish()
-    callback = make_callback(Stuck(0.0), "log", n_queries=1)
-    with pytest.warns(UserWarning, match="the advisor will not be asked"):
-        model.learn(10, callback=callback, reset_num_timesteps=False)
-    assert (callback.totals["accepted"], callback.totals["late"]) == (4, 4)
-    assert adds_up(callback)
-    assert callback.totals["rejected_given_up"] == 0
-    assert callback.usage == Usage(1, cost=0.5)
-
-
-def test_without_a_log_what_was_broken_off_counts_for_the_budget():
-    with VLMServer(script=(None, Misbehaviour(delay=60))) as server:
-        model = make_model()
-        settings = {"n_queries": 1, "blocking": False}
-        callback = make_callback(make_vlm(server, states_per_request=1, max_requests=4), False, **settings)
-        with pytest.raises(KeyboardInterrupt):
-            model.learn(60, callback=[callback, Until(30, lambda: len(server.requests) == 2), Interrupt(31)])
-        assert callback.usage.requests == 2
-        model = go_on(model)
-        callback = make_callback(make_vlm(server, states_per_request=1, max_requests=4), False, **settings)
-        model.learn(40, callback=callback, reset_num_timesteps=False)
-        assert callback.usage.requests == len(server.requests) == 4
-    assert callback.totals["rejected_budget_exhausted"] == 2
-
-
-def test_a_state_counts_once_whatever_is_said_of_it(capsys):
-    """Rejections that cost a state nothing, and second ones, are in the log only."""
-    text = [
-        {"state": 0, "action": [0, 0]},
-        {"state": 0, "action": [1, 1]},
-        {"state": 1, "action": [9, 9]},
-        {"state": 1, "action": [1, 1]},
-        {"state": 2, "action": None},
-        {"state": 2, "action": [1, 1]},
-        {"state": 7, "action": [1, 1]},
-    ]
-    with VLMServer(lambda states, images: json.dumps({"advice": text})) as server:
-        model, callback = make_model(), make_callback(make_vlm(server), "log", n_queries=1)
-        model.learn(30, callback=callback)
-    totals = {name: n for name, n in callback.totals.items() if n}
-    rejections = {"rejected_out_of_bounds": 1, "rejected_duplicate_state": 1, "rejected_unknown_state": 1}
-    assert totals == {"queries": 1, "states": 4, "accepted": 1, "abstained": 1, **rejections}
-    (query,) = read_queries("log")
-    assert len(query.advice.rejected) == 5
-    assert [(r.reason, r.state) for r in query.read().rejected] == [
-        ("out_of_bounds", 1),
-        ("duplicate_state", 2),
-        ("unknown_state", None),
-    ]
-    assert query.n_abstained == 1
-    fresh = make_callback(centre(), "log", task="Go.", n_queries=1, resume=True)
-    make_model().learn(30, callback=fresh)
-    assert {name: n for name, n in fresh.totals.items() if n} == totals
-    relabel(["log"])
-    assert "1 duplicate_state" in capsys.readouterr().out
-
-
-def test_two_rejections_of_a_state_are_one():
-    class Twice:
-        def advise(self, query):
-            rejected = [Rejection("raised", 0), Rejection("odd", 0), Rejection("raised", 1), Rejection("odd", 9)]
-            return Advice([None, np.zeros(2), np.zeros(2), None], rejected)
-
-    model, callback = make_model(), make_callback(Twice(), "log", n_queries=1)
-    model.learn(30, callback=callback)
-    assert (callback.totals["rejected_raised"], callback.totals["rejected_odd"]) == (1, 0)
-    assert adds_up(callback)
-    callback = make_callback(centre(), "log", n_queries=1)
-    model = go_on(model)
-    model.learn(10, callback=callback, reset_num_timesteps=False)
-    assert callback.totals["rejected_raised"] == callback.totals["rejected_odd"] == 0
-    assert adds_up(callback)
-
-
-@pytest.mark.parametrize("mended", [True, False])
-def test_failed_requests_are_the_same_for_a_model_that_goes_on_and_a_new_one(mended):
-    with VLMServer(script=(None,), always=http_error(400)) as server:
-        model = make_model()
-        model.learn(30, callback=make_callback(make_vlm(server, states_per_request=2), "log", n_queries=1))
-        model.save("old")
-        server.always = None if mended else http_error(400)
-        totals = []
-        for name in ("old", "old", None):
-            model = make_model() if name is None else VARL.load(name, env=CounterEnv(offset=100))
-            advisor = make_vlm(server, states_per_request=2)
-            callback = make_callback(advisor, "log", n_queries=1, resume=name is None)
-            model.learn(10, callback=callback, reset_num_timesteps=name is None)
-            totals.append({name: n for name, n in callback.totals.items() if n})
-            assert adds_up(callback)
-    assert totals[0] == totals[1] == totals[2]
-    assert totals[0].get("failed_requests", 0) == (0 if mended else 1)
-    assert len(read_queries("log")[0].failed_requests) == (0 if mended else 1)
 
 
 # ---- Whose place is told, and how
