@@ -367,6 +367,9 @@ def test_figures_and_tables(tmp_path, monkeypatch, capsys):
     assert "| basketball | 10% | 50% | 20% | 43% | 83% |" in text.splitlines()
     assert "| mean | 10% | 50% | 60% | 84% | 91% |" in text.splitlines()
     assert f"| push | five lines, batch of 256 {'| 10% ' * 7}| 3 |" in text.splitlines()
+    assert f"| push, 1 {'| 10% ' * 7}|" in text.splitlines()
+    assert f"| **push, mean** {'| 10% ' * 7}|" in text.splitlines()
+    assert f"| VARL, actions {'| 90%; 90% ' * 4}| 3 |" in text.splitlines()
 
 
 def test_how_soon_a_task_is_learnt():
@@ -440,6 +443,8 @@ def test_the_tables_follow_from_the_data(tmp_path):
         "main, 102000 steps",
         "main, 60000 steps",
         "rivals, 60000 steps",
+        "what each part is worth",
+        "the README's code",
         "settings, the README's code",
     ):
         table = tables.split(f"## {name}\n\n")[1].split("\n\n")[0]

@@ -151,6 +151,7 @@ OTHER_SETTINGS: dict[str, Settings] = {
     "five lines, four settings": _merge(
         FIVE_LINES, *(change for name, change in SACS_OWN.items() if name not in FEW_OF_SPARSE)
     ),
+    "five lines, unbounded pull": _merge(FIVE_LINES, {"shaping": {"least_std": 0.0}}),
 }
 METHODS: dict[str, Settings] = {
     "SAC": {**NO_ADVICE, "steps": FULL_STEPS},

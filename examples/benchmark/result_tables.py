@@ -6,12 +6,20 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from cells import EXPERIMENTS, FRAME_SKIP, FULL_STEPS, MAIN_TASKS, METHODS, SHORT_STEPS, TASKS, make_cell
+from cells import EXPERIMENTS, FRAME_SKIP, FULL_STEPS, MAIN_TASKS, METHODS, RULES_TASKS, SHORT_STEPS, TASKS, make_cell
 from evaluations import Evaluations, Interval, describe, overall, ranges
 from results import N_LAST
 
 # What others have published: TD-MPC2's own results (arXiv 2310.16828), three seeds, at three of its steps.
 PUBLISHED = pathlib.Path(__file__).parent / "results" / "published.csv"
+# What each method of the experiment with rules has of VARL.
+PARTS = {
+    "SAC": "SAC",
+    "VARL": "VARL, actions",
+    "rules, no roll-ins": "VARL, rules without roll-ins",
+    "rules, roll-ins only": "SAC with the rules' roll-ins, no term",
+    "rules": "VARL, rules and roll-ins",
+}
 # Success at which a task is called learnt.
 GOOD = 0.8
 DASH = "\N{EN DASH}"
@@ -106,20 +114,73 @@ def tabulate_steps(evaluations: Evaluations, methods: Sequence[str], tasks: Sequ
     :param tasks: The tasks
     :return: Lines of Markdown
     """
-    settings = make_cell(methods[0], tasks[0], 0).settings
-    at = range(settings["eval_freq"], settings["steps"] + 1, settings["eval_freq"])
-    n_after = sum(step > settings["shaping"]["shaping_steps"] for step in at)
-    of_simulator = [f"{settings['env']['frame_skip'] * step:,}".replace(",", " ") for step in at]
-    columns = ["task", "method", *of_simulator, "after the cutoff", "seeds"]
+    at, n_after = evaluated_at(methods[0])
+    columns = ["task", "method", *at, "after the cutoff", "seeds"]
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for task in tasks:
         for method in methods:
             seeds = evaluations.seeds([method], [task])
             if seeds:
                 success = evaluations.column(method, [task], seeds, "success", len(at))[:, 0].mean(axis=0)
-                numbers = [f"{value:.0%}" for value in (*success, success[-n_after:].mean())]
                 name = method + older(evaluations, method, [task], seeds)
-                lines.append("| " + " | ".join([task.removesuffix("-v3"), name, *numbers, str(len(seeds))]) + " |")
+                cells = [task.removesuffix("-v3"), name, *by_step(success, n_after), str(len(seeds))]
+                lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def tabulate_seeds(evaluations: Evaluations, method: str, tasks: Sequence[str]) -> list[str]:
+    """
+    The same of one method, with a row for each seed and one for the mean of a task's.
+
+    :param evaluations: All there are
+    :param method: The method
+    :param tasks: The tasks
+    :return: Lines of Markdown
+    """
+    at, n_after = evaluated_at(method)
+    columns = ["task, seed", *at, "after the cutoff"]
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    for task in tasks:
+        seeds, name = evaluations.seeds([method], [task]), task.removesuffix("-v3")
+        success = evaluations.column(method, [task], seeds, "success", len(at))[:, 0]
+        for seed, of_run in zip(seeds, success, strict=True):
+            mark = older(evaluations, method, [task], [seed])
+            lines.append("| " + " | ".join([f"{name}, {seed}{mark}", *by_step(of_run, n_after)]) + " |")
+        if seeds:
+            lines.append("| " + " | ".join([f"**{name}, mean**", *by_step(success.mean(axis=0), n_after)]) + " |")
+    return lines
+
+
+def evaluated_at(method: str) -> tuple[list[str], int]:
+    """When an advised method is evaluated, in steps of the simulator, and how often after the cutoff."""
+    settings = make_cell(method, MAIN_TASKS[0], 0).settings
+    at = range(settings["eval_freq"], settings["steps"] + 1, settings["eval_freq"])
+    steps = [f"{settings['env']['frame_skip'] * step:,}".replace(",", " ") for step in at]
+    return steps, sum(step > settings["shaping"]["shaping_steps"] for step in at)
+
+
+def by_step(success: np.ndarray, n_after: int) -> list[str]:
+    """Success in each evaluation, and the mean of the last ones."""
+    return [f"{value:.0%}" for value in (*success, success[-n_after:].mean())]
+
+
+def tabulate_parts(evaluations: Evaluations) -> list[str]:
+    """
+    A table of what each part of VARL with rules is worth: success at the end, and the mean of the whole run.
+
+    :param evaluations: All there are
+    :return: Lines of Markdown
+    """
+    columns = ["", *(task.removesuffix("-v3") for task in RULES_TASKS), "seeds"]
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    for method, name in PARTS.items():
+        seeds = evaluations.seeds([method], RULES_TASKS)
+        if seeds:
+            success = evaluations.table(method, RULES_TASKS, seeds, "success", SHORT_STEPS)[1]
+            of_tasks = np.split(success, len(RULES_TASKS), axis=1)
+            cells = [name + older(evaluations, method, RULES_TASKS, seeds)]
+            cells += [f"{at_end(of_task)}; {of_task.mean():.0%}" for of_task in of_tasks]
+            lines.append("| " + " | ".join([*cells, str(len(seeds))]) + " |")
     return lines
 
 
@@ -209,6 +270,8 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     lines += [*tabulate_tasks(evaluations, *EXPERIMENTS["fifteen tasks"], SHORT_STEPS), ""]
     lines += ["## fifteen tasks by the step", "", *tabulate_steps(evaluations, ["rules"], MAIN_TASKS), ""]
     lines += ["## published", "", *tabulate_published(evaluations), ""]
+    lines += ["## what each part is worth", "", *tabulate_parts(evaluations), ""]
+    lines += ["## the README's code", "", *tabulate_seeds(evaluations, "five lines", RULES_TASKS), ""]
     lines += ["## settings, the README's code", "", *tabulate_steps(evaluations, *EXPERIMENTS["settings"]), ""]
     for steps in (FULL_STEPS, SHORT_STEPS):
         lines += [f"## main, {FRAME_SKIP * steps} steps", ""]
