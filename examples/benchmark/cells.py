@@ -258,7 +258,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "pull": (("rules", "rules, unbounded pull"), MAIN_TASKS),
     "rules, cutoff": (
         ("rules, cutoff 3000", "rules", "rules, cutoff 12000", "rules, until success"),
-        ("coffee-pull-v3", "soccer-v3"),
+        ("coffee-pull-v3", "soccer-v3", "basketball-v3"),
     ),
     "partial rules": (("SAC", "rules, first answer"), PARTIAL_TASKS),
     "mistakes": (tuple(WITH_MISTAKES), ("push-v3", "drawer-open-v3")),
