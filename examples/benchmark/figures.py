@@ -91,7 +91,8 @@ def draw_tasks(
     for axis, panel in zip(axes.flat, [*[(task,) for task in tasks], tasks], strict=False):
         for method, color in zip(methods, colors_of(methods), strict=True):
             readable = len(panel) > 1 or len(methods) <= MAX_RANGES
-            draw_curve(axis, evaluations, method, panel, seeds, steps, color, with_range=readable)
+            label = f"VARL, {method}" if method == "rules" else method
+            draw_curve(axis, evaluations, method, panel, seeds, steps, color, label, with_range=readable)
         finish(axis, steps, panel[0] if len(panel) == 1 else f"mean of the {len(tasks)} tasks")
     figure.supxlabel("steps of the simulator (thousands)")
     figure.supylabel("success (%)")
