@@ -44,6 +44,22 @@ def test_the_table_of_speed_follows_from_the_data(fast, share):
     assert f"| VARL, {'`fast=True`, ' * fast}{share} | {'| '.join(cells)}|" in page
 
 
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("share", ["unadvised", "a fifth of the gates open"])
+def test_the_table_of_a_gpu_follows_from_the_data(fast, share):
+    """Milliseconds, and medians and quartiles of ratios."""
+    with SCRIPT.with_name("throughput_cuda.csv").open() as file:
+        data = {(row["section"], row["contestant"], row["metric"]): row for row in csv.DictReader(file)}
+    cells = []
+    for section, name in (("updates", "VARL"), ("tqc", "VARLTQC"), ("images", "VARL")):
+        contestant = f"{name}{'(fast=True)' * fast}, {share}"
+        milliseconds = float(data[section, contestant, "milliseconds"]["median"])
+        ratio = [float(data[section, contestant, "ratio"][column]) for column in ("median", "q25", "q75")]
+        cells.append("{:.1f}: {:.2f} ({:.2f}\N{EN DASH}{:.2f})".format(milliseconds, *ratio))
+    page = (SCRIPT.parents[2] / "docs" / "speed.md").read_text().replace("**", "")
+    assert f"| VARL, {'`fast=True`, ' * fast}{share} | {' | '.join(cells)} |" in page
+
+
 @pytest.mark.slow
 def test_rules_speed():
     script = SCRIPT.with_name("rules_speed.py")
