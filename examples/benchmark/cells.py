@@ -33,7 +33,7 @@ ABLATION_TASKS = ("button-press-topdown-v3", "door-open-v3", "drawer-open-v3")
 
 # Those that the shortest code has to solve.
 RULES_TASKS = ("push-v3", "pick-place-v3", "drawer-open-v3", "button-press-topdown-v3")
-# Those whose answers were recorded before this package's settings for rules were chosen.
+# Those whose answers to the earlier prompt were recorded before this package's settings for rules were chosen.
 RECORDED_TASKS = (
     *RULES_TASKS,
     "window-open-v3",
@@ -59,7 +59,7 @@ def _merge(base: Settings, *changes: Settings) -> Settings:
     return merged
 
 
-# Those whose first answer does not solve its task in every episode: in 75, 80, 85 and 0% of them.
+# Those whose first answer to the earlier prompt does not solve its task in every episode: in 75, 80, 85 and 0% of them.
 PARTIAL_TASKS = ("stick-pull-v3", "door-open-v3", "soccer-v3", "peg-insert-side-v3")
 
 # What all methods share. "advice" and "advisor" are the arguments of AdvisorCallback and ScriptedAdvisor.
@@ -95,7 +95,9 @@ BASE: Settings = {
     "advisor": {"noise": 0.2, "resolution": 0.25, "error_rate": 0.05},
 }
 
-FIRST_ANSWER = "recorded, first answer"
+# Answers to a prompt that did not say yet what a policy learns easily, after a correction where there was one.
+EARLIER_PROMPT = "recorded, earlier prompt"
+FIRST_ANSWER = f"{EARLIER_PROMPT}, first answer"
 
 # What each method changes; None leaves a part out.
 NO_ADVICE: Settings = {"advice": None, "advisor": None, "shaping": None}
@@ -108,7 +110,7 @@ CORRECTED: Settings = {"n_queries": 2, "first_query": 300, "query_freq": 2700}
 
 def _with_mistake(mistake: str) -> dict[str, Settings]:
     name = f"mistake {mistake}"
-    made: Settings = {**RECORDED_RULES, "mistake": {"mistake": mistake}}
+    made: Settings = {**RECORDED_RULES, "advisor": EARLIER_PROMPT, "mistake": {"mistake": mistake}}
     mended: Settings = {**made, "mistake": {"mistake": mistake, "corrected_at": 1}, "advice": CORRECTED}
     no_roll_ins: Settings = {"roll_in": 0.0}
     return {
@@ -151,7 +153,8 @@ OTHER_SETTINGS: dict[str, Settings] = {
     "five lines, four settings": _merge(
         FIVE_LINES, *(change for name, change in SACS_OWN.items() if name not in FEW_OF_SPARSE)
     ),
-    "five lines, unbounded pull": _merge(FIVE_LINES, {"shaping": {"least_std": 0.0}}),
+    "five lines, earlier prompt": _merge(FIVE_LINES, {"advisor": EARLIER_PROMPT}),
+    "five lines, unbounded pull": _merge(FIVE_LINES, {"advisor": EARLIER_PROMPT, "shaping": {"least_std": 0.0}}),
 }
 METHODS: dict[str, Settings] = {
     "SAC": {**NO_ADVICE, "steps": FULL_STEPS},
@@ -165,7 +168,8 @@ METHODS: dict[str, Settings] = {
     "five lines, SAC": {**FIVE_LINES, **NO_ADVICE},
     **OTHER_SETTINGS,
     "rules": RECORDED_RULES,
-    "rules, unbounded pull": {**RECORDED_RULES, "shaping": {"least_std": 0.0}},
+    "rules, earlier prompt": {**RECORDED_RULES, "advisor": EARLIER_PROMPT},
+    "rules, unbounded pull": {**RECORDED_RULES, "advisor": EARLIER_PROMPT, "shaping": {"least_std": 0.0}},
     "rules, no roll-ins": {**RECORDED_RULES, "advice": {"n_queries": None, "roll_in": 0.0}},
     "rules, roll-ins only": {**RECORDED_RULES, "shaping": {"shaping_coef": 0.0}},
     "rules, first answer": {**RECORDED_RULES, "advisor": FIRST_ANSWER},
@@ -255,7 +259,8 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "recorded": (("rules",), RECORDED_TASKS),
     "fifteen tasks": (("SAC", "rules"), MAIN_TASKS),
-    "pull": (("rules", "rules, unbounded pull"), MAIN_TASKS),
+    "prompt": (("rules", "rules, earlier prompt"), MAIN_TASKS),
+    "pull": (("rules, earlier prompt", "rules, unbounded pull"), MAIN_TASKS),
     "rules, cutoff": (
         ("rules, cutoff 3000", "rules", "rules, cutoff 12000", "rules, until success"),
         ("coffee-pull-v3", "soccer-v3", "basketball-v3"),

@@ -69,16 +69,15 @@ class Evaluations:
 
     def n_older(self, method: str, tasks: Sequence[str], seeds: Sequence[int]) -> int:
         """
-        Count the runs from before the shaping term had a least standard deviation, of a method that has one.
+        Count the runs of a method with settings that it has no longer.
 
         :param method: The method
         :param tasks: The tasks
         :param seeds: The seeds
         :return: Their number
         """
-        if not _least_std(make_cell(method, tasks[0], 0).configuration):
-            return 0
-        return sum(_least_std(run) == 0 for run in self._runs_of(method, tasks, seeds)["configuration"])
+        now = make_cell(method, tasks[0], 0).settings
+        return sum(json.loads(run) != now for run in self._runs_of(method, tasks, seeds)["configuration"])
 
     def _runs_of(self, method: str, tasks: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
         runs = self.runs
@@ -121,12 +120,6 @@ class Evaluations:
                     if column == "success_at_end" and not np.isnan(found).all():
                         values[i, j, len(found) :] = 0.0  # of a run that failed
         return values
-
-
-def _least_std(configuration: str) -> float | None:
-    """That of the shaping term of a run, if it has such a term."""
-    shaping = json.loads(configuration)["shaping"]
-    return None if shaping is None else float(shaping["least_std"])
 
 
 def intervals(values: np.ndarray, statistic: Statistic) -> list[Interval]:

@@ -218,7 +218,7 @@ def tabulate_published(evaluations: Evaluations) -> list[str]:
 
 def older(evaluations: Evaluations, method: str, tasks: Sequence[str], seeds: Sequence[int]) -> str:
     """
-    Mark a method some of whose runs are from before the shaping term had a least standard deviation.
+    Mark a method some of whose runs had settings that it has no longer.
 
     :param evaluations: All there are
     :param method: The method
@@ -265,7 +265,11 @@ def steps_to(level: float, at: np.ndarray, success: np.ndarray) -> str:
 
 def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     """All tables, as Markdown."""
-    lines = [r"\* Run before the shaping term had a least standard deviation (November 27, 2026).", ""]
+    lines = [
+        r"\* Run with settings that the method has no longer: before the shaping term had a least standard deviation, "
+        "or with recorded answers to an earlier prompt (November 27, 2026).",
+        "",
+    ]
     lines += [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
     lines += [*tabulate_tasks(evaluations, *EXPERIMENTS["fifteen tasks"], SHORT_STEPS), ""]
     lines += ["## fifteen tasks by the step", "", *tabulate_steps(evaluations, ["rules"], MAIN_TASKS), ""]

@@ -21,7 +21,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import sb3_varl.metaworld
-from cells import FIRST_ANSWER, Cell, Settings, actions_between_scores, is_recorded
+from cells import EARLIER_PROMPT, FIRST_ANSWER, Cell, Settings, actions_between_scores, is_recorded
 from demonstrations import (
     Demonstration,
     HalfDemonstrations,
@@ -37,6 +37,7 @@ from sb3_varl import VARL, Advisor, AdvisorCallback, Briefing, RulesAdvisor
 from sb3_varl.algorithms.shaping import MIN_STD, entropy
 from variants import Choosy, FallingCoefficient, least_std
 
+EARLIER_RULES = pathlib.Path(__file__).parent / "earlier_rules"
 N_EVAL_EPISODES = 20
 PROGRESS_FILE = "steps"
 # States that the policy's entropy is averaged over.
@@ -141,7 +142,7 @@ def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
     if advice is not None:
         advisor: Advisor
         if is_recorded(settings):
-            advisor = RulesAdvisor.recorded(cell.task, first=settings["advisor"] == FIRST_ANSWER)
+            advisor = recorded_rules(cell.task, settings["advisor"])
             if "mistake" in settings:
                 advisor = sb3_varl.metaworld.MistakenAdvisor(advisor, **settings["mistake"])
         else:
@@ -167,6 +168,14 @@ def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
     evaluation_env.close()
     model.get_env().close()  # type: ignore[union-attr]
     return model
+
+
+def recorded_rules(task: str, which: str) -> RulesAdvisor:
+    """Take a recorded answer: the present one, or one to the earlier prompt, after a correction or before it."""
+    names = (f"{task}.round2.txt",) * (which == EARLIER_PROMPT) + (f"{task}.txt",)
+    earlier = [EARLIER_RULES / name for name in names if which in (EARLIER_PROMPT, FIRST_ANSWER)]
+    file = next((file for file in earlier if file.exists()), None)
+    return RulesAdvisor.recorded(task) if file is None else RulesAdvisor.load(file)
 
 
 def make_env(cell: Cell, seed_offset: int = 0) -> gym.Env:

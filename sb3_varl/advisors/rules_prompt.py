@@ -60,7 +60,10 @@ load[0]) - 5 * velocity(load)[0], -1, 1)", "0", "1"]},
 1)", "-1"]}]}
 Mind that what moves does not stop at once, that a proportional expression such as clip(2 * gap, -1, 1) slows down \
 near its target, that a rule must not undo what the one after it brought about, and that every state that the agent \
-may blunder into needs a rule that leads back."""
+may blunder into needs a rule that leads back. The agent's policy, a small neural network, has to learn what the rules \
+say from some thousand states. It learns actions that change gradually over the space it moves in, and few phases with \
+wide margins between them, much sooner than gains so large that the action jumps from bound to bound: prefer the \
+smallest gains that solve the task in time."""
 
 
 _CORRECTION = """\
