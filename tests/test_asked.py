@@ -63,21 +63,21 @@ def test_what_each_way_takes():
         assert cells in [row[1:] for row in rows], cells
 
 
-def test_what_one_answer_with_rules_takes():
+@pytest.mark.parametrize(("folder", "which"), [(ASKED / "easily_learnt", "these"), (ASKED, "the earlier ones")])
+def test_what_one_answer_with_rules_takes(folder, which):
     def count(file):
         return count_tokens([{"role": "user", "content": file.read_text()}])
 
-    folders = [file.parent for file in ASKED.glob("*/answer.txt") if "PointMaze" not in file.parent.name]
+    folders = [file.parent for file in folder.glob("*-v3/answer.txt") if "PointMaze" not in file.parent.name]
     sent = [
-        count(folder / "prompt.txt") + TOKENS_OF_A_PICTURE * len(list(folder.glob("picture_*.png")))
-        for folder in folders
+        count(each / "prompt.txt") + TOKENS_OF_A_PICTURE * len(list(each.glob("picture_*.png"))) for each in folders
     ]
-    received = [count(folder / "answer.txt") for folder in folders]
+    received = [count(each / "answer.txt") for each in folders]
     dollars = [PER_TOKEN_SENT * n + PER_TOKEN_RECEIVED * m for n, m in zip(sent, received, strict=True)]
     page = " ".join((ASKED.parents[2] / "docs" / "results.md").read_text().split())
     said = (
-        f"{len(folders)} of these answers, and of those asked anew, took {round(min(sent), -2)} to "
-        f"{round(max(sent), -2)} tokens with their pictures, and {round(min(received), -2)} to "
-        f"{round(max(received), -2)} for the answer: {min(dollars):.3f} to {max(dollars):.3f} US dollars"
+        f"{len(folders)} of {which} took {round(min(sent), -2)} to {round(max(sent), -2)} tokens with their pictures, "
+        f"and {round(min(received), -2)} to {round(max(received), -2)} for the answer: {min(dollars):.3f} to "
+        f"{max(dollars):.3f} US dollars"
     )
     assert said in page, said

@@ -14,7 +14,7 @@ from scripted_vlm import scripted_answer
 from conftest import CounterEnv, assert_same_parameters
 from sb3_varl import VARL, AdvisorCallback, ReplayAdvisor, RulesAdvisor, VLMAdvisor
 from sb3_varl.advice.log import read_records
-from sb3_varl.advisors import rules_advisor, vlm_query
+from sb3_varl.advisors import vlm_query
 from sb3_varl.testing import VLMServer, http_error
 from sb3_varl.training import roll_ins, track_record
 
@@ -139,7 +139,7 @@ def test_recorded_answers_are_followed_corrected_and_resumed(tmp_path, monkeypat
     """The first rules for this task fail, and those after the correction succeed."""
     monkeypatch.setattr(roll_ins, "WHOLE", 1.0)
     monkeypatch.setattr(track_record, "ENOUGH", 2)
-    recorded = pathlib.Path(rules_advisor.__file__).parent / "recorded_rules"
+    recorded = QUICKSTART.with_name("benchmark") / "earlier_rules"
     texts = [(recorded / f"peg-insert-side-v3{which}.txt").read_text() for which in ("", ".round2")]
     left = list(texts)
     settings = {"n_queries": 2, "first_query": 60, "query_freq": 60, "states_per_query": 8, "window": 40}

@@ -75,7 +75,7 @@ def test_mistakes_of_rules(states, briefing, advice_with):
     rules = RulesAdvisor.recorded("push-v3").standing(briefing)
     before = advice_with("phase_before").standing(None)
     without = advice_with("phase_left_out").standing(None)
-    assert {rules.which(state) for state in states} >= {0, 1}
+    assert {rules.which(state) for state in states} >= {0, 2}
     for state in states:
         rule = rules.which(state)
         np.testing.assert_array_equal(before(state), rules.action_of(min(rule + 1, len(rules) - 1), state))

@@ -272,7 +272,7 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     ]
     lines += [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
     lines += [*tabulate_tasks(evaluations, *EXPERIMENTS["fifteen tasks"], SHORT_STEPS), ""]
-    lines += ["## fifteen tasks by the step", "", *tabulate_steps(evaluations, ["rules"], MAIN_TASKS), ""]
+    lines += ["## fifteen tasks by the step", "", *tabulate_steps(evaluations, *EXPERIMENTS["prompt"]), ""]
     lines += ["## published", "", *tabulate_published(evaluations), ""]
     lines += ["## what each part is worth", "", *tabulate_parts(evaluations), ""]
     lines += ["## the README's code", "", *tabulate_seeds(evaluations, "five lines", RULES_TASKS), ""]
