@@ -368,6 +368,7 @@ def test_figures_and_tables(tmp_path, monkeypatch, capsys):
     assert "| mean | 10% | 50% | 60% | 84% | 91% |" in text.splitlines()
     assert f"| push | five lines, batch of 256 {'| 10% ' * 7}| 3 |" in text.splitlines()
     assert f"| push, 1 {'| 10% ' * 7}|" in text.splitlines()
+    assert f"| basketball {'| 50% ' * 2}{'| 10% ' * 4}| 3 |" in text.splitlines()
     assert f"| **push, mean** {'| 10% ' * 7}|" in text.splitlines()
     assert f"| VARL, actions {'| 90%; 90% ' * 4}| 3 |" in text.splitlines()
 
@@ -439,6 +440,7 @@ def test_the_tables_follow_from_the_data(tmp_path):
     for name in (
         "fifteen tasks, 60000 steps",
         "fifteen tasks by the step",
+        "prompts",
         "published",
         "main, 102000 steps",
         "main, 60000 steps",

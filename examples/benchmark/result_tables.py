@@ -6,7 +6,18 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from cells import EXPERIMENTS, FRAME_SKIP, FULL_STEPS, MAIN_TASKS, METHODS, RULES_TASKS, SHORT_STEPS, TASKS, make_cell
+from cells import (
+    BASE,
+    EXPERIMENTS,
+    FRAME_SKIP,
+    FULL_STEPS,
+    MAIN_TASKS,
+    METHODS,
+    RULES_TASKS,
+    SHORT_STEPS,
+    TASKS,
+    make_cell,
+)
 from evaluations import Evaluations, Interval, describe, overall, ranges
 from results import N_LAST
 
@@ -184,6 +195,35 @@ def tabulate_parts(evaluations: Evaluations) -> list[str]:
     return lines
 
 
+def tabulate_prompts(evaluations: Evaluations) -> list[str]:
+    """
+    A table of what an answer to one prompt and to another is worth, on the seeds that both have of a task: the share of
+    open gates when the advice ends, the mean of the whole run, and success at the end.
+
+    :param evaluations: All there are
+    :return: Lines of Markdown
+    """
+    methods, tasks = EXPERIMENTS["prompt"]
+    n_advised = BASE["shaping"]["shaping_steps"] // BASE["eval_freq"]
+    columns = [f"{method}: {column}" for column in ("open gates", "mean of the run", "success") for method in methods]
+    lines = ["| " + " | ".join(["task", *columns, "seeds"]) + " |", "| --- " * (2 + len(columns)) + "|"]
+    rows = []
+    for task in tasks:
+        seeds = evaluations.seeds(methods, [task])
+        if seeds:
+            success = [evaluations.table(method, [task], seeds, "success", SHORT_STEPS)[1] for method in methods]
+            gates = [evaluations.table(method, [task], seeds, "gate_open", SHORT_STEPS)[1] for method in methods]
+            row = [gate[..., n_advised - 1].mean() for gate in gates]
+            row += [each.mean() for each in success] + [each[..., -N_LAST:].mean() for each in success]
+            rows.append(row)
+            lines.append(_percentages(task.removesuffix("-v3"), row, str(len(seeds))))
+    return [*lines, _percentages("mean", np.mean(rows, axis=0), "")] if rows else lines
+
+
+def _percentages(name: str, values: Sequence[float] | np.ndarray, seeds: str) -> str:
+    return "| " + " | ".join([name, *(f"{value:.0%}" for value in values), seeds]) + " |"
+
+
 def tabulate_published(evaluations: Evaluations) -> list[str]:
     """
     A table of what others have published on the fifteen tasks, by their steps, beside VARL with rules: success at the
@@ -273,6 +313,7 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     lines += [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
     lines += [*tabulate_tasks(evaluations, *EXPERIMENTS["fifteen tasks"], SHORT_STEPS), ""]
     lines += ["## fifteen tasks by the step", "", *tabulate_steps(evaluations, *EXPERIMENTS["prompt"]), ""]
+    lines += ["## prompts", "", *tabulate_prompts(evaluations), ""]
     lines += ["## published", "", *tabulate_published(evaluations), ""]
     lines += ["## what each part is worth", "", *tabulate_parts(evaluations), ""]
     lines += ["## the README's code", "", *tabulate_seeds(evaluations, "five lines", RULES_TASKS), ""]
