@@ -259,6 +259,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "recorded": (("rules",), RECORDED_TASKS),
     "fifteen tasks": (("SAC", "rules"), MAIN_TASKS),
+    "fifteen tasks, earlier prompt": (("SAC", "rules, earlier prompt"), MAIN_TASKS),
     "prompt": (("rules", "rules, earlier prompt"), MAIN_TASKS),
     "pull": (("rules, earlier prompt", "rules, unbounded pull"), MAIN_TASKS),
     "rules, cutoff": (

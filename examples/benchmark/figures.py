@@ -22,7 +22,7 @@ import numpy as np
 
 from cells import ABLATION_TASKS, BASE, EXPERIMENTS, FRAME_SKIP, FULL_STEPS, SHORT_STEPS, TASKS
 from evaluations import Evaluations, describe, intervals, mean_of_each, ranges
-from result_tables import write_tables
+from result_tables import fifteen_tasks, write_tables
 from results import Results
 
 # Colours that a colour-blind reader can tell apart (Okabe and Ito, and Tol's wine).
@@ -36,7 +36,7 @@ GREY = "#595959"
 def colors_of(methods: Sequence[str]) -> list[str]:
     """A colour for each method: VARL's and SAC's are the same everywhere."""
     others = iter(COLORS)
-    own = "VARL" if "VARL" in methods else "rules"
+    own = next((method for method in methods if method == "VARL" or method.startswith("rules")), "VARL")
     return [{own: BLUE, "SAC": ORANGE}.get(method) or next(others) for method in methods]
 
 
@@ -91,7 +91,7 @@ def draw_tasks(
     for axis, panel in zip(axes.flat, [*[(task,) for task in tasks], tasks], strict=False):
         for method, color in zip(methods, colors_of(methods), strict=True):
             readable = len(panel) > 1 or len(methods) <= MAX_RANGES
-            label = f"VARL, {method}" if method == "rules" else method
+            label = f"VARL, {method}" if method.startswith("rules") else method
             draw_curve(axis, evaluations, method, panel, seeds, steps, color, label, with_range=readable)
         finish(axis, steps, panel[0] if len(panel) == 1 else f"mean of the {len(tasks)} tasks")
     figure.supxlabel("steps of the simulator (thousands)")
@@ -182,7 +182,7 @@ def main() -> None:
     write_tables(evaluations, args.results / "tables.md")
     draw_tasks(evaluations, "main", FULL_STEPS, args.results / "main.png")
     draw_tasks(evaluations, "rivals", SHORT_STEPS, args.results / "rivals.png")
-    draw_tasks(evaluations, "fifteen tasks", SHORT_STEPS, args.results / "fifteen.png", "recorded")
+    draw_tasks(evaluations, fifteen_tasks(evaluations), SHORT_STEPS, args.results / "fifteen.png", "recorded")
     draw_ablations(evaluations, args.results / "ablations.png")
     draw_health(evaluations, args.results / "health.png")
     print((args.results / "tables.md").read_text())
