@@ -330,11 +330,8 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     for experiment, (_, tasks) in EXPERIMENTS.items():
         methods = evaluations.compared(experiment)
         has_own_steps = any("eval_freq" in METHODS[method] for method in methods)
-        if (
-            experiment not in ("main", "fifteen tasks", "fifteen tasks, earlier prompt")
-            and methods
-            and not has_own_steps
-        ):
+        is_above = experiment == "main" or experiment.startswith("fifteen tasks")
+        if methods and not is_above and not has_own_steps:
             names = [describe(method, experiment) if experiment != "rivals" else method for method in methods]
             lines += [f"## {experiment}, {FRAME_SKIP * SHORT_STEPS} steps", ""]
             lines += [*tabulate(evaluations, methods, tasks, SHORT_STEPS, names), ""]
