@@ -27,6 +27,7 @@ from evaluations import Evaluations, interquartile_mean
 from sb3_varl import AdviceQuery, FunctionAdvisor, VisitedState
 from sb3_varl.algorithms import shaping
 from sb3_varl.metaworld import MISTAKES
+from sb3_varl.training import explain
 
 BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmark"
 TASK = "reach-v3"
@@ -410,6 +411,21 @@ def test_the_table_of_mistakes_follows_from_the_data():
             cell(f"{method}{more}", task) for task in ("push-v3", "drawer-open-v3") for more in ("", ", corrected")
         ]
         assert f"| {name} | {' | '.join(found)} |" in page
+
+
+def test_what_is_said_of_gates_that_are_open_at_the_cutoff_follows_from_the_data():
+    kept = results.Results(BENCHMARK / "results")
+    many, few = [], []
+    for (method, _, _), run in kept.finished().items():
+        if method in ("rules, earlier prompt", "rules, unbounded pull"):
+            cutoff = json.loads(run["configuration"])["shaping"]["shaping_steps"]
+            (gates,) = [float(row["gate_open"]) for row in kept.evaluations(run["id"]) if int(row["step"]) == cutoff]
+            (many if gates > explain._MANY_GATES else few).append(float(run["success"]))
+    said = (
+        f"{len(many)} of {len(many + few)} runs with the answers to the earlier prompt, which ended at {min(many):.0%} "
+        f"to {max(many):.0%}, and the other {len(few)} at {np.mean(few):.0%} on average"
+    )
+    assert said in " ".join((BENCHMARK.parents[1] / "docs" / "results.md").read_text().split()), said
 
 
 @pytest.mark.parametrize("n_runs", range(1, 13))

@@ -222,6 +222,32 @@ def test_standing_advice_that_cannot_be_used_is_counted_and_said_once(caplog):
     assert sum("cannot be used in a state" in message for message in caplog.messages) == 2
 
 
+# ---- What the policy does not do when the advice ends
+
+
+@pytest.mark.parametrize(("distance", "n_said"), [(0.0, 0), (0.9, 1)])
+def test_it_is_said_once_at_the_cutoff_if_the_policy_does_something_else(distance, n_said, caplog):
+    model = make_model(shaping_steps=60)
+
+    def advise(observation):
+        action = model.predict(observation, deterministic=True)[0]
+        return action - distance * np.sign(action + 1e-9)
+
+    callback = make_callback(FunctionAdvisor(advise), label_freq=1, n_queries=1)
+    model.learn(40, callback=callback)
+    model.learn(40, callback=callback, reset_num_timesteps=False)
+    said = [message for message in caplog.messages if "the policy does something else" in message]
+    assert len(said) == n_said
+    assert all("ends at step 60, and in 100% of the states" in message for message in said)
+
+
+@pytest.mark.parametrize("changes", [{"gate": "always"}, {"shaping_steps": 1000}])
+def test_open_gates_are_not_told_of_where_they_say_nothing(changes, caplog):
+    model = make_model(**{"shaping_steps": 60, **changes})
+    model.learn(100, callback=make_callback(RulesAdvisor(json.dumps(ALL)), label_freq=1, n_queries=1))
+    assert not any("the policy does something else" in message for message in caplog.messages)
+
+
 # ---- Rules that say nothing
 
 

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 # Rules that are told of, of those that cannot be used.
 _MAX_SHOWN = 3
+# Share of open gates at the cutoff that is told of: where the benchmark's runs begin to end lower.
+_MANY_GATES = 0.25
 # What to do about answers that cannot be used, by the reason.
 _HINTS = {
     "out_of_bounds": " Let it keep to the bounds, {low} to {high}; FunctionAdvisor(f, clip=True) clips what f returns.",
@@ -222,6 +224,23 @@ def not_answered(n_queries: int, cutoff: int) -> None:
         count(n_queries, "query was", "queries were"),
         cutoff,
     )
+
+
+def not_learnt(gate_open: float, cutoff: int) -> None:
+    """
+    Log that the advice ends before the policy does what it says, if that is so.
+
+    :param gate_open: Share of the latest guidance whose gate is open
+    :param cutoff: Step from which on guidance does not count
+    """
+    if gate_open > _MANY_GATES:
+        logger.warning(
+            "The advice ends at step %d, and in %.0f%% of the states that it lately was about the policy does "
+            "something else (varl/gate_open). Raise shaping_steps, or have advice that is learnt sooner: actions that "
+            "change gradually, few phases with wide margins, small gains.",
+            cutoff,
+            100 * gate_open,
+        )
 
 
 def put_off(n_queries: int) -> None:

@@ -53,6 +53,7 @@ class GuidedModel(Protocol):
     _custom_logger: bool
     _total_timesteps: int
 
+    gate: str
     shaping_steps: int
     shaping_ended: int | None
     advice_progress: list[dict[str, Any]]
@@ -86,6 +87,9 @@ class GuidedModel(Protocol):
 
     def end_shaping(self) -> None:
         """Have the guidance count no longer."""
+
+    def guidance_summary(self) -> dict[str, float]:
+        """Compare the latest guidance with the policy as it is."""
 
     def get_vec_normalize_env(self) -> VecNormalize | None:
         """The wrapper that normalises, if there is one."""
