@@ -39,7 +39,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_varl import SPARSE, VARL, Advisor, AdvisorCallback, LayerNormMlpPolicy, RulesAdvisor, VLMAdvisor
 from sb3_varl.advice.log import read_records
 from sb3_varl.advisors import EXAMPLE_MODEL
-from sb3_varl.advisors.rules_advisor import recorded_tasks
 from sb3_varl.metaworld import TASKS, ScriptedAdvisor
 from sb3_varl.training.callback import N_QUERIES
 
@@ -70,8 +69,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--advisor",
         default="recorded",
-        help=f"recorded (rules that a large multimodal model wrote for {len(recorded_tasks())} of the tasks), "
-        f"simulated, or a litellm model string such as {EXAMPLE_MODEL}; default: recorded",
+        help="recorded (rules that a large multimodal model wrote for each of the tasks), simulated, or a litellm model "
+        f"string such as {EXAMPLE_MODEL}; default: recorded",
     )
     parser.add_argument("--model", dest="advisor", help="the same as --advisor")
     parser.add_argument("--form", choices=("rules", "actions"), help="what a model is asked for; default: rules")

@@ -454,6 +454,7 @@ def test_the_tables_follow_from_the_data(tmp_path):
     assert (tmp_path / "tables.md").read_text() == tables
     page = (BENCHMARK.parents[1] / "docs" / "results.md").read_text()
     for name in (
+        "rules alone",
         "fifteen tasks, 60000 steps",
         "fifteen tasks by the step",
         "prompts",

@@ -20,9 +20,12 @@ from cells import (
 )
 from evaluations import Evaluations, Interval, describe, overall, ranges
 from results import N_LAST
+from sb3_varl.wording import count
 
 # What others have published: TD-MPC2's own results (arXiv 2310.16828), three seeds, at three of its steps.
 PUBLISHED = pathlib.Path(__file__).parent / "results" / "published.csv"
+# What ``rules_alone.py`` wrote.
+RULES_ALONE = PUBLISHED.with_name("rules_alone.csv")
 # What each method has of VARL, with the same answers.
 PARTS = {
     "SAC": "SAC",
@@ -257,6 +260,27 @@ def tabulate_published(evaluations: Evaluations) -> list[str]:
     return lines
 
 
+def tabulate_rules_alone() -> list[str]:
+    """
+    A table of what comes of recorded rules without learning: their number, success, and the mean length of an episode,
+    of each task's answers to the present prompt and to the earlier one.
+
+    :return: Lines of Markdown
+    """
+    answers = pd.read_csv(RULES_ALONE)
+    lines = ["| task | the present prompt | an earlier prompt |", "| --- | --- | --- |"]
+    for task, of_task in answers.groupby("task"):
+        cells = [str(task).removesuffix("-v3")]
+        for prompt in ("present", "earlier"):
+            told = [
+                f"{count(answer.rules, 'rule')}, {answer.success:.0%}, {answer.actions:.1f}"
+                for answer in of_task[of_task["prompt"] == prompt].itertuples()
+            ]
+            cells.append("; after a correction ".join(told))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def fifteen_tasks(evaluations: Evaluations) -> str:
     """Name the experiment on the fifteen tasks: with the present prompt's answers, as soon as it is whole."""
     return "fifteen tasks" if evaluations.compared("fifteen tasks") else "fifteen tasks, earlier prompt"
@@ -316,6 +340,7 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
         "or with recorded answers to an earlier prompt (November 27, 2026).",
         "",
     ]
+    lines += ["## rules alone", "", *tabulate_rules_alone(), ""]
     lines += [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
     lines += [*tabulate_tasks(evaluations, ("SAC", *reversed(EXPERIMENTS["prompt"][0])), MAIN_TASKS, SHORT_STEPS), ""]
     lines += ["## fifteen tasks by the step", "", *tabulate_steps(evaluations, *EXPERIMENTS["prompt"]), ""]

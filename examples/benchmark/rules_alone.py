@@ -1,0 +1,121 @@
+"""
+What comes of recorded rules where they are followed and nothing is learnt: success in 20 episodes, and how many
+actions it takes. The answers are RECORDED: a large multimodal model wrote each of them once.
+
+    python examples/benchmark/rules_alone.py
+
+writes ``results/rules_alone.csv`` anew: a row for each answer to the present prompt and to the earlier one, on
+Meta-World's tasks as in the grid, with an action for 3 steps of the simulator and 50 actions in an episode; and for
+each about a task in disguise (``disguised.py``), with an action for 4 steps and 38 actions.
+"""
+
+import argparse
+import concurrent.futures
+import csv
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from disguised import MAX_EPISODE_STEPS, Disguised
+from tqdm import tqdm
+
+import sb3_varl
+from cells import FRAME_SKIP
+from sb3_varl import Rules
+from sb3_varl.metaworld import SparseMetaWorldEnv
+
+HERE = pathlib.Path(__file__).parent
+RESULTS = HERE / "results" / "rules_alone.csv"
+FOLDERS = {
+    "present": pathlib.Path(sb3_varl.__file__).parent / "advisors" / "recorded_rules",
+    "earlier": HERE / "earlier_rules",
+    "disguised": HERE / "disguised_rules",
+}
+SEEDS = range(1000, 1020)
+MAX_ACTIONS = {"present": 50, "earlier": 50, "disguised": MAX_EPISODE_STEPS}
+COLUMNS = ("prompt", "task", "answer", "rules", "success", "actions", "failed_seeds")
+
+
+def answers() -> list[tuple[str, str, int, pathlib.Path]]:
+    """:return: Prompt, task, 1 or 2 for the first or the second answer, and file of each recorded answer"""
+    found = [
+        (prompt, file.name.split(".")[0], 2 if "round2" in file.name else 1, file)
+        for prompt, folder in FOLDERS.items()
+        for file in folder.glob("*.txt")
+    ]
+    return sorted(found, key=lambda answer: (list(FOLDERS).index(answer[0]), *answer[1:3]))
+
+
+def make_env(prompt: str, task: str) -> Any:
+    """Make the environment that an answer is about; its episodes end with success."""
+    if prompt == "disguised":
+        return Disguised(task, terminate_on_success=True)
+    return SparseMetaWorldEnv(task, frame_skip=FRAME_SKIP, terminate_on_success=True)
+
+
+def follow(
+    prompt: str, task: str, file: pathlib.Path, seeds: Iterable[int] = SEEDS
+) -> tuple[int, dict[int, int | None]]:
+    """
+    Follow rules for some episodes; where they have no advice, nothing is done.
+
+    :param prompt: A key of ``FOLDERS``
+    :param task: A task of Meta-World
+    :param file: The answer
+    :param seeds: An episode each
+    :return: The number of rules, and of each seed the number of actions until success, ``None`` if there was none
+    """
+    env = make_env(prompt, task)
+    rules = Rules.parse(file.read_text(), env.task_sheet, env.observation_space, env.action_space)
+    lengths: dict[int, int | None] = {}
+    for seed in seeds:
+        observation, _ = env.reset(seed=seed)
+        lengths[seed] = None
+        for n_actions in range(1, MAX_ACTIONS[prompt] + 1):
+            action = rules(observation)
+            observation, _, succeeded, _, _ = env.step(np.zeros(4) if action is None else action)
+            if succeeded:
+                lengths[seed] = n_actions
+                break
+    env.close()
+    return len(rules), lengths
+
+
+def row_of(answer: tuple[str, str, int, pathlib.Path]) -> dict[str, Any]:
+    """Follow an answer, and say what came of it; an episode without success counts with all its actions."""
+    prompt, task, n, file = answer
+    n_rules, lengths = follow(prompt, task, file)
+    failed = [seed for seed, length in lengths.items() if length is None]
+    return {
+        "prompt": prompt,
+        "task": task,
+        "answer": n,
+        "rules": n_rules,
+        "success": 1 - len(failed) / len(lengths),
+        "actions": round(float(np.mean([length or MAX_ACTIONS[prompt] for length in lengths.values()])), 1),
+        "failed_seeds": " ".join(map(str, failed)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="answers side by side; default: one per core")
+    args = parser.parse_args()
+    files = answers()
+    with concurrent.futures.ProcessPoolExecutor(args.jobs) as pool:
+        rows = list(tqdm(pool.map(row_of, files), total=len(files), unit="answer"))
+    with args.results.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(
+            f"{row['prompt']:<9}{row['task']:<30}{row['answer']:>2}{row['rules']:>4}{row['success']:>6.0%}{row['actions']:>6}"
+        )
+
+
+if __name__ == "__main__":
+    main()
