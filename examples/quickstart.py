@@ -69,8 +69,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--advisor",
         default="recorded",
-        help="recorded (rules that a large multimodal model wrote for each of the tasks), simulated, or a litellm model "
-        f"string such as {EXAMPLE_MODEL}; default: recorded",
+        help="recorded (rules that a large multimodal model wrote for each task), simulated, or a litellm model string "
+        f"such as {EXAMPLE_MODEL}; default: recorded",
     )
     parser.add_argument("--model", dest="advisor", help="the same as --advisor")
     parser.add_argument("--form", choices=("rules", "actions"), help="what a model is asked for; default: rules")
