@@ -99,6 +99,12 @@ def test_what_is_told_of_rules_alone():
     assert said in page, said
     said = f"{np.mean([int(row['rules']) for row in best]):.1f} rules on average"
     assert said in page, said
+    readme = " ".join((DATA.parents[2] / "README.md").read_text().split())
+    said = (
+        f"{len(always)} of the {len(first)} recorded first answers, one for each of Meta-World's tasks, succeed in all "
+        f"of 20 episodes, and {len(always) + len(nearly)} in at least 19"
+    )
+    assert said in readme, said
     disguised = [row for row in FOLLOWED if row["prompt"] == "disguised"]
     for row in disguised:
         name = row["task"].removesuffix("-v3")
