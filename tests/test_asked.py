@@ -63,7 +63,9 @@ def test_what_each_way_takes():
         assert cells in [row[1:] for row in rows], cells
 
 
-@pytest.mark.parametrize(("folder", "which"), [(ASKED / "easily_learnt", "these"), (ASKED, "the earlier ones")])
+@pytest.mark.parametrize(
+    ("folder", "which"), [(ASKED / "easily_learnt", "The {} first ones"), (ASKED, "{} of the earlier ones")]
+)
 def test_what_one_answer_with_rules_takes(folder, which):
     def count(file):
         return count_tokens([{"role": "user", "content": file.read_text()}])
@@ -76,8 +78,8 @@ def test_what_one_answer_with_rules_takes(folder, which):
     dollars = [PER_TOKEN_SENT * n + PER_TOKEN_RECEIVED * m for n, m in zip(sent, received, strict=True)]
     page = " ".join((ASKED.parents[2] / "docs" / "results.md").read_text().split())
     said = (
-        f"{len(folders)} of {which} took {round(min(sent), -2)} to {round(max(sent), -2)} tokens with their pictures, "
-        f"and {round(min(received), -2)} to {round(max(received), -2)} for the answer: {min(dollars):.3f} to "
+        f"{which.format(len(folders))} took {round(min(sent), -2)} to {round(max(sent), -2)} tokens with their "
+        f"pictures, and {round(min(received), -2)} to {round(max(received), -2)} for the answer: {min(dollars):.3f} to "
         f"{max(dollars):.3f} US dollars"
     )
     assert said in page, said

@@ -422,8 +422,8 @@ def test_what_is_said_of_gates_that_are_open_at_the_cutoff_follows_from_the_data
             (gates,) = [float(row["gate_open"]) for row in kept.evaluations(run["id"]) if int(row["step"]) == cutoff]
             (many if gates > explain._MANY_GATES else few).append(float(run["success"]))
     said = (
-        f"{len(many)} of {len(many + few)} runs with the answers to the earlier prompt, which ended at {min(many):.0%} "
-        f"to {max(many):.0%}, and the other {len(few)} at {np.mean(few):.0%} on average"
+        f"in {len(many)} of {len(many + few)} runs, all on basketball and soccer, which ended at {min(many):.0%} to "
+        f"{max(many):.0%}; the other {len(few)} ended at {np.mean(few):.0%} on average, the lowest at {min(few):.0%}"
     )
     assert said in " ".join((BENCHMARK.parents[1] / "docs" / "results.md").read_text().split()), said
 

@@ -6,16 +6,18 @@ import pathlib
 
 import numpy as np
 import pytest
-import rules_alone
 from gymnasium import spaces
 from rules_language import parse, sheet_of
 
+import disguised
+import rules_alone
 import sb3_varl
 from sb3_varl import ObservationSlice
 from sb3_varl.advisors.rules_advisor import recorded_tasks
-from sb3_varl.metaworld import TASKS, task_sheet
+from sb3_varl.metaworld import TASKS, SparseMetaWorldEnv, task_sheet
 
 DATA = pathlib.Path(__file__).parents[1] / "examples" / "benchmark" / "recorded_rules"
+ASKED = pathlib.Path(__file__).parent / "data" / "asked"
 RECORDED = pathlib.Path(sb3_varl.__file__).parent / "advisors" / "recorded_rules"
 # To an earlier prompt.
 EARLIER = DATA.with_name("earlier_rules")
@@ -67,6 +69,30 @@ def test_there_are_recorded_rules_for_every_task():
 def test_all_recorded_answers_were_followed():
     expected = [(prompt, task, str(n)) for prompt, task, n, _ in rules_alone.answers()]
     assert [(row["prompt"], row["task"], row["answer"]) for row in FOLLOWED] == expected
+
+
+@pytest.mark.parametrize("task", disguised.DISGUISES)
+def test_a_disguised_task_is_the_same_in_other_words(task):
+    asked = ASKED / "disguised" / task
+    prompt = (asked / "prompt.txt").read_text()
+    sheet = disguised.write_sheet(task)
+    for text in (sheet.goal, sheet.notes, sheet.sizes, sheet.success, sheet.lag):
+        assert text in prompt
+    assert all(f"({part.meaning}" in prompt for part in (*sheet.action, *sheet.observation))
+    recorded = rules_alone.FOLDERS["disguised"] / f"{task}.txt"
+    assert recorded.read_text() == (asked / "answer.txt").read_text()
+
+    env, original = disguised.Disguised(task), SparseMetaWorldEnv(task, frame_skip=disguised.FRAME_SKIP)
+    (observation, _), (before, _) = env.reset(seed=1), original.reset(seed=1)
+    for jaws, q, r, p in np.random.default_rng(0).uniform(-1, 1, (20, 4)).astype(np.float32):
+        observation, *_ = env.step(np.array([jaws, q, r, p]))
+        before, *_ = original.step(np.array([-q, r, p, -jaws]))
+    thing, goal, gap, tool = observation[:3], observation[3:6], observation[6], observation[7:10]
+    for position, xyz in ((thing, before[4:7]), (goal, before[36:39]), (tool, before[:3])):
+        x, y, z = xyz
+        np.testing.assert_allclose(position, [100 * z + 20, 30 - 100 * x, 100 * y - 60], atol=1e-3)
+    assert gap == pytest.approx(10 * before[3] - 1.2, abs=1e-4)
+    np.testing.assert_allclose(disguised.disguise(np.roll(before, -18))[6:10], observation[13:17], atol=1e-3)
 
 
 @pytest.mark.slow

@@ -20,12 +20,11 @@ from cells import (
 )
 from evaluations import Evaluations, Interval, describe, overall, ranges
 from results import N_LAST
+from rules_alone import RESULTS as RULES_ALONE
 from sb3_varl.wording import count
 
 # What others have published: TD-MPC2's own results (arXiv 2310.16828), three seeds, at three of its steps.
 PUBLISHED = pathlib.Path(__file__).parent / "results" / "published.csv"
-# What ``rules_alone.py`` wrote.
-RULES_ALONE = PUBLISHED.with_name("rules_alone.csv")
 # What each method has of VARL, with the same answers.
 PARTS = {
     "SAC": "SAC",
@@ -268,15 +267,16 @@ def tabulate_rules_alone() -> list[str]:
     :return: Lines of Markdown
     """
     answers = pd.read_csv(RULES_ALONE)
+    answers["task"] = answers["task"].str.removesuffix("-v3")
     lines = ["| task | the present prompt | an earlier prompt |", "| --- | --- | --- |"]
     for task, of_task in answers.groupby("task"):
-        cells = [str(task).removesuffix("-v3")]
+        cells = [str(task)]
         for prompt in ("present", "earlier"):
             told = [
                 f"{count(answer.rules, 'rule')}, {answer.success:.0%}, {answer.actions:.1f}"
                 for answer in of_task[of_task["prompt"] == prompt].itertuples()
             ]
-            cells.append("; after a correction ".join(told))
+            cells.append("; after a correction ".join(told) or DASH)
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

@@ -1,6 +1,6 @@
 """
-What comes of recorded rules where they are followed and nothing is learnt: success in 20 episodes, and how many
-actions it takes. The answers are RECORDED: a large multimodal model wrote each of them once.
+Follow recorded rules, learn nothing, and write down how often they succeed in 20 episodes, and in how many actions. The
+answers are RECORDED: a large multimodal model wrote each of them once.
 
     python examples/benchmark/rules_alone.py
 
@@ -18,11 +18,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from disguised import MAX_EPISODE_STEPS, Disguised
+from gymnasium import spaces
 from tqdm import tqdm
 
 import sb3_varl
 from cells import FRAME_SKIP
+from disguised import MAX_EPISODE_STEPS, Disguised
 from sb3_varl import Rules
 from sb3_varl.metaworld import SparseMetaWorldEnv
 
@@ -34,12 +35,16 @@ FOLDERS = {
     "disguised": HERE / "disguised_rules",
 }
 SEEDS = range(1000, 1020)
-MAX_ACTIONS = {"present": 50, "earlier": 50, "disguised": MAX_EPISODE_STEPS}
+MAX_ACTIONS = {"present": 150 // FRAME_SKIP, "earlier": 150 // FRAME_SKIP, "disguised": MAX_EPISODE_STEPS}
 COLUMNS = ("prompt", "task", "answer", "rules", "success", "actions", "failed_seeds")
 
 
 def answers() -> list[tuple[str, str, int, pathlib.Path]]:
-    """:return: Prompt, task, 1 or 2 for the first or the second answer, and file of each recorded answer"""
+    """
+    List the recorded answers.
+
+    :return: Of each the prompt, the task, 1 or 2 for the first or the second answer, and the file
+    """
     found = [
         (prompt, file.name.split(".")[0], 2 if "round2" in file.name else 1, file)
         for prompt, folder in FOLDERS.items()
@@ -48,7 +53,7 @@ def answers() -> list[tuple[str, str, int, pathlib.Path]]:
     return sorted(found, key=lambda answer: (list(FOLDERS).index(answer[0]), *answer[1:3]))
 
 
-def make_env(prompt: str, task: str) -> Any:
+def make_env(prompt: str, task: str) -> Disguised | SparseMetaWorldEnv:
     """Make the environment that an answer is about; its episodes end with success."""
     if prompt == "disguised":
         return Disguised(task, terminate_on_success=True)
@@ -68,6 +73,7 @@ def follow(
     :return: The number of rules, and of each seed the number of actions until success, ``None`` if there was none
     """
     env = make_env(prompt, task)
+    assert isinstance(env.action_space, spaces.Box)
     rules = Rules.parse(file.read_text(), env.task_sheet, env.observation_space, env.action_space)
     lengths: dict[int, int | None] = {}
     for seed in seeds:

@@ -217,7 +217,7 @@ class AdvisorCallback(BaseCallback):
         self._privileged: Privileged | None
         self._teacher: Teacher
         self._figures_writer: FiguresWriter
-        self._collecting = self._is_over = False
+        self._collecting = self._past_cutoff = False
         self._model_of_run: Any = None
         # What is said once.
         self._saw_steps = self._has_ended = self._announced = self._explained = False
@@ -269,8 +269,8 @@ class AdvisorCallback(BaseCallback):
         seen = separate(self._original_observations(model._last_obs), self.training_env.num_envs)
         self._teacher.begin(self._read(seen))
         self._queue.go_on(lambda: model.broken_off)
-        self._is_over = model.num_timesteps >= model.cutoff
-        if self._is_over:
+        self._past_cutoff = model.num_timesteps >= model.cutoff
+        if self._past_cutoff:
             self._schedule = Schedule()
             explain.past_cutoff(model.num_timesteps, model.cutoff, model.shaping_ended is not None)
         self._plan()
@@ -438,8 +438,8 @@ class AdvisorCallback(BaseCallback):
         self._visit_states()
         self._collect(wait=self.blocking, refuse=True)
         self._teach()
-        if not self._is_over and self.num_timesteps >= self.model.cutoff:
-            self._is_over = True
+        if not self._past_cutoff and self.num_timesteps >= self.model.cutoff:
+            self._past_cutoff = True
             self._look_back()
         self._ledger.spend(self.usage)
 
@@ -462,7 +462,7 @@ class AdvisorCallback(BaseCallback):
             print(f"Step {self.num_timesteps}: the agent succeeds by itself. The advice ends.")
 
     def _look_back(self) -> None:
-        """Say when the advice ends if the policy does not do yet what it says."""
+        """At the cutoff, say so if the policy does not yet do what it is advised to."""
         model = self.model
         if model.gate == "distance" and model.shaping_ended is None and self._teacher.labels.n_labels:
             explain.not_learnt(model.guidance_summary().get("gate_open", 0.0), model.cutoff)

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 # Rules that are told of, of those that cannot be used.
 _MAX_SHOWN = 3
-# Share of open gates at the cutoff that is told of: where the benchmark's runs begin to end lower.
+# Share of open gates at the cutoff above which it is told: among the benchmark's runs, those above it ended lower.
 _MANY_GATES = 0.25
 # What to do about answers that cannot be used, by the reason.
 _HINTS = {
@@ -228,14 +228,14 @@ def not_answered(n_queries: int, cutoff: int) -> None:
 
 def not_learnt(gate_open: float, cutoff: int) -> None:
     """
-    Log that the advice ends before the policy does what it says, if that is so.
+    Log that the policy does something else than the advice in many states when this ends, if it does.
 
     :param gate_open: Share of the latest guidance whose gate is open
     :param cutoff: Step from which on guidance does not count
     """
     if gate_open > _MANY_GATES:
         logger.warning(
-            "The advice ends at step %d, and in %.0f%% of the states that it lately was about the policy does "
+            "The advice ends at step %d, but in %.0f%% of the states that it was about lately, the policy does "
             "something else (varl/gate_open). Raise shaping_steps, or have advice that is learnt sooner: actions that "
             "change gradually, few phases with wide margins, small gains.",
             cutoff,
