@@ -329,6 +329,12 @@ def test_a_falling_coefficient():
     assert [coefficient(p) for p in (1.0, 0.875, 0.75, 0.5, 0.0)] == [20.0, 10.0, 0.0, 0.0, 0.0]
 
 
+def test_a_fading_coefficient():
+    coefficient = variants.FadingCoefficient(12.0, share=0.5)
+    found = [coefficient(p) for p in (1.0, 0.875, 0.875 - 0.5 / 12, 0.875 - 1 / 12)]
+    np.testing.assert_allclose(found, 12 / np.exp([0, 0, 1, 2]))
+
+
 def made_up_results(folder):
     """Of all methods, with 3 seeds; VARL succeeds, and others do not."""
     kept = results.Results(folder)

@@ -35,7 +35,7 @@ from results import EVALUATION_COLUMNS, FINISHED, N_LAST, Row
 from rivals import AdviceInReplay, Branching, Cloning, SimulatedScorer
 from sb3_varl import VARL, Advisor, AdvisorCallback, Briefing, RulesAdvisor
 from sb3_varl.algorithms.shaping import MIN_STD, entropy
-from variants import Choosy, FallingCoefficient, least_std
+from variants import Choosy, FadingCoefficient, FallingCoefficient, least_std
 
 EARLIER_RULES = pathlib.Path(__file__).parent / "earlier_rules"
 N_EVAL_EPISODES = 20
@@ -216,8 +216,9 @@ def make_model(env: VecEnv, cell: Cell, demonstrations: list[Demonstration]) -> 
     shaping = settings["shaping"] or {}
     shaping.pop("least_std", None)
     if isinstance(shaping.get("shaping_coef"), str):
-        start = float(shaping["shaping_coef"].removeprefix("falling_"))
-        shaping["shaping_coef"] = FallingCoefficient(start, shaping["shaping_steps"] / settings["steps"])
+        way, start = shaping["shaping_coef"].split("_")
+        schedule = {"falling": FallingCoefficient, "fading": FadingCoefficient}[way]
+        shaping["shaping_coef"] = schedule(float(start), shaping["shaping_steps"] / settings["steps"])
     # Written out, an update would not see what imitation makes of the critics' targets.
     return VARL(env=env, seed=cell.seed, fast=use != "imitation", **settings["model"], **shaping)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -39,6 +40,23 @@ class FallingCoefficient:
 
     def __call__(self, progress_remaining: float) -> float:
         return self.start * max(0.0, 1 - (1 - progress_remaining) / self.share)
+
+
+class FadingCoefficient:
+    """
+    A coefficient that is kept for a quarter of the steps to the cutoff, and then divided by e in each twelfth of them.
+
+    :param start: Its first value
+    :param share: The cutoff, as a share of the run
+    """
+
+    def __init__(self, start: float, share: float) -> None:
+        self.start = start
+        self.share = share
+
+    def __call__(self, progress_remaining: float) -> float:
+        done = (1 - progress_remaining) / self.share
+        return self.start * math.exp(-12 * max(0.0, done - 0.25))
 
 
 class Choosy:
