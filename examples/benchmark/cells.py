@@ -153,6 +153,7 @@ OTHER_SETTINGS: dict[str, Settings] = {
     "five lines, four settings": _merge(
         FIVE_LINES, *(change for name, change in SACS_OWN.items() if name not in FEW_OF_SPARSE)
     ),
+    "five lines, fading": _merge(FIVE_LINES, {"shaping": {"shaping_coef": "fading_20"}}),
     "five lines, earlier prompt": _merge(FIVE_LINES, {"advisor": EARLIER_PROMPT}),
     "five lines, unbounded pull": _merge(FIVE_LINES, {"advisor": EARLIER_PROMPT, "shaping": {"least_std": 0.0}}),
 }
@@ -165,6 +166,7 @@ METHODS: dict[str, Settings] = {
     # One answer with rules
     "five lines": FIVE_LINES,
     "five lines, 100k": {**FIVE_LINES, "steps": 100_000},
+    "five lines, 100k, unbounded pull": {**OTHER_SETTINGS["five lines, unbounded pull"], "steps": 100_000},
     "five lines, SAC": {**FIVE_LINES, **NO_ADVICE},
     **OTHER_SETTINGS,
     "rules": RECORDED_RULES,
@@ -252,7 +254,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "quality": (("VARL, clean advice", "VARL", "VARL, bad advice"), ABLATION_TASKS),
     "five lines": (("five lines", "five lines, SAC"), RULES_TASKS),
     "settings": (("five lines", *OTHER_SETTINGS), RULES_TASKS),
-    "five lines, longer": (("five lines, 100k",), RULES_TASKS[:2]),
+    "five lines, longer": (("five lines, 100k", "five lines, 100k, unbounded pull"), RULES_TASKS[:2]),
     "rules": (("SAC", "VARL", "rules", "rules, no roll-ins", "rules, roll-ins only"), RULES_TASKS),
     "demonstrations": (
         ("rules", *(method for method in METHODS if "demonstrations" in method)),

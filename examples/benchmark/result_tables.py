@@ -348,6 +348,9 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     lines += ["## published", "", *tabulate_published(evaluations), ""]
     lines += ["## what each part is worth", "", *tabulate_parts(evaluations), ""]
     lines += ["## the README's code", "", *tabulate_seeds(evaluations, "five lines, unbounded pull", RULES_TASKS), ""]
+    longer, longer_tasks = EXPERIMENTS["five lines, longer"]
+    for method in longer:
+        lines += [f"## {method}", "", *tabulate_seeds(evaluations, method, longer_tasks), ""]
     lines += ["## settings, the README's code", "", *tabulate_steps(evaluations, *EXPERIMENTS["settings"]), ""]
     for steps in (FULL_STEPS, SHORT_STEPS):
         lines += [f"## main, {FRAME_SKIP * steps} steps", ""]
