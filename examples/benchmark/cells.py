@@ -266,7 +266,11 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "prompt": (("rules", "rules, earlier prompt"), MAIN_TASKS),
     "pull": (("rules, earlier prompt", "rules, unbounded pull"), MAIN_TASKS),
     "rules, cutoff": (
-        ("rules, cutoff 3000", "rules", "rules, cutoff 12000", "rules, until success", "rules, fading"),
+        ("rules, cutoff 3000", "rules", "rules, cutoff 12000", "rules, until success"),
+        ("coffee-pull-v3", "soccer-v3", "basketball-v3"),
+    ),
+    "rules, end": (
+        ("rules", "rules, cutoff 12000", "rules, fading"),
         # Those in which success fell for a while after the cutoff, or was below 90% when it came, with seed 100.
         ("coffee-pull-v3", "soccer-v3", "basketball-v3", "assembly-v3", "pick-place-v3"),
     ),

@@ -345,6 +345,7 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     lines += [*tabulate_tasks(evaluations, ("SAC", *reversed(EXPERIMENTS["prompt"][0])), MAIN_TASKS, SHORT_STEPS), ""]
     lines += ["## fifteen tasks by the step", "", *tabulate_steps(evaluations, *EXPERIMENTS["prompt"]), ""]
     lines += ["## prompts", "", *tabulate_prompts(evaluations), ""]
+    lines += ["## how the advice ends", "", *tabulate_steps(evaluations, *EXPERIMENTS["rules, end"]), ""]
     lines += ["## published", "", *tabulate_published(evaluations), ""]
     lines += ["## what each part is worth", "", *tabulate_parts(evaluations), ""]
     lines += ["## the README's code", "", *tabulate_seeds(evaluations, "five lines, unbounded pull", RULES_TASKS), ""]
