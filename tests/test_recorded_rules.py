@@ -10,6 +10,7 @@ from gymnasium import spaces
 from rules_language import parse, sheet_of
 
 import disguised
+import invented
 import rules_alone
 import sb3_varl
 from sb3_varl import ObservationSlice
@@ -75,7 +76,7 @@ def test_all_recorded_answers_were_followed():
 def test_a_disguised_task_is_the_same_in_other_words(task):
     asked = ASKED / "disguised" / task
     prompt = (asked / "prompt.txt").read_text()
-    sheet = disguised.write_sheet(task)
+    sheet = disguised.write_sheet(disguised.DISGUISES[task])
     for text in (sheet.goal, sheet.notes, sheet.sizes, sheet.success, sheet.lag):
         assert text in prompt
     assert all(f"({part.meaning}" in prompt for part in (*sheet.action, *sheet.observation))
@@ -93,6 +94,30 @@ def test_a_disguised_task_is_the_same_in_other_words(task):
         np.testing.assert_allclose(position, [100 * z + 20, 30 - 100 * x, 100 * y - 60], atol=1e-3)
     assert gap == pytest.approx(10 * before[3] - 1.2, abs=1e-4)
     np.testing.assert_allclose(disguised.disguise(np.roll(before, -18))[6:10], observation[13:17], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "succeeds"),
+    [
+        ("move-and-leave", {"thing": (22, 10, 0), "tool": (45, 10, 0)}, True),
+        ("move-and-leave", {"thing": (22, 10, 0), "tool": (45, 10, 0), "gap": 3}, False),
+        ("move-and-leave", {"thing": (22, 16, 0), "tool": (45, 10, 0)}, False),
+        ("half-open", {"thing": (22, 30, -9), "tool": (45, 10, 0)}, True),
+        ("half-open", {"thing": (22, 30, -12), "tool": (45, 10, 0)}, False),
+        ("half-open", {"thing": (22, 30, -9), "tool": (35, 10, 0)}, False),
+        ("aside-and-high", {"thing": (44, 52, 0)}, True),
+        ("aside-and-high", {"thing": (44, 48, 0)}, False),
+    ],
+)
+def test_invented_tasks_succeed_as_their_sheets_say(task, changes, succeeds):
+    state = {"thing": (22, 30, 0), "home": (22, 30, 0), "gap": 8.8, "tool": (30, 30, 0), **changes}
+    assert invented.INVENTIONS[task].succeeds(*(np.array(value) for value in state.values())) == succeeds
+    env = invented.Invented(task)
+    first, _ = env.reset(seed=0)
+    np.testing.assert_array_equal(first[3:6], first[:3])
+    *_, after = [env.step(np.ones(4, np.float32)) for _ in range(3)]
+    np.testing.assert_array_equal(after[0][3:6], first[:3])
+    assert after[1:] == (0.0, False, False, {"success": 0.0})
 
 
 @pytest.mark.slow
@@ -131,8 +156,9 @@ def test_what_is_told_of_rules_alone():
         f"of 20 episodes, and {len(always) + len(nearly)} in at least 19"
     )
     assert said in readme, said
-    disguised = [row for row in FOLLOWED if row["prompt"] == "disguised"]
-    for row in disguised:
+    for row in FOLLOWED:
+        if row["prompt"] not in ("disguised", "invented"):
+            continue
         name = row["task"].removesuffix("-v3")
         told = f"| {name} | {row['rules']} rules, {float(row['success']):.0%}, {row['actions']} |"
         assert told in page, told

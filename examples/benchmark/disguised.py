@@ -30,6 +30,7 @@ class Disguise(NamedTuple):
     :param target: What the goal position is
     :param success: When success counts
     :param sizes: Sizes of objects
+    :param place: What the position of the target is called
     """
 
     goal: str
@@ -38,6 +39,7 @@ class Disguise(NamedTuple):
     target: str
     success: str
     sizes: str
+    place: str = "goal position"
 
 
 _DISC = "Disc: a cylinder 4 cm across and 4 cm high. Held between the jaws, it leaves the jaw gap at about 3.2."
@@ -146,14 +148,13 @@ _SUCCESS = (
 )
 
 
-def write_sheet(task: str) -> TaskSheet:
+def write_sheet(words: Disguise) -> TaskSheet:
     """
-    Put together what an advisor should know of a disguised task.
+    Put together what an advisor should know of a task.
 
-    :param task: A key of ``DISGUISES``
+    :param words: What its sheet says that the others' do not
     :return: Its sheet
     """
-    words = DISGUISES[task]
     return TaskSheet(
         goal=words.goal,
         action=(
@@ -164,11 +165,11 @@ def write_sheet(task: str) -> TaskSheet:
         ),
         observation=(
             ObservationSlice(f"{words.thing} position", 0, 3, f"p, q, r: {words.point}", before=10),
-            ObservationSlice("goal position", 3, 6, f"p, q, r: {words.target}"),
+            ObservationSlice(words.place, 3, 6, f"p, q, r: {words.target}"),
             ObservationSlice("jaw gap", 6, 7, "in cm: 8.8 when open, 1.8 when closed on nothing", before=13),
             # At half the jaws' height; this is how it was asked.
             ObservationSlice("tool position", 7, 10, "p, q, r: between the upper halves of the jaws", before=14),
-            ObservationSlice("previously", 10, 17, "the same without the goal position as it was 12.5 ms earlier"),
+            ObservationSlice("previously", 10, 17, f"the same without the {words.place} as it was 12.5 ms earlier"),
         ),
         notes=_NOTES,
         sizes=f"{words.sizes} {_JAWS}",
@@ -208,7 +209,7 @@ class Disguised(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
 
     def __init__(self, task: str, terminate_on_success: bool = False) -> None:
         super().__init__(SparseMetaWorldEnv(task, frame_skip=FRAME_SKIP, terminate_on_success=terminate_on_success))
-        self.task_sheet = write_sheet(task)
+        self.task_sheet = write_sheet(DISGUISES[task])
         self.observation_space = spaces.Box(-np.inf, np.inf, (17,), np.float32)
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:

@@ -6,7 +6,8 @@ answers are RECORDED: a large multimodal model wrote each of them once.
 
 writes ``results/rules_alone.csv`` anew: a row for each answer to the present prompt and to the earlier one, on
 Meta-World's tasks as in the grid, with an action for 3 steps of the simulator and 50 actions in an episode; and for
-each about a task in disguise (``disguised.py``), with an action for 4 steps and 38 actions.
+each about a task in disguise (``disguised.py``) or an invented one (``invented.py``), with an action for 4 steps and 38
+or 60 actions.
 """
 
 import argparse
@@ -21,9 +22,10 @@ import numpy as np
 from gymnasium import spaces
 from tqdm import tqdm
 
+import disguised
+import invented
 import sb3_varl
 from cells import FRAME_SKIP
-from disguised import MAX_EPISODE_STEPS, Disguised
 from sb3_varl import Rules
 from sb3_varl.metaworld import SparseMetaWorldEnv
 
@@ -33,9 +35,15 @@ FOLDERS = {
     "present": pathlib.Path(sb3_varl.__file__).parent / "advisors" / "recorded_rules",
     "earlier": HERE / "earlier_rules",
     "disguised": HERE / "disguised_rules",
+    "invented": HERE / "invented_rules",
 }
 SEEDS = range(1000, 1020)
-MAX_ACTIONS = {"present": 150 // FRAME_SKIP, "earlier": 150 // FRAME_SKIP, "disguised": MAX_EPISODE_STEPS}
+MAX_ACTIONS = {
+    "present": 150 // FRAME_SKIP,
+    "earlier": 150 // FRAME_SKIP,
+    "disguised": disguised.MAX_EPISODE_STEPS,
+    "invented": invented.MAX_EPISODE_STEPS,
+}
 COLUMNS = ("prompt", "task", "answer", "rules", "success", "actions", "failed_seeds")
 
 
@@ -53,10 +61,12 @@ def answers() -> list[tuple[str, str, int, pathlib.Path]]:
     return sorted(found, key=lambda answer: (list(FOLDERS).index(answer[0]), *answer[1:3]))
 
 
-def make_env(prompt: str, task: str) -> Disguised | SparseMetaWorldEnv:
+def make_env(prompt: str, task: str) -> disguised.Disguised | SparseMetaWorldEnv:
     """Make the environment that an answer is about; its episodes end with success."""
     if prompt == "disguised":
-        return Disguised(task, terminate_on_success=True)
+        return disguised.Disguised(task, terminate_on_success=True)
+    if prompt == "invented":
+        return invented.Invented(task, terminate_on_success=True)
     return SparseMetaWorldEnv(task, frame_skip=FRAME_SKIP, terminate_on_success=True)
 
 
@@ -67,7 +77,7 @@ def follow(
     Follow rules for some episodes; where they have no advice, nothing is done.
 
     :param prompt: A key of ``FOLDERS``
-    :param task: A task of Meta-World
+    :param task: The task
     :param file: The answer
     :param seeds: An episode each
     :return: The number of rules, and of each seed the number of actions until success, ``None`` if there was none
