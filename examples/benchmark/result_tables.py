@@ -267,7 +267,8 @@ def tabulate_rules_alone() -> list[str]:
     :return: Lines of Markdown
     """
     answers = pd.read_csv(RULES_ALONE)
-    answers["task"] = answers["task"].str.removesuffix("-v3")
+    answers = answers[answers["prompt"].isin(("present", "earlier"))]
+    answers = answers.assign(task=answers["task"].str.removesuffix("-v3"))
     lines = ["| task | the present prompt | an earlier prompt |", "| --- | --- | --- |"]
     for task, of_task in answers.groupby("task"):
         cells = [str(task)]
