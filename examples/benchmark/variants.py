@@ -42,17 +42,8 @@ class FallingCoefficient:
         return self.start * max(0.0, 1 - (1 - progress_remaining) / self.share)
 
 
-class FadingCoefficient:
-    """
-    A coefficient that is kept for a quarter of the steps to the cutoff, and then divided by e in each twelfth of them.
-
-    :param start: Its first value
-    :param share: The cutoff, as a share of the run
-    """
-
-    def __init__(self, start: float, share: float) -> None:
-        self.start = start
-        self.share = share
+class FadingCoefficient(FallingCoefficient):
+    """A coefficient that is kept for a quarter of the steps to the cutoff, and divided by e in each twelfth after."""
 
     def __call__(self, progress_remaining: float) -> float:
         done = (1 - progress_remaining) / self.share
