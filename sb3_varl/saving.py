@@ -33,8 +33,8 @@ def sync(descriptor: int) -> None:
 def held_signals() -> Iterator[None]:
     """
     Have Ctrl-C, and SIGTERM where a function handles it, wait until something is done; only the first: who presses
-    again does not wait. PyTorch's writer would make another error of a ``KeyboardInterrupt``, one that whoever saves
-    what was learnt after a Ctrl-C does not expect.
+    again does not wait. PyTorch's writer, and tqdm's, which SB3 logs through, may make another error of a
+    ``KeyboardInterrupt``, one that whoever saves what was learnt after a Ctrl-C does not expect.
     """
     if threading.current_thread() is not threading.main_thread():  # signals do not reach others
         yield

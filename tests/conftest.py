@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -257,3 +258,13 @@ def taught():
     pairs = [(env.reset(seed=i)[0], ANSWERS[rng.integers(len(ANSWERS))]) for i in range(64)]
     imitate(model, pairs, n_epochs=40, learning_rate=3e-3, progress_bar=False)
     return model
+
+
+@pytest.fixture
+def handlers():
+    """Those of a process that was started by hand, whatever pytest was started by."""
+    before = [(number, signal.signal(number, signal.SIG_DFL)) for number in (signal.SIGINT, signal.SIGTERM)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    for number, handler in before:
+        signal.signal(number, handler)

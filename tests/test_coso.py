@@ -3,6 +3,7 @@
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecFrameStack
 from tiny_models import ANSWERS, PROMPT, SOURCES, gradients, make_model, observations, tiny
 
@@ -184,6 +186,21 @@ def test_a_crash_while_saving_leaves_the_older_file(taught, tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         taught.save(tmp_path / "it")
     assert (tmp_path / "it.zip").read_bytes() == before
+
+
+def test_a_signal_while_logging_waits_for_the_line(handlers):
+    lines = []
+
+    class Disturbed(KVWriter):
+        def write(self, key_values, key_excluded, step=0):
+            signal.raise_signal(signal.SIGINT)
+            lines.append(dict(key_values))
+
+    model = make_model()
+    model.set_logger(Logger(folder=None, output_formats=[Disturbed()]))
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(100)
+    assert len(lines) == 1
 
 
 @pytest.mark.parametrize("weights", ["learned", "code", "parser", "uniform", None])

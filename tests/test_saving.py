@@ -12,6 +12,7 @@ import pytest
 import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from conftest import CounterEnv, DictEnv, assert_same_parameters
@@ -217,16 +218,6 @@ def test_a_crash_while_saving_leaves_the_older_file(what, tmp_path, monkeypatch)
     assert {other.name for other in tmp_path.iterdir()} == {path.name, f"{path.name}.part"}
 
 
-@pytest.fixture
-def handlers():
-    """Those of a process that was started by hand, whatever pytest was started by."""
-    before = [(number, signal.signal(number, signal.SIG_DFL)) for number in (signal.SIGINT, signal.SIGTERM)]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield lambda: (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
-    for number, handler in before:
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_saving_waits_for_the_file(number, handlers, tmp_path, monkeypatch):
     """PyTorch's writer would make a RuntimeError of the KeyboardInterrupt."""
@@ -247,6 +238,26 @@ def test_a_signal_while_saving_waits_for_the_file(number, handlers, tmp_path, mo
     assert handlers() == (signal.default_int_handler,) * 2
     assert os.listdir(tmp_path) == ["it.zip"]
     assert VARL.load(tmp_path / "it").guidance_buffer.size() == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_logging_waits_for_the_line(number, handlers):
+    """tqdm, which SB3 writes through, would make an AttributeError of the KeyboardInterrupt, in its first line."""
+    lines = []
+
+    class Disturbed(KVWriter):
+        def write(self, key_values, key_excluded, step=0):
+            signal.raise_signal(number)
+            lines.append(dict(key_values))
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    model = advised()
+    model.set_logger(Logger(folder=None, output_formats=[Disturbed()]))
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(100, log_interval=1)
+    (line,) = lines
+    assert line["time/episodes"] == 1
+    assert handlers() == (signal.default_int_handler,) * 2
 
 
 def test_a_signal_is_not_lost_where_the_file_cannot_be_written(handlers, tmp_path):

@@ -27,7 +27,7 @@ from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
 from sb3_varl.algorithms.shaping import GATES, min_q_value
 from sb3_varl.algorithms.shaping_term import ShapingTerm
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number
-from sb3_varl.saving import replacing_path
+from sb3_varl.saving import held_signals, replacing_path
 
 # What is of the present learn() only, and of this process.
 _NOT_SAVED = ("advice_in_use", "after_learning", "broken_off", "roll_ins", "recorded_updates")
@@ -215,14 +215,15 @@ class Guided(OffPolicyAlgorithm):
 
     def dump_logs(self) -> None:
         """
-        Write the logs.
+        Write the logs, whole lines of them: a first Ctrl-C waits.
 
         Adds what :meth:`guidance_summary` says, under ``varl/``, while the guidance counts.
         """
         if self.shaping_active:
             for name, value in self.guidance_summary().items():
                 self.logger.record(f"varl/{name}", value)
-        super().dump_logs()
+        with held_signals():
+            super().dump_logs()
 
     def guidance_summary(self) -> dict[str, float]:
         """

@@ -21,7 +21,7 @@ from sb3_varl.coso.causal import LearnedWeights
 from sb3_varl.coso.policy import VLMPolicy
 from sb3_varl.coso.utterances import DictUtteranceBuffer, Utterance, UtteranceBuffer
 from sb3_varl.coso.weights import ParserWeights, TokenWeights, UniformWeights
-from sb3_varl.saving import replacing_path
+from sb3_varl.saving import held_signals, replacing_path
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +100,15 @@ class Writing(OnPolicyAlgorithm):
         """
         self.rollout_buffer.unparsed_penalty = self.unparsed_penalty
         return super().collect_rollouts(*args, **kwargs)
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """
+        Write the logs, whole lines of them: a first Ctrl-C waits.
+
+        :param iteration: Number of rollouts so far
+        """
+        with held_signals():
+            super().dump_logs(iteration)
 
     def learn(
         self: SelfWriting,
