@@ -30,7 +30,7 @@ from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_n
 from sb3_varl.saving import held_signals, replacing_path
 
 # What is of the present learn() only, and of this process.
-_NOT_SAVED = ("advice_in_use", "after_learning", "broken_off", "roll_ins", "recorded_updates")
+_NOT_SAVED = ("advice_in_use", "after_learning", "broken_off", "roll_ins", "recorded_updates", "late_shaping")
 
 SelfGuided = TypeVar("SelfGuided", bound="Guided")
 
@@ -48,6 +48,8 @@ class Guided(OffPolicyAlgorithm):
         + \lambda \, E_{(s, a) \sim D_g}\left[ g(s, a) \left( -\log \pi_\theta(a | s) \right) \right]
 
     Everything else, and everything after, is the parent's own. Without guidance, the two are the same to the last bit.
+    After the cutoff, :class:`~sb3_varl.AdvisorCallback` may have a share of :math:`\lambda` count again: see its
+    ``hold``.
 
     :param args: Arguments of the parent, in its order
     :param shaping_coef: See :class:`~sb3_varl.VARL`, as for all that follow
@@ -72,6 +74,7 @@ class Guided(OffPolicyAlgorithm):
     after_learning: list[Callable[[bool], None]]
     broken_off: bool
     roll_ins: list[Callable[[], Sequence[np.ndarray | None]]]
+    late_shaping: float
 
     def __init__(
         self,
@@ -103,8 +106,10 @@ class Guided(OffPolicyAlgorithm):
 
     def _forget_learn(self) -> None:
         # What callbacks have of advice_progress; what they want to be done when learn() ends, told whether it came to
-        # its end; whether it was broken off, which is set before they are told; and what they want to be executed.
+        # its end; whether it was broken off, which is set before they are told; what they want to be executed; and what
+        # share of the shaping coefficient they have count after the cutoff.
         self.advice_in_use, self.after_learning, self.broken_off, self.roll_ins = [], [], False, []
+        self.late_shaping = 0.0
 
     def _check_shaping_arguments(self) -> None:
         if not callable(self.shaping_coef):
@@ -159,17 +164,25 @@ class Guided(OffPolicyAlgorithm):
 
     @property
     def cutoff(self) -> int:
-        """Environment step from which on guidance does not count: ``shaping_steps``, or where it was ended before."""
+        """
+        Environment step from which on guidance does not count, but for ``late_shaping``: ``shaping_steps``, or where it
+        was ended before.
+        """
         return self.shaping_steps if self.shaping_ended is None else min(self.shaping_steps, self.shaping_ended)
 
     def end_shaping(self) -> None:
-        """Have the guidance count no longer, from now until ``learn()`` begins to count its steps anew."""
+        """Have the cutoff come now, until ``learn()`` begins to count its steps anew."""
         self.shaping_ended = self.num_timesteps
+
+    @property
+    def shaping_share(self) -> float:
+        """Share of the shaping coefficient that counts: all of it until the cutoff, and then ``late_shaping``."""
+        return 1.0 if self.num_timesteps < self.cutoff else self.late_shaping
 
     @property
     def shaping_active(self) -> bool:
         """Whether the next gradient update contains the shaping term."""
-        return self.num_timesteps < self.cutoff and self.guidance_buffer.size() > 0
+        return self.shaping_share > 0 and self.guidance_buffer.size() > 0
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -211,7 +224,7 @@ class Guided(OffPolicyAlgorithm):
     def _shaping_term(self) -> ShapingTerm:
         shaping_coef = self.shaping_coef_schedule(self._current_progress_remaining)
         check_number("what the schedule shaping_coef returns", shaping_coef)
-        return ShapingTerm(self, shaping_coef)
+        return ShapingTerm(self, shaping_coef * self.shaping_share)
 
     def dump_logs(self) -> None:
         """

@@ -78,9 +78,10 @@ class AdvisorCallback(BaseCallback):
     ``failed_queries``, ``requests``, ``failed_requests``, ``states`` (asked about), ``accepted``, ``abstained``,
     ``rejected_<reason>``, ``late`` (accepted after the cutoff), ``prompt_tokens``, ``completion_tokens``, ``cost`` (US
     dollars) and ``seconds`` (spent on asking); ``latency`` is the last query's, in seconds. With standing advice also
-    ``labels``, ``rule_<number>``, ``no_rule`` and ``no_value`` (share of the states in which this rule decided, none
-    did, or an expression had no value), ``executed`` (share of the steps that were advice), and ``success_own``,
-    ``success_rolled_in`` and ``success_all_the_way``, by which part of an episode was advice.
+    ``labels``, ``held`` (steps after the cutoff in which guidance counted), ``rule_<number>``, ``no_rule`` and
+    ``no_value`` (share of the states in which this rule decided, none did, or an expression had no value),
+    ``executed`` (share of the steps that were advice), and ``success_own``, ``success_rolled_in`` and
+    ``success_all_the_way``, by which part of an episode was advice.
     TensorBoard gets, of each query, ``states``, a picture of the frames with the executed and the suggested actions,
     ``prompt``, the text that a model was sent, and the ``rules`` that it wrote.
 
@@ -111,6 +112,11 @@ class AdvisorCallback(BaseCallback):
         that succeeds where the advice is followed to the end, which takes roll-ins, and at least a quarter. Takes
         ``info["is_success"]``, and fewer episodes if the model's ``stats_window_size`` is smaller. ``None`` goes on to
         the cutoff
+    :param hold: With standing advice, whether guidance counts again after the cutoff, as far as the agent falls short
+        of the advice: ``shaping_coef`` times the part that is missing, in the agent's last 20 episodes, of the success
+        that the advice has where it is followed to the end. So what was learnt from advice is not lost when it ends,
+        and advice that does not succeed holds nothing. Takes roll-ins and ``info["is_success"]``; nothing is asked for
+        it, and nothing executed. ``None`` for yes where the answers are rules, and no elsewhere
     :param observe: Name of an attribute or a method of the environment that says what the advisor reads in place of the
         policy's observation, an array or a dictionary of arrays: the simulator's state, where the policy sees pixels.
         The task sheet's slices are of it. ``None`` for the policy's observation
@@ -149,6 +155,7 @@ class AdvisorCallback(BaseCallback):
         roll_in: float | None = None,
         max_executed_steps: int | None = None,
         until_success: UntilSuccess = None,
+        hold: bool | None = None,
         observe: str | None = None,
         frames: bool = True,
         blocking: bool = False,
@@ -184,6 +191,8 @@ class AdvisorCallback(BaseCallback):
         check_until_success(until_success)
         for name, flag in (("frames", frames), ("blocking", blocking), ("resume", resume)):
             check_bool(name, flag)
+        if hold is not None:
+            check_bool("hold", hold)
         if states_per_query > window:
             raise ArgumentError(
                 f"states_per_query is {states_per_query}, but the window holds only {window} transitions to draw from. "
@@ -201,6 +210,7 @@ class AdvisorCallback(BaseCallback):
         self.roll_in = roll_in
         self.max_executed_steps = max_executed_steps
         self.until_success = until_success
+        self.hold = hold
         self.observe = observe
         self.frames = frames
         self.blocking = blocking
@@ -220,7 +230,7 @@ class AdvisorCallback(BaseCallback):
         self._collecting = self._past_cutoff = False
         self._model_of_run: Any = None
         # What is said once.
-        self._saw_steps = self._has_ended = self._announced = self._explained = False
+        self._saw_steps = self._has_ended = self._announced = self._explained = self._told_of_hold = False
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is for a run of its own, which has yet to begin.
@@ -272,7 +282,8 @@ class AdvisorCallback(BaseCallback):
         self._past_cutoff = model.num_timesteps >= model.cutoff
         if self._past_cutoff:
             self._schedule = Schedule()
-            explain.past_cutoff(model.num_timesteps, model.cutoff, model.shaping_ended is not None)
+            if not (self._teacher.hold and self._teacher.stands_by_itself):
+                explain.past_cutoff(model.num_timesteps, model.cutoff, model.shaping_ended is not None)
         self._plan()
         if len(self._schedule) and self.frames:
             self._states.try_frames(self.training_env)
@@ -296,6 +307,7 @@ class AdvisorCallback(BaseCallback):
             self.label_freq,
             self.roll_in,
             self.max_executed_steps,
+            self.hold,
             self._picture,
         )
         self._teacher.waits_for_record = lambda: self.until_success == "advice"
@@ -305,6 +317,12 @@ class AdvisorCallback(BaseCallback):
                 'until_success is "advice", but no episode follows the advice to its end, or none is the agent\'s own, '
                 "so that nobody can compare them. That takes rules, or other advice that stands in every state, "
                 "roll_in between 0 and 1, and max_executed_steps above 0. Give a share of episodes, such as 0.25."
+            )
+        if self.hold and not self._teacher.is_followed:
+            raise ArgumentError(
+                "hold is True, but no episode follows the advice to its end, or none is the agent's own, so that "
+                "nobody can tell how far the agent falls short of it. That takes rules, or other advice that stands in "
+                "every state, roll_in between 0 and 1, and max_executed_steps above 0."
             )
         schedule = self._whole_schedule()
         try:
@@ -438,6 +456,10 @@ class AdvisorCallback(BaseCallback):
         self._visit_states()
         self._collect(wait=self.blocking, refuse=True)
         self._teach()
+        if self.model.late_shaping > 0 and not self._told_of_hold:
+            self._told_of_hold = True
+            if self.verbose >= 1:
+                print(f"Step {self.num_timesteps}: the agent succeeds less often than the advice, which counts again.")
         if not self._past_cutoff and self.num_timesteps >= self.model.cutoff:
             self._past_cutoff = True
             self._look_back()

@@ -63,6 +63,8 @@ class GuidedModel(Protocol):
     broken_off: bool
     # Each says for each environment what is to be executed in place of the policy's action, in [-1, 1]^d, or None.
     roll_ins: list[Callable[[], Sequence[np.ndarray | None]]]
+    # What share of the shaping coefficient counts after the cutoff.
+    late_shaping: float
     _last_obs: Any
 
     @property
@@ -79,14 +81,14 @@ class GuidedModel(Protocol):
 
     @property
     def cutoff(self) -> int:
-        """Environment step from which on guidance does not count."""
+        """Environment step from which on guidance does not count, but for ``late_shaping``."""
 
     @property
     def logger(self) -> Logger:
         """SB3's logger."""
 
     def end_shaping(self) -> None:
-        """Have the guidance count no longer."""
+        """Have the cutoff come now."""
 
     def guidance_summary(self) -> dict[str, float]:
         """Compare the latest guidance with the policy as it is."""

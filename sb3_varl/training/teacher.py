@@ -14,6 +14,7 @@ from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.roll_ins import RollIns
 from sb3_varl.training.standing import Standing
 from sb3_varl.training.track_record import TrackRecord
+from sb3_varl.training.until_success import missing_success
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ class Teacher:
     :param roll_in: Share of the episodes that begin with advice. ``None`` for 0.5 where the answers are rules, and none
         elsewhere
     :param max_executed_steps: Steps of advice in the whole run, ``None`` for any number
+    :param hold: Whether guidance counts again after the cutoff, as far as the agent falls short of the advice. ``None``
+        for so where the answers are rules, and not elsewhere
     :param picture: Takes a picture of an environment's present state, or has none
     """
 
@@ -45,6 +48,7 @@ class Teacher:
         label_freq: int | None,
         roll_in: float | None,
         max_executed_steps: int | None,
+        hold: bool | None,
         picture: Callable[[int], np.ndarray | None],
     ) -> None:
         form_for = getattr(advisor, "form_for", None)
@@ -54,6 +58,8 @@ class Teacher:
             label_freq = LABEL_FREQ_OF_RULES if self.advises_by_rules else 0
         if roll_in is None:
             roll_in = ROLL_IN_OF_RULES if self.advises_by_rules else 0.0
+        self.hold = self.advises_by_rules if hold is None else hold
+        self.n_held = 0
         self.standing = Standing(briefing.action_space)
         self.labels = Labels(model, self.standing, label_freq)
         rng = np.random.default_rng(None if model.seed is None else [model.seed, 1])
@@ -86,6 +92,7 @@ class Teacher:
         :param progress: What the model's zip keeps; its ``rules`` are kept up to date here
         """
         self._progress = progress
+        self.roll_ins.own.extend(progress.get("own", ()))
         text, record = progress.get("rules"), progress.get("record")
         if text is not None:
             self.stand(self.read(text))
@@ -207,8 +214,14 @@ class Teacher:
             self._keep_record()
             if self.record.is_worse_than_before:
                 self._put_back(self.record)
-        if self._model.num_timesteps < self._model.cutoff:
-            self.labels.add(seen, self._model.num_timesteps)
+        if dones.any():
+            self._progress["own"] = list(self.roll_ins.own)
+        model = self._model
+        if self.hold and model.num_timesteps >= model.cutoff:
+            model.late_shaping = missing_success(self.record, self.roll_ins.own)
+            self.n_held += len(dones) * (model.late_shaping > 0)
+        if model.num_timesteps < model.cutoff or model.late_shaping > 0:
+            self.labels.add(seen, model.num_timesteps)
 
     def _put_back(self, worse: TrackRecord) -> None:
         better = worse.put_back()
@@ -268,5 +281,6 @@ class Teacher:
 
         :return: Numbers by their keys
         """
-        labels = {"advice/labels": self.labels.n_labels} if self.labels.n_labels else {}
+        counted = {"advice/labels": self.labels.n_labels, "advice/held": self.n_held}
+        labels = {name: n for name, n in counted.items() if n}
         return {**labels, **self.standing.figures(), **self.roll_ins.figures()}

@@ -1,4 +1,4 @@
-"""Whether the agent succeeds by itself, so that the advice may end before the cutoff."""
+"""How well the agent does by itself: the advice may end before the cutoff, or has to count again after it."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -59,3 +59,18 @@ def succeeds(needed: float, successes: Sequence[bool], longest: int | None) -> b
     n_episodes = min(N_OWN, longest or N_OWN)
     recent = list(successes)[-n_episodes:]
     return len(recent) == n_episodes and sum(recent) / n_episodes >= needed
+
+
+def missing_success(record: TrackRecord | None, own: Sequence[bool]) -> float:
+    """
+    Say how far the agent falls short of the advice.
+
+    :param record: How the standing advice fares where it is followed
+    :param own: Whether the agent's own episodes succeeded, the latest last
+    :return: Which part of the advice's success is missing in the last 20 of them; 0 as long as one of the two is
+        unknown, and where the advice never succeeds
+    """
+    recent = list(own)[-N_OWN:]
+    if record is None or not record.is_known or record.success == 0 or len(recent) < N_OWN:
+        return 0.0
+    return max(0.0, 1 - sum(recent) / N_OWN / record.success)

@@ -1,0 +1,208 @@
+"""Guidance that counts again after the cutoff, as far as the agent falls short of the advice."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from standing import ALL, UPDATES, NamedEnv, answer_of, make_callback, make_model
+
+from conftest import assert_same_parameters
+from sb3_varl import VARL, ArgumentError, FunctionAdvisor, RulesAdvisor
+from sb3_varl.advice.types import Episode
+from sb3_varl.training.track_record import TrackRecord
+from sb3_varl.training.until_success import missing_success
+
+CUTOFF = 1000
+
+
+class NarrowEnv(NamedEnv):
+    """Succeeds where the action is the one that is expected; an agent that acts at random never comes so near."""
+
+    def __init__(self, expected=0.5, tolerance=1e-4):
+        super().__init__()
+        self.expected = expected
+        self.tolerance = tolerance
+
+    def step(self, action):
+        *transition, info = super().step(action)
+        return *transition, {**info, "is_success": bool(abs(action[0] - self.expected) < self.tolerance)}
+
+
+def held(env, value=0.5, steps=CUTOFF + 100, **callback):
+    model = make_model(env, shaping_steps=CUTOFF, learning_starts=10_000)
+    callback = make_callback(RulesAdvisor(answer_of(value)), **{"n_queries": 1, **callback})
+    model.learn(steps, callback=callback)
+    assert callback._teacher.record.is_known
+    return model, callback
+
+
+def recorded(n_episodes, n_successes):
+    record = TrackRecord(lambda observation: None)
+    for i in range(n_episodes):
+        record.add(Episode((), (), (), i < n_successes, {}))
+    return record
+
+
+@given(st.integers(0, 20), st.integers(0, 30), st.lists(st.booleans(), max_size=40))
+def test_what_is_missing(n_successes, n_more, own):
+    record = recorded(n_successes + n_more, n_successes)
+    missing = missing_success(record, own)
+    assert 0 <= missing <= 1
+    if n_successes + n_more < 8 or len(own) < 20 or not n_successes:
+        assert missing == 0
+    else:
+        needed = n_successes / (n_successes + n_more)
+        assert (missing == 0) == (sum(own[-20:]) / 20 >= needed or np.isclose(sum(own[-20:]) / 20, needed))
+        assert (missing == 1) == (not any(own[-20:]))
+        assert missing_success(record, [*own, True]) <= missing_success(record, [*own, False])
+
+
+def test_nothing_is_missing_as_long_as_nothing_is_known():
+    assert missing_success(None, [False] * 20) == 0
+
+
+def test_guidance_counts_again_where_the_advice_succeeds_and_the_agent_does_not():
+    model, callback = held(NarrowEnv())
+    assert model.num_timesteps > model.cutoff
+    assert model.late_shaping == 1
+    assert model.shaping_active
+    assert callback._teacher.n_held == 101
+    labelled = model.guidance_buffer.rows()["steps"]
+    assert labelled.max() > CUTOFF, "what is visited is labelled again"
+
+
+def test_nothing_is_executed_or_asked_after_the_cutoff():
+    env = NarrowEnv()
+    _, callback = held(env, steps=CUTOFF)
+    _, longer = held(NarrowEnv(), steps=CUTOFF + 500)
+    assert callback._teacher.roll_ins.n_executed == longer._teacher.roll_ins.n_executed > 0
+    assert callback.n_asked == longer.n_asked
+
+
+@pytest.mark.parametrize(
+    ("env", "value"),
+    [(NarrowEnv(expected=0.9), 0.5), (NarrowEnv(tolerance=3.0), 0.5)],
+    ids=["neither_succeeds", "both_succeed"],
+)
+def test_it_does_not_count_where_the_advice_is_no_better(env, value):
+    model, callback = held(env, value)
+    assert model.late_shaping == 0
+    assert not model.shaping_active
+    assert callback._teacher.n_held == 0
+    assert model.guidance_buffer.rows()["steps"].max() <= CUTOFF
+
+
+def test_it_does_not_count_with_hold_off():
+    model, callback = held(NarrowEnv(), hold=False)
+    assert model.late_shaping == 0
+    assert callback._teacher.n_held == 0
+
+
+class Lines(KVWriter):
+    def __init__(self):
+        self.lines = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.lines.append((step, dict(key_values)))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_coefficient_is_what_is_missing(fast, capsys):
+    settings = {**UPDATES, "shaping_steps": CUTOFF, "shaping_coef": 10.0, "train_freq": 10, "fast": fast}
+    model = make_model(NarrowEnv(tolerance=0.02), **settings)
+    log = Lines()
+    model.set_logger(Logger(folder=None, output_formats=[log]))
+    callback = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1, verbose=1)
+    shares = []
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            shares.append((self.num_timesteps, self.model.shaping_share))
+            return True
+
+    model.learn(CUTOFF + 400, callback=[callback, Watch()], log_interval=1)
+    before, after = ([share for step, share in shares if (step < CUTOFF) == early] for early in (True, False))
+    assert set(before) == {1.0}
+    assert any(0 < share < 1 for share in after)
+    # What is logged is of the latest update, which came after a whole number of rollouts.
+    of_updates = {step: 10 * share for step, share in shares if step % 10 == 0}
+    told = [(step // 10 * 10, line["varl/shaping_coef"]) for step, line in log.lines if "varl/shaping_coef" in line]
+    assert len(told) > 100
+    for step, coef in told:
+        assert coef == pytest.approx(of_updates[step])
+    assert log.lines[-1][1]["advice/held"] == sum(share > 0 for share in after)
+    assert capsys.readouterr().out.count("succeeds less often than the advice") == 1
+
+
+def test_a_run_that_goes_on_holds_as_one_that_was_never_stopped(tmp_path):
+    def model_and_callback():
+        model = make_model(NarrowEnv(), shaping_steps=CUTOFF, learning_starts=10_000)
+        return model, make_callback(RulesAdvisor(answer_of(0.5)), log_path=False, n_queries=1)
+
+    model, callback = model_and_callback()
+    model.learn(CUTOFF + 50, callback=callback)
+    assert model.late_shaping > 0
+    model.save(tmp_path / "it")
+    loaded = VARL.load(tmp_path / "it", env=NarrowEnv())
+    assert loaded.late_shaping == 0, "it is the callback's to say"
+    again = make_callback(RulesAdvisor(answer_of(0.5)), log_path=False, n_queries=1)
+    loaded.learn(10, callback=again, reset_num_timesteps=False)
+    assert loaded.late_shaping == model.late_shaping
+    assert list(again._teacher.roll_ins.own)[:10] == list(callback._teacher.roll_ins.own)[-10:]
+    loaded.learn(10, reset_num_timesteps=False)
+    assert not loaded.shaping_active, "nobody looks any more"
+
+
+@pytest.mark.filterwarnings("ignore:. of . queries w")
+def test_a_policy_that_succeeds_is_the_parents_after_the_cutoff():
+    """From the cutoff on, the updates are SAC's to the last bit."""
+    models = []
+    for hold in (True, False):
+        model = make_model(NarrowEnv(tolerance=3.0), **{**UPDATES, "shaping_steps": CUTOFF, "train_freq": 10})
+        model.learn(CUTOFF + 400, callback=make_callback(RulesAdvisor(answer_of(0.5)), hold=hold, n_queries=1))
+        models.append(model)
+    assert_same_parameters(*models)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"roll_in": 0},
+        {"roll_in": 1.0},
+        {"max_executed_steps": 0},
+        {"advisor": FunctionAdvisor(lambda observation: [0, 0])},
+    ],
+)
+def test_what_nobody_follows_holds_nothing(arguments):
+    with pytest.raises(ArgumentError, match="nobody can tell how far the agent falls short"):
+        make_model().learn(10, callback=make_callback(**arguments, hold=True))
+
+
+def test_by_default_what_nobody_follows_is_no_error():
+    model = make_model(NarrowEnv(), shaping_steps=100)
+    callback = make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=0, n_queries=1)
+    model.learn(600, callback=callback)
+    assert callback._teacher.hold
+    assert not model.shaping_active
+
+
+def test_only_standing_advice_holds():
+    model = make_model(NarrowEnv(), shaping_steps=100)
+    callback = make_callback(FunctionAdvisor(lambda observation: [0.0, 0.0]), n_queries=1)
+    model.learn(300, callback=callback)
+    assert not callback._teacher.hold
+
+
+def test_after_the_cutoff_advice_that_stands_by_itself_goes_without_saying(recwarn):
+    model = make_model(NarrowEnv(), shaping_steps=0)
+    model.learn(20, callback=make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1))
+    assert not [warning for warning in recwarn if "will not be asked" in str(warning.message)]
+
+
+def test_hold_is_yes_or_no():
+    with pytest.raises(ArgumentError, match="hold is 1, expected"):
+        make_callback(RulesAdvisor(answer_of(0.5)), hold=1)
