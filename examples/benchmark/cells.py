@@ -103,9 +103,11 @@ FIRST_ANSWER = f"{EARLIER_PROMPT}, first answer"
 NO_ADVICE: Settings = {"advice": None, "advisor": None, "shaping": None}
 LEARNT_TEMPERATURE: Settings = {"ent_coef": "auto_0.1"}
 OTHER_NOISE: Settings = {"use_sde": False, "policy_kwargs": None}
-RECORDED_RULES: Settings = {"advisor": "recorded", "advice": {"n_queries": None}}
+# Until the cutoff, as in the paper; runs from before rules could hold what was reached after it had no other way.
+RECORDED_RULES: Settings = {"advisor": "recorded", "advice": {"n_queries": None, "hold": False}}
+HOLD: Settings = {"advice": {"hold": True}}
 # Mistakes of a model's kind in the recorded rules, which stand for half of the time until the cutoff, or for all of it.
-CORRECTED: Settings = {"n_queries": 2, "first_query": 300, "query_freq": 2700}
+CORRECTED: Settings = {"n_queries": 2, "first_query": 300, "query_freq": 2700, "hold": False}
 
 
 def _with_mistake(mistake: str) -> dict[str, Settings]:
@@ -130,7 +132,7 @@ FIVE_LINES: Settings = {
     "model": {"learning_starts": 100, "policy_kwargs": None, **SPARSE},
     "shaping": {"shaping_steps": 30_000},
     "advisor": "recorded",
-    "advice": {"n_queries": None, "first_query": None, "query_freq": None, "window": 1000},
+    "advice": {"n_queries": None, "first_query": None, "query_freq": None, "window": 1000, "hold": False},
 }
 # SAC's own, of what SPARSE and its company change.
 SACS_OWN: dict[str, Settings] = {
@@ -164,25 +166,26 @@ METHODS: dict[str, Settings] = {
     "VARL, clean advice": {"advisor": {"noise": 0.0, "resolution": 0.0, "error_rate": 0.0}},
     "VARL, bad advice": {"advisor": {"noise": 0.4, "resolution": 0.5, "error_rate": 0.6}},
     # One answer with rules
-    "five lines": FIVE_LINES,
-    "five lines, 100k": {**FIVE_LINES, "steps": 100_000},
+    "five lines": _merge(FIVE_LINES, HOLD),
+    "five lines, no hold": FIVE_LINES,
+    "five lines, 100k": _merge(FIVE_LINES, HOLD, {"steps": 100_000}),
+    "five lines, 100k, no hold": {**FIVE_LINES, "steps": 100_000},
     "five lines, 100k, unbounded pull": {**OTHER_SETTINGS["five lines, unbounded pull"], "steps": 100_000},
     "five lines, SAC": {**FIVE_LINES, **NO_ADVICE},
     **OTHER_SETTINGS,
-    "rules": RECORDED_RULES,
+    "rules": _merge(RECORDED_RULES, HOLD),
+    "rules, no hold": RECORDED_RULES,
     "rules, earlier prompt": {**RECORDED_RULES, "advisor": EARLIER_PROMPT},
     "rules, unbounded pull": {**RECORDED_RULES, "advisor": EARLIER_PROMPT, "shaping": {"least_std": 0.0}},
-    "rules, no roll-ins": {**RECORDED_RULES, "advice": {"n_queries": None, "roll_in": 0.0}},
+    "rules, no roll-ins": _merge(RECORDED_RULES, {"advice": {"roll_in": 0.0}}),
     "rules, roll-ins only": {**RECORDED_RULES, "shaping": {"shaping_coef": 0.0}},
     "rules, first answer": {**RECORDED_RULES, "advisor": FIRST_ANSWER},
     "rules, cutoff 3000": {**RECORDED_RULES, "shaping": {"shaping_steps": 3000}},
     "rules, cutoff 12000": {**RECORDED_RULES, "shaping": {"shaping_steps": 12_000}},
     "rules, fading": {**RECORDED_RULES, "shaping": {"shaping_coef": "fading_20", "shaping_steps": 12_000}},
-    "rules, until success": {
-        **RECORDED_RULES,
-        "advice": {"n_queries": None, "until_success": "advice"},
-        "shaping": {"shaping_steps": 12_000},
-    },
+    "rules, until success": _merge(
+        RECORDED_RULES, {"advice": {"until_success": "advice"}, "shaping": {"shaping_steps": 12_000}}
+    ),
     **WITH_MISTAKES,
     # What one would try instead
     "SAC, scored states": {**NO_ADVICE, "scores": {"n_queries": 5000, "weight": 1.0, "noise": 0.1, "error_rate": 0.05}},
@@ -252,9 +255,12 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ABLATION_TASKS,
     ),
     "quality": (("VARL, clean advice", "VARL", "VARL, bad advice"), ABLATION_TASKS),
-    "five lines": (("five lines", "five lines, SAC"), RULES_TASKS),
-    "settings": (("five lines", *OTHER_SETTINGS), RULES_TASKS),
-    "five lines, longer": (("five lines, 100k", "five lines, 100k, unbounded pull"), RULES_TASKS[:2]),
+    "five lines": (("five lines", "five lines, no hold", "five lines, SAC"), RULES_TASKS),
+    "settings": (("five lines, no hold", *OTHER_SETTINGS), RULES_TASKS),
+    "five lines, longer": (
+        ("five lines, 100k", "five lines, 100k, no hold", "five lines, 100k, unbounded pull"),
+        RULES_TASKS[:2],
+    ),
     "rules": (("SAC", "VARL", "rules", "rules, no roll-ins", "rules, roll-ins only"), RULES_TASKS),
     "demonstrations": (
         ("rules", *(method for method in METHODS if "demonstrations" in method)),
@@ -263,14 +269,15 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "recorded": (("rules",), RECORDED_TASKS),
     "fifteen tasks": (("SAC", "rules"), MAIN_TASKS),
     "fifteen tasks, earlier prompt": (("SAC", "rules, earlier prompt"), MAIN_TASKS),
-    "prompt": (("rules", "rules, earlier prompt"), MAIN_TASKS),
+    "prompt": (("rules, no hold", "rules, earlier prompt"), MAIN_TASKS),
+    "hold": (("rules", "rules, no hold"), MAIN_TASKS),
     "pull": (("rules, earlier prompt", "rules, unbounded pull"), MAIN_TASKS),
     "rules, cutoff": (
-        ("rules, cutoff 3000", "rules", "rules, cutoff 12000", "rules, until success"),
+        ("rules, cutoff 3000", "rules, no hold", "rules, cutoff 12000", "rules, until success"),
         ("coffee-pull-v3", "soccer-v3", "basketball-v3"),
     ),
     "rules, end": (
-        ("rules", "rules, cutoff 12000", "rules, fading"),
+        ("rules", "rules, no hold", "rules, cutoff 12000", "rules, fading"),
         # Those in which success fell for a while after the cutoff, or was below 90% when it came, with seed 100.
         ("coffee-pull-v3", "soccer-v3", "basketball-v3", "assembly-v3", "pick-place-v3"),
     ),
