@@ -398,7 +398,7 @@ def test_answers_after_the_cutoff_are_announced(caplog):
 def test_a_model_past_its_cutoff_is_announced(tmp_path):
     VARL("MlpPolicy", CounterEnv(), **SMALL).learn(1000).save(tmp_path / "model")
     advisor = Recorder()
-    with pytest.warns(UserWarning, match="1000 steps behind it and ignores guidance from step 1000 on"):
+    with pytest.warns(UserWarning, match="1000 steps behind it, and its cutoff was at step 1000: the advisor"):
         learn(advisor, model=VARL.load(tmp_path / "model", env=CounterEnv()), reset_num_timesteps=False)
     assert not advisor.queries
 

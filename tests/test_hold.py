@@ -203,6 +203,19 @@ def test_after_the_cutoff_advice_that_stands_by_itself_goes_without_saying(recwa
     assert not [warning for warning in recwarn if "will not be asked" in str(warning.message)]
 
 
+def test_advice_that_was_hardly_followed_is_told_of(caplog):
+    model = make_model(NarrowEnv(), shaping_steps=100)
+    model.learn(200, callback=make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1))
+    assert "ends at step 100, and was followed to the end in" in caplog.text
+    assert not model.shaping_active
+
+
+def test_episodes_that_do_not_tell_are_told_of():
+    callback = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1, hold=True)
+    with pytest.warns(UserWarning, match="hold is True, but no episode said whether it succeeded"):
+        make_model(shaping_steps=100).learn(200, callback=callback)
+
+
 def test_hold_is_yes_or_no():
     with pytest.raises(ArgumentError, match="hold is 1, expected"):
         make_callback(RulesAdvisor(answer_of(0.5)), hold=1)

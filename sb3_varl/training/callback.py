@@ -484,8 +484,10 @@ class AdvisorCallback(BaseCallback):
             print(f"Step {self.num_timesteps}: the agent succeeds by itself. The advice ends.")
 
     def _look_back(self) -> None:
-        """At the cutoff, say so if the policy does not yet do what it is advised to."""
-        model = self.model
+        """At the cutoff, say so if the policy does not yet do what it is advised to, or nobody knows how it does."""
+        model, teacher = self.model, self._teacher
+        if teacher.hold and teacher.is_followed and teacher.roll_ins.is_told and not teacher.is_known:
+            explain.holds_nothing(teacher.n_followed, model.cutoff)
         if model.gate == "distance" and model.shaping_ended is None and self._teacher.labels.n_labels:
             explain.not_learnt(model.guidance_summary().get("gate_open", 0.0), model.cutoff)
 
@@ -645,8 +647,10 @@ class AdvisorCallback(BaseCallback):
             else:
                 explain.not_reached(self._schedule.triggers, self._n_queries, self.num_timesteps)
         record, is_told = self._teacher.record, self.model.ep_success_buffer or self._teacher.roll_ins.is_told
-        if self.until_success is not None and self.model.ep_info_buffer and not is_told:
-            explain.success_untold(self.until_success)
+        if self.model.ep_info_buffer and not is_told:
+            for name, value in (("until_success", self.until_success), ("hold", self.hold or None)):
+                if value is not None:
+                    explain.success_untold(name, value)
         elif self.until_success == "advice" and record is not None and not record.is_known:
             explain.advice_unmeasured(self._teacher.n_followed)
 

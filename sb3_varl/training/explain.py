@@ -145,8 +145,8 @@ def past_cutoff(step: int, cutoff: int, succeeded: bool) -> None:
         else "Load it with a higher shaping_steps if it should be."
     )
     _warn(
-        f"The model has {step} steps behind it and ignores guidance from step {cutoff} on: the advisor will not be "
-        f"asked. {remedy}"
+        f"The model has {step} steps behind it, and its cutoff was at step {cutoff}: the advisor will not be asked. "
+        f"{remedy}"
     )
 
 
@@ -243,6 +243,22 @@ def not_learnt(gate_open: float, cutoff: int) -> None:
         )
 
 
+def holds_nothing(n_followed: int, cutoff: int) -> None:
+    """
+    Log that guidance will not count again after the cutoff, whatever becomes of the agent.
+
+    :param n_followed: Number of episodes in which the advice was followed to the end
+    :param cutoff: Step from which on guidance does not count
+    """
+    logger.warning(
+        "The advice ends at step %d, and was followed to the end in %d episodes. It takes %d to tell how well it does, "
+        "so it will not hold what the agent has learnt. Raise shaping_steps or roll_in.",
+        cutoff,
+        n_followed,
+        ENOUGH,
+    )
+
+
 def put_off(n_queries: int) -> None:
     """
     Log that queries wait for a run that goes on.
@@ -256,14 +272,15 @@ def put_off(n_queries: int) -> None:
     )
 
 
-def success_untold(until_success: UntilSuccess) -> None:
+def success_untold(name: str, value: UntilSuccess | bool) -> None:
     """
-    Warn after training that nobody knows when the advice should have ended.
+    Warn after training that nobody knows when the advice should have ended, or counted again.
 
-    :param until_success: Argument of :class:`~sb3_varl.AdvisorCallback`
+    :param name: The argument of :class:`~sb3_varl.AdvisorCallback` that needs to know
+    :param value: What it is
     """
     _warn(
-        f"until_success is {until_success!r}, but no episode said whether it succeeded. The environment has to put "
+        f"{name} is {value!r}, but no episode said whether it succeeded. The environment has to put "
         '"is_success" into the info of an episode\'s last step.'
     )
 

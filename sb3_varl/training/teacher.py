@@ -257,6 +257,11 @@ class Teacher:
         return 0 if self.record is None else self.record.n_shown
 
     @property
+    def is_known(self) -> bool:
+        """Whether the advice was followed often enough to tell how well it does."""
+        return self.record is not None and self.record.is_known
+
+    @property
     def needs_no_correction(self) -> bool:
         """Whether the advice succeeds where it is followed."""
         return self.can_be_corrected and self.record is not None and self.record.is_good_enough
