@@ -465,14 +465,15 @@ def test_the_tables_follow_from_the_data(tmp_path):
         "fifteen tasks by the step",
         "prompts",
         "how the advice ends",
-        "five lines, 100k",
+        "five lines",
+        "five lines, unbounded pull",
+        "five lines, 100k, no hold",
         "five lines, 100k, unbounded pull",
         "published",
         "main, 102000 steps",
         "main, 60000 steps",
         "rivals, 60000 steps",
         "what each part is worth",
-        "the README's code",
         "settings, the README's code",
     ):
         table = tables.split(f"## {name}\n\n")[1].split("\n\n")[0]

@@ -343,13 +343,14 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     ]
     lines += ["## rules alone", "", *tabulate_rules_alone(), ""]
     lines += [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
-    lines += [*tabulate_tasks(evaluations, ("SAC", *reversed(EXPERIMENTS["prompt"][0])), MAIN_TASKS, SHORT_STEPS), ""]
-    lines += ["## fifteen tasks by the step", "", *tabulate_steps(evaluations, *EXPERIMENTS["prompt"]), ""]
+    lines += [*tabulate_tasks(evaluations, ("SAC", *reversed(EXPERIMENTS["hold"][0])), MAIN_TASKS, SHORT_STEPS), ""]
+    lines += ["## fifteen tasks by the step", "", *tabulate_steps(evaluations, *EXPERIMENTS["hold"]), ""]
     lines += ["## prompts", "", *tabulate_prompts(evaluations), ""]
     lines += ["## how the advice ends", "", *tabulate_steps(evaluations, *EXPERIMENTS["rules, end"]), ""]
     lines += ["## published", "", *tabulate_published(evaluations), ""]
     lines += ["## what each part is worth", "", *tabulate_parts(evaluations), ""]
-    lines += ["## the README's code", "", *tabulate_seeds(evaluations, "five lines, unbounded pull", RULES_TASKS), ""]
+    for method in ("five lines", "five lines, unbounded pull"):
+        lines += [f"## {method}", "", *tabulate_seeds(evaluations, method, RULES_TASKS), ""]
     longer, longer_tasks = EXPERIMENTS["five lines, longer"]
     for method in longer:
         lines += [f"## {method}", "", *tabulate_seeds(evaluations, method, longer_tasks), ""]

@@ -47,9 +47,10 @@ EVALUATION_COLUMNS = (
     "critic_loss",
     "seconds",
     "success_at_end",
+    "held",
 )
 # The last columns, which older runs lack.
-ADDED_LATER = frozenset({"success_at_end"})
+ADDED_LATER = frozenset({"success_at_end", "held"})
 FINISHED = "finished"
 # A run's success is the mean of that many evaluations, its last ones.
 N_LAST = 3
@@ -64,7 +65,8 @@ class Results:
     metric, and ``success_at_end`` that of those whose last step was one. ``states`` are those that were advised or
     scored. ``requests`` are those that were sent to a model: none, as long as advisor and scorer are simulated.
     ``q_advised``, ``q_greedy``, ``gate_open`` and ``shaping_loss`` are about the guidance, ``entropy`` is about the
-    states that were visited last.
+    states that were visited last. ``held`` are the actions after the cutoff until then in which guidance counted, and
+    empty where there were none.
 
     :param folder: Where they are, or will be
     """

@@ -297,6 +297,7 @@ class Recorder(BaseCallback):
             "entropy": self._entropy(),
             "ent_coef": logged.get("train/ent_coef"),
             "critic_loss": logged.get("train/critic_loss"),
+            "held": logged.get("advice/held"),
             "seconds": round(time.time() - self._start),
         }
         rounded = {name: "" if value is None else format(float(value), ".6g") for name, value in row.items()}
