@@ -110,7 +110,7 @@ def make_advisor(args: argparse.Namespace) -> Advisor:
         print("The advisor is SIMULATED: a scripted expert with noise and errors. Ask a real one with --advisor.")
         return ScriptedAdvisor(args.task, seed=args.seed)
     if args.advisor == "recorded":
-        print("The advisor is RECORDED: rules that a large multimodal model wrote when it was asked once.")
+        print("The advisor is RECORDED: rules that a large multimodal model once wrote.")
         return RulesAdvisor.recorded(args.task)
     return VLMAdvisor(args.advisor, form=args.form, api_base=args.api_base)
 
@@ -174,7 +174,7 @@ def plot_success(curves: dict[str, Curve], log: pathlib.Path, args: argparse.Nam
     for i, step in enumerate(query_steps):
         axes.axvline(step, color=GREY, linestyle=":", label="query" if i == 0 else None)
     if args.steps > SHAPING_STEPS:
-        axes.axvline(SHAPING_STEPS, color=GREY, linestyle="--", label="cutoff: plain SAC from here on")
+        axes.axvline(SHAPING_STEPS, color=GREY, linestyle="--", label="cutoff of the advice")
     axes.set(
         title=f"{args.task}, reward only on success, {described(args.advisor)}",
         xlabel="environment steps",
