@@ -51,7 +51,7 @@ SETTINGS: dict[str, Any] = {
     "learning_starts": 300,
     "policy_kwargs": {"log_std_init": -2.5, "optimizer_kwargs": {"fused": True}},
 }
-# VARL asks from step 300 on, all within the next 4200 steps, and is plain SAC again from step 6000 on.
+# VARL asks from step 300 on, all within the next 4200 steps, and its cutoff is at step 6000.
 FIRST_QUERY, QUERY_PERIOD, WINDOW, SHAPING_STEPS = 300, 4200, 300, 6000
 
 # Evaluations that the last line is the mean of.

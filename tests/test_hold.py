@@ -1,5 +1,6 @@
 """Guidance that counts again after the cutoff, as far as the agent falls short of the advice."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,12 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter, Logger
-from standing import ALL, UPDATES, NamedEnv, answer_of, make_callback, make_model
+from stable_baselines3.common.logger import KVWriter, Logger, configure
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from standing import ALL, SMALL, UPDATES, NamedEnv, answer_of, make_callback, make_model
 
 from conftest import assert_same_parameters
-from sb3_varl import VARL, ArgumentError, FunctionAdvisor, RulesAdvisor
+from sb3_varl import VARL, AdviceQuery, ArgumentError, FunctionAdvisor, RulesAdvisor
 from sb3_varl.advice.types import Episode
+from sb3_varl.report.runs import read_runs
+from sb3_varl.training.query_queue import Outcome
 from sb3_varl.training.track_record import TrackRecord
 from sb3_varl.training.until_success import missing_success
 
@@ -47,32 +51,48 @@ def recorded(n_episodes, n_successes):
     return record
 
 
-@given(st.integers(0, 20), st.integers(0, 30), st.lists(st.booleans(), max_size=40))
-def test_what_is_missing(n_successes, n_more, own):
+@given(
+    st.sampled_from([None, "advice", 0.25, 1.0]),
+    st.integers(0, 20),
+    st.integers(0, 30),
+    st.lists(st.booleans(), max_size=40),
+)
+def test_what_is_missing(until_success, n_successes, n_more, own):
     record = recorded(n_successes + n_more, n_successes)
-    missing = missing_success(record, own)
-    assert 0 <= missing <= 1
-    if n_successes + n_more < 8 or len(own) < 20 or not n_successes:
+    missing = missing_success(until_success, record, own)
+    assert 0 <= missing <= record.success, "advice that seldom succeeds hardly counts"
+    if n_successes + n_more < 8 or len(own) < 20:
         assert missing == 0
     else:
-        needed = n_successes / (n_successes + n_more)
-        assert (missing == 0) == (sum(own[-20:]) / 20 >= needed or np.isclose(sum(own[-20:]) / 20, needed))
-        assert (missing == 1) == (not any(own[-20:]))
-        assert missing_success(record, [*own, True]) <= missing_success(record, [*own, False])
+        share = sum(own[-20:]) / 20
+        enough = {None: 1.0, "advice": max(0.25, 0.75 * record.success)}.get(until_success, until_success)
+        assert (missing == 0) == (share >= min(enough, record.success))
+        assert missing_success(until_success, record, [*own, True]) <= missing_success(
+            until_success, record, [*own, False]
+        )
 
 
 def test_nothing_is_missing_as_long_as_nothing_is_known():
-    assert missing_success(None, [False] * 20) == 0
+    assert missing_success(None, None, [False] * 20) == 0
 
 
 def test_guidance_counts_again_where_the_advice_succeeds_and_the_agent_does_not():
     model, callback = held(NarrowEnv())
     assert model.num_timesteps > model.cutoff
-    assert model.late_shaping == 1
+    assert model.held_share == 1
     assert model.shaping_active
     assert callback._teacher.n_held == 101
     labelled = model.guidance_buffer.rows()["steps"]
     assert labelled.max() > CUTOFF, "what is visited is labelled again"
+
+
+def test_it_ends_after_as_long_again():
+    model, callback = held(NarrowEnv(), steps=2 * CUTOFF - 1)
+    assert model.held_share == 1
+    model, callback = held(NarrowEnv(), steps=2 * CUTOFF)
+    assert not model.shaping_active
+    assert callback._teacher.n_held == CUTOFF
+    assert model.guidance_buffer.rows()["steps"].max() <= 2 * CUTOFF
 
 
 def test_nothing_is_executed_or_asked_after_the_cutoff():
@@ -90,7 +110,7 @@ def test_nothing_is_executed_or_asked_after_the_cutoff():
 )
 def test_it_does_not_count_where_the_advice_is_no_better(env, value):
     model, callback = held(env, value)
-    assert model.late_shaping == 0
+    assert model.held_share == 0
     assert not model.shaping_active
     assert callback._teacher.n_held == 0
     assert model.guidance_buffer.rows()["steps"].max() <= CUTOFF
@@ -98,7 +118,7 @@ def test_it_does_not_count_where_the_advice_is_no_better(env, value):
 
 def test_it_does_not_count_with_hold_off():
     model, callback = held(NarrowEnv(), hold=False)
-    assert model.late_shaping == 0
+    assert model.held_share == 0
     assert callback._teacher.n_held == 0
 
 
@@ -135,7 +155,7 @@ def test_the_coefficient_is_what_is_missing(fast, capsys):
     for step, coef in told:
         assert coef == pytest.approx(of_updates[step])
     assert log.lines[-1][1]["advice/held"] == sum(share > 0 for share in after)
-    assert capsys.readouterr().out.count("succeeds less often than the advice") == 1
+    assert capsys.readouterr().out.count("succeeds less often than the advice, which counts on") == 1
 
 
 def test_a_run_that_goes_on_holds_as_one_that_was_never_stopped(tmp_path):
@@ -145,13 +165,13 @@ def test_a_run_that_goes_on_holds_as_one_that_was_never_stopped(tmp_path):
 
     model, callback = model_and_callback()
     model.learn(CUTOFF + 50, callback=callback)
-    assert model.late_shaping > 0
+    assert model.held_share > 0
     model.save(tmp_path / "it")
     loaded = VARL.load(tmp_path / "it", env=NarrowEnv())
-    assert loaded.late_shaping == 0, "it is the callback's to say"
+    assert loaded.held_share == 0, "it is the callback's to say"
     again = make_callback(RulesAdvisor(answer_of(0.5)), log_path=False, n_queries=1)
     loaded.learn(10, callback=again, reset_num_timesteps=False)
-    assert loaded.late_shaping == model.late_shaping
+    assert loaded.held_share == model.held_share
     assert list(again._teacher.roll_ins.own)[:10] == list(callback._teacher.roll_ins.own)[-10:]
     loaded.learn(10, reset_num_timesteps=False)
     assert not loaded.shaping_active, "nobody looks any more"
@@ -186,7 +206,7 @@ def test_by_default_what_nobody_follows_is_no_error():
     model = make_model(NarrowEnv(), shaping_steps=100)
     callback = make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=0, n_queries=1)
     model.learn(600, callback=callback)
-    assert callback._teacher.hold
+    assert not callback._teacher.holds
     assert not model.shaping_active
 
 
@@ -194,19 +214,26 @@ def test_only_standing_advice_holds():
     model = make_model(NarrowEnv(), shaping_steps=100)
     callback = make_callback(FunctionAdvisor(lambda observation: [0.0, 0.0]), n_queries=1)
     model.learn(300, callback=callback)
-    assert not callback._teacher.hold
+    assert not callback._teacher.holds
 
 
-def test_after_the_cutoff_advice_that_stands_by_itself_goes_without_saying(recwarn):
-    model = make_model(NarrowEnv(), shaping_steps=0)
-    model.learn(20, callback=make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1))
-    assert not [warning for warning in recwarn if "will not be asked" in str(warning.message)]
+@pytest.mark.parametrize("value", [0.5, -0.5], ids=["known_to_hold", "without_a_record"])
+def test_after_the_cutoff_advice_that_holds_goes_without_saying(value, tmp_path, recwarn):
+    """Rules other than those that the model was trained with have no record."""
+    model, _ = held(NarrowEnv())
+    model.save(tmp_path / "it")
+    loaded = VARL.load(tmp_path / "it", env=NarrowEnv())
+    callback = make_callback(RulesAdvisor(answer_of(value)), n_queries=1)
+    loaded.learn(30, callback=callback, reset_num_timesteps=False)
+    said = [warning for warning in recwarn if "will not be asked" in str(warning.message)]
+    assert len(said) == (value != 0.5)
+    assert loaded.shaping_active == (value == 0.5)
 
 
 def test_advice_that_was_hardly_followed_is_told_of(caplog):
     model = make_model(NarrowEnv(), shaping_steps=100)
     model.learn(200, callback=make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1))
-    assert "ends at step 100, and was followed to the end in" in caplog.text
+    assert "ends at step 100, and 0 episodes told how well it does" in caplog.text
     assert not model.shaping_active
 
 
@@ -214,6 +241,89 @@ def test_episodes_that_do_not_tell_are_told_of():
     callback = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1, hold=True)
     with pytest.warns(UserWarning, match="hold is True, but no episode said whether it succeeded"):
         make_model(shaping_steps=100).learn(200, callback=callback)
+
+
+def test_late_rules_do_not_replace_those_that_hold():
+    """Nobody would follow them, to see how well they do."""
+    model, callback = held(NarrowEnv())
+    rules, size = callback._teacher.standing.advice, model.guidance_buffer.size()
+    query = AdviceQuery(1, model.num_timesteps, (), callback._briefing)
+    advice = callback.advisor.advise(query)
+    other = RulesAdvisor(answer_of(-0.5)).standing(callback._briefing)
+    callback._accept(Outcome(query, dataclasses.replace(advice, standing=other), ()))
+    assert callback._teacher.standing.advice == rules
+    assert model.guidance_buffer.size() == size
+
+
+def test_rules_that_were_corrected_late_are_measured_by_those_before():
+    before = recorded(19, 17)
+    assert TrackRecord(lambda observation: None, before).latest_known is before
+    after = TrackRecord(lambda observation: None, before)
+    for _ in range(8):
+        after.add(Episode((), (), (), True, {}))
+    assert after.latest_known is after
+    assert TrackRecord(lambda observation: None, recorded(7, 7)).latest_known is None
+
+
+def test_who_ends_the_shaping_has_ended_it():
+    class End(BaseCallback):
+        def _on_step(self):
+            if self.num_timesteps == CUTOFF:
+                self.model.end_shaping()
+            return True
+
+    model = make_model(NarrowEnv(), shaping_steps=5000, learning_starts=10_000)
+    callback = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1)
+    model.learn(CUTOFF + 50, callback=[callback, End()])
+    assert model.cutoff == CUTOFF
+    assert not model.shaping_active
+
+
+def test_what_ends_the_advice_is_enough():
+    """This agent acts at random, and three in ten of its episodes succeed, where the advice succeeds in all."""
+    model = make_model(NarrowEnv(expected=1.0, tolerance=0.6), shaping_steps=5000, learning_starts=10_000)
+    callback = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1, until_success=0.1)
+    shares = []
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            shares.append((self.model.shaping_ended is not None, self.model.held_share, callback._teacher.roll_ins.own))
+            return True
+
+    model.learn(1500, callback=[callback, Watch()])
+    ended = [share for has_ended, share, _ in shares if has_ended]
+    assert len(ended) > 500
+    assert max(ended) <= 0.1
+    assert ended[0] == 0
+
+
+def test_a_second_callback_leaves_it_alone():
+    model = make_model(NarrowEnv(), shaping_steps=CUTOFF, learning_starts=10_000)
+    first = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1)
+    second = make_callback(RulesAdvisor(answer_of(-0.5)), n_queries=1, roll_in=0, label_freq=0)
+    model.learn(CUTOFF + 50, callback=[first, second])
+    assert model.held_share == 1
+
+
+def test_several_environments_with_normalised_observations():
+    env = VecNormalize(DummyVecEnv([NarrowEnv] * 4), norm_reward=False)
+    model = VARL("MlpPolicy", env, **{**SMALL, "shaping_steps": 2000, "learning_starts": 10_000})
+    callback = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1)
+    model.learn(2100, callback=callback)
+    assert model.held_share == 1
+    assert callback._teacher.n_held == 104
+    actions = model.guidance_buffer.rows()["actions"]
+    np.testing.assert_allclose(actions[:, 0], 0.5)
+
+
+def test_the_report_knows_the_cutoff(tmp_path):
+    model = make_model(NarrowEnv(), **{**UPDATES, "shaping_steps": CUTOFF, "train_freq": 20})
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(CUTOFF + 300, callback=make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1), log_interval=1)
+    assert model.held_share > 0
+    model.logger.close()
+    (run,) = read_runs(tmp_path)
+    assert CUTOFF <= run.cutoff < CUTOFF + 50
 
 
 def test_hold_is_yes_or_no():

@@ -30,7 +30,7 @@ from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_n
 from sb3_varl.saving import held_signals, replacing_path
 
 # What is of the present learn() only, and of this process.
-_NOT_SAVED = ("advice_in_use", "after_learning", "broken_off", "roll_ins", "recorded_updates", "late_shaping")
+_NOT_SAVED = ("advice_in_use", "after_learning", "broken_off", "roll_ins", "recorded_updates", "held_share")
 
 SelfGuided = TypeVar("SelfGuided", bound="Guided")
 
@@ -47,9 +47,9 @@ class Guided(OffPolicyAlgorithm):
         J(\theta) = J_{parent}(\theta)
         + \lambda \, E_{(s, a) \sim D_g}\left[ g(s, a) \left( -\log \pi_\theta(a | s) \right) \right]
 
-    Everything else, and everything after, is the parent's own. Without guidance, the two are the same to the last bit.
-    After the cutoff, :class:`~sb3_varl.AdvisorCallback` may have a share of :math:`\lambda` count again: see its
-    ``hold``.
+    Everything else, and everything after, is the parent's own, but that :class:`~sb3_varl.AdvisorCallback` may have a
+    share of :math:`\lambda` count on after the cutoff: see its ``hold``. Without guidance, the two are the same to the
+    last bit.
 
     :param args: Arguments of the parent, in its order
     :param shaping_coef: See :class:`~sb3_varl.VARL`, as for all that follow
@@ -74,7 +74,7 @@ class Guided(OffPolicyAlgorithm):
     after_learning: list[Callable[[bool], None]]
     broken_off: bool
     roll_ins: list[Callable[[], Sequence[np.ndarray | None]]]
-    late_shaping: float
+    held_share: float
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Guided(OffPolicyAlgorithm):
         # its end; whether it was broken off, which is set before they are told; what they want to be executed; and what
         # share of the shaping coefficient they have count after the cutoff.
         self.advice_in_use, self.after_learning, self.broken_off, self.roll_ins = [], [], False, []
-        self.late_shaping = 0.0
+        self.held_share = 0.0
 
     def _check_shaping_arguments(self) -> None:
         if not callable(self.shaping_coef):
@@ -165,7 +165,7 @@ class Guided(OffPolicyAlgorithm):
     @property
     def cutoff(self) -> int:
         """
-        Environment step from which on guidance does not count, but for ``late_shaping``: ``shaping_steps``, or where it
+        Environment step from which on guidance does not count, but for ``held_share``: ``shaping_steps``, or where it
         was ended before.
         """
         return self.shaping_steps if self.shaping_ended is None else min(self.shaping_steps, self.shaping_ended)
@@ -176,8 +176,8 @@ class Guided(OffPolicyAlgorithm):
 
     @property
     def shaping_share(self) -> float:
-        """Share of the shaping coefficient that counts: all of it until the cutoff, and then ``late_shaping``."""
-        return 1.0 if self.num_timesteps < self.cutoff else self.late_shaping
+        """Share of the shaping coefficient that counts: all of it until the cutoff, and then ``held_share``."""
+        return 1.0 if self.num_timesteps < self.cutoff else self.held_share
 
     @property
     def shaping_active(self) -> bool:
@@ -207,6 +207,8 @@ class Guided(OffPolicyAlgorithm):
         self.logger.record("varl/guidance_size", self.guidance_buffer.size())
         if shaping is not None:
             self.logger.record("varl/shaping_coef", shaping.coef)
+            if self.num_timesteps >= self.cutoff:
+                self.logger.record("varl/held_share", self.held_share)
         self._update(gradient_steps, batch_size, shaping)
 
     @accelerated

@@ -71,7 +71,8 @@ class VARL(Guided, SAC):
     :param _init_setup_model: Whether to build the networks at creation
     :param shaping_coef: Weight :math:`\lambda` of the shaping term, at least 0, or a schedule
         from the remaining progress of the run (1 to 0) to a weight
-    :param shaping_steps: Cutoff: environment steps of the whole run after which the guidance is ignored.
+    :param shaping_steps: Cutoff: environment steps of the whole run after which the guidance is ignored, but for
+        what rules have to hold (``AdvisorCallback(hold=...)``).
         As everywhere in SB3, ``learn()`` starts a new run unless ``reset_num_timesteps=False``.
     :param gate: ``"distance"`` (some component of the advice is further than the threshold from the greedy action),
         ``"likelihood"`` (the advice is less likely than the greedy action by more than the threshold),

@@ -23,7 +23,7 @@ from sb3_varl.wording import count
 PROGRESS, EVENTS, EVALUATIONS, MONITOR = "progress.csv", "events.out.tfevents", "evaluations.npz", "monitor.csv"
 # Episodes that a point of the training's curves is the mean of, as in SB3's logger.
 EPISODES_WINDOW = 100
-_STEPS, _ACTIVE = "time/total_timesteps", "varl/shaping_active"
+_STEPS, _ACTIVE, _HELD = "time/total_timesteps", "varl/shaping_active", "varl/held_share"
 # What pandas, NumPy, SB3 and zipfile raise for files that are damaged.
 _READ_ERRORS = (OSError, ValueError, LookupError, AssertionError, EOFError, zipfile.BadZipFile)
 
@@ -328,7 +328,8 @@ def _find_end(run: RunLogs, models: Sequence[pathlib.Path]) -> tuple[int, int | 
         saved = _attempt(run, _read_model, file)
         steps.append(saved.get("num_timesteps", 0))
         cutoffs += [saved[name] for name in ("shaping_steps", "shaping_ended") if name in saved]
-    active = run.scalar(_ACTIVE)
+    active = run.scalar(_ACTIVE).copy()
+    active[active.index.isin(run.scalar(_HELD).index)] = 0  # after the cutoff, on demand
     # The model may have been saved before until_success ended the advice.
     after = active[active.index > active.index[active > 0].max()] if (active > 0).any() else active[:0]
     cutoffs += [int(step) for step in after.index[:1]]

@@ -107,16 +107,17 @@ class AdvisorCallback(BaseCallback):
         must not move by untried advice. ``None`` for 0.5 where the answers are rules, and none elsewhere
     :param max_executed_steps: Steps of advice that are executed in the run at most. ``None`` for any number
     :param until_success: Share of the last 20 training episodes, of those without roll-ins if there are any. Once that
-        many succeed, the advice ends: no more is asked, and the guidance counts no longer (``model.end_shaping()``). So
+        many succeed, the cutoff comes: no more is asked, and the guidance counts no longer, but for ``hold``. So
         queries may be many and the cutoff late, for the runs that need it. ``"advice"`` for three quarters of the share
         that succeeds where the advice is followed to the end, which takes roll-ins, and at least a quarter. Takes
         ``info["is_success"]``, and fewer episodes if the model's ``stats_window_size`` is smaller. ``None`` goes on to
         the cutoff
-    :param hold: With standing advice, whether guidance counts again after the cutoff, as far as the agent falls short
-        of the advice: ``shaping_coef`` times the part that is missing, in the agent's last 20 episodes, of the success
-        that the advice has where it is followed to the end. So what was learnt from advice is not lost when it ends,
-        and advice that does not succeed holds nothing. Takes roll-ins and ``info["is_success"]``; nothing is asked for
-        it, and nothing executed. ``None`` for yes where the answers are rules, and no elsewhere
+    :param hold: With standing advice, whether guidance counts after the cutoff, for as long again, as far as the agent
+        falls short of the advice: ``shaping_coef`` times the share of the agent's last 20 episodes by which it succeeds
+        less often than the advice where it is followed to the end, or than ``until_success`` asks for. So what was
+        learnt from good advice is not lost when it ends; advice that seldom succeeds hardly counts. Takes roll-ins, 8
+        episodes that follow the advice, and ``info["is_success"]``; nothing is asked for it, and nothing executed. Not
+        after ``model.end_shaping()``. ``None`` for yes where the answers are rules, and no elsewhere
     :param observe: Name of an attribute or a method of the environment that says what the advisor reads in place of the
         policy's observation, an array or a dictionary of arrays: the simulator's state, where the policy sees pixels.
         The task sheet's slices are of it. ``None`` for the policy's observation
@@ -282,7 +283,7 @@ class AdvisorCallback(BaseCallback):
         self._past_cutoff = model.num_timesteps >= model.cutoff
         if self._past_cutoff:
             self._schedule = Schedule()
-            if not (self._teacher.hold and self._teacher.stands_by_itself):
+            if not self._teacher.holds or self._teacher.measure is None:
                 explain.past_cutoff(model.num_timesteps, model.cutoff, model.shaping_ended is not None)
         self._plan()
         if len(self._schedule) and self.frames:
@@ -456,10 +457,7 @@ class AdvisorCallback(BaseCallback):
         self._visit_states()
         self._collect(wait=self.blocking, refuse=True)
         self._teach()
-        if self.model.late_shaping > 0 and not self._told_of_hold:
-            self._told_of_hold = True
-            if self.verbose >= 1:
-                print(f"Step {self.num_timesteps}: the agent succeeds less often than the advice, which counts again.")
+        self._hold()
         if not self._past_cutoff and self.num_timesteps >= self.model.cutoff:
             self._past_cutoff = True
             self._look_back()
@@ -483,12 +481,27 @@ class AdvisorCallback(BaseCallback):
         if self.verbose >= 1:
             print(f"Step {self.num_timesteps}: the agent succeeds by itself. The advice ends.")
 
+    def _hold(self) -> None:
+        """After the cutoff, for as long again, unless somebody called ``model.end_shaping()``."""
+        model, teacher = self.model, self._teacher
+        was_ended = model.shaping_ended is not None and self.until_success is None
+        if not model.cutoff <= self.num_timesteps < 2 * model.cutoff or was_ended or not teacher.holds:
+            teacher.let_go()
+            return
+        teacher.hold(self.until_success)
+        if teacher.held_share > 0 and not self._told_of_hold:
+            self._told_of_hold = True
+            if self.verbose >= 1:
+                print(f"Step {self.num_timesteps}: the agent succeeds less often than the advice, which counts on.")
+
     def _look_back(self) -> None:
         """At the cutoff, say so if the policy does not yet do what it is advised to, or nobody knows how it does."""
         model, teacher = self.model, self._teacher
-        if teacher.hold and teacher.is_followed and teacher.roll_ins.is_told and not teacher.is_known:
-            explain.holds_nothing(teacher.n_followed, model.cutoff)
-        if model.gate == "distance" and model.shaping_ended is None and self._teacher.labels.n_labels:
+        if model.shaping_ended is not None:
+            return
+        if teacher.holds and teacher.measure is None and teacher.roll_ins.is_told:
+            explain.holds_nothing(teacher.record.n_episodes if teacher.record else 0, model.cutoff)
+        if model.gate == "distance" and teacher.labels.n_labels:
             explain.not_learnt(model.guidance_summary().get("gate_open", 0.0), model.cutoff)
 
     def _teach(self) -> None:
@@ -572,7 +585,9 @@ class AdvisorCallback(BaseCallback):
         observations = [query.states[i].guided for i in accepted]
         is_late = self.num_timesteps >= self.model.cutoff
         standing = outcome.advice.standing
-        self._teacher.stand(standing)
+        # After the cutoff nobody would follow it, to see how well it does.
+        if not is_late or self._teacher.standing.advice is None:
+            self._teacher.stand(standing)
         # These belong together, lest Ctrl-C leave answers in the buffer that the model does not know to have.
         self.model.guidance_buffer.add_all(
             observations, [np.clip(a, -1, 1) for a in scaled], self.num_timesteps, labels=standing is not None

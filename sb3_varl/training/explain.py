@@ -245,14 +245,14 @@ def not_learnt(gate_open: float, cutoff: int) -> None:
 
 def holds_nothing(n_followed: int, cutoff: int) -> None:
     """
-    Log that guidance will not count again after the cutoff, whatever becomes of the agent.
+    Log that guidance will not count after the cutoff, whatever becomes of the agent.
 
-    :param n_followed: Number of episodes in which the advice was followed to the end
+    :param n_followed: Number of episodes in which the advice was followed to the end, and that told of success
     :param cutoff: Step from which on guidance does not count
     """
     logger.warning(
-        "The advice ends at step %d, and was followed to the end in %d episodes. It takes %d to tell how well it does, "
-        "so it will not hold what the agent has learnt. Raise shaping_steps or roll_in.",
+        "The advice ends at step %d, and %d episodes told how well it does where it is followed to the end. It takes "
+        "%d, so it will not hold what the agent has learnt. Raise shaping_steps, roll_in or max_executed_steps.",
         cutoff,
         n_followed,
         ENOUGH,

@@ -64,7 +64,7 @@ class GuidedModel(Protocol):
     # Each says for each environment what is to be executed in place of the policy's action, in [-1, 1]^d, or None.
     roll_ins: list[Callable[[], Sequence[np.ndarray | None]]]
     # What share of the shaping coefficient counts after the cutoff.
-    late_shaping: float
+    held_share: float
     _last_obs: Any
 
     @property
@@ -81,7 +81,7 @@ class GuidedModel(Protocol):
 
     @property
     def cutoff(self) -> int:
-        """Environment step from which on guidance does not count, but for ``late_shaping``."""
+        """Environment step from which on guidance does not count, but for ``held_share``."""
 
     @property
     def logger(self) -> Logger:

@@ -14,7 +14,7 @@ from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.roll_ins import RollIns
 from sb3_varl.training.standing import Standing
 from sb3_varl.training.track_record import TrackRecord
-from sb3_varl.training.until_success import missing_success
+from sb3_varl.training.until_success import UntilSuccess, missing_success
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ class Teacher:
             label_freq = LABEL_FREQ_OF_RULES if self.advises_by_rules else 0
         if roll_in is None:
             roll_in = ROLL_IN_OF_RULES if self.advises_by_rules else 0.0
-        self.hold = self.advises_by_rules if hold is None else hold
+        self.held_share = 0.0
+        self._hold = self.advises_by_rules if hold is None else hold
         self.n_held = 0
         self.standing = Standing(briefing.action_space)
         self.labels = Labels(model, self.standing, label_freq)
@@ -105,6 +106,7 @@ class Teacher:
                     "The rules that stand from now on are not those that the model was saved with. What these said of "
                     "visited states leaves the guidance."
                 )
+                self.record = None
             self.stand(advice)
 
     @property
@@ -217,11 +219,18 @@ class Teacher:
         if dones.any():
             self._progress["own"] = list(self.roll_ins.own)
         model = self._model
-        if self.hold and model.num_timesteps >= model.cutoff:
-            model.late_shaping = missing_success(self.record, self.roll_ins.own)
-            self.n_held += len(dones) * (model.late_shaping > 0)
-        if model.num_timesteps < model.cutoff or model.late_shaping > 0:
+        if model.num_timesteps < model.cutoff or self.held_share > 0:
             self.labels.add(seen, model.num_timesteps)
+
+    def hold(self, until_success: UntilSuccess) -> None:
+        """
+        Have the guidance count after the cutoff, as far as the agent falls short of the advice.
+
+        :param until_success: Argument of :class:`~sb3_varl.AdvisorCallback`
+        """
+        self.held_share = missing_success(until_success, self.measure, self.roll_ins.own)
+        self._model.held_share = self.held_share
+        self.n_held += len(self.standing.present) * (self.held_share > 0)
 
     def _put_back(self, worse: TrackRecord) -> None:
         better = worse.put_back()
@@ -256,10 +265,20 @@ class Teacher:
         """Number of episodes by which the advice can be corrected."""
         return 0 if self.record is None else self.record.n_shown
 
+    def let_go(self) -> None:
+        """Have the guidance count no longer after the cutoff."""
+        if self.held_share > 0:
+            self.held_share = self._model.held_share = 0.0
+
     @property
-    def is_known(self) -> bool:
-        """Whether the advice was followed often enough to tell how well it does."""
-        return self.record is not None and self.record.is_known
+    def holds(self) -> bool:
+        """Whether guidance is to count after the cutoff as far as it has to."""
+        return self._hold and self.is_followed and self.record is not None
+
+    @property
+    def measure(self) -> TrackRecord | None:
+        """The record that says how well the advice does; ``None`` if it was not followed often enough to tell."""
+        return None if self.record is None else self.record.latest_known
 
     @property
     def needs_no_correction(self) -> bool:

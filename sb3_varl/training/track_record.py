@@ -89,6 +89,11 @@ class TrackRecord:
         return self.n_episodes >= ENOUGH
 
     @property
+    def latest_known(self) -> "TrackRecord | None":
+        """The record by which one can tell: this one, or else that of what stood before."""
+        return next((record for record in (self, self.before) if record is not None and record.is_known), None)
+
+    @property
     def success(self) -> float:
         """Share of the episodes that succeeded."""
         return self.n_successes / self.n_episodes if self.n_episodes else 0.0

@@ -61,16 +61,17 @@ def succeeds(needed: float, successes: Sequence[bool], longest: int | None) -> b
     return len(recent) == n_episodes and sum(recent) / n_episodes >= needed
 
 
-def missing_success(record: TrackRecord | None, own: Sequence[bool]) -> float:
+def missing_success(until_success: UntilSuccess, record: TrackRecord | None, own: Sequence[bool]) -> float:
     """
     Say how far the agent falls short of the advice.
 
+    :param until_success: Argument of :class:`~sb3_varl.AdvisorCallback`; more than what ends the advice is not missed
     :param record: How the standing advice fares where it is followed
     :param own: Whether the agent's own episodes succeeded, the latest last
-    :return: Which part of the advice's success is missing in the last 20 of them; 0 as long as one of the two is
-        unknown, and where the advice never succeeds
+    :return: Share of its last 20 episodes by which it succeeds less often; 0 as long as one of the two is unknown
     """
     recent = list(own)[-N_OWN:]
-    if record is None or not record.is_known or record.success == 0 or len(recent) < N_OWN:
+    if record is None or not record.is_known or len(recent) < N_OWN:
         return 0.0
-    return max(0.0, 1 - sum(recent) / N_OWN / record.success)
+    enough = needed_success(until_success, record)
+    return max(0.0, min(record.success, 1.0 if enough is None else enough) - sum(recent) / N_OWN)
