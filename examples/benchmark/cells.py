@@ -268,6 +268,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "recorded": (("rules",), RECORDED_TASKS),
     "fifteen tasks": (("SAC", "rules"), MAIN_TASKS),
+    "fifteen tasks, no hold": (("SAC", "rules, no hold"), MAIN_TASKS),
     "fifteen tasks, earlier prompt": (("SAC", "rules, earlier prompt"), MAIN_TASKS),
     "prompt": (("rules, no hold", "rules, earlier prompt"), MAIN_TASKS),
     "hold": (("rules", "rules, no hold"), MAIN_TASKS),
