@@ -1,11 +1,14 @@
 """The comparison on environments that are not of Meta-World."""
 
 import csv
+import pathlib
 import sys
 
 import beyond_metaworld
 import numpy as np
 import pytest
+
+from sb3_varl import Rules
 
 
 @pytest.mark.slow
@@ -27,3 +30,24 @@ def test_a_short_run_is_written_down_and_not_repeated(name, steps, tmp_path, mon
     capsys.readouterr()
     beyond_metaworld.main()
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_what_comes_of_a_second_answer_about_sliding():
+    """To the present prompt, with a sheet of what was measured: three rules that seldom succeed."""
+    text = (pathlib.Path(__file__).parent / "data" / "asked" / "FetchSlide-v4" / "answer.txt").read_text()
+    env = beyond_metaworld.Named("FetchSlide-v4")
+    rules = Rules.parse(text, env.task_sheet, env.observation_space, env.action_space)
+    assert len(rules) == 3
+    assert not rules.rejected
+    successes = []
+    for seed in range(beyond_metaworld.EVAL_SEED, beyond_metaworld.EVAL_SEED + beyond_metaworld.N_EPISODES_OF_RULES):
+        observation, _ = env.reset(seed=seed)
+        previous, is_over = observation, False
+        while not is_over:
+            action = rules(observation, previous)
+            previous = observation
+            observation, _, terminated, truncated, info = env.step(action)
+            is_over = terminated or truncated
+        successes.append(info["is_success"])
+    assert sum(successes) == pytest.approx(3, abs=1)
