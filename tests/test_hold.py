@@ -179,7 +179,7 @@ def test_a_run_that_goes_on_holds_as_one_that_was_never_stopped(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:. of . queries w")
 def test_a_policy_that_succeeds_is_the_parents_after_the_cutoff():
-    """From the cutoff on, the updates are SAC's to the last bit."""
+    """Holding changes nothing, to the last bit."""
     models = []
     for hold in (True, False):
         model = make_model(NarrowEnv(tolerance=3.0), **{**UPDATES, "shaping_steps": CUTOFF, "train_freq": 10})

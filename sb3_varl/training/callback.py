@@ -500,7 +500,7 @@ class AdvisorCallback(BaseCallback):
         if model.shaping_ended is not None:
             return
         if teacher.holds and teacher.measure is None and teacher.roll_ins.is_told:
-            explain.holds_nothing(teacher.record.n_episodes if teacher.record else 0, model.cutoff)
+            explain.holds_nothing(teacher.n_told, model.cutoff)
         if model.gate == "distance" and teacher.labels.n_labels:
             explain.not_learnt(model.guidance_summary().get("gate_open", 0.0), model.cutoff)
 

@@ -35,8 +35,8 @@ class Teacher:
     :param roll_in: Share of the episodes that begin with advice. ``None`` for 0.5 where the answers are rules, and none
         elsewhere
     :param max_executed_steps: Steps of advice in the whole run, ``None`` for any number
-    :param hold: Whether guidance counts again after the cutoff, as far as the agent falls short of the advice. ``None``
-        for so where the answers are rules, and not elsewhere
+    :param hold: Whether guidance counts after the cutoff, for as long again, as far as the agent falls short of the
+        advice. ``None`` for so where the answers are rules, and not elsewhere
     :param picture: Takes a picture of an environment's present state, or has none
     """
 
@@ -274,6 +274,11 @@ class Teacher:
     def holds(self) -> bool:
         """Whether guidance is to count after the cutoff as far as it has to."""
         return self._hold and self.is_followed and self.record is not None
+
+    @property
+    def n_told(self) -> int:
+        """Number of episodes that followed the advice and told whether they succeeded."""
+        return 0 if self.record is None else self.record.n_episodes
 
     @property
     def measure(self) -> TrackRecord | None:
