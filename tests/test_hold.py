@@ -61,12 +61,13 @@ def test_what_is_missing(until_success, n_successes, n_more, own):
     record = recorded(n_successes + n_more, n_successes)
     missing = missing_success(until_success, record, own)
     assert 0 <= missing <= record.success, "advice that seldom succeeds hardly counts"
-    if n_successes + n_more < 8 or len(own) < 20:
+    if len(own) < 20:
         assert missing == 0
     else:
         share = sum(own[-20:]) / 20
-        enough = {None: 1.0, "advice": max(0.25, 0.75 * record.success)}.get(until_success, until_success)
-        assert (missing == 0) == (share >= min(enough, record.success))
+        by_advice = max(0.25, 0.75 * record.success) if record.is_known else 1.0
+        enough = {None: 1.0, "advice": by_advice}.get(until_success, until_success)
+        assert (missing == 0) == (share >= min(enough, n_successes / max(8, n_successes + n_more)))
         assert missing_success(until_success, record, [*own, True]) <= missing_success(
             until_success, record, [*own, False]
         )
@@ -74,6 +75,12 @@ def test_what_is_missing(until_success, n_successes, n_more, own):
 
 def test_nothing_is_missing_as_long_as_nothing_is_known():
     assert missing_success(None, None, [False] * 20) == 0
+    assert missing_success(None, recorded(0, 0), [False] * 20) == 0
+
+
+def test_episodes_in_which_advice_was_not_followed_count_as_failures():
+    assert missing_success(None, recorded(4, 4), [False] * 20) == 0.5
+    assert missing_success(None, recorded(8, 8), [False] * 20) == 1
 
 
 def test_guidance_counts_again_where_the_advice_succeeds_and_the_agent_does_not():
@@ -198,7 +205,7 @@ def test_a_policy_that_succeeds_is_the_parents_after_the_cutoff():
     ],
 )
 def test_what_nobody_follows_holds_nothing(arguments):
-    with pytest.raises(ArgumentError, match="nobody can tell how far the agent falls short"):
+    with pytest.raises(ArgumentError, match=r"hold is True, .* nobody can compare them"):
         make_model().learn(10, callback=make_callback(**arguments, hold=True))
 
 
@@ -230,11 +237,15 @@ def test_after_the_cutoff_advice_that_holds_goes_without_saying(value, tmp_path,
     assert loaded.shaping_active == (value == 0.5)
 
 
-def test_advice_that_was_hardly_followed_is_told_of(caplog):
-    model = make_model(NarrowEnv(), shaping_steps=100)
-    model.learn(200, callback=make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1))
-    assert "ends at step 100, and 0 episodes told how well it does" in caplog.text
-    assert not model.shaping_active
+@pytest.mark.parametrize(("cutoff", "n_followed"), [(100, 0), (400, 3)])
+def test_advice_that_was_hardly_followed_holds_the_less_and_is_told_of(cutoff, n_followed, caplog):
+    model = make_model(NarrowEnv(), shaping_steps=cutoff, learning_starts=10_000)
+    model.learn(2 * cutoff - 1, callback=make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1))
+    said = f"ends at step {cutoff}, and {n_followed} of the 8 episodes"
+    assert said in caplog.text
+    assert f"holds success up to {100 * n_followed / 8:.0f}%" in caplog.text
+    assert model.held_share == n_followed / 8
+    assert model.shaping_active == (n_followed > 0)
 
 
 def test_episodes_that_do_not_tell_are_told_of():
@@ -257,12 +268,12 @@ def test_late_rules_do_not_replace_those_that_hold():
 
 def test_rules_that_were_corrected_late_are_measured_by_those_before():
     before = recorded(19, 17)
-    assert TrackRecord(lambda observation: None, before).latest_known is before
+    assert TrackRecord(lambda observation: None, before).better_known is before
     after = TrackRecord(lambda observation: None, before)
     for _ in range(8):
         after.add(Episode((), (), (), True, {}))
-    assert after.latest_known is after
-    assert TrackRecord(lambda observation: None, recorded(7, 7)).latest_known is None
+    assert after.better_known is after
+    assert TrackRecord(lambda observation: None, recorded(7, 7)).better_known.n_episodes == 7
 
 
 def test_who_ends_the_shaping_has_ended_it():

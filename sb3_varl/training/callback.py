@@ -115,9 +115,10 @@ class AdvisorCallback(BaseCallback):
     :param hold: With standing advice, whether guidance counts after the cutoff, for as long again, as far as the agent
         falls short of the advice: ``shaping_coef`` times the share of the agent's last 20 episodes by which it succeeds
         less often than the advice where it is followed to the end, or than ``until_success`` asks for. So what was
-        learnt from good advice is not lost when it ends; advice that seldom succeeds hardly counts. Takes roll-ins, 8
-        episodes that follow the advice, and ``info["is_success"]``; nothing is asked for it, and nothing executed. Not
-        after ``model.end_shaping()``. ``None`` for yes where the answers are rules, and no elsewhere
+        learnt from good advice is not lost when it ends; advice that seldom succeeds hardly counts. Takes roll-ins and
+        ``info["is_success"]``; of 8 episodes that follow the advice, those that are missing count as failures. Nothing
+        is asked for it, and nothing executed. Not after ``model.end_shaping()``. ``None`` for yes where the answers are
+        rules, and no elsewhere
     :param observe: Name of an attribute or a method of the environment that says what the advisor reads in place of the
         policy's observation, an array or a dictionary of arrays: the simulator's state, where the policy sees pixels.
         The task sheet's slices are of it. ``None`` for the policy's observation
@@ -283,7 +284,7 @@ class AdvisorCallback(BaseCallback):
         self._past_cutoff = model.num_timesteps >= model.cutoff
         if self._past_cutoff:
             self._schedule = Schedule()
-            if not self._teacher.holds or self._teacher.measure is None:
+            if not (self._teacher.holds and self._teacher.n_told):
                 explain.past_cutoff(model.num_timesteps, model.cutoff, model.shaping_ended is not None)
         self._plan()
         if len(self._schedule) and self.frames:
@@ -313,18 +314,16 @@ class AdvisorCallback(BaseCallback):
         )
         self._teacher.waits_for_record = lambda: self.until_success == "advice"
         self._teacher.waits_for_episodes = lambda: len(self._schedule) > 0
-        if self.until_success == "advice" and not self._teacher.is_followed:
-            raise ArgumentError(
-                'until_success is "advice", but no episode follows the advice to its end, or none is the agent\'s own, '
-                "so that nobody can compare them. That takes rules, or other advice that stands in every state, "
-                "roll_in between 0 and 1, and max_executed_steps above 0. Give a share of episodes, such as 0.25."
-            )
-        if self.hold and not self._teacher.is_followed:
-            raise ArgumentError(
-                "hold is True, but no episode follows the advice to its end, or none is the agent's own, so that "
-                "nobody can tell how far the agent falls short of it. That takes rules, or other advice that stands in "
-                "every state, roll_in between 0 and 1, and max_executed_steps above 0."
-            )
+        for name, compares, instead in (
+            ("until_success", self.until_success == "advice", "give a share of episodes, such as 0.25"),
+            ("hold", self.hold, "leave it out"),
+        ):
+            if compares and not self._teacher.is_followed:
+                raise ArgumentError(
+                    f"{name} is {getattr(self, name)!r}, but no episode follows the advice to its end, or none is the "
+                    "agent's own, so that nobody can compare them. That takes rules, or other advice that stands in "
+                    f"every state, roll_in between 0 and 1, and max_executed_steps above 0. Or {instead}."
+                )
         schedule = self._whole_schedule()
         try:
             log, progress = open_log(model, name_of(self.advisor), self.log_path, self.resume, run)
@@ -499,8 +498,9 @@ class AdvisorCallback(BaseCallback):
         model, teacher = self.model, self._teacher
         if model.shaping_ended is not None:
             return
-        if teacher.holds and teacher.measure is None and teacher.roll_ins.is_told:
-            explain.holds_nothing(teacher.n_told, model.cutoff)
+        measure = teacher.measure
+        if teacher.holds and measure is not None and not measure.is_known and teacher.roll_ins.is_told:
+            explain.holds_little(teacher.n_told, measure.least_success, model.cutoff)
         if model.gate == "distance" and teacher.labels.n_labels:
             explain.not_learnt(model.guidance_summary().get("gate_open", 0.0), model.cutoff)
 

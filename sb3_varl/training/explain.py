@@ -243,19 +243,22 @@ def not_learnt(gate_open: float, cutoff: int) -> None:
         )
 
 
-def holds_nothing(n_followed: int, cutoff: int) -> None:
+def holds_little(n_followed: int, success: float, cutoff: int) -> None:
     """
-    Log that guidance will not count after the cutoff, whatever becomes of the agent.
+    Log that guidance will count less after the cutoff than the advice may deserve.
 
     :param n_followed: Number of episodes in which the advice was followed to the end, and that told of success
-    :param cutoff: Step from which on guidance does not count
+    :param success: Share of successes that it holds at most
+    :param cutoff: Step from which on guidance counts by that
     """
     logger.warning(
-        "The advice ends at step %d, and %d episodes told how well it does where it is followed to the end. It takes "
-        "%d, so it will not hold what the agent has learnt. Raise shaping_steps, roll_in or max_executed_steps.",
+        "The advice ends at step %d, and %d of the %d episodes in which it would have to be followed to the end told "
+        "how well it does. The others count as failures, so it holds success up to %.0f%%, and no more, in what the "
+        "agent has learnt. Raise shaping_steps, roll_in or max_executed_steps.",
         cutoff,
         n_followed,
         ENOUGH,
+        100 * success,
     )
 
 

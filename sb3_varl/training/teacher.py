@@ -278,12 +278,12 @@ class Teacher:
     @property
     def n_told(self) -> int:
         """Number of episodes that followed the advice and told whether they succeeded."""
-        return 0 if self.record is None else self.record.n_episodes
+        return 0 if self.measure is None else self.measure.n_episodes
 
     @property
     def measure(self) -> TrackRecord | None:
-        """The record that says how well the advice does; ``None`` if it was not followed often enough to tell."""
-        return None if self.record is None else self.record.latest_known
+        """The record that says how well the advice does; ``None`` if none stands."""
+        return None if self.record is None else self.record.better_known
 
     @property
     def needs_no_correction(self) -> bool:

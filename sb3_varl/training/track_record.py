@@ -89,14 +89,20 @@ class TrackRecord:
         return self.n_episodes >= ENOUGH
 
     @property
-    def latest_known(self) -> "TrackRecord | None":
-        """The record by which one can tell: this one, or else that of what stood before."""
-        return next((record for record in (self, self.before) if record is not None and record.is_known), None)
+    def better_known(self) -> "TrackRecord":
+        """This record, or that of what stood before if it can tell more."""
+        before = self.before
+        return before if before is not None and not self.is_known and before.n_episodes > self.n_episodes else self
 
     @property
     def success(self) -> float:
         """Share of the episodes that succeeded."""
         return self.n_successes / self.n_episodes if self.n_episodes else 0.0
+
+    @property
+    def least_success(self) -> float:
+        """The same, where each episode that would be needed to tell counts as a failure."""
+        return self.n_successes / max(self.n_episodes, ENOUGH)
 
     @property
     def is_good_enough(self) -> bool:

@@ -68,10 +68,11 @@ def missing_success(until_success: UntilSuccess, record: TrackRecord | None, own
     :param until_success: Argument of :class:`~sb3_varl.AdvisorCallback`; more than what ends the advice is not missed
     :param record: How the standing advice fares where it is followed
     :param own: Whether the agent's own episodes succeeded, the latest last
-    :return: Share of its last 20 episodes by which it succeeds less often; 0 as long as one of the two is unknown
+    :return: Share of its last 20 episodes by which it succeeds less often. 0 before there are so many, and as if the
+        advice had failed in each episode that is missing to 8
     """
     recent = list(own)[-N_OWN:]
-    if record is None or not record.is_known or len(recent) < N_OWN:
+    if record is None or len(recent) < N_OWN:
         return 0.0
     enough = needed_success(until_success, record)
-    return max(0.0, min(record.success, 1.0 if enough is None else enough) - sum(recent) / N_OWN)
+    return max(0.0, min(record.least_success, 1.0 if enough is None else enough) - sum(recent) / N_OWN)
