@@ -1,6 +1,6 @@
 """
 What a large multimodal model answered: what one answer with rules takes, and how far it agrees with Meta-World's
-scripted experts where the same states were put to it in six ways. The numbers of docs/results.md, "Recorded rules" and
+scripted experts where the same states were put to it in six ways. The numbers of docs/results_rules.md, "Recorded rules" and
 "How a state is put to a model".
 """
 
@@ -52,7 +52,7 @@ def test_agreement_with_the_expert_hardly_depends_on_how_states_are_put(task):
 
 
 def test_what_each_way_takes():
-    page = (ASKED.parents[2] / "docs" / "results.md").read_text()
+    page = (ASKED.parents[2] / "docs" / "results_rules.md").read_text()
     rows = [row.split(" | ") for row in page.splitlines()]
     for i, way in enumerate(WAYS):
         length = round(np.mean([len((DATA / task / way / "prompt.txt").read_text()) for task in AGREEMENT]), -2)
@@ -76,7 +76,7 @@ def test_what_one_answer_with_rules_takes(folder, which):
     ]
     received = [count(each / "answer.txt") for each in folders]
     dollars = [PER_TOKEN_SENT * n + PER_TOKEN_RECEIVED * m for n, m in zip(sent, received, strict=True)]
-    page = " ".join((ASKED.parents[2] / "docs" / "results.md").read_text().split())
+    page = " ".join((ASKED.parents[2] / "docs" / "results_rules.md").read_text().split())
     said = (
         f"{which.format(len(folders))} took {round(min(sent), -2)} to {round(max(sent), -2)} tokens with their "
         f"pictures, and {round(min(received), -2)} to {round(max(received), -2)} for the answer: {min(dollars):.3f} to "

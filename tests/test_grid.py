@@ -30,6 +30,7 @@ from sb3_varl.metaworld import MISTAKES
 from sb3_varl.training import explain
 
 BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmark"
+DOCS = Path(__file__).parents[1] / "docs"
 TASK = "reach-v3"
 STEPS = 400
 
@@ -408,7 +409,7 @@ def test_the_table_of_mistakes_follows_from_the_data():
         parts = success[0, 0, -results.N_LAST :], success[0, 0, :n_until_cutoff]
         return "{:.0%} ({:.0%})".format(*(part.mean() for part in parts))
 
-    page = (BENCHMARK.parents[1] / "docs" / "results.md").read_text()
+    page = (DOCS / "results_ablations.md").read_text()
     names = {"SAC": "SAC, no advice", "rules, unbounded pull": "no mistake"} | {
         f"mistake {name}": f"`{name}`" for name in MISTAKES
     }
@@ -431,7 +432,7 @@ def test_what_is_said_of_gates_that_are_open_at_the_cutoff_follows_from_the_data
         f"in {len(many)} of {len(many + few)} runs, all on basketball and soccer, which ended at {min(many):.0%} to "
         f"{max(many):.0%}; the other {len(few)} ended at {np.mean(few):.0%} on average, the lowest at {min(few):.0%}"
     )
-    assert said in " ".join((BENCHMARK.parents[1] / "docs" / "results.md").read_text().split()), said
+    assert said in " ".join((DOCS / "results_actions.md").read_text().split()), said
 
 
 @pytest.mark.parametrize("n_runs", range(1, 13))
@@ -453,12 +454,12 @@ def test_methods_are_compared_on_seeds_that_all_have(tmp_path):
 
 @pytest.mark.slow
 def test_the_tables_follow_from_the_data(tmp_path):
-    """Whoever adds runs draws the figures again, and copies the main tables into docs/results.md."""
+    """Whoever adds runs draws the figures again, and copies the main tables into docs/results*.md."""
     kept = BENCHMARK / "results"
     result_tables.write_tables(Evaluations(results.Results(kept)), tmp_path / "tables.md")
     tables = (kept / "tables.md").read_text()
     assert (tmp_path / "tables.md").read_text() == tables
-    page = (BENCHMARK.parents[1] / "docs" / "results.md").read_text()
+    page = "\n".join(file.read_text() for file in sorted(DOCS.glob("results*.md")))
     for name in (
         "rules alone",
         "fifteen tasks, 60000 steps",

@@ -134,7 +134,7 @@ def test_recorded_rules_do_again_what_they_did(answer):
 
 
 def test_what_is_told_of_rules_alone():
-    page = " ".join((DATA.parents[2] / "docs" / "results.md").read_text().split())
+    page = " ".join((DATA.parents[2] / "docs" / "results_rules.md").read_text().split())
     present = [row for row in FOLLOWED if row["prompt"] == "present"]
     first = [row for row in present if row["answer"] == "1"]
     best = {row["task"]: row for row in present}.values()

@@ -4,7 +4,7 @@ Six of Meta-World's tasks in other words, numbers and directions: do a model's r
 Changed are the names of things and of numbers, their order, the units (centimetres), the origin, the axes, which are
 turned and mirrored, the sign of the gripper's command, and the time between two actions. Orientations, numbers that are
 always zero, and pictures are left out. The simulator is the same, and the sheet tells the same of sizes, motion and
-success; by these the model recognised every one of the tasks (docs/results.md, "Tasks in disguise").
+success; by these the model recognised every one of the tasks (docs/results_rules.md, "Tasks in disguise").
 """
 
 from typing import Any, NamedTuple
