@@ -1,7 +1,7 @@
 """
 What a large multimodal model answered: what one answer with rules takes, and how far it agrees with Meta-World's
-scripted experts where the same states were put to it in six ways. The numbers of docs/results_rules.md, "Recorded rules" and
-"How a state is put to a model".
+scripted experts where the same states were put to it in six ways. The numbers of docs/results_rules.md, "Recorded
+rules" and "How a state is put to a model".
 """
 
 import pathlib
