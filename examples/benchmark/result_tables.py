@@ -78,43 +78,41 @@ def tabulate(
     return lines
 
 
-def tabulate_tasks(evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str], steps: int) -> list[str]:
+def tabulate_tasks(evaluations: Evaluations, tasks: Sequence[str], steps: int) -> list[str]:
     """
-    A table with a row for each task and one for their mean, and columns for each method: success at the end, in any
-    step of an episode and in its last one; the mean of the whole run; the simulator's steps to 80% in the middle one of
-    the runs; and the number of these. The mean is over the seeds that all tasks have, with a bootstrap's interval.
+    The main table, with a row for each task and one for their mean, of SAC and of VARL with rules: success at the end,
+    VARL's in the last step of an episode as well; the mean of the whole run; the simulator's steps to 80% in the middle
+    one of the runs; and the number of these. The mean is over the seeds that all tasks have, with a bootstrap's
+    interval.
 
     :param evaluations: All there are
-    :param methods: The methods
     :param tasks: The tasks
     :param steps: Where the runs are judged
     :return: Lines of Markdown
     """
-    columns = ("success", "in the last step", "mean of the run", f"steps to {GOOD:.0%}", "seeds")
-    lines = [
-        "| task | " + " | ".join(f"{method}: {column}" for method in methods for column in columns) + " |",
-        "| --- " * (1 + len(methods) * len(columns)) + "|",
-    ]
-    for task in tasks:
-        cells = [task.removesuffix("-v3")]
-        for method in methods:
-            seeds = evaluations.seeds([method], [task])
-            at, success = evaluations.table(method, [task], seeds, "success", steps)
-            last_step = evaluations.table(method, [task], seeds, "success_at_end", steps)[1]
-            of_run = f"{success.mean():.0%}" if seeds else ""
-            soon = steps_to(GOOD, at, success[:, 0])
-            cells += [at_end(success), at_end(last_step), of_run, soon, str(len(seeds))]
-        lines.append("| " + " | ".join(cells) + " |")
-    cells = ["mean"]
-    for method in methods:
-        seeds = evaluations.seeds([method], tasks)
-        of_all = [""] * 2
-        if seeds:
-            success = evaluations.table(method, tasks, seeds, "success", steps)[1]
-            end, _, run = overall(success[..., -N_LAST:].mean(axis=-1), success.mean(axis=-1))
-            of_all = [percent(end), percent(run)]
-        cells += [of_all[0], "", of_all[1], "", str(len(seeds))]
-    return [*lines, "| " + " | ".join(cells) + " |"]
+    of_both = ("mean of the run", f"steps to {GOOD:.0%}", "seeds")
+    columns = ["task", "SAC", "VARL", "VARL, in the last step"]
+    columns += [f"{column}: {name}" for column in of_both for name in ("SAC", "VARL")]
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    for name, of_row in (*((task.removesuffix("-v3"), [task]) for task in tasks), ("mean", tasks)):
+        sac, varl = (_summarize(evaluations, method, of_row, steps) for method in ("SAC", "rules"))
+        pairs = [cell for both in zip(sac[2:], varl[2:], strict=True) for cell in both]
+        lines.append("| " + " | ".join([name, sac[0], *varl[:2], *pairs]) + " |")
+    return lines
+
+
+def _summarize(evaluations: Evaluations, method: str, tasks: Sequence[str], steps: int) -> list[str]:
+    """Success at the end, in any step and in the last, the mean of the run, steps to 80%, and the number of seeds."""
+    seeds = evaluations.seeds([method], tasks)
+    if not seeds:
+        return [*[""] * 4, "0"]
+    at, success = evaluations.table(method, tasks, seeds, "success", steps)
+    in_last_step = evaluations.table(method, tasks, seeds, "success_at_end", steps)[1]
+    if len(tasks) == 1:
+        soon = steps_to(GOOD, at, success[:, 0])
+        return [at_end(success), at_end(in_last_step), f"{success.mean():.0%}", soon, str(len(seeds))]
+    end, _, of_run = overall(success[..., -N_LAST:].mean(axis=-1), success.mean(axis=-1))
+    return [percent(end), _mean_at_end(in_last_step), percent(of_run), "", str(len(seeds))]
 
 
 def tabulate_steps(
@@ -239,7 +237,6 @@ def tabulate_published(evaluations: Evaluations) -> list[str]:
     :return: Lines of Markdown
     """
     published = pd.read_csv(PUBLISHED).groupby(["method", "step", "task"])["success"].mean().unstack("task")
-    varl = EXPERIMENTS[fifteen_tasks(evaluations)][0][1]
     own_steps = f"{FRAME_SKIP * SHORT_STEPS:,}".replace(",", " ")
     columns = [f"{method} at {step:,}".replace(",", " ") for method, step in published.index]
     lines = [
@@ -247,18 +244,18 @@ def tabulate_published(evaluations: Evaluations) -> list[str]:
         "| --- " * (3 + len(columns)) + "|",
     ]
     for task in MAIN_TASKS:
-        seeds = evaluations.seeds([varl], [task])
+        seeds = evaluations.seeds(["rules"], [task])
         own = [
-            at_end(evaluations.table(varl, [task], seeds, column, SHORT_STEPS)[1])
+            at_end(evaluations.table("rules", [task], seeds, column, SHORT_STEPS)[1])
             for column in ("success", "success_at_end")
         ]
         theirs = [f"{success:.0%}" for success in published[task.replace("-v3", "-v2")]]
         lines.append("| " + " | ".join([task.removesuffix("-v3"), *own, *theirs]) + " |")
-    seeds = evaluations.seeds([varl], MAIN_TASKS)
-    means = []
-    for column in ("success", "success_at_end"):
-        values = evaluations.table(varl, MAIN_TASKS, seeds, column, SHORT_STEPS)[1][..., -N_LAST:]
-        means.append(f"{values.mean():.0%}" if values.size and not np.isnan(values).any() else "")
+    seeds = evaluations.seeds(["rules"], MAIN_TASKS)
+    means = [
+        _mean_at_end(evaluations.table("rules", MAIN_TASKS, seeds, column, SHORT_STEPS)[1])
+        for column in ("success", "success_at_end")
+    ]
     lines.append("| mean | " + " | ".join([*means, *(f"{mean:.0%}" for mean in published.mean(axis=1))]) + " |")
     return lines
 
@@ -284,11 +281,6 @@ def tabulate_rules_alone() -> list[str]:
             cells.append("; after a correction ".join(told) or DASH)
         lines.append("| " + " | ".join(cells) + " |")
     return lines
-
-
-def fifteen_tasks(evaluations: Evaluations) -> str:
-    """Name the experiment on the fifteen tasks: as VARL is by itself, as soon as it is whole."""
-    return "fifteen tasks" if evaluations.compared("fifteen tasks") else "fifteen tasks, no hold"
 
 
 def older(evaluations: Evaluations, method: str, tasks: Sequence[str], seeds: Sequence[int]) -> str:
@@ -321,6 +313,12 @@ def at_end(values: np.ndarray) -> str:
     )
 
 
+def _mean_at_end(values: np.ndarray) -> str:
+    """Mean of the last evaluations, if all runs have them and measured it."""
+    last = values[..., -N_LAST:]
+    return f"{last.mean():.0%}" if last.size and not np.isnan(last).any() else ""
+
+
 def steps_to(level: float, at: np.ndarray, success: np.ndarray) -> str:
     """
     Say how soon the middle one of some runs is at a level for the first time.
@@ -347,8 +345,13 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     ]
     lines += ["## rules alone", "", *tabulate_rules_alone(), ""]
     lines += [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
-    lines += [*tabulate_tasks(evaluations, ("SAC", *reversed(EXPERIMENTS["hold"][0])), MAIN_TASKS, SHORT_STEPS), ""]
-    lines += ["## fifteen tasks by the step", "", *tabulate_steps(evaluations, *EXPERIMENTS["hold"]), ""]
+    lines += [*tabulate_tasks(evaluations, MAIN_TASKS, SHORT_STEPS), ""]
+    lines += [
+        "## fifteen tasks by the step",
+        "",
+        *tabulate_steps(evaluations, *EXPERIMENTS["hold"], same_seeds=True),
+        "",
+    ]
     lines += ["## prompts", "", *tabulate_prompts(evaluations), ""]
     lines += [
         "## how the advice ends",
