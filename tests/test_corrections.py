@@ -1,13 +1,11 @@
 """Rules that a model writes, corrects by what became of them, keeps, or gets back."""
 
-import dataclasses
 import itertools
 import json
 import pathlib
 
 import numpy as np
 import pytest
-from gymnasium import spaces
 from standing import (
     OTHER,
     SHEET,
@@ -36,7 +34,6 @@ from sb3_varl import (
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.types import Episode
 from sb3_varl.report import write_report
-from sb3_varl.rules.description import describe
 from sb3_varl.rules.rule import Rule
 from sb3_varl.testing import VLMServer, decode_image, http_error
 from sb3_varl.training.track_record import TrackRecord
@@ -357,32 +354,6 @@ def test_rules_that_are_kept_stand():
         assert len(server.requests) == 2
     assert callback._teacher.standing.advice.rules[0].name == "always -0.5"
     assert callback.totals["abstained"] == 4
-
-
-def test_a_table_has_what_changes_and_every_change_of_rule():
-    rules = Rules.parse(
-        '{"rules": [{"name": "late", "when": "t > 47", "action": ["t / 100", "0"]},'
-        '{"name": "early", "when": "t < 40", "action": ["0", "0"]}]}',
-        SHEET,
-        spaces.Box(-np.inf, np.inf, (3,), np.float32),
-        spaces.Box(-1, 1, (2,), np.float32),
-    )
-    observations = tuple(np.array([5.0, t, 0.0], np.float32) for t in range(50))
-    decisions = [rules.decide(observation) for observation in observations]
-    actions = tuple(np.full(2, np.nan) if d.action is None else d.action for d in decisions)
-    episode = Episode(observations, actions, tuple(d.rule for d in decisions), False)
-    parts = describe(rules, [episode, episode, dataclasses.replace(episode, succeeded=True)])
-    text = "\n\n".join(part.text for part in parts)
-    assert "followed for 3 episodes of at most 50 steps: 1 of 3 succeeded" in text
-    assert '"late" 6, "early" 120, none of them 24' in text
-    assert text.count("episode 5 throughout") == 3
-    assert text.count("An episode that failed") == 2
-    assert "\n0; early; 0; 0 0\n" in text
-    assert "\n40; none; 40; nan nan\n" in text
-    assert "\n48; late; 48; 0.48 0\n" in text
-    assert "\n49; late; 49; 0.49 0" in text
-    table = text.split("An episode that succeeded")[1]
-    assert len(table.splitlines()) <= 34
 
 
 @pytest_vlm

@@ -1,5 +1,6 @@
 """What became of rules, in words and tables, for the model that is to correct them."""
 
+import bisect
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -9,9 +10,12 @@ import numpy as np
 from sb3_varl.advice.types import Episode
 from sb3_varl.rules.names import Names, Variable
 from sb3_varl.rules.rules import Rules
+from sb3_varl.wording import count
 
 # Rows of a table, at most, among them the changes of rule; characters of it, about; numbers of a name that it has.
 MAX_ROWS, _MIN_ROWS = 30, 3
+# A step so near the line between two rows is left out, as a share of what a name's numbers come to differ by.
+_NEAR = 0.01
 MAX_TABLE = 20_000
 _MAX_NUMBERS = 100
 _CHARACTERS_OF_A_NUMBER = 8
@@ -41,8 +45,8 @@ def describe(rules: Rules, episodes: Sequence[Episode]) -> list[Part]:
 
     :param rules: The rules
     :param episodes: Episodes in which they were followed from the beginning to the end
-    :return: The rules, how often they succeeded and each of them fired, and tables of two episodes that failed and
-        differ, and of one that succeeded, with pictures
+    :return: The rules, how often they succeeded and each of them fired, the last steps of most episodes, and tables of
+        two that failed and differ, and of one that succeeded, with pictures
     """
     known = [episode.succeeded for episode in episodes if episode.succeeded is not None]
     outcome = f"{sum(known)} of {len(known)} succeeded" if known else "whether they succeeded is not known"
@@ -59,7 +63,13 @@ def describe(rules: Rules, episodes: Sequence[Episode]) -> list[Part]:
         if len(rules.rejected) > len(shown):
             shown.append(f"and {len(rules.rejected) - len(shown)} more")
         parts.insert(1, "Of your answer, this could not be used: " + "; ".join(shown) + ".")
-    tables = [Part(_table(rules, episode), _pictures(episode)) for episode in _chosen(episodes)]
+    chosen = _chosen(episodes)
+    others = [episode for episode in episodes if not any(episode is shown for shown in chosen)]
+    if others:
+        parts.append(_last_steps(rules, others))
+    if chosen:
+        parts.append("Steps that are near the line from one row to the next are left out below.")
+    tables = [Part(_table(rules, episode), _pictures(episode)) for episode in chosen]
     return [Part("\n\n".join(parts)), *tables]
 
 
@@ -87,11 +97,7 @@ def _distance(first: Counter, second: Counter) -> int:
 def _table(rules: Rules, episode: Episode) -> str:
     names = rules.names
     numbers = np.stack([names.numbers(observation) for observation in episode.observations])
-    shown = [
-        variable
-        for variable in names.variables.values()
-        if len(variable.places) <= _MAX_NUMBERS and not _is_the_past(variable, names)
-    ]
+    shown = _worth_showing(names)
     changing = [variable for variable in shown if _changes(numbers[:, variable.places])]
     columns = _fitting(changing)
     constant = _fitting([v for v in shown if v not in changing and numbers[0, v.places].any()])
@@ -99,15 +105,46 @@ def _table(rules: Rules, episode: Episode) -> str:
     lines = [f"An episode{outcome} of {len(episode.actions)} steps."]
     if constant:
         lines.append("; ".join(f"{v.name} {_numbers(numbers[0, v.places])}" for v in constant) + " throughout.")
-    lines.append("step; rule; " + "; ".join(variable.name for variable in columns) + "; action")
-    n_numbers = sum(len(variable.places) for variable in columns) + np.size(episode.actions[0])
-    n_rows = min(MAX_ROWS, max(_MIN_ROWS, MAX_TABLE // (_CHARACTERS_OF_A_NUMBER * n_numbers)))
-    for t in _rows(episode.rules, n_rows):
-        rule = episode.rules[t]
-        name = _NO_RULE if rule is None else rules.rules[rule].name
-        values = [_numbers(numbers[t, variable.places]) for variable in columns]
-        lines.append("; ".join([str(t), name, *values, _numbers(np.ravel(episode.actions[t]))]))
+    lines.append(_header(columns))
+    for t in _rows(episode.rules, _scaled(numbers, columns), _n_rows(columns, episode)):
+        lines.append(_row(rules, episode, t, numbers[t], columns))
     return "\n".join(lines)
+
+
+def _last_steps(rules: Rules, episodes: Sequence[Episode]) -> str:
+    """Where episodes ended of which nothing else is told."""
+    numbers = np.stack([rules.names.numbers(episode.observations[-1]) for episode in episodes])
+    columns = _fitting([v for v in _worth_showing(rules.names) if numbers[:, v.places].any()])
+    n_rows = _n_rows(columns, episodes[0])
+    lines = [f"The last step of {count(len(episodes[-n_rows:]), 'episode')} more:", f"succeeded; {_header(columns)}"]
+    for episode, last in list(zip(episodes, numbers, strict=True))[-n_rows:]:
+        succeeded = {True: "yes", False: "no", None: "not known"}[episode.succeeded]
+        lines.append(f"{succeeded}; {_row(rules, episode, len(episode.actions) - 1, last, columns)}")
+    return "\n".join(lines)
+
+
+def _worth_showing(names: Names) -> list[Variable]:
+    return [
+        variable
+        for variable in names.variables.values()
+        if len(variable.places) <= _MAX_NUMBERS and not _is_the_past(variable, names)
+    ]
+
+
+def _header(columns: Sequence[Variable]) -> str:
+    return "; ".join(["step", "rule", *(variable.name for variable in columns), "action"])
+
+
+def _row(rules: Rules, episode: Episode, t: int, numbers: np.ndarray, columns: Sequence[Variable]) -> str:
+    rule = episode.rules[t]
+    name = _NO_RULE if rule is None else rules.rules[rule].name
+    values = [_numbers(numbers[list(variable.places)]) for variable in columns]
+    return "; ".join([str(t), name, *values, _numbers(np.ravel(episode.actions[t]))])
+
+
+def _n_rows(columns: Sequence[Variable], episode: Episode) -> int:
+    n_numbers = sum(len(variable.places) for variable in columns) + np.size(episode.actions[0])
+    return min(MAX_ROWS, max(_MIN_ROWS, MAX_TABLE // (_CHARACTERS_OF_A_NUMBER * n_numbers)))
 
 
 def _fitting(variables: Sequence[Variable]) -> list[Variable]:
@@ -123,19 +160,35 @@ def _is_the_past(variable: Variable, names: Names) -> bool:
 
 
 def _changes(values: np.ndarray) -> bool:
-    return bool(np.ptp(values, axis=0).max() > 1e-6 * max(1.0, np.abs(values).max()))
+    is_finite = np.isfinite(values).all()
+    return not is_finite or bool(np.ptp(values, axis=0).max() > 1e-6 * max(1.0, np.abs(values).max()))
 
 
-def _rows(fired: Sequence[int | None], n_rows: int) -> list[int]:
-    """The steps that are shown: where another rule fires, the first, the last, and others in between."""
+def _scaled(numbers: np.ndarray, columns: Sequence[Variable]) -> np.ndarray:
+    """What is in the columns, ``(steps, numbers)``, each name's numbers by how much they come to differ."""
+    finite = np.nan_to_num(numbers, posinf=0.0, neginf=0.0)
+    parts = [finite[:, variable.places] for variable in columns]
+    scaled = [part / max(np.ptp(part, axis=0).max(), 1e-12) for part in parts]
+    return np.concatenate([np.zeros((len(numbers), 1)), *scaled], axis=1)
+
+
+def _rows(fired: Sequence[int | None], path: np.ndarray, n_rows: int) -> list[int]:
+    """
+    Choose the steps that are shown: the first, the last, and where another rule fires; then, one after the other, the
+    step that is farthest from the line between its neighbours (Ramer 1972, Douglas and Peucker 1973).
+    """
     n = len(fired)
     changes = [t for t in range(1, n) if fired[t] != fired[t - 1]]
-    kept = {0, n - 1, *changes[: n_rows - 2]}
-    for t in np.linspace(0, n - 1, min(n, n_rows), dtype=int).tolist():
-        if len(kept) >= n_rows:
+    kept = sorted({0, n - 1, *changes[: n_rows - 2]})
+    steps = np.arange(n)
+    while len(kept) < min(n, n_rows):
+        line = np.stack([np.interp(steps, kept, column) for column in path[kept].T], axis=1)
+        distances = np.abs(path - line).max(axis=1)
+        farthest = int(distances.argmax())
+        if distances[farthest] <= _NEAR:
             break
-        kept.add(t)
-    return sorted(kept)
+        bisect.insort(kept, farthest)
+    return kept
 
 
 def _numbers(values: Iterable[float]) -> str:
