@@ -89,15 +89,16 @@ def test_what_a_table_leaves_out_is_near_the_line_between_its_rows(n, n_kinks, s
             assert off <= 0.011 * np.ptp(numbers) or len(steps) == MAX_ROWS
 
 
-def test_of_episodes_without_a_table_the_last_step_is_told():
-    failures = [followed(hit(at)) for at in (20, 40, 60)]
-    episodes = [*failures, followed(hit(80), succeeded=None), followed(hit(100), succeeded=True)]
+def test_of_episodes_without_a_table_their_ends_are_told():
+    outcomes = {20: False, 40: None, 60: False, 80: False, 100: True}
+    episodes = [followed(hit(at), succeeded) for at, succeeded in outcomes.items()]
     first, *tables = describe(WAIT, episodes)
     assert len(tables) == 3
-    last = first.text.split("The last step of 2 episodes more:\n")[1].split("\n\n")[0].splitlines()
-    assert last[0] == "succeeded; step; rule; place; noise; action"
-    assert [line.rsplit("; ", 2)[0] for line in last[1:]] == ["no; 199; wait; 6.5", "no; 199; wait; 6.5"]
-    assert "The last step" not in describe(WAIT, episodes[-1:])[0].text
+    ends = first.text.split("The first and the last step of 2 episodes more:\n")[1].split("\n\n")[0].splitlines()
+    assert ends[0] == "succeeded; step; rule; place; noise; action"
+    told = [line.rsplit("; ", 2)[0] for line in ends[1:]]
+    assert told == ["not known; 0; wait; 0", "not known; 199; wait; 6.5", "no; 0; wait; 0", "no; 199; wait; 6.5"]
+    assert "The first and the last" not in describe(WAIT, episodes[-1:])[0].text
 
 
 def test_numbers_that_are_not_finite_are_told_and_no_trouble():

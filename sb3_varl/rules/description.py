@@ -45,8 +45,8 @@ def describe(rules: Rules, episodes: Sequence[Episode]) -> list[Part]:
 
     :param rules: The rules
     :param episodes: Episodes in which they were followed from the beginning to the end
-    :return: The rules, how often they succeeded and each of them fired, the last steps of most episodes, and tables of
-        two that failed and differ, and of one that succeeded, with pictures
+    :return: The rules, how often they succeeded and each of them fired, where most episodes began and ended, and tables
+        of two that failed and differ, and of one that succeeded, with pictures
     """
     known = [episode.succeeded for episode in episodes if episode.succeeded is not None]
     outcome = f"{sum(known)} of {len(known)} succeeded" if known else "whether they succeeded is not known"
@@ -66,7 +66,7 @@ def describe(rules: Rules, episodes: Sequence[Episode]) -> list[Part]:
     chosen = _chosen(episodes)
     others = [episode for episode in episodes if not any(episode is shown for shown in chosen)]
     if others:
-        parts.append(_last_steps(rules, others))
+        parts.append(_ends(rules, others))
     if chosen:
         parts.append("Steps that are near the line from one row to the next are left out below.")
     tables = [Part(_table(rules, episode), _pictures(episode)) for episode in chosen]
@@ -111,15 +111,19 @@ def _table(rules: Rules, episode: Episode) -> str:
     return "\n".join(lines)
 
 
-def _last_steps(rules: Rules, episodes: Sequence[Episode]) -> str:
-    """Where episodes ended of which nothing else is told."""
-    numbers = np.stack([rules.names.numbers(episode.observations[-1]) for episode in episodes])
-    columns = _fitting([v for v in _worth_showing(rules.names) if numbers[:, v.places].any()])
-    n_rows = _n_rows(columns, episodes[0])
-    lines = [f"The last step of {count(len(episodes[-n_rows:]), 'episode')} more:", f"succeeded; {_header(columns)}"]
-    for episode, last in list(zip(episodes, numbers, strict=True))[-n_rows:]:
+def _ends(rules: Rules, episodes: Sequence[Episode]) -> str:
+    """Where episodes began and ended of which nothing else is told."""
+    ends = [np.stack([rules.names.numbers(e.observations[t]) for t in (0, -1)]) for e in episodes]
+    columns = _fitting([v for v in _worth_showing(rules.names) if np.concatenate(ends)[:, v.places].any()])
+    n_shown = max(1, _n_rows(columns, episodes[0]) // 2)
+    lines = [
+        f"The first and the last step of {count(len(episodes[-n_shown:]), 'episode')} more:",
+        f"succeeded; {_header(columns)}",
+    ]
+    for episode, numbers in list(zip(episodes, ends, strict=True))[-n_shown:]:
         succeeded = {True: "yes", False: "no", None: "not known"}[episode.succeeded]
-        lines.append(f"{succeeded}; {_row(rules, episode, len(episode.actions) - 1, last, columns)}")
+        for t, at in zip((0, len(episode.actions) - 1), numbers, strict=True):
+            lines.append(f"{succeeded}; {_row(rules, episode, t, at, columns)}")
     return "\n".join(lines)
 
 
