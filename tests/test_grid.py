@@ -466,6 +466,7 @@ def test_the_tables_follow_from_the_data(tmp_path):
         "fifteen tasks by the step",
         "prompts",
         "how the advice ends",
+        "five lines",
         "five lines, unbounded pull",
         "five lines, 100k",
         "five lines, 100k, no hold",
