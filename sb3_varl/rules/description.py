@@ -115,12 +115,12 @@ def _ends(rules: Rules, episodes: Sequence[Episode]) -> str:
     """Where episodes began and ended of which nothing else is told."""
     ends = [np.stack([rules.names.numbers(e.observations[t]) for t in (0, -1)]) for e in episodes]
     columns = _fitting([v for v in _worth_showing(rules.names) if np.concatenate(ends)[:, v.places].any()])
-    n_shown = max(1, _n_rows(columns, episodes[0]) // 2)
+    latest = list(zip(episodes, ends, strict=True))[-max(1, _n_rows(columns, episodes[0]) // 2) :]
     lines = [
-        f"The first and the last step of {count(len(episodes[-n_shown:]), 'episode')} more:",
+        f"The first and the last step of {count(len(latest), 'episode')} more:",
         f"succeeded; {_header(columns)}",
     ]
-    for episode, numbers in list(zip(episodes, ends, strict=True))[-n_shown:]:
+    for episode, numbers in latest:
         succeeded = {True: "yes", False: "no", None: "not known"}[episode.succeeded]
         for t, at in zip((0, len(episode.actions) - 1), numbers, strict=True):
             lines.append(f"{succeeded}; {_row(rules, episode, t, at, columns)}")
