@@ -33,7 +33,16 @@ def test_a_short_run_is_written_down_and_not_repeated(name, steps, tmp_path, mon
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("folder", "n_successes"), [(".", 3), ("correction_earlier_tables", 10), ("correction", 18)])
+@pytest.mark.parametrize(
+    ("folder", "n_successes"),
+    [
+        (".", 3),
+        ("correction_earlier_tables", 10),
+        ("correction_earlier_tables_again", 4),
+        ("correction", 18),
+        ("correction_again", 13),
+    ],
+)
 def test_what_comes_of_a_second_answer_about_sliding_and_of_its_corrections(folder, n_successes):
     """To the present prompt, with a sheet of what was measured; three rules each, of 40 episodes."""
     text = (pathlib.Path(__file__).parent / "data" / "asked" / "FetchSlide-v4" / folder / "answer.txt").read_text()

@@ -162,7 +162,7 @@ def test_the_coefficient_is_what_is_missing(fast, capsys):
     for step, coef in told:
         assert coef == pytest.approx(of_updates[step])
     assert log.lines[-1][1]["advice/held"] == sum(share > 0 for share in after)
-    assert capsys.readouterr().out.count("succeeds less often than the advice, which counts on") == 1
+    assert capsys.readouterr().out.count("succeeds less often than the advice, so it counts again") == 1
 
 
 def test_a_run_that_goes_on_holds_as_one_that_was_never_stopped(tmp_path):
@@ -243,7 +243,7 @@ def test_advice_that_was_hardly_followed_holds_the_less_and_is_told_of(cutoff, n
     model.learn(2 * cutoff - 1, callback=make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1))
     said = f"ends at step {cutoff}, and {n_followed} of the 8 episodes"
     assert said in caplog.text
-    assert f"holds success up to {100 * n_followed / 8:.0f}%" in caplog.text
+    assert f"succeeds in less than {100 * n_followed / 8:.0f}%" in caplog.text
     assert model.held_share == n_followed / 8
     assert model.shaping_active == (n_followed > 0)
 

@@ -491,7 +491,7 @@ class AdvisorCallback(BaseCallback):
         if teacher.held_share > 0 and not self._told_of_hold:
             self._told_of_hold = True
             if self.verbose >= 1:
-                print(f"Step {self.num_timesteps}: the agent succeeds less often than the advice, which counts on.")
+                print(f"Step {self.num_timesteps}: the agent succeeds less often than the advice, so it counts again.")
 
     def _look_back(self) -> None:
         """At the cutoff, say so if the policy does not yet do what it is advised to, or nobody knows how it does."""

@@ -253,8 +253,8 @@ def holds_little(n_followed: int, success: float, cutoff: int) -> None:
     """
     logger.warning(
         "The advice ends at step %d, and %d of the %d episodes in which it would have to be followed to the end told "
-        "how well it does. The others count as failures, so it holds success up to %.0f%%, and no more, in what the "
-        "agent has learnt. Raise shaping_steps, roll_in or max_executed_steps.",
+        "how well it does. The others count as failures, so that guidance counts again only while the agent succeeds "
+        "in less than %.0f%% of its episodes. Raise shaping_steps or roll_in, or max_executed_steps if it is set.",
         cutoff,
         n_followed,
         ENOUGH,
