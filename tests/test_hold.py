@@ -15,6 +15,7 @@ from standing import ALL, SMALL, UPDATES, NamedEnv, answer_of, make_callback, ma
 from conftest import assert_same_parameters
 from sb3_varl import VARL, AdviceQuery, ArgumentError, FunctionAdvisor, RulesAdvisor
 from sb3_varl.advice.types import Episode
+from sb3_varl.report.curves import _counting as counting
 from sb3_varl.report.runs import read_runs
 from sb3_varl.training.query_queue import Outcome
 from sb3_varl.training.track_record import TrackRecord
@@ -237,7 +238,7 @@ def test_after_the_cutoff_advice_that_holds_goes_without_saying(value, tmp_path,
     assert loaded.shaping_active == (value == 0.5)
 
 
-@pytest.mark.parametrize(("cutoff", "n_followed"), [(100, 0), (400, 3)])
+@pytest.mark.parametrize(("cutoff", "n_followed"), [(50, 0), (300, 4)])
 def test_advice_that_was_hardly_followed_holds_the_less_and_is_told_of(cutoff, n_followed, caplog):
     model = make_model(NarrowEnv(), shaping_steps=cutoff, learning_starts=10_000)
     model.learn(2 * cutoff - 1, callback=make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1))
@@ -335,6 +336,53 @@ def test_the_report_knows_the_cutoff(tmp_path):
     model.logger.close()
     (run,) = read_runs(tmp_path)
     assert CUTOFF <= run.cutoff < CUTOFF + 50
+
+
+def test_the_report_draws_how_much_counts(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "progress.csv").write_text(
+        "time/total_timesteps,varl/shaping_active,varl/held_share\n500,1,\n1000,1,\n1500,1,0.25\n2000,0,\n"
+    )
+    (run,) = read_runs(folder)
+    run.queries = {"advice": [None]}
+    assert counting(run).to_dict() == {500: 100, 1000: 100, 1500: 25, 2000: 0}
+
+
+def long_env():
+    env = NarrowEnv(tolerance=1.5)
+    env.horizon = 100
+    return env
+
+
+@pytest.mark.parametrize(
+    ("shaping_steps", "callback", "n_episodes"),
+    [(16_000, {}, None), (6400, {}, None), (3200, {}, 8), (3000, {}, 7), (800, {}, 2), (800, {"hold": False}, None)],
+)
+def test_where_the_cutoff_comes_too_soon_it_is_said_when_an_episode_has_ended(
+    shaping_steps, callback, n_episodes, caplog
+):
+    model = make_model(long_env(), shaping_steps=shaping_steps, learning_starts=10_000)
+    callback = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1, **callback)
+    model.learn(150, callback=callback)
+    messages = [record.getMessage() for record in caplog.records if "It takes 8 to tell" in record.getMessage()]
+    if n_episodes is None or n_episodes >= 8:
+        assert not messages
+    else:
+        (message,) = messages
+        assert f"ends at step {shaping_steps}, it is followed to the end in about {n_episodes} episodes" in message
+        assert "have 100 steps" in message
+
+
+def test_with_long_episodes_advice_is_followed_to_the_end_more_often():
+    """In 60 episodes of 7 steps: by the usual share in 6 of them, and in half of those begun until it is known."""
+    followed = []
+    for shaping_steps in (420, 5000):
+        model = make_model(NarrowEnv(), shaping_steps=shaping_steps, learning_starts=10_000)
+        callback = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1)
+        model.learn(420, callback=callback)
+        followed.append(callback._teacher.record.n_episodes)
+    assert followed[0] >= 8 > followed[1]
 
 
 def test_hold_is_yes_or_no():

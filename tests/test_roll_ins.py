@@ -57,7 +57,7 @@ def test_the_stored_transition_is_the_one_that_was_executed(share):
     assert (n_executed > 0) == (share > 0)
     if share == 1:  # all 7 steps of an episode in a fifth, and a length between 1 and 7 in the others
         assert 80 < n_executed < 190
-        assert callback._teacher.roll_ins.episodes["own"] == 0
+        assert not callback._teacher.roll_ins.own
 
 
 def test_roll_ins_begin_an_episode_and_then_the_policy_takes_over():
@@ -71,7 +71,9 @@ def test_roll_ins_begin_an_episode_and_then_the_policy_takes_over():
     assert len(set(lengths)) == 7
     figures = callback._teacher.roll_ins.figures()
     assert figures["advice/executed"] == pytest.approx(callback._teacher.roll_ins.n_executed / 700)
-    assert set(callback._teacher.roll_ins.episodes) == {"rolled_in", "all_the_way"}
+    assert callback._teacher.roll_ins.rolled_in
+    assert not callback._teacher.roll_ins.own
+    assert callback._teacher.record.n_shown
 
 
 def test_roll_ins_are_bounded_and_end_with_the_cutoff():
@@ -156,7 +158,7 @@ def test_success_of_executed_advice_is_not_the_agents():
     model = make_model(NarrowEnv(), shaping_steps=10_000, learning_starts=10_000)
     callback = make_callback(RulesAdvisor(answer_of(0.5)), roll_in=0.5, until_success=0.05, n_queries=1)
     model.learn(800, callback=callback)
-    assert callback._teacher.roll_ins.successes["all_the_way"] > 3
+    assert callback._teacher.record.n_successes > 3
     assert len(callback._teacher.roll_ins.own) == 20
     assert model.shaping_active
 
@@ -211,7 +213,7 @@ def test_advice_that_is_a_measure_is_soon_known():
     callback = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1, until_success="advice")
     model.learn(7 * 70, callback=callback)
     assert callback._teacher.record.is_known
-    assert callback._teacher.roll_ins.episodes["rolled_in"] > 3
+    assert len(callback._teacher.roll_ins.rolled_in) > 3
 
 
 def test_a_measure_that_never_came_is_told_of():

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from sb3_varl.pages import figure_url
-from sb3_varl.report.runs import Curve, RunLogs
+from sb3_varl.report.runs import ACTIVE, HELD, Curve, RunLogs
 
 # Colours that a colour-blind reader can tell apart (Okabe and Ito, and Tol's wine). VARL and SAC get the first two.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
@@ -156,14 +156,14 @@ def _quantities(runs: Sequence[RunLogs], names: Sequence[str]) -> list[_Quantity
         _Quantity(
             "Success by itself",
             "success (%)",
-            "Of the training episodes so far in which no standing advice was executed: what the policy can do alone.",
+            "Of the latest 20 training episodes in which no advice was executed: what the policy can do alone.",
             lambda run: run.scalar("advice/success_own") * 100,
             limits=(-3, 103),
         ),
         _Quantity(
             "Success of the advice",
             "success (%)",
-            "Of the training episodes so far in which standing advice, such as rules, was followed to the end.",
+            "Of the training episodes in which the advice that stood at a step was followed to the end.",
             lambda run: run.scalar("advice/success_all_the_way") * 100,
             limits=(-3, 103),
         ),
@@ -172,6 +172,13 @@ def _quantities(runs: Sequence[RunLogs], names: Sequence[str]) -> list[_Quantity
             "executed advice (% of steps)",
             "Share of the steps since advice stands that were roll-ins.",
             lambda run: run.scalar("advice/executed") * 100,
+            limits=(-3, 103),
+        ),
+        _Quantity(
+            "Advice that counts",
+            "counting (% of shaping_coef)",
+            "All until the cutoff; afterwards, with hold, as much as the agent succeeds less often than the advice.",
+            _counting,
             limits=(-3, 103),
         ),
         _Quantity(
@@ -225,6 +232,12 @@ def _quantities(runs: Sequence[RunLogs], names: Sequence[str]) -> list[_Quantity
             is_cumulated=True,
         ),
     ]
+
+
+def _counting(run: RunLogs) -> pd.Series:
+    """Share of the shaping coefficient, in percent; after the cutoff it is logged as the share that is held."""
+    active = run.scalar(ACTIVE) if run.all_queries else pd.Series(dtype=float)
+    return active * run.scalar(HELD).reindex(active.index).fillna(1) * 100
 
 
 def _values(curve: Curve | None) -> pd.Series:

@@ -23,7 +23,9 @@ from sb3_varl.wording import count
 PROGRESS, EVENTS, EVALUATIONS, MONITOR = "progress.csv", "events.out.tfevents", "evaluations.npz", "monitor.csv"
 # Episodes that a point of the training's curves is the mean of, as in SB3's logger.
 EPISODES_WINDOW = 100
-_STEPS, _ACTIVE, _HELD = "time/total_timesteps", "varl/shaping_active", "varl/held_share"
+_STEPS, ACTIVE, HELD = "time/total_timesteps", "varl/shaping_active", "varl/held_share"
+# Points that make a curve.
+_FEW = 3
 # What pandas, NumPy, SB3 and zipfile raise for files that are damaged.
 _READ_ERRORS = (OSError, ValueError, LookupError, AssertionError, EOFError, zipfile.BadZipFile)
 
@@ -199,11 +201,17 @@ def _read(files: list[_File]) -> RunLogs:
         run.missing.append(
             'Success is not known: the environment has to put "is_success" into the info of an episode\'s last step.'
         )
+    n_written = max(map(len, run.scalars.values()), default=_FEW)
+    if n_written < _FEW:
+        run.missing.append(
+            f"SB3's logger wrote no more than {count(n_written, 'time')}, so that curves of what it knows have as many "
+            "points: learn(log_interval=1) writes after each episode."
+        )
     if not run.queries and _is_guided(run):
         run.missing.append(f"There is no advice log ({FILE_NAME}): the queries are not known one by one.")
-    if _is_guided(run) and not of_kind["models"] and run.scalar(_ACTIVE).empty:
+    if _is_guided(run) and not of_kind["models"] and run.scalar(ACTIVE).empty:
         run.missing.append(
-            f"The cutoff is not known: there is neither a saved model (*.zip) nor {_ACTIVE} of SB3's logger."
+            f"The cutoff is not known: there is neither a saved model (*.zip) nor {ACTIVE} of SB3's logger."
         )
     return run
 
@@ -316,7 +324,7 @@ def _curves_of_logger(run: RunLogs, returns: str, success: str, source: str) -> 
 
 
 def _is_guided(run: RunLogs) -> bool:
-    return bool(run.all_queries) or bool((run.scalar(_ACTIVE) > 0).any())
+    return bool(run.all_queries) or bool((run.scalar(ACTIVE) > 0).any())
 
 
 def _find_end(run: RunLogs, models: Sequence[pathlib.Path]) -> tuple[int, int | None]:
@@ -328,8 +336,8 @@ def _find_end(run: RunLogs, models: Sequence[pathlib.Path]) -> tuple[int, int | 
         saved = _attempt(run, _read_model, file)
         steps.append(saved.get("num_timesteps", 0))
         cutoffs += [saved[name] for name in ("shaping_steps", "shaping_ended") if name in saved]
-    active = run.scalar(_ACTIVE).copy()
-    active[active.index.isin(run.scalar(_HELD).index)] = 0  # after the cutoff, on demand
+    active = run.scalar(ACTIVE).copy()
+    active[active.index.isin(run.scalar(HELD).index)] = 0  # after the cutoff, on demand
     # The model may have been saved before until_success ended the advice.
     after = active[active.index > active.index[active > 0].max()] if (active > 0).any() else active[:0]
     cutoffs += [int(step) for step in after.index[:1]]

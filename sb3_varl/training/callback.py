@@ -80,8 +80,8 @@ class AdvisorCallback(BaseCallback):
     dollars) and ``seconds`` (spent on asking); ``latency`` is the last query's, in seconds. With standing advice also
     ``labels``, ``held`` (steps after the cutoff in which guidance counted), ``rule_<number>``, ``no_rule`` and
     ``no_value`` (share of the states in which this rule decided, none did, or an expression had no value),
-    ``executed`` (share of the steps that were advice), and ``success_own``, ``success_rolled_in`` and
-    ``success_all_the_way``, by which part of an episode was advice.
+    ``executed`` (share of the steps that were advice), and, by which part of an episode was advice, ``success_own`` and
+    ``success_rolled_in`` (of the latest 20 each) and ``success_all_the_way`` (of all that followed what stands now).
     TensorBoard gets, of each query, ``states``, a picture of the frames with the executed and the suggested actions,
     ``prompt``, the text that a model was sent, and the ``rules`` that it wrote.
 
@@ -312,7 +312,7 @@ class AdvisorCallback(BaseCallback):
             self.hold,
             self._picture,
         )
-        self._teacher.waits_for_record = lambda: self.until_success == "advice"
+        self._teacher.waits_for_record = lambda: self.until_success == "advice" or self._teacher.is_followed_too_seldom
         self._teacher.waits_for_episodes = lambda: len(self._schedule) > 0
         for name, compares, instead in (
             ("until_success", self.until_success == "advice", "give a share of episodes, such as 0.25"),

@@ -262,6 +262,25 @@ def holds_little(n_followed: int, success: float, cutoff: int) -> None:
     )
 
 
+def followed_too_seldom(n_episodes: float, horizon: int, cutoff: int) -> None:
+    """
+    Log early that nobody will know how well the advice does when it ends.
+
+    :param n_episodes: Number of episodes that will follow it to the end
+    :param horizon: Steps of an episode
+    :param cutoff: Step from which on guidance counts by how well the advice does
+    """
+    logger.warning(
+        "Until the advice ends at step %d, it is followed to the end in about %d episodes, if they have %d steps. It "
+        "takes %d to tell how well it does, by which guidance counts afterwards (hold). Raise shaping_steps or "
+        "roll_in, or max_executed_steps if it is set.",
+        cutoff,
+        n_episodes,
+        horizon,
+        ENOUGH,
+    )
+
+
 def put_off(n_queries: int) -> None:
     """
     Log that queries wait for a run that goes on.

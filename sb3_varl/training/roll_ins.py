@@ -6,7 +6,8 @@ anew for each episode, so that it starts from everywhere along the way.
 """
 
 import logging
-from collections import Counter, deque
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,9 +33,6 @@ PICTURE_FREQ = 10
 
 # Steps of an episode of which nobody knows how long it may be.
 _UNKNOWN_HORIZON = 1000
-
-# Which part of an episode was advice.
-OWN, ROLLED_IN, ALL_THE_WAY = "own", "rolled_in", "all_the_way"
 
 
 @dataclass
@@ -99,11 +97,10 @@ class RollIns:
         self.share = share
         self.max_steps = max_steps
         self.n_executed = self.n_steps = 0
-        # Episodes, and those that succeeded, by which part of them was advice.
-        self.episodes: Counter[str] = Counter()
-        self.successes: Counter[str] = Counter()
-        # Whether the latest episodes succeeded that were the policy's own from their start to their end.
+        # Whether the latest episodes succeeded: those that were the policy's own from their start to their end, and
+        # those that began with the advice that stands.
         self.own: deque[bool] = deque(maxlen=N_OWN)
+        self.rolled_in: deque[bool] = deque(maxlen=N_OWN)
         self._model = model
         self._standing = standing
         self._horizon = horizon
@@ -128,12 +125,34 @@ class RollIns:
             self._present = [self._draw() for _ in range(n_envs)]
 
     @property
+    def horizon(self) -> int | None:
+        """Steps that an episode has at most, or had so far; ``None`` before anybody knows."""
+        return self._horizon or (self._longest if self._longest > 1 else None)
+
+    def n_whole(self, n_steps: int, whole: float = WHOLE) -> float:
+        """
+        Expect in how many episodes advice is followed to the end, if they all are as long as they may be.
+
+        :param n_steps: Environment steps, of all environments
+        :param whole: Share of those that begin with advice in which it is followed to the end; in the others it is
+            followed in half of the steps
+        :return: Their number, any number before it is known how long episodes are
+        """
+        if self.horizon is None:
+            return math.inf
+        n_begun = self.share * n_steps / self.horizon
+        if self.max_steps is not None:
+            n_begun = min(n_begun, self.max_steps / (self.horizon * (1 + whole) / 2))
+        return whole * n_begun
+
+    @property
     def can_execute(self) -> bool:
         """Whether any more advice may be executed."""
         return self.share > 0 and (self.max_steps is None or self.n_executed < self.max_steps)
 
     def wait(self) -> None:
         """Begin with the next episodes, because it is other advice that stands from now on."""
+        self.rolled_in.clear()
         for present in self._present:
             present.left, present.is_whole = 0, False
 
@@ -191,9 +210,7 @@ class RollIns:
                 continue
             said = infos[env].get("is_success", infos[env].get("success"))
             succeeded = None if said is None else bool(said)
-            kind = OWN if not present.n_executed else ROLLED_IN
             if present.is_whole and len(present.actions) == present.length:
-                kind = ALL_THE_WAY
                 # What was mostly the policy's own doing is no success of the advice.
                 succeeded = succeeded and 2 * present.n_executed >= present.length
                 observations, actions = tuple(present.observations), tuple(present.actions)
@@ -205,11 +222,11 @@ class RollIns:
                         'how good the advice is. The environment has to put "is_success" into the info of the last '
                         "step of an episode."
                     )
-            self.is_told = self.is_told or said is not None
-            self.episodes[kind] += 1
-            self.successes[kind] += bool(succeeded)
-            if kind == OWN:
+            elif present.n_executed:
+                self.rolled_in.append(bool(succeeded))
+            else:
                 self.own.append(bool(succeeded))
+            self.is_told = self.is_told or said is not None
             self._longest = max(self._longest, present.length)
             self._present[env] = self._draw()
         return followed
@@ -221,8 +238,7 @@ class RollIns:
             return _Present(0, False)
         if whole < (max(WHOLE, WHOLE_WHILE_UNKNOWN) if self._is_unknown() else WHOLE):
             return _Present(self._horizon or max(self._longest, _UNKNOWN_HORIZON), True)
-        longest = self._horizon or (self._longest if self._longest > 1 else _UNKNOWN_HORIZON)
-        return _Present(1 + int(part * longest), False)
+        return _Present(1 + int(part * (self.horizon or _UNKNOWN_HORIZON)), False)
 
     def figures(self) -> dict[str, float]:
         """
@@ -232,7 +248,8 @@ class RollIns:
         """
         if not self.n_executed:
             return {}
-        figures = {"advice/executed": self.n_executed / self.n_steps}
-        for kind, n in self.episodes.items() if self.is_told else ():
-            figures[f"advice/success_{kind}"] = self.successes[kind] / n
-        return figures
+        kinds = {"own": self.own, "rolled_in": self.rolled_in} if self.is_told else {}
+        successes = {
+            f"advice/success_{kind}": sum(of_kind) / len(of_kind) for kind, of_kind in kinds.items() if of_kind
+        }
+        return {"advice/executed": self.n_executed / self.n_steps, **successes}

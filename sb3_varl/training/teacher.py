@@ -9,11 +9,12 @@ import numpy as np
 from sb3_varl.advice.types import Advisor, Briefing, Followed, Observation, StandingAdvice
 from sb3_varl.arguments import ArgumentError
 from sb3_varl.rules import Rules
+from sb3_varl.training import explain
 from sb3_varl.training.labels import Labels
 from sb3_varl.training.model import GuidedModel
-from sb3_varl.training.roll_ins import RollIns
+from sb3_varl.training.roll_ins import WHOLE_WHILE_UNKNOWN, RollIns
 from sb3_varl.training.standing import Standing
-from sb3_varl.training.track_record import TrackRecord
+from sb3_varl.training.track_record import ENOUGH, TrackRecord
 from sb3_varl.training.until_success import UntilSuccess, missing_success
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Teacher:
         if roll_in is None:
             roll_in = ROLL_IN_OF_RULES if self.advises_by_rules else 0.0
         self.held_share = 0.0
+        self._has_looked_ahead = False
         self._hold = self.advises_by_rules if hold is None else hold
         self.n_held = 0
         self.standing = Standing(briefing.action_space)
@@ -119,6 +121,11 @@ class Teacher:
         roll_ins = self.roll_ins
         is_executed = 0 < roll_ins.share < 1 and roll_ins.max_steps != 0
         return is_executed and (self.can_be_corrected or hasattr(self._advisor, "standing"))
+
+    @property
+    def is_followed_too_seldom(self) -> bool:
+        """Whether the usual share of whole episodes will not have told at the cutoff how well the advice does."""
+        return self._hold and self.is_followed and self.roll_ins.n_whole(self._model.shaping_steps) < ENOUGH
 
     @property
     def is_to_be_told(self) -> bool:
@@ -210,6 +217,7 @@ class Teacher:
         followed = self.roll_ins.note(dones, infos)
         if dones.any():
             self.standing.end_episode()
+            self._look_ahead()
         if self.record is not None and followed:
             for episode in followed:
                 self.record.add(episode)
@@ -221,6 +229,16 @@ class Teacher:
         model = self._model
         if model.num_timesteps < model.cutoff or self.held_share > 0:
             self.labels.add(seen, model.num_timesteps)
+
+    def _look_ahead(self) -> None:
+        """Say it once, as soon as an episode ended, if nobody will know at the cutoff how well the advice does."""
+        model, horizon = self._model, self.roll_ins.horizon
+        if self._has_looked_ahead or horizon is None or self.record is None:
+            return
+        self._has_looked_ahead = True
+        n_whole = self.roll_ins.n_whole(model.shaping_steps, WHOLE_WHILE_UNKNOWN)
+        if self.is_followed_too_seldom and n_whole < ENOUGH and model.num_timesteps < model.cutoff:
+            explain.followed_too_seldom(n_whole, horizon, model.cutoff)
 
     def hold(self, until_success: UntilSuccess) -> None:
         """
@@ -311,5 +329,7 @@ class Teacher:
         :return: Numbers by their keys
         """
         counted = {"advice/labels": self.labels.n_labels, "advice/held": self.n_held}
-        labels = {name: n for name, n in counted.items() if n}
-        return {**labels, **self.standing.figures(), **self.roll_ins.figures()}
+        figures: dict[str, float] = {name: n for name, n in counted.items() if n}
+        if self.record is not None and self.record.n_episodes:
+            figures["advice/success_all_the_way"] = self.record.success
+        return {**figures, **self.standing.figures(), **self.roll_ins.figures()}
