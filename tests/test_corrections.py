@@ -176,10 +176,10 @@ def test_the_first_of_two_recorded_answers():
 
 def test_what_is_no_file_of_rules():
     pathlib.Path("rules").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no file of rules. Looked for .*/mine.json and .*/rules/m"):
+    with pytest.raises(FileNotFoundError, match=r"is no file of rules, expected .* Looked for .*/mine.json and "):
         AdvisorCallback("rules/mine.json")
     pathlib.Path("mine.json").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"'mine.json' is a folder, expected a file of rules"):
+    with pytest.raises(FileNotFoundError, match=r"'mine.json' is a folder without an advice log, expected a file"):
         AdvisorCallback("rules/mine.json")
     pathlib.Path("rules/mine.json").write_bytes(b"\x89PNG\xff")
     with pytest.raises(ValueError, match=r"mine.json is no text in UTF-8"):

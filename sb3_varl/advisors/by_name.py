@@ -55,7 +55,7 @@ def make_advisor(name: str, task: str | None = None, **kwargs: Any) -> Advisor:
     Make an advisor from its name.
 
     :param name: ``"recorded/<task>"`` for a :class:`~sb3_varl.RulesAdvisor` with the recorded rules of a large
-        multimodal model for a Meta-World task, ``"rules/<file>"`` for one with those of a file,
+        multimodal model for a Meta-World task, ``"rules/<file or advice log>"`` for one with other rules,
         ``"human/<task>"`` for a :class:`~sb3_varl.HumanAdvisor`, who is asked on a web page of this machine,
         ``"simulated/<task>"`` for a :class:`~sb3_varl.metaworld.ScriptedAdvisor` of a Meta-World task,
         ``"replay/<folder>"`` for a :class:`~sb3_varl.ReplayAdvisor` of an advice log, ``"<kind>/<anything>"`` where an

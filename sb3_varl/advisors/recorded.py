@@ -15,9 +15,9 @@ class ReplayAdvisor:
     """
     Answers from a recorded run, without a model and without a key. A run with the same seed, environment and
     settings as the recorded one, both with ``AdvisorCallback(..., blocking=True)``, ends with the same weights.
-    A state that was not recorded is rejected as ``not_recorded``; what was answered in the preview about exchanged
-    pictures is passed over. Of a query that a crash cut short, those answers
-    are repeated that had come.
+    A state that was not recorded is rejected as ``not_recorded``, unless the run was advised by rules, which say
+    something of any. What was answered in the preview about exchanged pictures is passed over. Of a query that a crash
+    cut short, those answers are repeated that had come.
 
     :param path: The log folder of the recorded run
     :raises FileNotFoundError: if there is no log
@@ -58,6 +58,22 @@ class ReplayAdvisor:
         """
         return "rules" if self._rules else "actions"
 
+    def prepare(self, briefing: Briefing) -> None:
+        """
+        Find out before the training starts whether recorded rules are about its environment.
+
+        :param briefing: What stays the same over all queries
+        :raises ValueError: if none of them can be used there
+        """
+        read = [self._read(text, briefing) for text in self._rules.values()]
+        if read and not any(map(len, read)):
+            lost = "; ".join(str(rejected) for rules in read for rejected in rules.rejected[:3])
+            raise ValueError(f"The rules in {self.path} cannot be used in this environment: {lost}.")
+
+    @staticmethod
+    def _read(text: str, briefing: Briefing) -> Rules:
+        return Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space)
+
     def advise(self, query: AdviceQuery) -> Advice:
         """
         Look the states up.
@@ -65,15 +81,18 @@ class ReplayAdvisor:
         :param query: The states in question
         :return: What was answered about them in the recorded run
         """
-        briefing, text = query.briefing, self._rules.get(query.index)
-        standing: Rules | None = None
-        if text is not None:
-            read = Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space)
-            standing = read if len(read) else None
+        texts = {index: text for index, text in self._rules.items() if index <= query.index}
+        by_index = {index: rules for index in texts if len(rules := self._read(texts[index], query.briefing))}
+        latest = by_index[max(by_index)] if by_index else None
         actions, rejected = [], []
         for i, state in enumerate(query.states):
             observation = json.dumps(encode_observation(state.observation))
-            if observation not in self._by_observation:
+            if observation in self._by_observation:
+                action = self._by_place.get((query.index, i, observation), self._by_observation[observation])
+            elif latest is not None:
+                action = latest(state.observation)
+            else:
+                action = None
                 rejected.append(Rejection("not_recorded", i))
-            actions.append(self._by_place.get((query.index, i, observation), self._by_observation.get(observation)))
-        return Advice(actions, rejected, standing=standing)
+            actions.append(action)
+        return Advice(actions, rejected, standing=by_index.get(query.index))

@@ -6,8 +6,11 @@ import logging
 import os
 import pathlib
 
+from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.log import FILE_NAME as LOG_FILE_NAME
 from sb3_varl.advice.types import Advice, AdviceQuery, Answer, Briefing, Usage
 from sb3_varl.rules import Rules
+from sb3_varl.rules.rule import outline
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +26,12 @@ class RulesAdvisor:
     :param rules: The rules as JSON, as a model would write them (see :class:`~sb3_varl.Rules`)
     :param name: What it is called in logs and on pages
     :param goal: The goal that the rules are for, as the environment's task sheet says it; ``None`` for any
+    :param partial: Whether rules that cannot be used in the environment are left out, as those of a model are, and not
+        refused before the training starts
     :raises TypeError: if ``rules`` are not text
     """
 
-    def __init__(self, rules: str, *, name: str = "rules", goal: str | None = None) -> None:
+    def __init__(self, rules: str, *, name: str = "rules", goal: str | None = None, partial: bool = False) -> None:
         if not isinstance(rules, str):
             raise TypeError(
                 f"RulesAdvisor takes the text of rules, JSON, got {rules!r}. RulesAdvisor.load reads files."
@@ -34,24 +39,30 @@ class RulesAdvisor:
         self.text = rules
         self.model = name
         self.goal = goal
+        self.partial = partial
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "RulesAdvisor":
         """
-        Take the rules of a file.
+        Take the rules of a file, or those that stood last in a run.
 
         :param path: A file of JSON, or of a model's answer as it came; if there is none, the one in the folder
-            ``rules``, because ``"rules/mine.json"`` as an advisor's name looks like that
+            ``rules``, because ``"rules/mine.json"`` as an advisor's name looks like that; or the folder of an advice
+            log, for the rules that its run ended with, where those that could not be used are left out again
         :return: The advisor
-        :raises OSError: if there is no such file, or it cannot be read
-        :raises ValueError: if it is no text
+        :raises OSError: if there is no such file or log, or it cannot be read
+        :raises ValueError: if it is no text, or no rules are in the log
         """
         places = [pathlib.Path(path), pathlib.Path("rules") / path]
+        if (places[0] / LOG_FILE_NAME).is_file():
+            return cls(_latest_rules(places[0]), name=f"rules/{path}", partial=True)
         file = next((place for place in places if place.is_file()), None)
         if file is None:
-            kind = "is a folder, expected a file of rules" if places[0].is_dir() else "is no file of rules"
+            kind = "is a folder without an advice log" if places[0].is_dir() else "is no file of rules"
             tried = " and ".join(str(place.absolute()) for place in places)
-            raise FileNotFoundError(f"{str(path)!r} {kind}. Looked for {tried}.")
+            raise FileNotFoundError(
+                f"{str(path)!r} {kind}, expected a file of rules, or the folder of an advice log. Looked for {tried}."
+            )
         try:
             text = file.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
@@ -84,7 +95,8 @@ class RulesAdvisor:
         Find out before the training starts whether the rules are about its environment.
 
         :param briefing: What stays the same over all queries
-        :raises ValueError: if none of them can be used there, or they are for another task
+        :raises ValueError: if any of them cannot be used there, or none where some may be left out, or they are for
+            another task
         """
         sheet = briefing.sheet
         if self.goal is not None and (sheet is None or sheet.goal != self.goal):
@@ -96,6 +108,9 @@ class RulesAdvisor:
         lost = "; ".join(map(str, rules.rejected[:3]))
         if not len(rules):
             raise ValueError(f"{self.model}: none of it can be used in this environment: {lost}.")
+        if rules.rejected and not self.partial:
+            which = f"{len(rules.rejected)} of it cannot be used in this environment, where {len(rules)} can"
+            raise ValueError(f"{self.model}: {which}: {lost}. Mend it, or take it out.")
         if rules.rejected:
             logger.warning("%d of the rules of %s cannot be used: %s", len(rules.rejected), self.model, lost)
 
@@ -128,6 +143,17 @@ class RulesAdvisor:
         query.record(Answer(number, tuple(query.wanted), self.text, Usage(), "rules"))
         rules = self.standing(query.briefing)
         return Advice([rules(state.observation) for state in query.states], standing=rules)
+
+
+def _latest_rules(log: pathlib.Path) -> str:
+    latest = None
+    for query in read_queries(log):
+        if not query.altered:
+            said = [answer.text for answer in query.answers if answer.form == "rules" and outline(answer.text)]
+            latest = query.put_back or next(reversed(said), latest)
+    if latest is None:
+        raise ValueError(f"The advice log {log} holds no rules. Those of single actions are repeated by replay/{log}.")
+    return latest
 
 
 def recorded_tasks() -> tuple[str, ...]:
