@@ -31,8 +31,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_varl.advisors.by_name import check_arguments
 from sb3_varl.algorithms.guided import Guided
 from sb3_varl.algorithms.varl import VARL, VARLTQC, VARLCrossQ
+from sb3_varl.preview.environments import can_render
 from sb3_varl.preview.policy import statistics_of_checkpoint
-from sb3_varl.preview.rollouts import can_render
 from sb3_varl.redaction import refuse_secrets
 from sb3_varl.training.callback import AdvisorCallback
 from sb3_varl.training.resume import folder_of

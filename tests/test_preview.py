@@ -13,7 +13,17 @@ from stable_baselines3 import A2C, PPO, SAC, TD3
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_varl import Advice, FunctionAdvisor, GuidanceBuffer, ObservationSlice, ReplayAdvisor, TaskSheet
+from sb3_varl import (
+    Advice,
+    AdvisorCallback,
+    FunctionAdvisor,
+    GuidanceBuffer,
+    ObservationSlice,
+    ReplayAdvisor,
+    Rules,
+    RulesAdvisor,
+    TaskSheet,
+)
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import read_records
 from sb3_varl.preview import preview
@@ -256,6 +266,105 @@ def test_rules_over_what_the_policy_does_not_see_are_followed(tmp_path):
         preview(lambda: gym.make("Preview/Hidden-v0"), "simulated/push-v3", observe="wrist")
 
 
+NAMED = TaskSheet("Come to the middle.", (), (ObservationSlice("place", 0, 2),))
+
+
+def follow_whole(env, **kwargs):
+    shown = preview(env, RulesAdvisor(GO), sheet=NAMED, ask=True, n_steps=60, follow_rounds=1, frames=False, **kwargs)
+    (check,) = [check for check in shown.findings.checks if "whole episodes" in check.name]
+    return shown, check
+
+
+GO = '{"rules": [{"name": "go", "action": ["clip(-5 * place, -1, 1)"]}]}'
+
+
+def test_rules_are_followed_in_whole_episodes_and_what_became_of_them_is_shown():
+    shown, check = follow_whole(make_env, n_episodes=7)
+    assert check.passed
+    assert re.search(
+        r"7 of 7 episodes succeeded .* from start to end, which took 1?\d steps on average\. The mean ", check.text
+    )
+    page = shown.page()
+    assert "They were followed for 7 episodes of at most" in page
+    assert "7 of 7 succeeded" in page
+    _, again = follow_whole(make_env, n_episodes=7)
+    assert again == check
+    assert preview(make_env, RulesAdvisor(GO), sheet=NAMED, ask=True, frames=False).findings.correction == []
+
+
+def test_a_function_is_followed_in_whole_episodes_and_a_model_s_single_actions_are_not():
+    shown = preview(make_env, FunctionAdvisor(lambda place: [1.0, 1.0]), ask=True, follow_rounds=1, n_episodes=3)
+    check = shown.findings.checks[-1]
+    assert check.passed is False
+    assert "0 of 3 episodes succeeded" in check.text
+    assert "; the others had 40 steps" in check.text
+    assert shown.findings.correction == []
+
+
+def test_success_that_the_last_step_does_not_say_is_told_of():
+    class Passing(PointEnv):
+        """Its episodes go on after success, and only the step itself says so."""
+
+        def step(self, action):
+            observation, reward, _, truncated, info = super().step(action)
+            self.n = getattr(self, "n", 0) + 1
+            success = info["is_success"] and self.n % 40 != 0
+            return observation, reward, False, truncated, {"is_success": success}
+
+    _, check = follow_whole(lambda: gym.wrappers.TimeLimit(Passing(), 40), n_episodes=2)
+    assert check.passed is False
+    assert "In 2, an earlier step succeeded and the last did not." in check.text
+
+
+def test_episodes_without_an_end_are_told_of(monkeypatch):
+    monkeypatch.setattr("sb3_varl.preview.episodes.MAX_STEPS", 50)
+
+    class Endless(PointEnv):
+        def step(self, action):
+            observation, reward, *_ = super().step(action)
+            return observation, reward, False, False, {}
+
+    _, check = follow_whole(Endless, n_episodes=2)
+    assert check.passed is None
+    assert "2 had no end: give gym.register or gym.make max_episode_steps" in check.text
+    assert 'does not say whether it succeeded (info["is_success"] of the last step)' in check.text
+
+
+def test_where_a_task_sheet_would_bring_rules_it_is_said(capsys):
+    env = ["--env", "Preview/Point-v0", "--model", "openai/gpt-4o", "--no-frames", "--out", "shown"]
+    main(env)
+    assert "it would be asked for rules" in capsys.readouterr().out
+    assert "it would be asked for rules" in re.sub(r"\s+", " ", pathlib.Path("shown/preview.html").read_text())
+    main([*env, "--advisor-kwargs", "form:actions"])
+    assert "it would be asked for rules" not in capsys.readouterr().out
+    assert not preview(make_env, "openai/gpt-4o", sheet=NAMED).could_be_rules
+
+
+def test_a_prompt_for_rules_shows_a_few_of_the_states():
+    page = preview(make_env, "openai/gpt-4o", sheet=NAMED, frames=False).page()
+    (n,) = re.findall(r"The prompt shows (\d+) of them", page)
+    assert 0 < int(n) < 16
+    assert "The prompt shows" not in preview(make_env, "openai/gpt-4o", frames=False).page()
+
+
+def test_a_class_in_a_file_and_rules_to_go_on_with(capsys, tmp_path):
+    pathlib.Path("point.py").write_text(
+        "from test_preview import NAMED, PointEnv\n\nclass Named(PointEnv):\n    task_sheet = NAMED\n"
+    )
+    pathlib.Path("mine.json").write_text(GO)
+    arguments = ["--model", "rules/mine.json", "--steps", "60", "--ask", "--follow", "3", "--episodes", "2"]
+    main(["--env", "point.py:Named", *arguments, "--out", "shown"])
+    output = capsys.readouterr().out
+    assert "Does it succeed in whole episodes? yes: 2 of 2" in output
+    assert 'AdvisorCallback("rules/shown/rules.json")' in output
+    assert (
+        AdvisorCallback("rules/shown/rules.json").advisor.text.strip()
+        == Rules.parse(GO, NAMED, spaces.Box(-2, 2, (2,)), spaces.Box(-1, 1, (2,))).text
+    )
+    with pytest.raises(SystemExit, match=r"point.py has no 'Nowhere', expected an environment"):
+        main(["--env", "point.py:Nowhere", *arguments])
+
+
 def test_who_does_not_look_is_seldom_taken_for_one_who_does():
     rng = np.random.default_rng(0)
     space = spaces.Box(-1, 1, (4,))
@@ -349,7 +458,7 @@ def test_an_environment_that_breaks_while_advice_is_followed_costs_no_page():
 
 def test_nobody_advises():
     shown = preview(make_env, FunctionAdvisor(lambda place: None), ask=True, check=True, follow_rounds=3)
-    assert results(shown) == {"answer": False, "differ": None, "it": None}  # nothing could be followed
+    assert results(shown) == {"answer": False, "differ": None, "it": None, "succeed": None}  # nothing could be followed
 
 
 def test_advice_may_be_followed_in_part():
@@ -364,10 +473,12 @@ def test_without_a_word_about_success_returns_are_compared():
         return gym.wrappers.TimeLimit(SilentEnv("rgb_array"), 40)
 
     shown = preview(make, FunctionAdvisor(lambda place: np.clip(-5 * place, -1, 1)), ask=True, follow_rounds=5)
-    check = shown.findings.checks[-1]
-    assert check.passed is None
+    check, whole = shown.findings.checks[-2:]
+    assert check.passed is whole.passed is None
     assert "The mean return is 1, and was " in check.text
     assert "does not say whether it succeeded" in check.text
+    assert "It was followed in 20 episodes from start to end" in whole.text
+    assert "does not say whether it succeeded" in whole.text
 
 
 def test_control_c_keeps_what_was_answered(capsys, tmp_path, monkeypatch):
@@ -429,7 +540,7 @@ def test_rewards_are_not_normalised(tmp_path):
     env.save(str(tmp_path / "vecnormalize.pkl"))
     advisor = FunctionAdvisor(lambda place: model.predict(env.normalize_obs(place[None]), deterministic=True)[0][0])
     shown = preview(make_env, advisor, policy=str(tmp_path / "model.zip"), ask=True, follow_rounds=9, hold=1)
-    before, after = re.findall(r"is ([\d.]+), and was ([\d.]+) when", shown.findings.checks[-1].text)[0]
+    before, after = re.findall(r"is ([\d.]+), and was ([\d.]+) when", shown.findings.checks[-2].text)[0]
     assert before == after
 
 
@@ -453,7 +564,7 @@ def test_states_are_those_of_a_function(tmp_path):
     env = DummyVecEnv([make_env])
     for state in visit(env, make_act(f"{tmp_path / 'mine.py'}:act", env, 0), 4, 10).states:
         assert np.allclose(state.executed_action, -state.observation / 2)
-    with pytest.raises(ValueError, match="has no function 'run'"):
+    with pytest.raises(ValueError, match="has no 'run', expected a function from an observation"):
         make_act(f"{tmp_path / 'mine.py'}:run", env, 0)
     with pytest.raises(FileNotFoundError, match="There is no file"):
         make_act("nowhere.py:act", env, 0)
@@ -540,7 +651,7 @@ def test_recorded_rules_are_shown_with_the_prompt_for_rules(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--env", "Nowhere-v0"], "Nowhere"),
+        (["--env", "Nowhere-v0"], r"Nowhere.*Expected a name that gym.register was given.*file.py:Class"),
         (["--env", "nomodule:Nowhere-v0"], "No module named 'nomodule'"),
         (["--env", "CartPole-v1", "--task", "x"], "continuous actions"),
         (["--env", "Preview/Point-v0", "--env-kwargs", "x"], "'x' is not of the form name:value"),

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from sb3_varl.advice.types import Advice, counted
 from sb3_varl.algorithms.shaping import DEFAULT_THRESHOLDS
+from sb3_varl.preview.episodes import WholeEpisode
 from sb3_varl.preview.rollouts import Followed
 from sb3_varl.wording import count
 
@@ -23,6 +24,7 @@ _N_RESAMPLES, _SIGNIFICANT = 5000, 0.05
 
 PICTURES = "Do answers change with the picture?"
 FOLLOWING = "Does following it lead to success?"
+WHOLE = "Does it succeed in whole episodes?"
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,6 @@ def leads_to_success(followed: Sequence[Followed], visited: Sequence[Followed]) 
     if not any(result.n_advised for result in followed):
         return Check(FOLLOWING, None, "There was no advice to follow.")
     reward, reward_before = (float(np.mean([result.reward for result in results])) for results in (followed, visited))
-    n_steps = float(np.mean([result.n_steps for result in followed]))
     returns = (
         f"The mean return is {reward:.3g}, and was {reward_before:.3g} when the states were visited, without advice."
     )
@@ -182,14 +183,60 @@ def leads_to_success(followed: Sequence[Followed], visited: Sequence[Followed]) 
             FOLLOWING, None, f'{returns} The environment does not say whether it succeeded (info["is_success"]).'
         )
     wins, wins_before = (sum(bool(result.success) for result in results) for results in (followed, visited))
+    within = _after([result.n_steps for result in followed if result.success], ", within {} on average")
     text = (
-        f"{wins} of {count(len(followed), 'copy', 'copies')} of the environment succeeded, within "
-        f"{count(round(n_steps), 'step')} on average, and {wins_before} when the states were visited, without advice. "
-        f"{returns}"
+        f"{wins} of {count(len(followed), 'copy', 'copies')} of the environment succeeded{within}, and {wins_before} "
+        f"when the states were visited, without advice. {returns}"
     )
+    broken_off = [result.n_steps for result in followed if not (result.success or result.has_ended)]
+    if wins == wins_before and broken_off:
+        text += f" Success may be further away than {count(max(broken_off), 'step')}: follow longer."
     if wins == wins_before:
-        text += " Success may be further away: see whether the frames go towards it, and follow longer."
+        text += " See whether the frames go towards it."
     elif wins_before < wins < len(followed) / 2:
         text += " That is more than before, and still less than half."
         return Check(FOLLOWING, None, text)
     return Check(FOLLOWING, None if wins == wins_before else wins > wins_before, text)
+
+
+def succeeds_in_whole_episodes(followed: Sequence[WholeEpisode]) -> Check:
+    """
+    Tell how often advice succeeds that is followed from the start of an episode to its end.
+
+    :param followed: What came of each episode
+    :return: Whether at least half of them succeeded; no answer where it is fewer
+    """
+    if not any(whole.n_advised for whole in followed):
+        return Check(WHOLE, None, "There was no advice to follow.")
+    wins = [whole.n_steps for whole in followed if whole.episode.succeeded]
+    losses = [whole.n_steps for whole in followed if not whole.episode.succeeded]
+    reward = float(np.mean([whole.reward for whole in followed]))
+    is_told = any(whole.episode.succeeded is not None for whole in followed)
+    if is_told:
+        text = f"{len(wins)} of {count(len(followed), 'episode')} succeeded in which it was followed from start to end"
+        text += _after(wins, ", which took {} on average") + _after(losses, "; the others had {}")
+    else:
+        text = f"It was followed in {count(len(followed), 'episode')} from start to end" + _after(
+            losses, ", of {} each"
+        )
+    text += f". The mean return is {reward:.3g}."
+    n_before = sum(whole.succeeded_before and not whole.episode.succeeded for whole in followed)
+    n_endless = sum(not whole.has_ended for whole in followed)
+    if n_endless:
+        text += (
+            f" {n_endless} had no end: give gym.register or gym.make max_episode_steps, so that the agent starts anew."
+        )
+    if not is_told:
+        text += ' The environment does not say whether it succeeded (info["is_success"] of the last step).'
+        return Check(WHOLE, None, text)
+    if n_before:
+        text += (
+            f' In {n_before}, an earlier step succeeded and the last did not. Training goes by info["is_success"] of '
+            "the last step: have it say whether any did, if once is enough."
+        )
+    passed = None if 0 < len(wins) < len(followed) / 2 else len(wins) > 0
+    return Check(WHOLE, passed, text)
+
+
+def _after(n_steps: Sequence[int], words: str) -> str:
+    return words.format(count(round(float(np.mean(n_steps))), "step")) if n_steps else ""

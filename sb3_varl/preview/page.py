@@ -15,6 +15,7 @@ import contextlib
 import datetime
 import html
 import inspect
+import itertools
 import math
 import os
 import pathlib
@@ -30,13 +31,15 @@ from sb3_varl.advice.sheets import action_names, load_task_sheet
 from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, TaskSheet, Usage
 from sb3_varl.advisors.by_name import EXAMPLE_MODEL, is_model, make_advisor, name_of, task_of
 from sb3_varl.advisors.prompt import chats as make_chats
+from sb3_varl.advisors.prompt import state_lines
 from sb3_varl.advisors.providers import count_tokens, price_of
 from sb3_varl.advisors.vlm import VLMAdvisor
 from sb3_varl.arguments import check_integer
 from sb3_varl.pages import picture_url, render, view_states, write_page
 from sb3_varl.preview.checks import Check
+from sb3_varl.preview.environments import env_maker
 from sb3_varl.preview.policy import make_act, statistics_of
-from sb3_varl.preview.rollouts import NotRepeatable, can_render, visit, wrapped
+from sb3_varl.preview.rollouts import NotRepeatable, visit, wrapped
 from sb3_varl.preview.session import N_COPIES, Findings, Interview
 from sb3_varl.training.briefing import make_briefing
 from sb3_varl.training.callback import N_QUERIES, N_QUERIES_OF_RULES, AdvisorCallback
@@ -84,6 +87,7 @@ class Preview:
     :param findings: What came back, or ``None`` if it was not asked
     :param form: What is asked for, ``"rules"`` or ``"actions"``
     :param is_model: Whether it is a model that is sent this; others answer by themselves
+    :param could_be_rules: Whether a task sheet that names the numbers of an observation would have it asked for rules
     """
 
     env_name: str
@@ -96,6 +100,7 @@ class Preview:
     findings: Findings | None = None
     form: Literal["rules", "actions"] = "actions"
     is_model: bool = True
+    could_be_rules: bool = False
 
     def page(self) -> str:
         """
@@ -121,6 +126,7 @@ class Preview:
             states=views,
             strips=strips,
             a_run=self.a_run,
+            n_in_prompt=len(state_lines(self.query, self.form)),
         )
 
     @property
@@ -159,6 +165,7 @@ def preview(
     ask: bool = False,
     check: bool = False,
     follow_rounds: int = 0,
+    n_episodes: int = 20,
     hold: int = 5,
     log_path: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -186,6 +193,8 @@ def preview(
     :param ask: Whether to ask, once
     :param check: Whether to ask the same again, and once more with the pictures exchanged
     :param follow_rounds: How many times to ask on while following the advice from four of the states
+    :param n_episodes: If it is followed, and says something of any state (rules, a function): number of whole episodes
+        in which it is followed, too, for which nothing is asked
     :param hold: Steps that each piece of advice is followed for
     :param log_path: Folder of the advice log. ``None`` for ``preview/advice-<time>``
     :param seed: Of the environment, the actions and the draw of states
@@ -199,6 +208,7 @@ def preview(
         raise ValueError("check and follow_rounds ask the advisor: give ask=True, too.")
     check_integer("n_states", n_states)
     check_integer("follow_rounds", follow_rounds, low=0)
+    check_integer("n_episodes", n_episodes, low=0)
     check_integer("hold", hold)
     if not isinstance(env, gym.Env) and (isinstance(env, VecEnv) or not callable(env)):
         raise TypeError(f"env is {env!r}, expected a Gymnasium environment or a function that makes one.")
@@ -223,7 +233,7 @@ def preview(
     query = AdviceQuery(0, n_steps, visited.states, briefing)
     result = addressee.preview(query, words, env_name)
     if ask:
-        interview = Interview(addressee.advisor, query, log_path or pathlib.Path("preview") / f"advice-{_now()}")
+        interview = Interview(addressee.advisor, query, log_path or _new_log(pathlib.Path("preview")))
         interview.ask()
         result.findings = interview.findings
         try:
@@ -231,6 +241,8 @@ def preview(
                 interview.check()
             if follow_rounds:
                 interview.follow(make, visited, follow_rounds, hold, observe)
+            if follow_rounds and n_episodes:
+                interview.follow_whole(make, n_episodes, seed, observe)
         except KeyboardInterrupt:
             interview.findings.checks.append(Check("Was everything tried?", False, "No, it was broken off by Ctrl-C."))
     return result
@@ -278,7 +290,19 @@ class _Addressee:
             share = n_queries * STATES_PER_QUERY / n_states
             n_requests = n_queries * math.ceil(STATES_PER_QUERY / per_request)
             in_a_run = self._estimate(n_requests, system, round(share * states), round(share * received))
-        return Preview(env_name, self.name, task, query, chats, estimate, in_a_run, None, form, self.model is not None)
+        sheet = query.briefing.sheet
+        return Preview(
+            env_name,
+            self.name,
+            task,
+            query,
+            chats,
+            estimate,
+            in_a_run,
+            form=form,
+            is_model=self.model is not None,
+            could_be_rules=self.model is not None and self.model.form is None and not (sheet and sheet.observation),
+        )
 
     def _estimate(self, n_requests: int, system: int, states: int, received: int) -> Estimate:
         sent = n_requests * system + states
@@ -332,8 +356,10 @@ def _normalised(env: VecEnv, policy: str) -> VecEnv:
     return normalised
 
 
-def _now() -> str:
-    return f"{datetime.datetime.now():%Y-%m-%d-%H-%M-%S}"
+def _new_log(folder: pathlib.Path) -> pathlib.Path:
+    name = f"advice-{datetime.datetime.now():%Y-%m-%d-%H-%M-%S}"
+    places = (folder / f"{name}{suffix}" for suffix in itertools.chain([""], (f"-{n}" for n in itertools.count(2))))
+    return next(place for place in places if not place.exists())
 
 
 def _parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
@@ -355,12 +381,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         prog=prog,
         description="See what an advisor is shown, what asking costs and, if told to, what it says.",
     )
-    parser.add_argument("--env", required=True, metavar="ID", help="environment, as for gym.make: [module:]name")
+    parser.add_argument(
+        "--env", required=True, metavar="ID", help="environment, as for gym.make: [module:]name, or file.py:Class"
+    )
     parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="its arguments")
     parser.add_argument(
         "--model",
         required=True,
-        help=f"litellm model string such as {EXAMPLE_MODEL}, or simulated/<Meta-World task>",
+        help=f"litellm model string such as {EXAMPLE_MODEL}, recorded/<Meta-World task>, rules/<file>, or another name "
+        "that AdvisorCallback takes",
     )
     parser.add_argument("--advisor-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="the advisor's arguments")
     parser.add_argument("--task", help="the task in words; default: that of the environment's task sheet")
@@ -374,6 +403,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="ask again, and with the pictures exchanged")
     parser.add_argument(
         "--follow", type=int, default=0, metavar="ROUNDS", help=f"follow the advice in {N_COPIES} copies of it"
+    )
+    parser.add_argument(
+        "--episodes",
+        type=int,
+        default=20,
+        help="whole episodes in which rules are followed, too, with --follow (default: %(default)s)",
     )
     parser.add_argument("--hold", type=int, default=5, help="steps that each advice is followed (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -402,11 +437,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
     parser = _parser(prog)
     args = parser.parse_args(arguments)
     try:
-        kwargs = _parse_pairs(args.env_kwargs)
-        if not args.no_frames and can_render(args.env):
-            kwargs.setdefault("render_mode", "rgb_array")
         result = preview(
-            lambda: gym.make(args.env, **kwargs),
+            env_maker(args.env, _parse_pairs(args.env_kwargs), frames=not args.no_frames),
             args.model,
             args.task,
             sheet=args.sheet,
@@ -419,8 +451,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
             ask=args.ask,
             check=args.check,
             follow_rounds=args.follow,
+            n_episodes=args.episodes,
             hold=args.hold,
-            log_path=args.out / f"advice-{_now()}",
+            log_path=_new_log(args.out),
             seed=args.seed,
         )
     except (ImportError, OSError, TypeError, ValueError, gym.error.Error) as error:
@@ -431,6 +464,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
         print("The advisor is SIMULATED: what it says is no model's performance.")
     if not result.is_model:
         print("This advisor is no model: nothing is sent. What a model would be sent:")
+    if result.could_be_rules:
+        print("It is asked for an action in each state. With a task sheet that names the numbers of an observation")
+        print("(--sheet), it would be asked for rules, which advise in every state.")
     print(f"This query: {count(estimate.requests, 'request')}, {_tokens_and_dollars(estimate)}")
     print(f"A run of {result.a_run}: {count(in_a_run.requests, 'request')}, {_tokens_and_dollars(in_a_run)}")
     if result.findings is not None:
@@ -439,6 +475,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
             print(f"{check.name} {_MARKS[check.passed]}: {check.text}")
         for failure in result.findings.failures:
             print(failure)
+        if result.findings.rules is not None:
+            file = args.out / "rules.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"{result.findings.rules.text}\n", encoding="utf-8")
+            print(f'Its rules are in {file}, to be changed or trained with: AdvisorCallback("rules/{file.as_posix()}")')
     result.save(args.out / "preview.html")
     print(f"See {args.out / 'preview.html'}")
 

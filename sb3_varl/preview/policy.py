@@ -1,10 +1,8 @@
 """How to act without training: at random, as a saved policy does, or by a function."""
 
 import functools
-import importlib.util
 import pathlib
 import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +12,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_varl.advice.types import Observation
+from sb3_varl.preview.environments import load_from_file
 
 # From the observations of a VecEnv to its actions.
 Act = Callable[[Any], np.ndarray]
@@ -36,7 +35,7 @@ def make_act(policy: str, env: VecEnv, seed: int) -> Act:
         return lambda observations: np.stack([env.action_space.sample() for _ in range(env.num_envs)])
     name, _, function = policy.partition(".py:")
     if function:
-        act = _load_function(pathlib.Path(f"{name}.py"), function)
+        act = load_from_file(pathlib.Path(f"{name}.py"), function, "a function from an observation to an action")
         return lambda observations: np.stack([np.asarray(act(observation)) for observation in _each(observations, env)])
     if policy.endswith(".zip"):
         return functools.partial(_predict, _load_policy(policy, env))
@@ -77,21 +76,6 @@ def _each(observations: Observation, env: VecEnv) -> list[Any]:
     if isinstance(observations, dict):
         return [{key: value[i] for key, value in observations.items()} for i in range(env.num_envs)]
     return list(observations)
-
-
-def _load_function(path: pathlib.Path, name: str) -> Callable[[Any], Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path} to take the function {name} from.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look for it there
-    spec.loader.exec_module(module)
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ValueError(f"{path} has no function {name!r} from an observation to an action.")
-    return function
 
 
 def _load_policy(path: str, env: VecEnv) -> BasePolicy:

@@ -1,13 +1,11 @@
 """Short rollouts: to states that can be asked about without training, and from them on as an advisor says."""
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 from tqdm import tqdm
@@ -53,23 +51,6 @@ class Visit:
     actions: tuple[np.ndarray, ...]
     steps: tuple["Step", ...]
     seed: int
-
-
-def can_render(env_id: str) -> bool:
-    """
-    Tell whether an environment makes pictures, as far as its class says.
-
-    :param env_id: Its name, as for ``gym.make``
-    :return: Whether it can be made with ``render_mode="rgb_array"``
-    :raises gymnasium.error.Error: if there is no such environment
-    :raises ModuleNotFoundError: if there is no such module
-    """
-    module, _, name = env_id.rpartition(":")
-    if module:
-        importlib.import_module(module)
-    entry_point = gym.spec(name).entry_point
-    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    return "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ())
 
 
 def wrapped(env: VecEnv) -> VecEnv:
@@ -164,6 +145,7 @@ class Followed:
     :param n_steps: Number of steps until success, the end of the episode or of the advice
     :param success: Whether it succeeded, or ``None`` if the environment does not say
     :param n_advised: How many times there was advice
+    :param has_ended: Whether the episode came to its end
     :param frames: A frame before each piece of advice and one at the end, as far as there are any
     """
 
@@ -172,6 +154,7 @@ class Followed:
     n_steps: int = 0
     success: bool | None = None
     n_advised: int = 0
+    has_ended: bool = False
     frames: list[np.ndarray] = field(default_factory=list)
 
 
@@ -202,7 +185,6 @@ class _Copy:
             )
         self.action = state.executed_action
         self.result = Followed(state)
-        self.is_done = False
 
     def _observation(self) -> Observation:
         """What the advisor reads of the present state."""
@@ -229,12 +211,12 @@ class _Copy:
         step = step_of(float(rewards[0]), bool(dones[0]), infos[0])
         self.result.reward += step.reward
         self.result.n_steps += 1
-        self.result.success, self.is_done = step.success, step.done
+        self.result.success, self.result.has_ended = step.success, step.done
 
     @property
     def is_over(self) -> bool:
         """Whether there is nothing more to do."""
-        return bool(self.result.success) or self.is_done
+        return bool(self.result.success) or self.result.has_ended
 
 
 def follow(
@@ -278,7 +260,7 @@ def follow(
                     if not copy.is_over:
                         copy.step(copy.action if action is None else np.asarray(action))
         for copy in copies:
-            if frames and not copy.is_done:  # after the end it is the next episode's first
+            if frames and not copy.result.has_ended:  # after the end it is the next episode's first
                 copy.state(frames)
         return [copy.result for copy in copies]
     finally:

@@ -1,10 +1,11 @@
 """Asking an advisor outside of training, and looking at what it says."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,15 +18,19 @@ from sb3_varl.advice.types import Advice, AdviceQuery, Advisor, Observation, Usa
 from sb3_varl.preview.checks import (
     FOLLOWING,
     PICTURES,
+    WHOLE,
     Check,
     agrees_with_itself,
     answered,
     changes_with_the_picture,
     differs_between_states,
     leads_to_success,
+    succeeds_in_whole_episodes,
 )
+from sb3_varl.preview.episodes import follow_whole
 from sb3_varl.preview.rollouts import Followed, NotRepeatable, Visit, follow, without_advice
 from sb3_varl.rules import Rules
+from sb3_varl.rules.description import describe
 from sb3_varl.training.query_queue import QueryQueue
 
 # Of the environment, in which the advice is followed.
@@ -44,6 +49,7 @@ class Findings:
     :param failures: Requests that brought no answer, a line each
     :param usage: What was spent
     :param fired: If it answered with rules, in how many states each of them was followed
+    :param correction: What became of them in whole episodes, as a model would be told that is to correct them
     """
 
     advice: Advice
@@ -53,6 +59,7 @@ class Findings:
     failures: list[str] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
     fired: Counter[int | None] = field(default_factory=Counter)
+    correction: list[str] = field(default_factory=list)
 
     @property
     def rules(self) -> Rules | None:
@@ -127,17 +134,41 @@ class Interview:
             rounds, hold = rounds * hold, 1
         starts = _earliest(self.query.states, visited, rounds * hold)
         frames = self.query.briefing.frames
+        with self._trying(FOLLOWING):
+            findings.followed = follow(make, visited, starts, self._actions, rounds, hold, frames, observe)
+            before = [without_advice(visited, start, rounds * hold) for start in starts]
+            findings.checks.append(leads_to_success(findings.followed, before))
+
+    def follow_whole(self, make: Callable[[], gym.Env], n_episodes: int, seed: int, observe: str | None = None) -> None:
+        """
+        Follow what the advisor says of any state, if it does, in whole episodes.
+
+        :param make: Makes the environment
+        :param n_episodes: Number of episodes
+        :param seed: Of the environment
+        :param observe: Name of what the advisor reads, ``None`` for the observations
+        """
+        findings, briefing = self.findings, self.query.briefing
+        standing = findings.advice.standing
+        if standing is None and hasattr(self.advisor, "standing"):
+            standing = self.advisor.standing(briefing)
+        if standing is None:
+            return
+        with self._trying(WHOLE):
+            followed = follow_whole(make, standing, n_episodes, seed, observe)
+            findings.checks.append(succeeds_in_whole_episodes(followed))
+            if isinstance(standing, Rules):
+                findings.correction = [part.text for part in describe(standing, [whole.episode for whole in followed])]
+
+    @contextlib.contextmanager
+    def _trying(self, name: str) -> Iterator[None]:
+        """Whatever becomes of the environment, the answers so far are worth showing."""
         try:
-            followed = follow(make, visited, starts, self._actions, rounds, hold, frames, observe)
+            yield
         except NotRepeatable as error:
-            findings.checks.append(Check(FOLLOWING, None, f"Not tried: {error}."))
-            return
-        except Exception as error:  # of the environment; the answers so far are worth showing
-            findings.checks.append(Check(FOLLOWING, None, f"It broke off: {type(error).__name__}: {error}"))
-            return
-        before = [without_advice(visited, start, rounds * hold) for start in starts]
-        findings.checks.append(leads_to_success(followed, before))
-        findings.followed = followed
+            self.findings.checks.append(Check(name, None, f"Not tried: {error}."))
+        except Exception as error:
+            self.findings.checks.append(Check(name, None, f"It broke off: {type(error).__name__}: {error}"))
 
     def _actions(self, states: tuple[VisitedState, ...], previous: tuple[Observation, ...]) -> Sequence[Any]:
         """What it says of some states; where it has written rules, these say it, and nothing is sent."""
@@ -166,10 +197,14 @@ class Interview:
 
 
 def _earliest(states: tuple[VisitedState, ...], visited: Visit, n_steps: int) -> list[VisitedState]:
-    """Those with the most of their episodes before them, and so many steps that were visited."""
-    states = tuple(state for state in states if state.step + n_steps <= len(visited.steps)) or states
+    """Those with the most of their episodes before them, and so many steps that were visited, if there are enough."""
     beginnings = [0, *(i + 1 for i, step in enumerate(visited.steps) if step.done)]
-    order = sorted(states, key=lambda state: min(state.step - start for start in beginnings if start <= state.step))
+
+    def haste(state: VisitedState) -> tuple[bool, int]:
+        since = min(state.step - start for start in beginnings if start <= state.step)
+        return state.step + n_steps > len(visited.steps), since
+
+    order = sorted(states, key=haste)
     return sorted(order[:N_COPIES], key=lambda state: state.step)
 
 

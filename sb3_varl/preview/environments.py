@@ -1,0 +1,96 @@
+"""Environments by their names, for the command line."""
+
+import importlib
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
+
+
+def env_maker(name: str, arguments: dict[str, Any], frames: bool) -> Callable[[], gym.Env]:
+    """
+    Find out how an environment is made.
+
+    :param name: As for ``gym.make``, ``"[module:]id"``; or ``"file.py:Class"``, a class, or a function that makes one
+    :param arguments: Its arguments
+    :param frames: Whether it should make pictures, if its class says that it can
+    :return: A function that makes it
+    :raises FileNotFoundError: if there is no such file
+    :raises ModuleNotFoundError: if there is no such module
+    :raises ValueError: if nothing of this name is registered, or in the file
+    """
+    path, _, member = name.partition(".py:")
+    make: Callable[..., gym.Env]
+    if member:
+        creator = load_from_file(pathlib.Path(f"{path}.py"), member, "an environment, or a function that makes one")
+
+        def make(**arguments: Any) -> gym.Env:
+            return creator(**arguments)
+    else:
+        creator = _creator(name)
+
+        def make(**arguments: Any) -> gym.Env:
+            return gym.make(name, **arguments)
+
+    if frames and _renders(creator):
+        arguments = {"render_mode": "rgb_array", **arguments}
+    return lambda: make(**arguments)
+
+
+def can_render(name: str) -> bool:
+    """
+    Tell whether an environment makes pictures, as far as its class says.
+
+    :param name: As for ``gym.make``
+    :return: Whether it can be made with ``render_mode="rgb_array"``
+    :raises ModuleNotFoundError: if there is no such module
+    :raises ValueError: if nothing of this name is registered
+    """
+    return _renders(_creator(name))
+
+
+def _renders(creator: Any) -> bool:
+    return "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ())
+
+
+def _creator(name: str) -> Any:
+    module, _, env_id = name.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    try:
+        entry_point = gym.spec(env_id).entry_point
+    except gym.error.UnregisteredEnv as error:
+        raise ValueError(
+            f"The environment is {name!r}: {error} Expected a name that gym.register was given, behind the module that "
+            'registers it ("boat:Boat-v0"), or "file.py:Class".'
+        ) from None
+    return load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+
+
+def load_from_file(path: pathlib.Path, name: str, expected: str) -> Callable[..., Any]:
+    """
+    Take a function or a class from a file.
+
+    :param path: The file, of Python
+    :param name: Name of the function or the class
+    :param expected: What it should be, for errors
+    :return: The function or the class
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if there is none of this name in it
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path} to take {name} from.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for it there
+    spec.loader.exec_module(module)
+    member = getattr(module, name, None)
+    if not callable(member):
+        raise ValueError(f"{path} has no {name!r}, expected {expected}.")
+    return member
