@@ -1,5 +1,7 @@
 """AdvisorCallback among other callbacks, and in runs that stop and go on."""
 
+import pathlib
+
 import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import (
@@ -326,6 +328,15 @@ def test_an_advisor_nobody_knows():
         AdvisorCallback("simulated/rech-v3")
     with pytest.raises(ValueError, match="model must name its provider"):
         AdvisorCallback("gtp-5")
+
+
+@pytest.mark.parametrize(("name", "meant"), [("mine.json", "rules/mine.json"), ("log", "replay/log"), ("push-v3",) * 2])
+def test_a_name_without_its_kind(name, meant):
+    pathlib.Path("rules").mkdir()
+    pathlib.Path("rules/mine.json").write_text("{}")
+    pathlib.Path("log").mkdir()
+    with pytest.raises(ValueError, match=f"is '{name}', which is no model's name. Did you mean '.*{meant}'"):
+        AdvisorCallback(name)
 
 
 def test_an_abstaining_advisor_counts_as_answered():

@@ -1,8 +1,10 @@
 """A person as advisor: in a real browser, and what goes wrong on the way."""
 
 import copy
+import datetime
 import http.client
 import json
+import re
 import threading
 import time
 import urllib.error
@@ -300,3 +302,20 @@ def test_rules_need_names(make_human):
     with pytest.raises(ArgumentError, match="Rules are about numbers that have names"):
         model.learn(30, callback=callback)
     assert np.isfinite(model.num_timesteps)
+
+
+@pytest.mark.parametrize("minutes", [30, None])
+def test_the_page_says_until_when_an_answer_counts(make_human, minutes):
+    before = datetime.datetime.now()
+    advisor = make_human(minutes_per_query=minutes)
+    asked = Advising(advisor, make_query(1, lambda event: None))
+    page = wait_for(advisor.url, "button")
+    advisor.interrupt()
+    found = re.findall(r"until <b>(\d\d:\d\d:\d\d)</b> counts", page)
+    if minutes is None:
+        assert not found
+    else:
+        until = datetime.datetime.strptime(found[0], "%H:%M:%S").replace(*before.timetuple()[:3])
+        assert ((until - before).total_seconds() - 1799) % 86400 < 60
+    with pytest.raises(QueryInterrupted):
+        asked.result()

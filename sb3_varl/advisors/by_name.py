@@ -13,6 +13,7 @@ before the slash, and it leads to an :class:`AdvisorMaker`, a function or a clas
 import difflib
 import importlib
 import inspect
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from operator import attrgetter
@@ -80,8 +81,21 @@ def make_advisor(name: str, task: str | None = None, **kwargs: Any) -> Advisor:
         return _make_with(plugin, rest, task, kwargs)
     from sb3_varl.advisors.vlm import VLMAdvisor
 
+    if "/" not in name and (meant := _meant(name)):
+        raise ValueError(f"The advisor is {name!r}, which is no model's name. Did you mean {meant!r}?")
     check_arguments(VLMAdvisor, kwargs)
     return VLMAdvisor(name, task, **kwargs)
+
+
+def _meant(name: str) -> str:
+    """What a name without a kind may stand for, if that is there."""
+    if pathlib.Path(name).is_file() or pathlib.Path("rules", name).is_file():
+        return f"rules/{name}"
+    if pathlib.Path(name).is_dir():
+        return f"replay/{name}"
+    from sb3_varl.advisors.rules_advisor import recorded_tasks
+
+    return f"recorded/{name}" if name in recorded_tasks() else ""
 
 
 def is_model(name: str) -> bool:

@@ -1,5 +1,6 @@
 """A person as advisor: whoever trains an agent says what should have been done, or writes the rules."""
 
+import datetime
 import json
 import logging
 import threading
@@ -188,7 +189,7 @@ class HumanAdvisor:
         seconds = min(60 * (self.minutes_per_query or np.inf), self.budget.seconds_left(spent))
         number = max((answer.request + 1 for answer in query.answers), default=0)
         form, desk = self.form_for(query.briefing), self._open()
-        question = _Question(query, wanted, self._task(query.briefing), form, self.image_size)
+        question = _Question(query, wanted, self._task(query.briefing), form, self.image_size, seconds)
         if desk.n_interruptions > n_interruptions:
             raise QueryInterrupted(_TAKEN_BACK)
         query.record(Request(number, wanted))
@@ -239,8 +240,12 @@ class HumanAdvisor:
 class _Question:
     """A query on a page."""
 
-    def __init__(self, query: AdviceQuery, states: Sequence[int], task: str, form: Form, image_size: int) -> None:
+    def __init__(
+        self, query: AdviceQuery, states: Sequence[int], task: str, form: Form, image_size: int, seconds: float
+    ) -> None:
         self.query, self.states, self.task, self.form = query, tuple(states), task, form
+        now = datetime.datetime.now()
+        self.until = None if np.isinf(seconds) else f"{now + datetime.timedelta(seconds=float(seconds)):%H:%M:%S}"
         self.chats = [chat.messages for chat in chats(query, task, states, MAX_STATES_PER_REQUEST, image_size, form)]
         briefing = query.briefing
         self.names = action_names(briefing)

@@ -266,7 +266,7 @@ class _Addressee:
             self.advisor.prepare(briefing)
         task = (self.model.task if self.model is not None else None) or briefing.task
         if not task:
-            raise ValueError('There is no task. Say it in words, for instance task="Open the drawer.".')
+            raise ValueError('There is no task. Say it in words: task="Open the drawer.", or --task.')
         return task
 
     def preview(self, query: AdviceQuery, task: str, env_name: str) -> Preview:
