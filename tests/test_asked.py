@@ -4,15 +4,21 @@ scripted experts where the same states were put to it in six ways. The numbers o
 rules" and "How a state is put to a model".
 """
 
+import importlib.util
 import pathlib
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from harbour import Harbour
 
+from sb3_varl import Rules, load_task_sheet
 from sb3_varl.advice.answer import parse_answer
 from sb3_varl.advice.types import Briefing
 from sb3_varl.advisors.providers import count_tokens
 from sb3_varl.metaworld import ScriptedAdvisor, SparseMetaWorldEnv
+from sb3_varl.preview import preview
+from sb3_varl.preview.episodes import follow_whole
 
 ASKED = pathlib.Path(__file__).parent / "data" / "asked"
 DATA = ASKED / "actions"
@@ -83,3 +89,27 @@ def test_what_one_answer_with_rules_takes(folder, which):
         f"{max(dollars):.3f} US dollars"
     )
     assert said in page, said
+
+
+@pytest.mark.parametrize(("answer", "n_successes"), [("rules_before.json", 0), ("correction/answer.txt", 20)])
+def test_a_correction_finds_that_the_task_sheet_is_wrong(answer, n_successes):
+    """The sheet has port and starboard the wrong way round; the tables of a correction show what the rudder does."""
+    folder = ASKED / "Harbour"
+    env = Harbour()
+    sheet = load_task_sheet(folder / "sheet.yml")
+    assert "1 turns her to port" in sheet.action[1].meaning
+    rules = Rules.parse((folder / answer).read_text(), sheet, env.observation_space, env.action_space)
+    followed = follow_whole(Harbour, rules, 20, seed=0)
+    assert sum(bool(whole.episode.succeeded) for whole in followed) == n_successes
+
+
+def test_the_rules_of_the_ferry_are_the_answer_to_what_the_preview_shows():
+    spec = importlib.util.spec_from_file_location("ferry", ASKED.parents[2] / "examples" / "ferry.py")
+    ferry = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ferry)
+    folder = ASKED / "Ferry-v0"
+    assert ferry.RULES.read_text() == (folder / "answer.txt").read_text()
+    shown = preview(lambda: gym.make("Ferry-v0"), "openai/gpt-4o", frames=False)
+    (system, user) = (message["content"] for message in shown.chats[0])
+    parts = [system, *(part["text"] for part in user)] if isinstance(user, list) else [system, user]
+    assert "\n".join(parts) + "\n" == (folder / "prompt.txt").read_text()

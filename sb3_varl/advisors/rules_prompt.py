@@ -68,8 +68,7 @@ smallest gains that solve the task in time."""
 
 _CORRECTION = """\
 Find out what went wrong, and answer with a revised list of rules, complete, in the same form; "plan" may say what you \
-found. The description of the environment may itself be wrong, or leave something out: where it and the episodes \
-differ, go by the episodes. If you would leave them as they are, answer {"keep": true}."""
+found. If you would leave them as they are, answer {"keep": true}."""
 
 
 def language(briefing: Briefing) -> str:
