@@ -7,7 +7,7 @@ A task of one's own: an environment, what its numbers mean, and an agent that le
 trains VARL and SAC with the same settings. The advisor is RECORDED: the rules in ``ferry_rules.json`` are the answer of
 a large multimodal model to the prompt that this shows, without sending anything:
 
-    python -m sb3_varl.preview --env examples/ferry.py:Ferry --model openai/gpt-6.1-sol
+    python -m sb3_varl.preview --env examples/ferry.py:Ferry-v0 --model openai/gpt-6.1-sol
 """
 
 import argparse

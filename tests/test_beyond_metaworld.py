@@ -50,6 +50,8 @@ def test_what_comes_of_a_second_answer_about_sliding_and_of_its_corrections(fold
     rules = Rules.parse(text, env.task_sheet, env.observation_space, env.action_space)
     assert len(rules) == 3
     assert not rules.rejected
+    if folder == "correction":
+        assert text == (beyond_metaworld.RULES / "FetchSlide-v4.corrected.txt").read_text()
     successes = []
     for seed in range(beyond_metaworld.EVAL_SEED, beyond_metaworld.EVAL_SEED + beyond_metaworld.N_EPISODES_OF_RULES):
         observation, _ = env.reset(seed=seed)

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import runpy
 import signal
 import textwrap
 
@@ -80,7 +81,7 @@ class TestCode:
         numbers = {page: len(blocks(page, "python")) for page in PAGES}
         assert {page: n for page, n in numbers.items() if n} == {
             "CONTRIBUTING.md": 1,
-            "README.md": 2,
+            "README.md": 3,
             "docs/advisors.md": 4,
             "docs/coso.md": 2,
             "docs/reliability.md": 2,
@@ -111,6 +112,10 @@ class TestCode:
         rows = model.guidance_buffer.rows()
         assert rows["labels"].sum() > 0
         assert model.get_vec_normalize_env() is not None
+
+    def test_a_task_of_one_s_own(self):
+        example = runpy.run_path(str(ROOT / "examples" / "ferry.py"))
+        assert run(blocks("README.md", "python")[2])["task_sheet"] == example["Ferry"].task_sheet
 
     def test_you(self):
         callback = run(blocks("docs/advisors.md", "python")[0])["callback"]

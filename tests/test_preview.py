@@ -361,6 +361,13 @@ def test_a_class_in_a_file_and_rules_to_go_on_with(capsys, tmp_path):
         AdvisorCallback("rules/shown/rules.json").advisor.text.strip()
         == Rules.parse(GO, NAMED, spaces.Box(-2, 2, (2,)), spaces.Box(-1, 1, (2,))).text
     )
+    pathlib.Path("sheet.yml").write_text("goal: Go.\nobservation:\n  - {name: place, start: 0, stop: 2}\n")
+    pathlib.Path("registers.py").write_text(
+        "import gymnasium as gym\nfrom test_preview import PointEnv\n"
+        "gym.register('Mine-v0', PointEnv, max_episode_steps=9)\n"
+    )
+    main(["--env", "registers.py:Mine-v0", *arguments[:4], "--sheet", "sheet.yml", "--out", "registered"])
+    assert "An episode ends after at most 9 steps" in pathlib.Path("registered/preview.html").read_text()
     with pytest.raises(SystemExit, match=r"point.py has no 'Nowhere', expected an environment"):
         main(["--env", "point.py:Nowhere", *arguments])
 
@@ -651,7 +658,7 @@ def test_recorded_rules_are_shown_with_the_prompt_for_rules(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--env", "Nowhere-v0"], r"Nowhere.*Expected a name that gym.register was given.*file.py:Class"),
+        (["--env", "Nowhere-v0"], r"Nowhere.*Expected a name that gym.register was given.*boat.py:Boat"),
         (["--env", "nomodule:Nowhere-v0"], "No module named 'nomodule'"),
         (["--env", "CartPole-v1", "--task", "x"], "continuous actions"),
         (["--env", "Preview/Point-v0", "--env-kwargs", "x"], "'x' is not of the form name:value"),

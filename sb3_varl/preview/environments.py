@@ -1,10 +1,12 @@
 """Environments by their names, for the command line."""
 
+import functools
 import importlib
 import importlib.util
 import pathlib
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -15,7 +17,8 @@ def env_maker(name: str, arguments: dict[str, Any], frames: bool) -> Callable[[]
     """
     Find out how an environment is made.
 
-    :param name: As for ``gym.make``, ``"[module:]id"``; or ``"file.py:Class"``, a class, or a function that makes one
+    :param name: As for ``gym.make``, ``"[module:]id"``; or ``"file.py:name"``, what the file registers by this name, a
+        class in it, or a function that makes one
     :param arguments: Its arguments
     :param frames: Whether it should make pictures, if its class says that it can
     :return: A function that makes it
@@ -25,17 +28,12 @@ def env_maker(name: str, arguments: dict[str, Any], frames: bool) -> Callable[[]
     """
     path, _, member = name.partition(".py:")
     make: Callable[..., gym.Env]
-    if member:
-        creator = load_from_file(pathlib.Path(f"{path}.py"), member, "an environment, or a function that makes one")
-
-        def make(**arguments: Any) -> gym.Env:
-            return creator(**arguments)
+    module = _run(pathlib.Path(f"{path}.py"), member) if member else None
+    if module is not None and member not in gym.registry:
+        creator = make = _member(module, member, "an environment, or a function that makes one")
     else:
-        creator = _creator(name)
-
-        def make(**arguments: Any) -> gym.Env:
-            return gym.make(name, **arguments)
-
+        creator = _creator(member or name)
+        make = functools.partial(gym.make, member or name)
     if frames and _renders(creator):
         arguments = {"render_mode": "rgb_array", **arguments}
     return lambda: make(**arguments)
@@ -65,8 +63,8 @@ def _creator(name: str) -> Any:
         entry_point = gym.spec(env_id).entry_point
     except gym.error.UnregisteredEnv as error:
         raise ValueError(
-            f"The environment is {name!r}: {error} Expected a name that gym.register was given, behind the module that "
-            'registers it ("boat:Boat-v0"), or "file.py:Class".'
+            f"The environment is {name!r}: {error} Expected a name that gym.register was given, behind the module or "
+            'the file that registers it ("boat:Boat-v0", "boat.py:Boat-v0"), or a class in a file ("boat.py:Boat").'
         ) from None
     return load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
 
@@ -82,6 +80,10 @@ def load_from_file(path: pathlib.Path, name: str, expected: str) -> Callable[...
     :raises FileNotFoundError: if there is no such file
     :raises ValueError: if there is none of this name in it
     """
+    return _member(_run(path, name), name, expected)
+
+
+def _run(path: pathlib.Path, name: str) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path} to take {name} from.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -90,7 +92,11 @@ def load_from_file(path: pathlib.Path, name: str, expected: str) -> Callable[...
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look for it there
     spec.loader.exec_module(module)
+    return module
+
+
+def _member(module: ModuleType, name: str, expected: str) -> Callable[..., Any]:
     member = getattr(module, name, None)
     if not callable(member):
-        raise ValueError(f"{path} has no {name!r}, expected {expected}.")
+        raise ValueError(f"{module.__file__} has no {name!r}, expected {expected}.")
     return member

@@ -382,7 +382,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         description="See what an advisor is shown, what asking costs and, if told to, what it says.",
     )
     parser.add_argument(
-        "--env", required=True, metavar="ID", help="environment, as for gym.make: [module:]name, or file.py:Class"
+        "--env", required=True, metavar="ID", help="environment, as for gym.make: [module:]name, or file.py:name"
     )
     parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="its arguments")
     parser.add_argument(
