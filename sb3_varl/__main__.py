@@ -16,7 +16,7 @@ from sb3_varl import __version__
 
 # Name, module, and what it is for. A command's module is imported once it is asked for, which takes seconds.
 COMMANDS = (
-    ("preview", "sb3_varl.preview.page", "see what an advisor is shown and what it costs"),
+    ("preview", "sb3_varl.preview.command", "see what an advisor is shown and what it costs"),
     ("report", "sb3_varl.report.page", "write a page about runs and their advice"),
     ("relabel", "sb3_varl.report.relabel", "show what advice logs hold, and merge it"),
     ("zoo", "sb3_varl.zoo", "train, enjoy, optimise and plot with rl-zoo"),

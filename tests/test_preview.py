@@ -28,7 +28,7 @@ from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import read_records
 from sb3_varl.preview import preview
 from sb3_varl.preview.checks import changes_with_the_picture, leads_to_success
-from sb3_varl.preview.page import main
+from sb3_varl.preview.command import main
 from sb3_varl.preview.policy import make_act, statistics_of
 from sb3_varl.preview.rollouts import Followed, visit
 from sb3_varl.report.page import write_report

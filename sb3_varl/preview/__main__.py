@@ -1,5 +1,5 @@
 """``python -m sb3_varl.preview``."""
 
-from sb3_varl.preview.page import main
+from sb3_varl.preview.command import main
 
 main()

@@ -1,16 +1,5 @@
-"""
-See what an advisor is shown, before paying for it.
+"""See what an advisor is shown, before paying for it: a page, and what is on it."""
 
-    python -m sb3_varl.preview --env sb3_varl.metaworld:SparseMetaWorld/drawer-open-v3 --model openai/gpt-6.1-sol
-
-visits some states of an environment and writes a page with the prompt and the frames of a query about them, its size in
-tokens and its price. Nothing is sent without ``--ask``; with it, the answers are shown beside the frames. ``--check``
-asks again, and once more with the pictures exchanged, to see whether the answers mean something, and ``--follow`` does
-what they say in copies of the environment.
-"""
-
-import argparse
-import ast
 import contextlib
 import datetime
 import html
@@ -19,8 +8,7 @@ import itertools
 import math
 import os
 import pathlib
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,8 +16,8 @@ import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_varl.advice.sheets import action_names, load_task_sheet
-from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, TaskSheet, Usage
-from sb3_varl.advisors.by_name import EXAMPLE_MODEL, is_model, make_advisor, name_of, task_of
+from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, TaskSheet
+from sb3_varl.advisors.by_name import is_model, make_advisor, name_of, task_of
 from sb3_varl.advisors.prompt import chats as make_chats
 from sb3_varl.advisors.prompt import state_lines
 from sb3_varl.advisors.providers import count_tokens, price_of
@@ -37,10 +25,9 @@ from sb3_varl.advisors.vlm import VLMAdvisor
 from sb3_varl.arguments import check_integer
 from sb3_varl.pages import picture_url, render, view_states, write_page
 from sb3_varl.preview.checks import Check
-from sb3_varl.preview.environments import env_maker
 from sb3_varl.preview.policy import make_act, statistics_of
 from sb3_varl.preview.rollouts import NotRepeatable, visit, wrapped
-from sb3_varl.preview.session import N_COPIES, Findings, Interview
+from sb3_varl.preview.session import Findings, Interview
 from sb3_varl.training.briefing import make_briefing
 from sb3_varl.training.callback import N_QUERIES, N_QUERIES_OF_RULES, AdvisorCallback
 from sb3_varl.training.observing import Privileged
@@ -233,7 +220,7 @@ def preview(
     query = AdviceQuery(0, n_steps, visited.states, briefing)
     result = addressee.preview(query, words, env_name)
     if ask:
-        interview = Interview(addressee.advisor, query, log_path or _new_log(pathlib.Path("preview")))
+        interview = Interview(addressee.advisor, query, log_path or new_log(pathlib.Path("preview")))
         interview.ask()
         result.findings = interview.findings
         try:
@@ -356,132 +343,13 @@ def _normalised(env: VecEnv, policy: str) -> VecEnv:
     return normalised
 
 
-def _new_log(folder: pathlib.Path) -> pathlib.Path:
+def new_log(folder: pathlib.Path) -> pathlib.Path:
+    """
+    Find a name for an advice log that is not taken.
+
+    :param folder: Where it is to be
+    :return: Its folder, by the time
+    """
     name = f"advice-{datetime.datetime.now():%Y-%m-%d-%H-%M-%S}"
     places = (folder / f"{name}{suffix}" for suffix in itertools.chain([""], (f"-{n}" for n in itertools.count(2))))
     return next(place for place in places if not place.exists())
-
-
-def _parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    """``name:value`` as rl-zoo has them; a value that is no Python literal is a string."""
-    arguments: dict[str, Any] = {}
-    for pair in pairs:
-        name, colon, value = pair.partition(":")
-        if not colon or not name.isidentifier():
-            raise ValueError(f"{pair!r} is not of the form name:value.")
-        try:
-            arguments[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            arguments[name] = value
-    return arguments
-
-
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="See what an advisor is shown, what asking costs and, if told to, what it says.",
-    )
-    parser.add_argument(
-        "--env", required=True, metavar="ID", help="environment, as for gym.make: [module:]name, or file.py:name"
-    )
-    parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="its arguments")
-    parser.add_argument(
-        "--model",
-        required=True,
-        help=f"litellm model string such as {EXAMPLE_MODEL}, recorded/<Meta-World task>, rules/<file>, or another name "
-        "that AdvisorCallback takes",
-    )
-    parser.add_argument("--advisor-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="the advisor's arguments")
-    parser.add_argument("--task", help="the task in words; default: that of the environment's task sheet")
-    parser.add_argument("--sheet", metavar="FILE", help="task sheet in YAML; default: that of the environment")
-    parser.add_argument("--observe", metavar="NAME", help="the environment's attribute or method that the model reads")
-    parser.add_argument("--policy", default="random", help="random (default), a model's .zip, or file.py:function")
-    parser.add_argument("--states", type=int, default=16, help="states to ask about (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=300, help="steps to draw them from (default: %(default)s)")
-    parser.add_argument("--no-frames", action="store_true", help="show numbers only")
-    parser.add_argument("--ask", action="store_true", help="ask about these states, once")
-    parser.add_argument("--check", action="store_true", help="ask again, and with the pictures exchanged")
-    parser.add_argument(
-        "--follow", type=int, default=0, metavar="ROUNDS", help=f"follow the advice in {N_COPIES} copies of it"
-    )
-    parser.add_argument(
-        "--episodes",
-        type=int,
-        default=20,
-        help="whole episodes in which rules are followed, too, with --follow (default: %(default)s)",
-    )
-    parser.add_argument("--hold", type=int, default=5, help="steps that each advice is followed (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("preview"), help="folder (default: preview)")
-    return parser
-
-
-def _measured(usage: Usage) -> str:
-    """What asking took, as the server counts it."""
-    tokens = f"{usage.prompt_tokens} tokens in and {usage.completion_tokens} out by the server's count"
-    return f"{count(usage.requests, 'request')}, {tokens}, {usage.cost:.3f} US dollars and {usage.seconds:.1f} seconds"
-
-
-def _tokens_and_dollars(estimate: Estimate) -> str:
-    price = "unknown price" if estimate.cost is None else f"about {estimate.cost:.3f} US dollars"
-    return f"{estimate.prompt_tokens} tokens in, {price}"
-
-
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl.preview") -> None:
-    """
-    Run the command.
-
-    :param arguments: Its arguments, ``None`` for those of the command line
-    :param prog: How it was called, for its messages
-    """
-    parser = _parser(prog)
-    args = parser.parse_args(arguments)
-    try:
-        result = preview(
-            env_maker(args.env, _parse_pairs(args.env_kwargs), frames=not args.no_frames),
-            args.model,
-            args.task,
-            sheet=args.sheet,
-            observe=args.observe,
-            advisor_kwargs=_parse_pairs(args.advisor_kwargs),
-            policy=args.policy,
-            n_states=args.states,
-            n_steps=args.steps,
-            frames=not args.no_frames,
-            ask=args.ask,
-            check=args.check,
-            follow_rounds=args.follow,
-            n_episodes=args.episodes,
-            hold=args.hold,
-            log_path=_new_log(args.out),
-            seed=args.seed,
-        )
-    except (ImportError, OSError, TypeError, ValueError, gym.error.Error) as error:
-        sys.exit(f"{parser.prog}: {error}")
-    estimate = result.estimate
-    in_a_run = result.in_a_run
-    if result.advisor_name.startswith("simulated/"):
-        print("The advisor is SIMULATED: what it says is no model's performance.")
-    if not result.is_model:
-        print("This advisor is no model: nothing is sent. What a model would be sent:")
-    if result.could_be_rules:
-        print("It is asked for an action in each state. With a task sheet that names the numbers of an observation")
-        print("(--sheet), it would be asked for rules, which advise in every state.")
-    print(f"This query: {count(estimate.requests, 'request')}, {_tokens_and_dollars(estimate)}")
-    print(f"A run of {result.a_run}: {count(in_a_run.requests, 'request')}, {_tokens_and_dollars(in_a_run)}")
-    if result.findings is not None:
-        print(f"Asking took {_measured(result.findings.usage)}.")
-        for check in result.findings.checks:
-            print(f"{check.name} {_MARKS[check.passed]}: {check.text}")
-        for failure in result.findings.failures:
-            print(failure)
-        if result.findings.rules is not None:
-            file = args.out / "rules.json"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(f"{result.findings.rules.text}\n", encoding="utf-8")
-            print(f'Its rules are in {file}, to be changed or trained with: AdvisorCallback("rules/{file.as_posix()}")')
-    result.save(args.out / "preview.html")
-    print(f"See {args.out / 'preview.html'}")
-
-
-_MARKS = {True: "yes", False: "no", None: "cannot be told"}
