@@ -64,10 +64,20 @@ class Ferry(gym.Env):
 gym.register("Ferry-v0", Ferry, max_episode_steps=100)  # type: ignore[arg-type]
 
 
+def make_env(seed: int, training: bool = True) -> VecNormalize:
+    env = make_vec_env(lambda: gym.make("Ferry-v0"), seed=seed)
+    return VecNormalize(env, training=training, norm_reward=False)
+
+
 def train(model: SAC, args: argparse.Namespace, *callbacks: AdvisorCallback) -> EvalCallback:
     """Train a model, and evaluate it on the way."""
-    eval_env = VecNormalize(make_vec_env("Ferry-v0", seed=1000 + args.seed), training=False, norm_reward=False)
-    evaluation = EvalCallback(eval_env, eval_freq=args.steps // 6, n_eval_episodes=20, verbose=0)
+    evaluation = EvalCallback(
+        make_env(1000 + args.seed, training=False),
+        eval_freq=args.steps // 6,
+        n_eval_episodes=20,
+        log_path=str(args.out / type(model).__name__),
+        verbose=0,
+    )
     model.learn(args.steps, callback=[evaluation, *callbacks], progress_bar=True)
     return evaluation
 
@@ -77,14 +87,11 @@ def main() -> None:
     parser.add_argument("--advisor", default=f"rules/{RULES}", help="as AdvisorCallback takes it (default: recorded)")
     parser.add_argument("--steps", type=int, default=12_000, help="environment steps of each of the two runs")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("ferry"))
     args = parser.parse_args()
-
-    def make_env() -> VecNormalize:
-        return VecNormalize(make_vec_env("Ferry-v0", seed=args.seed), norm_reward=False)
-
-    varl = VARL(LayerNormMlpPolicy, make_env(), seed=args.seed, shaping_steps=args.steps * 2 // 3, **SPARSE)
-    advised = train(varl, args, AdvisorCallback(args.advisor, frames=False, verbose=1))
-    alone = train(SAC(LayerNormMlpPolicy, make_env(), seed=args.seed, **SPARSE), args)
+    varl = VARL(LayerNormMlpPolicy, make_env(args.seed), seed=args.seed, shaping_steps=args.steps * 2 // 3, **SPARSE)
+    advised = train(varl, args, AdvisorCallback(args.advisor, frames=False, log_path=args.out / "advice", verbose=1))
+    alone = train(SAC(LayerNormMlpPolicy, make_env(args.seed), seed=args.seed, **SPARSE), args)
     print("Success in 20 episodes\n  steps   VARL    SAC")
     for i, steps in enumerate(advised.evaluations_timesteps):
         print(f"{steps:7}" + "".join(f"{np.mean(run.evaluations_successes[i]):7.0%}" for run in (advised, alone)))

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import pathlib
 import re
+import runpy
 import sys
 
 import numpy as np
@@ -162,3 +163,12 @@ def test_the_picture_of_the_image_task_shows_which_way_the_car_goes(load, capsys
         directions.add(direction)
     env.close()
     assert directions == {-1, 1}
+
+
+@pytest.mark.slow
+def test_a_task_of_one_s_own_from_its_rules_to_an_agent(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["ferry.py", "--steps", "180", "--out", str(tmp_path)])
+    runpy.run_path(str(EXAMPLES / "ferry.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "accepted" in printed
+    assert re.search(r"steps +VARL +SAC\n +30 .*%.*%\n", printed)
