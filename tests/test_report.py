@@ -207,6 +207,14 @@ def test_a_run_as_users_have_it(run, figures):
     assert len(difference) == len(gates.get_xdata())
 
 
+def test_a_logger_that_hardly_wrote_is_told_of(tmp_path):
+    for n in (1, 3):
+        rows = "".join(f"{500 * (i + 1)},1\n" for i in range(n))
+        (tmp_path / "progress.csv").write_text(f"time/total_timesteps,train/critic_loss\n{rows}")
+        (run,) = read_runs(tmp_path)
+        assert any("wrote no more than 1 time, so" in sentence for sentence in run.missing) == (n == 1)
+
+
 def test_tensorboard_says_the_same_as_csv(run, tmp_path):
     written = read_runs(run)[0]
     (run / "progress.csv").unlink()

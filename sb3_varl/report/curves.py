@@ -235,9 +235,9 @@ def _quantities(runs: Sequence[RunLogs], names: Sequence[str]) -> list[_Quantity
 
 
 def _counting(run: RunLogs) -> pd.Series:
-    """Share of the shaping coefficient, in percent; after the cutoff it is logged as the share that is held."""
-    active = run.scalar(ACTIVE) if run.all_queries else pd.Series(dtype=float)
-    return active * run.scalar(HELD).reindex(active.index).fillna(1) * 100
+    """Share of the shaping coefficient, in percent, of a run that held anything: until the cutoff it is not logged."""
+    active, held = run.scalar(ACTIVE), run.scalar(HELD)
+    return active * held.reindex(active.index).fillna(1) * 100 if len(held) else held
 
 
 def _values(curve: Curve | None) -> pd.Series:
