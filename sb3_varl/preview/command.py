@@ -11,6 +11,7 @@ what they say in copies of the environment.
 
 import argparse
 import ast
+import itertools
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -139,13 +140,28 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
             print(f"{check.name} {_MARKS[check.passed]}: {check.text}")
         for failure in result.findings.failures:
             print(failure)
-        if result.findings.rules is not None:
-            file = args.out / "rules.json"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(f"{result.findings.rules.text}\n", encoding="utf-8")
+        if result.findings.rules is not None and not _is_file_of_rules(args.model):
+            file = _write_rules(args.out, f"{result.findings.rules.text}\n")
             print(f'Its rules are in {file}, to be changed or trained with: AdvisorCallback("rules/{file.as_posix()}")')
     result.save(args.out / "preview.html")
     print(f"See {args.out / 'preview.html'}")
+
+
+def _is_file_of_rules(name: str) -> bool:
+    kind, _, path = name.partition("/")
+    return kind == "rules" and not pathlib.Path(path).is_dir()
+
+
+def _write_rules(folder: pathlib.Path, text: str) -> pathlib.Path:
+    """In a file of their own, lest rules that somebody has changed since are lost."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in itertools.count(1):
+        file = folder / ("rules.json" if n == 1 else f"rules-{n}.json")
+        if not file.exists():
+            file.write_text(text, encoding="utf-8")
+        if file.read_text(encoding="utf-8") == text:
+            break
+    return file
 
 
 _MARKS = {True: "yes", False: "no", None: "cannot be told"}
