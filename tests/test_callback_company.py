@@ -335,6 +335,7 @@ def test_a_name_without_its_kind(name, meant):
     pathlib.Path("rules").mkdir()
     pathlib.Path("rules/mine.json").write_text("{}")
     pathlib.Path("log").mkdir()
+    pathlib.Path("log/advice.jsonl").write_text("")
     with pytest.raises(ValueError, match=f"is '{name}', which is no model's name. Did you mean '.*{meant}'"):
         AdvisorCallback(name)
 

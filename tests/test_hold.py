@@ -386,6 +386,17 @@ def test_with_long_episodes_advice_is_followed_to_the_end_more_often():
     assert followed[0] >= 8 > followed[1]
 
 
+def test_what_is_known_of_the_rules_outlives_runs_in_which_nothing_is_learnt_of_them(tmp_path):
+    model, callback = held(NarrowEnv())
+    known = callback._teacher.record.n_episodes
+    for _ in range(3):
+        model.save(tmp_path / "it")
+        model = VARL.load(tmp_path / "it", env=NarrowEnv())
+        callback = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1)
+        model.learn(3, callback=callback, reset_num_timesteps=False)
+        assert callback._teacher.record.n_episodes == known
+
+
 def test_hold_is_yes_or_no():
     with pytest.raises(ArgumentError, match="hold is 1, expected"):
         make_callback(RulesAdvisor(answer_of(0.5)), hold=1)

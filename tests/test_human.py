@@ -309,7 +309,7 @@ def test_the_page_says_until_when_an_answer_counts(make_human, minutes):
     before = datetime.datetime.now()
     advisor = make_human(minutes_per_query=minutes)
     asked = Advising(advisor, make_query(1, lambda event: None))
-    page = wait_for(advisor.url, "button")
+    page = wait_for(advisor.url, "<button>Send")
     advisor.interrupt()
     found = re.findall(r"until <b>(\d\d:\d\d:\d\d)</b> counts", page)
     if minutes is None:

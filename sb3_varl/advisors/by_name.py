@@ -19,6 +19,7 @@ from importlib.metadata import EntryPoint, entry_points
 from operator import attrgetter
 from typing import Any, Protocol
 
+from sb3_varl.advice.log import FILE_NAME
 from sb3_varl.advice.types import Advisor
 
 # What docstrings, errors and help texts have for an example: a general model that takes pictures, whose price litellm
@@ -91,7 +92,7 @@ def _meant(name: str) -> str:
     """What a name without a kind may stand for, if that is there."""
     if pathlib.Path(name).is_file() or pathlib.Path("rules", name).is_file():
         return f"rules/{name}"
-    if pathlib.Path(name).is_dir():
+    if pathlib.Path(name, FILE_NAME).is_file():
         return f"replay/{name}"
     from sb3_varl.advisors.rules_advisor import recorded_tasks
 

@@ -237,6 +237,10 @@ class HumanAdvisor:
         return self.task or briefing.task or (briefing.sheet.goal if briefing.sheet is not None else "") or "(no task)"
 
 
+# Seconds.
+_DAY = 86_400
+
+
 class _Question:
     """A query on a page."""
 
@@ -244,8 +248,9 @@ class _Question:
         self, query: AdviceQuery, states: Sequence[int], task: str, form: Form, image_size: int, seconds: float
     ) -> None:
         self.query, self.states, self.task, self.form = query, tuple(states), task, form
-        now = datetime.datetime.now()
-        self.until = None if np.isinf(seconds) else f"{now + datetime.timedelta(seconds=float(seconds)):%H:%M:%S}"
+        self.until: str | None = None
+        if seconds < _DAY:
+            self.until = f"{datetime.datetime.now() + datetime.timedelta(seconds=float(seconds)):%H:%M:%S}"
         self.chats = [chat.messages for chat in chats(query, task, states, MAX_STATES_PER_REQUEST, image_size, form)]
         briefing = query.briefing
         self.names = action_names(briefing)

@@ -217,14 +217,15 @@ def succeeds_in_whole_episodes(followed: Sequence[WholeEpisode]) -> Check:
         text += _after(wins, ", which took {} on average") + _after(losses, "; the others had {}")
     else:
         text = f"It was followed in {count(len(followed), 'episode')} from start to end" + _after(
-            losses, ", of {} each"
+            losses, ", of {} on average"
         )
     text += f". The mean return is {reward:.3g}."
     n_before = sum(whole.succeeded_before and not whole.episode.succeeded for whole in followed)
     n_endless = sum(not whole.has_ended for whole in followed)
     if n_endless:
         text += (
-            f" {n_endless} had no end: give gym.register or gym.make max_episode_steps, so that the agent starts anew."
+            f" {n_endless} had not ended after {max(whole.n_steps for whole in followed)} steps. An episode needs an "
+            "end, such as max_episode_steps of gym.register."
         )
     if not is_told:
         text += ' The environment does not say whether it succeeded (info["is_success"] of the last step).'

@@ -24,7 +24,8 @@ class WholeEpisode:
     """
     What came of following advice from the start of an episode to its end.
 
-    :param episode: What was seen and done; it succeeded if its last step did, which is what training goes by
+    :param episode: What was seen and done; as in training, it succeeded if its last step did, and there was advice in
+        half of its steps or more
     :param reward: Sum of the rewards
     :param n_advised: In how many steps there was advice; in the others nothing was done
     :param succeeded_before: Whether a step succeeded
@@ -96,6 +97,8 @@ def _follow(env: VecEnv, standing: Standing, first: Any, privileged: Privileged 
     standing.end_episode()
     if not step.done:
         now = env.reset()
-    episode = Episode(tuple(seen), tuple(actions), tuple(rules), step.success)
     n_advised = sum(not np.isnan(action).any() for action in actions)
+    # As in training: what was mostly done without advice is no success of it. Of a broken one nobody knows.
+    succeeded = step.success and 2 * n_advised >= len(actions) if step.done else None
+    episode = Episode(tuple(seen), tuple(actions), tuple(rules), succeeded)
     return WholeEpisode(episode, reward, n_advised, succeeded_before, step.done), now

@@ -110,6 +110,7 @@ class Teacher:
                 )
                 self.record = None
             self.stand(advice)
+        self._keep_record()
 
     @property
     def _is_used(self) -> bool:
@@ -233,11 +234,11 @@ class Teacher:
     def _look_ahead(self) -> None:
         """Say it once, as soon as an episode ended, if nobody will know at the cutoff how well the advice does."""
         model, horizon = self._model, self.roll_ins.horizon
-        if self._has_looked_ahead or horizon is None or self.record is None:
+        if self._has_looked_ahead or horizon is None or self.record is None or self.record.is_known:
             return
-        self._has_looked_ahead = True
         n_whole = self.roll_ins.n_whole(model.shaping_steps, WHOLE_WHILE_UNKNOWN)
         if self.is_followed_too_seldom and n_whole < ENOUGH and model.num_timesteps < model.cutoff:
+            self._has_looked_ahead = True
             explain.followed_too_seldom(n_whole, horizon, model.cutoff)
 
     def hold(self, until_success: UntilSuccess) -> None:
