@@ -43,6 +43,16 @@ def test_the_rules_that_a_run_ended_with():
     assert RulesAdvisor.load("log").text == answer_of(-0.5)
 
 
+@pytest_vlm
+def test_rules_of_which_none_could_be_used_never_stood():
+    texts = [answer_of(-0.5), answer_of(0.5).replace("true", "wrist > 0")]
+    with VLMServer(lambda states, images: texts.pop(0)) as server:
+        callback = make_callback(make_vlm(server), n_queries=2, query_freq=200, roll_in=1.0, log_path="log")
+        make_model(TargetEnv(), shaping_steps=2000).learn(400, callback=callback)
+        assert len(server.requests) == 2
+    assert RulesAdvisor.load("log").text == answer_of(-0.5)
+
+
 def test_a_log_without_rules():
     make_model().learn(60, callback=make_callback(FunctionAdvisor(lambda seen: [0, 0]), log_path="log", roll_in=0))
     with pytest.raises(ValueError, match=r"log holds no rules\. Those of single actions are repeated by replay/log"):

@@ -148,7 +148,9 @@ class RulesAdvisor:
 def _latest_rules(log: pathlib.Path) -> str:
     latest = None
     for query in read_queries(log):
-        if not query.altered:
+        rejected = set() if query.advice is None else {lost.state for lost in query.advice.rejected}
+        # Where nothing of an answer could be used, every state was rejected, and what stood before went on.
+        if not query.altered and not rejected.issuperset(range(query.n_states)):
             said = [answer.text for answer in query.answers if answer.form == "rules" and outline(answer.text)]
             latest = query.put_back or next(reversed(said), latest)
     if latest is None:

@@ -44,6 +44,7 @@ class _Present:
     :param is_whole: Whether it is followed to the end
     :param frames: Pictures of moments that matter, by their step, and the latest of others
     :param passing: Which of them is of no such moment
+    :param began_otherwise: Whether it began with other advice than what stands
     """
 
     left: int
@@ -55,6 +56,7 @@ class _Present:
     rules: list[int | None] = field(default_factory=list)
     frames: dict[int, np.ndarray] = field(default_factory=dict)
     passing: int | None = None
+    began_otherwise: bool = False
 
     def see(self, n: int, frame: np.ndarray, is_moment: bool) -> None:
         """Keep a picture of a step, in place of the one before that was of no moment that matters."""
@@ -155,6 +157,7 @@ class RollIns:
         self.rolled_in.clear()
         for present in self._present:
             present.left, present.is_whole = 0, False
+            present.began_otherwise = present.n_executed > 0
 
     def actions(self) -> list[np.ndarray | None]:
         """
@@ -222,9 +225,9 @@ class RollIns:
                         'how good the advice is. The environment has to put "is_success" into the info of the last '
                         "step of an episode."
                     )
-            elif present.n_executed:
+            elif present.n_executed and not present.began_otherwise:
                 self.rolled_in.append(bool(succeeded))
-            else:
+            elif not present.n_executed:
                 self.own.append(bool(succeeded))
             self.is_told = self.is_told or said is not None
             self._longest = max(self._longest, present.length)
