@@ -45,7 +45,7 @@ def test_recorded_answers_are_read_without_a_rejection(file):
 
 @pytest.mark.parametrize("file", sorted(DATA.glob("*.txt")), ids=lambda file: file.stem)
 def test_recorded_answers_about_other_environments(file):
-    names = json.loads((DATA / "names.json").read_text())[file.stem]
+    names = json.loads((DATA / "names.json").read_text())[file.name.split(".")[0]]
     slices = [ObservationSlice(name, start, stop, meaning, key) for name, (key, start, stop, meaning) in names.items()]
     has_keys = any(part.key for part in slices)
     space = spaces.Box(-np.inf, np.inf, (25,), np.float32)
