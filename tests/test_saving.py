@@ -5,18 +5,20 @@ import io
 import os
 import signal
 import threading
+import warnings
 import zipfile
 
 import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from conftest import CounterEnv, DictEnv, assert_same_parameters
-from sb3_varl import VARL, AdvisorCallback, FunctionAdvisor
+from sb3_varl import VARL, VARLTQC, AdvisorCallback, FunctionAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.saving import replacing
 
@@ -74,6 +76,22 @@ def test_settings_survive(tmp_path):
     for name, value in settings.items():
         assert getattr(loaded, name) == value
     assert loaded.guidance_buffer.buffer_size == 6
+
+
+@pytest.mark.parametrize("cls", [VARL, VARLTQC])
+def test_n_step_returns_survive_without_a_warning(cls, tmp_path):
+    cls("MlpPolicy", CounterEnv(), n_steps=5, gamma=0.9, **SMALL).save(tmp_path / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = cls.load(tmp_path / "model", env=CounterEnv())
+    assert isinstance(model.replay_buffer, NStepReplayBuffer)
+    assert (model.n_steps, model.replay_buffer.n_steps, model.replay_buffer.gamma) == (5, 5, 0.9)
+
+
+def test_a_replay_buffer_of_one_s_own_that_ignores_n_steps_is_said(tmp_path):
+    VARL("MlpPolicy", CounterEnv(), **SMALL).save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="`n_steps=5` is ignored"):
+        VARL.load(tmp_path / "model", env=CounterEnv(), n_steps=5, replay_buffer_class=NStepReplayBuffer)
 
 
 def test_a_schedule_survives(tmp_path):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -151,6 +152,10 @@ class Guided(OffPolicyAlgorithm):
         # Checked here as well because load() sets attributes without the constructor.
         self._check_policy()
         self._check_shaping_arguments()
+        of_n_steps = {"n_steps": self.n_steps, "gamma": self.gamma}
+        if self.replay_buffer_class is NStepReplayBuffer and self.replay_buffer_kwargs == of_n_steps:
+            # Stable-Baselines3's own choice, which load() would have it take for the user's, and warn.
+            self.replay_buffer_class = None
         super()._setup_model()
         self.shaping_coef_schedule = FloatSchedule(
             self.shaping_coef if callable(self.shaping_coef) else float(self.shaping_coef)
