@@ -1,9 +1,11 @@
 """What an advisor is shown before it is paid, and what its answers are worth."""
 
+import calendar
 import dataclasses
 import json
 import pathlib
 import re
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -365,6 +367,19 @@ def test_a_class_in_a_file_and_rules_to_go_on_with(capsys, tmp_path):
     assert "An episode ends after at most 9 steps" in pathlib.Path("registered/preview.html").read_text()
     with pytest.raises(SystemExit, match=r"point.py has no 'Nowhere', expected an environment"):
         main(["--env", "point.py:Nowhere", *arguments])
+
+
+def test_a_file_is_run_once_beside_its_neighbours(capsys, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "neighbour.py").write_text("from test_preview import PointEnv\n")
+    (elsewhere / "calendar.py").write_text(
+        "from neighbour import PointEnv\n\nprint('run')\n\ndef act(place):\n    return -place / 2\n"
+    )
+    name = f"{elsewhere / 'calendar.py'}"
+    main(["--env", f"{name}:PointEnv", "--policy", f"{name}:act", "--model", "openai/gpt-4o", "--steps", "60"])
+    assert capsys.readouterr().out.count("run\n") == 1
+    assert sys.modules["calendar"] is calendar
 
 
 @pytest.mark.usefixtures("vlm_environment")

@@ -86,7 +86,15 @@ def load_from_file(path: pathlib.Path, name: str, expected: str) -> Callable[...
 def _run(path: pathlib.Path, name: str) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path} to take {name} from.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    return _run_once(path.resolve())
+
+
+@functools.cache
+def _run_once(path: pathlib.Path) -> ModuleType:
+    """As ``python file.py`` would, but that a neighbour does not stand in for a module of the same name."""
+    sys.path.append(str(path.parent))
+    is_taken = path.stem in sys.modules or path.stem in sys.stdlib_module_names
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_file" if is_taken else path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
