@@ -13,7 +13,7 @@ from sb3_varl.testing import write_answer
 
 SMALL = {
     "learning_starts": 5,
-    "batch_size": 8,
+    "gradient_steps": 0,
     "seed": 0,
     "policy_kwargs": {"net_arch": [8]},
     "shaping_steps": 1000,

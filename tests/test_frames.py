@@ -11,7 +11,7 @@ from conftest import CounterEnv
 from sb3_varl import VARL, Advice, AdviceWarning, AdvisorCallback, FunctionAdvisor
 from sb3_varl.training.state_collector import as_frame
 
-SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}}
+SMALL = {"learning_starts": 5, "gradient_steps": 0, "seed": 0, "policy_kwargs": {"net_arch": [8]}}
 
 
 class Recorder:

@@ -13,7 +13,7 @@ from sb3_varl.advice.types import Answer, Failure, Request
 from sb3_varl.report.relabel import main
 from sb3_varl.testing import VLMServer
 
-SMALL = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}}
+SMALL = {"learning_starts": 5, "gradient_steps": 0, "seed": 0, "policy_kwargs": {"net_arch": [8]}}
 
 
 def train(advisor, log_path, env=None, policy="MlpPolicy", task=None, resume=False):
