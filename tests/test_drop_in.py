@@ -32,7 +32,8 @@ class Normalised(BaseFeaturesExtractor):
 def images(channel_first):
     env = FakeImageEnv(screen_height=36, screen_width=36, n_channels=3, discrete=False, channel_first=channel_first)
     env.observation_space.seed(0)
-    return {"policy": "CnnPolicy", "env": env, "batch_size": 4, "policy_kwargs": {}}
+    policy_kwargs = {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}}
+    return {"policy": "CnnPolicy", "env": env, "batch_size": 4, "policy_kwargs": policy_kwargs}
 
 
 def custom(parent):
@@ -96,8 +97,6 @@ def test_the_page_lists_what_is_tested_here():
     assert list(page_table()) == list(SETTINGS)
 
 
-# SB3 says so whenever a model with n-step returns is loaded.
-@pytest.mark.filterwarnings("ignore:`n_steps=3` is ignored")
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_each_setting(setting, name, tmp_path):

@@ -125,10 +125,10 @@ def test_the_hook_is_gone_after_training_even_if_training_fails(monkeypatch):
 
 
 def test_guidance_moves_the_policy_to_the_advice():
-    model = VARL("MlpPolicy", CounterEnv(low=-1, high=3), **SMALL, shaping_coef=50.0)
+    model = VARL("MlpPolicy", CounterEnv(low=-1, high=3), **SMALL, shaping_coef=50.0, learning_rate=3e-3)
     observation, advice = np.array([0, 3, 0], np.float32), np.array([2.5, -0.5], np.float32)
     model.guidance_buffer.add(observation, model.policy.scale_action(advice))
-    model.learn(600)
+    model.learn(150)
     action, _ = model.predict(observation, deterministic=True)
     np.testing.assert_allclose(action, advice, atol=0.8 + 0.1)  # the gate's 0.4 in a box of width 4
 
