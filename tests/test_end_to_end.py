@@ -108,8 +108,6 @@ def quickstart(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-# SB3 says this at every load of a model with n-step returns; SAC does as well.
-@pytest.mark.filterwarnings("ignore:.n_steps=5. is ignored")
 def test_quickstart_with_the_simulated_advisor(quickstart, capsys):
     out = quickstart("--task", "reach-v3", "--advisor", "simulated")
     assert {"success.png", "advice.png", "success.csv", "varl.zip", "vecnormalize.pkl"} <= {

@@ -78,8 +78,6 @@ def journey(tmp_path_factory):
     return folder, [output for output, _ in outcomes]
 
 
-# SB3 says so whenever a model with n-step returns is loaded.
-@pytest.mark.filterwarnings("ignore:`n_steps=5` is ignored")
 @pytest.mark.slow
 class TestJourney:
     def test_a_run_is_trained_evaluated_and_saved(self, journey):
