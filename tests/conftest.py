@@ -1,5 +1,6 @@
 """Environments and helpers that several test files use."""
 
+import multiprocessing
 import os
 import pathlib
 import shutil
@@ -85,6 +86,15 @@ class DictEnv(CounterEnv):
 def _in_temporary_directory(tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture(autouse=True)
+def _without_children():
+    """A forked environment holds what was open then, such as the pipe to a browser, which then waits for its end."""
+    yield
+    for process in multiprocessing.active_children():
+        process.terminate()
+        process.join()
 
 
 @dataclass
@@ -244,7 +254,7 @@ def page_table(heading):
     return {name: cells for name, *cells in rows[2:]}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def taught():
     """A model that has learnt the format, and nothing of the task."""
     # Transformers take seconds to import, and most tests do without.

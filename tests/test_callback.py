@@ -70,7 +70,7 @@ def test_only_the_chosen_states_are_rendered():
 
 def test_choosing_states_draws_nothing_from_the_run_s_random_numbers():
     """An advisor that abstains leaves the run as it was."""
-    settings = SMALL | {"gradient_steps": 1}
+    settings = SMALL | {"train_freq": 5, "gradient_steps": 1}
     plain = VARL("MlpPolicy", CounterEnv(), **settings).learn(300)
     asked = VARL("MlpPolicy", CounterEnv(), **settings)
     learn(Recorder(lambda query: Advice([None] * len(query.states))), model=asked)

@@ -154,8 +154,6 @@ def test_a_renderer_that_ends_its_process_is_said_to(capfd):
         model.learn(60, callback=callback)
     assert model.num_timesteps == 0
     assert "no display" in capfd.readouterr().err
-    for process in env.processes:
-        process.terminate()
 
 
 class Closed(VecEnvWrapper):

@@ -48,7 +48,7 @@ def train(folder, outputs, advisor=None, log_path=None):
     """A run as users have it: a monitor, evaluations, SB3's logger and an advice log."""
     folder.mkdir(parents=True, exist_ok=True)
     env = Monitor(WinnableEnv(), str(folder / "0"), info_keywords=("is_success",))
-    small = {"learning_starts": 5, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}}
+    small = {"learning_starts": 5, "batch_size": 8, "seed": 0, "train_freq": 5, "policy_kwargs": {"net_arch": [8]}}
     model = VARL("MlpPolicy", env, shaping_steps=CUTOFF, **small)
     model.set_logger(configure(str(folder), outputs))
     evaluation = EvalCallback(

@@ -22,7 +22,13 @@ from sb3_varl.testing import Misbehaviour, VLMServer
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
 
-SMALL = {"learning_starts": 5, "gradient_steps": 0, "seed": 0, "policy_kwargs": {"net_arch": [8]}, "shaping_steps": 1000}
+SMALL = {
+    "learning_starts": 5,
+    "gradient_steps": 0,
+    "seed": 0,
+    "policy_kwargs": {"net_arch": [8]},
+    "shaping_steps": 1000,
+}
 SETTINGS = {"n_queries": 3, "first_query": 20, "query_freq": 20, "states_per_query": 4, "window": 10}
 # Neither answers nor fails until the end of the test.
 NEVER = Misbehaviour(delay=60)
