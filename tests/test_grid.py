@@ -462,6 +462,7 @@ def test_the_tables_follow_from_the_data(tmp_path):
     page = "\n".join(file.read_text() for file in sorted(DOCS.glob("results*.md")))
     for name in (
         "rules alone",
+        "asked again",
         "fifteen tasks, 60000 steps",
         "fifteen tasks by the step",
         "prompts",

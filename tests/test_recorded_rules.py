@@ -22,7 +22,8 @@ ASKED = pathlib.Path(__file__).parent / "data" / "asked"
 RECORDED = pathlib.Path(sb3_varl.__file__).parent / "advisors" / "recorded_rules"
 # To an earlier prompt.
 EARLIER = DATA.with_name("earlier_rules")
-FILES = sorted([*RECORDED.glob("*.txt"), *EARLIER.glob("*.txt")])
+AGAIN = DATA.with_name("rules_asked_again")
+FILES = sorted(file for folder in (RECORDED, AGAIN, EARLIER) for file in folder.glob("*.txt"))
 
 
 def which(file):
@@ -41,6 +42,13 @@ def test_recorded_answers_are_read_without_a_rejection(file):
     actions, which = rules.batch(states)
     assert [rules.which(state) for state in states] == which.tolist()
     np.testing.assert_allclose(np.stack([rules(state) for state in states]), actions, atol=1e-6)
+
+
+@pytest.mark.parametrize("file", sorted(AGAIN.glob("*.txt")), ids=lambda file: file.stem)
+def test_who_was_asked_again_knew_nothing_of_the_first_answer(file):
+    """The answer is to the very prompt, and another one."""
+    assert file.read_text() == (ASKED / "asked_again" / file.stem / "answer.txt").read_text()
+    assert file.read_text() != (ASKED / "easily_learnt" / file.stem / "answer.txt").read_text()
 
 
 @pytest.mark.parametrize("file", sorted(DATA.glob("*.txt")), ids=lambda file: file.stem)

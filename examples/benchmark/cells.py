@@ -98,6 +98,8 @@ BASE: Settings = {
 # Answers to a prompt that did not say yet what a policy learns easily, after a correction where there was one.
 EARLIER_PROMPT = "recorded, earlier prompt"
 FIRST_ANSWER = f"{EARLIER_PROMPT}, first answer"
+# Second answers to the present prompt, of a model that knew nothing of the first.
+ASKED_AGAIN = "recorded, asked again"
 
 # What each method changes; None leaves a part out.
 NO_ADVICE: Settings = {"advice": None, "advisor": None, "shaping": None}
@@ -174,6 +176,7 @@ METHODS: dict[str, Settings] = {
     "five lines, SAC": {**FIVE_LINES, **NO_ADVICE},
     **OTHER_SETTINGS,
     "rules": _merge(RECORDED_RULES, HOLD),
+    "rules, asked again": _merge(RECORDED_RULES, HOLD, {"advisor": ASKED_AGAIN}),
     "rules, no hold": RECORDED_RULES,
     "rules, earlier prompt": {**RECORDED_RULES, "advisor": EARLIER_PROMPT},
     "rules, unbounded pull": {**RECORDED_RULES, "advisor": EARLIER_PROMPT, "shaping": {"least_std": 0.0}},
@@ -268,6 +271,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "recorded": (("rules",), RECORDED_TASKS),
     "fifteen tasks": (("SAC", "rules"), MAIN_TASKS),
+    "asked again": (("rules", "rules, asked again"), MAIN_TASKS),
     "fifteen tasks, no hold": (("SAC", "rules, no hold"), MAIN_TASKS),
     "fifteen tasks, earlier prompt": (("SAC", "rules, earlier prompt"), MAIN_TASKS),
     "prompt": (("rules, no hold", "rules, earlier prompt"), MAIN_TASKS),

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -274,13 +275,31 @@ def tabulate_rules_alone() -> list[str]:
     for task, of_task in answers.groupby("task"):
         cells = [str(task)]
         for prompt in ("present", "earlier"):
-            told = [
-                f"{count(answer.rules, 'rule')}, {answer.success:.0%}, {answer.actions:.1f}"
-                for answer in of_task[of_task["prompt"] == prompt].itertuples()
-            ]
+            told = [_told(answer) for answer in of_task[of_task["prompt"] == prompt].itertuples()]
             cells.append("; after a correction ".join(told) or DASH)
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def tabulate_asked_again() -> list[str]:
+    """
+    A table of what comes of two answers to the same prompt, without learning: their number of rules, success, and the
+    mean length of an episode.
+
+    :return: Lines of Markdown
+    """
+    answers = pd.read_csv(RULES_ALONE)
+    answers = answers[answers["answer"] == 1].set_index(["prompt", "task"])
+    lines = ["| task | the first answer | asked again |", "| --- | --- | --- |"]
+    for task in MAIN_TASKS:
+        if ("again", task) in answers.index:
+            cells = [_told(answers.loc[prompt, task]) for prompt in ("present", "again")]
+            lines.append("| " + " | ".join([task.removesuffix("-v3"), *cells]) + " |")
+    return lines
+
+
+def _told(answer: Any) -> str:
+    return f"{count(answer.rules, 'rule')}, {answer.success:.0%}, {answer.actions:.1f}"
 
 
 def older(evaluations: Evaluations, method: str, tasks: Sequence[str], seeds: Sequence[int]) -> str:
@@ -344,6 +363,7 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
         "",
     ]
     lines += ["## rules alone", "", *tabulate_rules_alone(), ""]
+    lines += ["## asked again", "", *tabulate_asked_again(), ""]
     lines += [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
     lines += [*tabulate_tasks(evaluations, MAIN_TASKS, SHORT_STEPS), ""]
     lines += [

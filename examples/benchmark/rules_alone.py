@@ -4,10 +4,10 @@ answers are RECORDED: a large multimodal model wrote each of them once.
 
     python examples/benchmark/rules_alone.py
 
-writes ``results/rules_alone.csv`` anew: a row for each answer to the present prompt and to the earlier one, on
-Meta-World's tasks as in the grid, with an action for 3 steps of the simulator and 50 actions in an episode; and for
-each about a task in disguise (``disguised.py``) or an invented one (``invented.py``), with an action for 4 steps and 38
-or 60 actions.
+writes ``results/rules_alone.csv`` anew: a row for each answer to the present prompt, to the same once more, and to an
+earlier one, on Meta-World's tasks as in the grid, with an action for 3 steps of the simulator and 50 actions in an
+episode; and for each about a task in disguise (``disguised.py``) or an invented one (``invented.py``), with an action
+for 4 steps and 38 or 60 actions.
 """
 
 import argparse
@@ -33,6 +33,7 @@ HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results" / "rules_alone.csv"
 FOLDERS = {
     "present": pathlib.Path(sb3_varl.__file__).parent / "advisors" / "recorded_rules",
+    "again": HERE / "rules_asked_again",
     "earlier": HERE / "earlier_rules",
     "disguised": HERE / "disguised_rules",
     "invented": HERE / "invented_rules",
@@ -40,6 +41,7 @@ FOLDERS = {
 SEEDS = range(1000, 1020)
 MAX_ACTIONS = {
     "present": 150 // FRAME_SKIP,
+    "again": 150 // FRAME_SKIP,
     "earlier": 150 // FRAME_SKIP,
     "disguised": disguised.MAX_EPISODE_STEPS,
     "invented": invented.MAX_EPISODE_STEPS,

@@ -21,7 +21,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import sb3_varl.metaworld
-from cells import EARLIER_PROMPT, FIRST_ANSWER, Cell, Settings, actions_between_scores, is_recorded
+from cells import ASKED_AGAIN, EARLIER_PROMPT, FIRST_ANSWER, Cell, Settings, actions_between_scores, is_recorded
 from demonstrations import (
     Demonstration,
     HalfDemonstrations,
@@ -38,6 +38,7 @@ from sb3_varl.algorithms.shaping import MIN_STD, entropy
 from variants import Choosy, FadingCoefficient, FallingCoefficient, least_std
 
 EARLIER_RULES = pathlib.Path(__file__).parent / "earlier_rules"
+RULES_ASKED_AGAIN = EARLIER_RULES.with_name("rules_asked_again")
 N_EVAL_EPISODES = 20
 PROGRESS_FILE = "steps"
 # States that the policy's entropy is averaged over.
@@ -171,7 +172,12 @@ def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
 
 
 def recorded_rules(task: str, which: str) -> RulesAdvisor:
-    """Take a recorded answer: the present one, or one to the earlier prompt, after a correction or before it."""
+    """
+    Take a recorded answer: the present one, the second one to the same prompt, or one to the earlier prompt, after a
+    correction or before it.
+    """
+    if which == ASKED_AGAIN:
+        return RulesAdvisor.load(RULES_ASKED_AGAIN / f"{task}.txt")
     names = (f"{task}.round2.txt",) * (which == EARLIER_PROMPT) + (f"{task}.txt",)
     earlier = [EARLIER_RULES / name for name in names if which in (EARLIER_PROMPT, FIRST_ANSWER)]
     file = next((file for file in earlier if file.exists()), None)
