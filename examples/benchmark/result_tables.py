@@ -33,6 +33,7 @@ PARTS = {
     "rules, no roll-ins": "VARL, rules without roll-ins",
     "rules, roll-ins only": "SAC with the rules' roll-ins, no term",
     "rules, unbounded pull": "VARL, rules and roll-ins",
+    "rules": "VARL, rules and roll-ins, the present prompt, holding",
 }
 # Success at which a task is called learnt.
 GOOD = 0.8
