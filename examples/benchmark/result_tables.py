@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -145,6 +144,19 @@ def tabulate_steps(
     return lines
 
 
+def tabulate_both(evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """
+    The same of those tasks, and of their seeds, that all methods were run on.
+
+    :param evaluations: All there are
+    :param methods: The methods
+    :param tasks: The tasks
+    :return: Lines of Markdown
+    """
+    tasks_of_both = [task for task in tasks if evaluations.seeds(methods, [task])]
+    return tabulate_steps(evaluations, methods, tasks_of_both, same_seeds=True)
+
+
 def tabulate_seeds(evaluations: Evaluations, method: str, tasks: Sequence[str]) -> list[str]:
     """
     The same of one method, with a row for each seed and one for the mean of a task's.
@@ -270,37 +282,32 @@ def tabulate_rules_alone() -> list[str]:
     :return: Lines of Markdown
     """
     answers = pd.read_csv(RULES_ALONE)
-    answers = answers[answers["prompt"].isin(("present", "earlier"))]
-    answers = answers.assign(task=answers["task"].str.removesuffix("-v3"))
+    tasks = sorted(set(answers.loc[answers["prompt"] == "present", "task"]), key=lambda task: task.removesuffix("-v3"))
     lines = ["| task | the present prompt | an earlier prompt |", "| --- | --- | --- |"]
-    for task, of_task in answers.groupby("task"):
-        cells = [str(task)]
-        for prompt in ("present", "earlier"):
-            told = [_told(answer) for answer in of_task[of_task["prompt"] == prompt].itertuples()]
-            cells.append("; after a correction ".join(told) or DASH)
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    return lines + [_told_of_answers(answers, task, ("present", "earlier")) for task in tasks]
 
 
 def tabulate_asked_again() -> list[str]:
     """
-    A table of what comes of two answers to the same prompt, without learning: their number of rules, success, and the
-    mean length of an episode.
+    The same of the answers to the present prompt, and of those of who was asked again.
 
     :return: Lines of Markdown
     """
     answers = pd.read_csv(RULES_ALONE)
-    answers = answers[answers["answer"] == 1].set_index(["prompt", "task"])
+    again = set(answers.loc[answers["prompt"] == "again", "task"])
     lines = ["| task | the first answer | asked again |", "| --- | --- | --- |"]
-    for task in MAIN_TASKS:
-        if ("again", task) in answers.index:
-            cells = [_told(answers.loc[prompt, task]) for prompt in ("present", "again")]
-            lines.append("| " + " | ".join([task.removesuffix("-v3"), *cells]) + " |")
-    return lines
+    return lines + [_told_of_answers(answers, task, ("present", "again")) for task in MAIN_TASKS if task in again]
 
 
-def _told(answer: Any) -> str:
-    return f"{count(answer.rules, 'rule')}, {answer.success:.0%}, {answer.actions:.1f}"
+def _told_of_answers(answers: pd.DataFrame, task: str, prompts: Sequence[str]) -> str:
+    cells = [task.removesuffix("-v3")]
+    for prompt in prompts:
+        told = [
+            f"{count(answer.rules, 'rule')}, {answer.success:.0%}, {answer.actions:.1f}"
+            for answer in answers[(answers["prompt"] == prompt) & (answers["task"] == task)].itertuples()
+        ]
+        cells.append("; after a correction ".join(told) or DASH)
+    return "| " + " | ".join(cells) + " |"
 
 
 def older(evaluations: Evaluations, method: str, tasks: Sequence[str], seeds: Sequence[int]) -> str:
@@ -374,6 +381,7 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
         "",
     ]
     lines += ["## prompts", "", *tabulate_prompts(evaluations), ""]
+    lines += ["## asked again by the step", "", *tabulate_both(evaluations, *EXPERIMENTS["asked again"]), ""]
     lines += [
         "## how the advice ends",
         "",
@@ -384,6 +392,7 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     lines += ["## what each part is worth", "", *tabulate_parts(evaluations), ""]
     for method in ("five lines", "five lines, unbounded pull"):
         lines += [f"## {method}", "", *tabulate_seeds(evaluations, method, RULES_TASKS), ""]
+    lines += ["## five lines, SAC", "", *tabulate_both(evaluations, ("five lines", "five lines, SAC"), RULES_TASKS), ""]
     longer, longer_tasks = EXPERIMENTS["five lines, longer"]
     for method in longer:
         lines += [f"## {method}", "", *tabulate_seeds(evaluations, method, longer_tasks), ""]
