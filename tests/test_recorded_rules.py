@@ -45,8 +45,8 @@ def test_recorded_answers_are_read_without_a_rejection(file):
 
 
 @pytest.mark.parametrize("file", sorted(AGAIN.glob("*.txt")), ids=lambda file: file.stem)
-def test_who_was_asked_again_knew_nothing_of_the_first_answer(file):
-    """The answer is to the very prompt, and another one."""
+def test_who_was_asked_again_wrote_other_rules(file):
+    """What is followed is what was answered, and no copy of the first answer."""
     assert file.read_text() == (ASKED / "asked_again" / file.stem / "answer.txt").read_text()
     assert file.read_text() != (ASKED / "easily_learnt" / file.stem / "answer.txt").read_text()
 
