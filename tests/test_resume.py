@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
 from conftest import CounterEnv, DictEnv, make_vlm, wait_until
+from logged import SMALL
 from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import read_records
@@ -22,13 +23,6 @@ from sb3_varl.testing import Misbehaviour, VLMServer
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
 
-SMALL = {
-    "learning_starts": 5,
-    "gradient_steps": 0,
-    "seed": 0,
-    "policy_kwargs": {"net_arch": [8]},
-    "shaping_steps": 1000,
-}
 SETTINGS = {"n_queries": 3, "first_query": 20, "query_freq": 20, "states_per_query": 4, "window": 10}
 # Neither answers nor fails until the end of the test.
 NEVER = Misbehaviour(delay=60)
