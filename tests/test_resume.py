@@ -10,11 +10,11 @@ import time
 import numpy as np
 import pytest
 from gymnasium import spaces
+from logged import SMALL
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
 from conftest import CounterEnv, DictEnv, make_vlm, wait_until
-from logged import SMALL
 from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import read_records
