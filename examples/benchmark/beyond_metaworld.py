@@ -25,7 +25,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_varl import VARL, AdvisorCallback, LayerNormMlpPolicy, ObservationSlice, Rules, RulesAdvisor, TaskSheet
+from sb3_varl import SPARSE, VARL, AdvisorCallback, LayerNormMlpPolicy, ObservationSlice, Rules, RulesAdvisor, TaskSheet
 from sb3_varl.algorithms.shaping import MIN_STD
 from variants import least_std
 
@@ -39,6 +39,8 @@ CORRECTED = "VARL, corrected rules"
 # As it was before: until the cutoff only, and without the least standard deviation in the shaping term.
 UNBOUNDED = ("VARL, unbounded pull", "VARL, unbounded pull, no roll-ins")
 EARLIER = ("VARL, no hold", *UNBOUNDED)
+# The settings of the README's code, and no HER.
+PRESET = ("VARL, SPARSE", "SAC, SPARSE")
 COLUMNS = ("environment", "method", "seed", "step", "return", "success")
 SETTINGS: dict[str, Any] = {
     "learning_starts": 500,
@@ -182,15 +184,16 @@ def train(name: str, method: str, seed: int, path: pathlib.Path, folder: str) ->
             verbose=0,
         )
     ]
-    if method != "SAC":
+    if not method.startswith("SAC"):
         advisor = RulesAdvisor.load(RULES / (f"{name}.corrected.txt" if method == CORRECTED else f"{name}.txt"))
         roll_in = 0.0 if method.endswith("no roll-ins") else None
         hold = False if method in EARLIER else None
         callbacks.append(
             AdvisorCallback(advisor, frames=False, blocking=True, log_path=False, roll_in=roll_in, hold=hold)
         )
-    settings = {**SETTINGS, **task.settings, "shaping_steps": task.steps // 2, "fast": True}
-    model = VARL(LayerNormMlpPolicy, make_env(name, seed), seed=seed, **settings)
+    settings = SPARSE if method in PRESET else {**SETTINGS, **task.settings}
+    cutoff = task.steps // 2
+    model = VARL(LayerNormMlpPolicy, make_env(name, seed), seed=seed, shaping_steps=cutoff, fast=True, **settings)
     with least_std(0.0 if method in UNBOUNDED else MIN_STD):
         model.learn(task.steps, callback=callbacks)
 
@@ -199,7 +202,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("env", choices=TASKS)
     parser.add_argument(
-        "--methods", nargs="+", choices=(*METHODS, CORRECTED, *EARLIER), default=list(METHODS), metavar="METHOD"
+        "--methods",
+        nargs="+",
+        choices=(*METHODS, CORRECTED, *PRESET, *EARLIER),
+        default=list(METHODS),
+        metavar="METHOD",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--results", type=pathlib.Path, default=HERE / "results" / "beyond_metaworld.csv")
