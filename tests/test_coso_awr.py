@@ -25,11 +25,11 @@ class Bandit(gym.Env):
         return self.reset()[0], 2.0 * action - 1, True, False, {}
 
 
-def make_awr(taught, **kwargs):
+def make_awr(taught, learning_rate=1e-3, **kwargs):
     settings = {"n_steps": 8, "batch_size": 8, "n_updates": 2, "max_grad_norm": 0.5, "weights": None, "ent_coef": 0.0}
     arguments = {**taught.policy_kwargs, "thought_coef": 1.0}
     env = make_vec_env(Bandit, 4, seed=0)
-    model = CoSoAWR("VLMPolicy", env, 1e-3, policy_kwargs=arguments, seed=0, **{**settings, **kwargs})
+    model = CoSoAWR("VLMPolicy", env, learning_rate, policy_kwargs=arguments, seed=0, **{**settings, **kwargs})
     model.policy.load_state_dict(taught.policy.state_dict())
     return model
 
@@ -41,9 +41,9 @@ def probability_of_adding(model, n=64):
 
 
 def test_awr_learns(taught, tmp_path):
-    model = make_awr(taught, n_updates=20, batch_size=32, n_rollouts=2)
+    model = make_awr(taught, 2e-3, n_updates=20, batch_size=32, n_rollouts=2)
     before = probability_of_adding(model)
-    model.learn(256)
+    model.learn(128)
     assert probability_of_adding(model) > before + 0.3
     assert 0 < model.logger.name_to_value["train/imitated"] < 1
     model.save(tmp_path / "model")

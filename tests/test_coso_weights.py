@@ -67,7 +67,7 @@ def test_weights_do_not_depend_on_company():
 
 def test_the_token_that_decides_weighs_most():
     """Of ten tokens the fifth tells the action, and the second looks like it."""
-    model = make_model(weights=LearnedWeights(n_updates=40, batch_size=64, learning_rate=1e-3))
+    model = make_model(weights=LearnedWeights(n_updates=20, batch_size=64, learning_rate=2e-3))
     rng = np.random.default_rng(0)
     n = model.policy.language.vocabulary_size
     rows = rng.integers(5, n, (200, 10))

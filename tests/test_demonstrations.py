@@ -92,7 +92,7 @@ def make_model():
 def test_demonstrations_in_the_replay_buffer(make_model):
     model, demonstrations = make_model("SAC, 3 demonstrations in half of each batch")
     assert len(demonstrations) == 3
-    model.learn(STEPS)
+    model.learn(100)
     assert model.replay_buffer.demonstrated.size() == 3 * 50
     assert model.replay_buffer.n_steps == 5
     assert not model.replay_buffer.rewards.any()

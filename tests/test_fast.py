@@ -226,9 +226,9 @@ def test_the_critics_parameters_are_constants_in_the_actors_loss_only():
 
 
 def test_counter_env_learns_fast_as_well():
-    model = VARL("MlpPolicy", CounterEnv(low=-1, high=3), **SMALL, shaping_coef=50.0, fast=True)
+    model = VARL("MlpPolicy", CounterEnv(low=-1, high=3), **SMALL, learning_rate=3e-3, shaping_coef=50.0, fast=True)
     observation, advice = np.array([0, 3, 0], np.float32), np.array([2.5, -0.5], np.float32)
     model.guidance_buffer.add(observation, model.policy.scale_action(advice))
-    model.learn(600)
+    model.learn(300)
     action, _ = model.predict(observation, deterministic=True)
     np.testing.assert_allclose(action, advice, atol=0.8 + 0.1)

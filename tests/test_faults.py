@@ -281,11 +281,11 @@ def test_the_deadline_holds_where_litellm_blocks_a_thread(monkeypatch):
 
 @pytest.mark.parametrize("model", ["openai/test", "hosted_vllm/test"])
 def test_a_large_error_keeps_neither_the_deadline_nor_the_training_waiting(model):
-    with VLMServer(always=Misbehaviour(500, body="<p>word</p> " * 2_000_000)) as server:
+    with VLMServer(always=Misbehaviour(500, body="<p>word</p> " * 1_000_000)) as server:
         started = time.process_time()
         advisor = VLMAdvisor(model, "Go.", api_base=server.api_base, max_retries=0)
         advice = advisor.advise(make_query(1))
-    assert time.process_time() - started < 20  # litellm by itself takes a minute
+    assert time.process_time() - started < 20  # litellm by itself takes half a minute
     assert len(advice.rejected[0].example) < 400
 
 
