@@ -176,14 +176,18 @@ def _view_components(
         ComponentView(
             name,
             meaning,
-            f"{done:.2f}",
-            None if should is None else f"{should:.2f}",
+            _in_units_of(high - low, done),
+            None if should is None else _in_units_of(high - low, should),
             _place(float(done), float(low), float(high)),
             None if should is None else _place(should, float(low), float(high)),
             _place(0.0, float(low), float(high)) if low <= 0 <= high else None,
         )
         for name, meaning, low, high, done, should in rows
     )
+
+
+def _in_units_of(width: float, value: float) -> str:
+    return f"{value:.3g}" if width < 1 else f"{round(float(value), 2) + 0.0:.2f}"
 
 
 def _place(value: float, low: float, high: float) -> float:

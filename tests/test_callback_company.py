@@ -94,8 +94,16 @@ def test_where_it_would_never_hear_of_a_step_it_is_refused():
         make_model().learn(210, callback=callback)
 
 
-def test_where_it_never_heard_of_a_step_it_says_so():
+def test_in_a_list_that_would_never_hear_of_a_step_it_is_refused_as_soon_as_it_is_called():
     callback = evaluation(eval_freq=60, callback_on_new_best=CallbackList([make_callback(n_queries=1)]))
+    model = make_model()
+    with pytest.raises(TypeError, match=r"callback_on_new_best.*Put it beside"):
+        model.learn(210, callback=callback)
+    assert model.num_timesteps == 60
+
+
+def test_where_it_never_heard_of_a_step_it_says_so():
+    callback = evaluation(eval_freq=600, callback_on_new_best=CallbackList([make_callback(n_queries=1)]))
     with pytest.warns(UserWarning, match=r"callback_on_new_best.*Put it beside"):
         make_model().learn(120, callback=callback)
 

@@ -34,6 +34,9 @@ def test_a_log_of_advice_is_examples(tmp_path):
     model = make_model(make_vec_env(standing.NamedEnv, 1), policy=policy)
     examples = read_examples(model, tmp_path / "log")
     assert len(examples) == 12
+    log = tmp_path / "log" / "advice.jsonl"
+    log.write_text(log.read_text().replace('"altered": ""', '"altered": "pictures exchanged"', 1))
+    assert len(read_examples(model, log)) == 8
     for observation, text in examples:
         action = model.policy.parser.read(text).action
         assert action.tolist() == pytest.approx([observation[1] / 10, -0.5], abs=1e-3)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,10 +96,24 @@ def test_of_episodes_without_a_table_their_ends_are_told():
     first, *tables = describe(WAIT, episodes)
     assert len(tables) == 3
     ends = first.text.split("The first and the last step of 2 episodes more:\n")[1].split("\n\n")[0].splitlines()
-    assert ends[0] == "succeeded; step; rule; place; noise; action"
-    told = [line.rsplit("; ", 2)[0] for line in ends[1:]]
+    assert ends[0] == "succeeded; step; rule; place; action"
+    told = [line.rsplit("; ", 1)[0] for line in ends[1:]]
     assert told == ["not known; 0; wait; 0", "not known; 199; wait; 6.5", "no; 0; wait; 0", "no; 199; wait; 6.5"]
     assert "The first and the last" not in describe(WAIT, episodes[-1:])[0].text
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6])
+def test_small_numbers_are_shown_beside_smaller_ones(unit):
+    path = np.zeros((31, len(NAMES)))
+    path[:, 0] = np.linspace(-20, 20, 31) * unit
+    path[15, 0] = 1e-6 * unit
+    episode = dataclasses.replace(followed(path), rules=(*[0] * 15, None, *[0] * 15))
+    rows = rows_of(describe(WAIT, [episode])[1].text)
+    assert [row["place"] for row in rows if row["step"] in ("0", "15", "30")] == [
+        f"{-20 * unit:g}",
+        "0",
+        f"{20 * unit:g}",
+    ]
 
 
 def test_numbers_that_are_not_finite_are_told_and_no_trouble():

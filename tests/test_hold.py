@@ -277,7 +277,8 @@ def test_rules_that_were_corrected_late_are_measured_by_those_before():
     assert TrackRecord(lambda observation: None, recorded(7, 7)).better_known.n_episodes == 7
 
 
-def test_who_ends_the_shaping_has_ended_it():
+@pytest.mark.parametrize("until_success", [None, 1.0])
+def test_who_ends_the_shaping_has_ended_it(until_success):
     class End(BaseCallback):
         def _on_step(self):
             if self.num_timesteps == CUTOFF:
@@ -285,7 +286,7 @@ def test_who_ends_the_shaping_has_ended_it():
             return True
 
     model = make_model(NarrowEnv(), shaping_steps=5000, learning_starts=10_000)
-    callback = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1)
+    callback = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1, until_success=until_success)
     model.learn(CUTOFF + 50, callback=[callback, End()])
     assert model.cutoff == CUTOFF
     assert not model.shaping_active

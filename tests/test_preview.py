@@ -15,7 +15,7 @@ from sb3_varl import Advice, FunctionAdvisor, GuidanceBuffer, ReplayAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import read_records
 from sb3_varl.preview import preview
-from sb3_varl.preview.checks import changes_with_the_picture
+from sb3_varl.preview.checks import changes_with_the_picture, differs_between_states
 from sb3_varl.report.page import write_report
 from sb3_varl.report.relabel import main as relabel
 from sb3_varl.testing import VLMServer, http_error
@@ -178,6 +178,13 @@ def test_a_log_of_something_else_is_refused(tmp_path):
 def test_arguments_that_make_no_sense(arguments, message):
     with pytest.raises(ValueError, match=message):
         preview(make_env, FunctionAdvisor(np.sign), **arguments)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-4])
+def test_answers_differ_in_any_units(unit):
+    space = spaces.Box(-unit, unit, (1,), np.float32)
+    assert differs_between_states(Advice([np.array([0.1 * unit]), np.array([0.2 * unit])]), space).passed
+    assert not differs_between_states(Advice([np.array([0.1 * unit])] * 2), space).passed
 
 
 def test_a_task_is_needed():

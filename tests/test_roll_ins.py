@@ -86,6 +86,41 @@ def test_roll_ins_are_bounded_and_end_with_the_cutoff():
     assert 0 < callback._teacher.roll_ins.n_executed <= 30
 
 
+def test_the_bound_is_that_of_a_run_that_goes_on():
+    def make():
+        return make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=1.0, max_executed_steps=11, log_path="log")
+
+    model = make_model()
+    model.learn(8, callback=(callback := make()))
+    assert 0 < callback._teacher.roll_ins.n_executed < 11
+    for _ in range(2):
+        model.save("model")
+        model = VARL.load("model", env=NamedEnv(offset=100))
+        model.learn(100, callback=(callback := make()), reset_num_timesteps=False)
+        assert callback._teacher.roll_ins.n_executed == 11
+    figures = callback._teacher.figures()
+    assert figures["advice/executed"] == 11 / 208
+    assert figures["advice/labels"] > 100 // 7 * 4
+
+
+class TwofoldEnv(NamedEnv):
+    """Says of two things whether they succeeded."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, {**info, "is_success": np.array([True, self.t < 5])}
+
+
+@pytest.mark.parametrize("roll_in", [0.0, 0.5])
+def test_success_in_several_numbers_is_all_of_them(roll_in):
+    callback = make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=roll_in, until_success=0.25)
+    model = make_model(TwofoldEnv())
+    model.learn(400, callback=callback)
+    assert model.shaping_ended is None
+    assert callback._teacher.record.n_successes == 0
+    assert (callback._teacher.record.n_episodes > 0) == (roll_in > 0)
+
+
 @pytest.mark.parametrize("cls", [VARL, VARLTQC, VARLCrossQ])
 @pytest.mark.parametrize(
     "settings",
@@ -234,3 +269,9 @@ def test_a_measure_that_never_came_is_told_of():
 def test_what_nobody_follows_is_no_measure(arguments):
     with pytest.raises(ArgumentError, match="nobody can compare them"):
         make_model().learn(10, callback=make_callback(**arguments, until_success="advice"))
+
+
+def test_where_no_episode_is_its_own_the_agent_cannot_be_judged():
+    with pytest.raises(ArgumentError, match=r"until_success is 0.5, but with roll_in=1 .* Make roll_in less"):
+        make_model().learn(10, callback=make_callback(roll_in=1.0, until_success=0.5))
+    make_model(TargetEnv()).learn(10, callback=make_callback(roll_in=1.0, until_success=0.5, max_executed_steps=50))

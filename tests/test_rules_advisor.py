@@ -33,6 +33,7 @@ def test_the_rules_that_a_run_ended_with():
         make_model(TargetEnv(), shaping_steps=2000).learn(600, callback=callback)
         assert len(server.requests) in (2, 3)
     assert RulesAdvisor.load("log").text == answer_of(0.5)
+    assert RulesAdvisor.load(pathlib.Path("log").absolute()).model == "rules/log", "a zip holds no absolute path"
     again = make_callback("rules/log")
     make_model().learn(60, callback=again)
     assert again._teacher.standing.advice == callback._teacher.standing.advice

@@ -365,6 +365,8 @@ def test_names_that_are_defined_again_survive_the_text():
     ("expression", "expected"),
     [
         ("opening ^ 2", 0.25),
+        ("1 - opening^2", 0.75),
+        ("-opening^2 * 4", -1.0),
         ("0 − opening × 2 · 0.25", -0.25),  # noqa: RUF001
         ("PUCK[0] / 4", 0.25),
         ("0.5 if opening ≤ 1 else 0", 0.5),

@@ -9,6 +9,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from standing import (
     ALL,
+    OTHER,
     SHEET,
     SLICES,
     TEXT,
@@ -184,6 +185,20 @@ def test_a_state_is_asked_about_once():
     assert callback._teacher.labels.n_labels > 60
     assert callback._teacher.roll_ins.n_executed > 40
     assert len(asked) == len(set(asked))
+
+
+@pytest.mark.parametrize("name", ["rules/first.json", "rules/second.json"])
+@pytest.mark.parametrize("reset", [False, True])
+def test_what_rules_said_leaves_the_guidance_when_a_callback_with_others_comes(reset, name):
+    model = make_model()
+    first = RulesAdvisor(TEXT, name="rules/first.json")
+    model.learn(60, callback=make_callback(first, roll_in=0, n_queries=1))
+    n_rows = model.guidance_buffer.size()
+    model.learn(60, callback=make_callback(first, roll_in=0, n_queries=1), reset_num_timesteps=reset)
+    assert model.guidance_buffer.size() > n_rows, "the same rules, whose labels stay"
+    other = RulesAdvisor(OTHER, name=name)
+    model.learn(60, callback=make_callback(other, roll_in=0, n_queries=1), reset_num_timesteps=reset)
+    assert_rows_are_advised(model.guidance_buffer.rows(), sign=-1)
 
 
 def test_a_function_that_changed_between_two_runs_is_asked_anew():

@@ -197,6 +197,12 @@ def test_layer_norm_bounds_the_critics_away_from_the_data():
     assert values[0] < 10 < values[1]
 
 
+def test_a_schedule_that_ends_at_zero_may_end_between_two_rollouts():
+    model = advised(train_freq=8, shaping_coef=lambda remaining: 20.0 * remaining, shaping_steps=1000)
+    model.learn(60)
+    assert model.num_timesteps == 64
+
+
 def test_a_schedule_that_turns_negative_is_found_out():
     model = advised(shaping_coef=lambda progress: progress - 0.5)
     match = r"the schedule shaping_coef returns is -0.*expected a number that is at least 0"

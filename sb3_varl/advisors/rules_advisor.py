@@ -55,7 +55,9 @@ class RulesAdvisor:
         """
         places = [pathlib.Path(path), pathlib.Path("rules") / path]
         if (places[0] / LOG_FILE_NAME).is_file():
-            return cls(_latest_rules(places[0]), name=f"rules/{path}", partial=True)
+            # The name goes into models' zips, which hold no absolute path.
+            shown = places[0].name if places[0].is_absolute() else path
+            return cls(_latest_rules(places[0]), name=f"rules/{shown}", partial=True)
         file = next((place for place in places if place.is_file()), None)
         if file is None:
             kind = "is a folder without an advice log" if places[0].is_dir() else "is no file of rules"
@@ -152,7 +154,8 @@ def _latest_rules(log: pathlib.Path) -> str:
         # Where nothing of an answer could be used, every state was rejected, and what stood before went on.
         if not query.altered and not rejected.issuperset(range(query.n_states)):
             said = [answer.text for answer in query.answers if answer.form == "rules" and outline(answer.text)]
-            latest = query.put_back or next(reversed(said), latest)
+            latest = next(reversed(said), latest)
+        latest = query.put_back or latest
     if latest is None:
         raise ValueError(f"The advice log {log} holds no rules. Those of single actions are repeated by replay/{log}.")
     return latest

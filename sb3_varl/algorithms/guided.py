@@ -229,7 +229,8 @@ class Guided(OffPolicyAlgorithm):
             super().train(gradient_steps, batch_size)
 
     def _shaping_term(self) -> ShapingTerm:
-        shaping_coef = self.shaping_coef_schedule(self._current_progress_remaining)
+        # Below 0 where the last rollout goes beyond the end.
+        shaping_coef = self.shaping_coef_schedule(max(0.0, self._current_progress_remaining))
         check_number("what the schedule shaping_coef returns", shaping_coef)
         return ShapingTerm(self, shaping_coef * self.shaping_share)
 

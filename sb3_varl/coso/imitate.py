@@ -120,6 +120,8 @@ def read_examples(model: Writing, path: str | os.PathLike[str], *, thoughts: boo
     refuse_normalized(model)
     examples = []
     for query in read_queries(path):
+        if query.altered:  # to check the advisor
+            continue
         reasons = _reasons(query) if thoughts else {}
         observations = query.guided
         frames = [None] * query.n_states if _fits(model, observations[0]) else query.frames

@@ -97,8 +97,9 @@ def differs_between_states(advice: Advice, space: spaces.Box) -> Check:
     actions = [np.asarray(action, np.float64).ravel() for action in advice.actions if action is not None]
     if len(actions) < 2:
         return Check(name, None, "Fewer than two answers, so there is nothing to compare.")
-    n_different = len(np.unique(np.round(actions, 3), axis=0))
-    spread = float(np.mean(np.ptp(actions, axis=0) / (2 * _half_width(space).ravel())))
+    shares = np.asarray(actions) / (2 * _half_width(space).ravel())
+    n_different = len(np.unique(np.round(shares, 3), axis=0))
+    spread = float(np.mean(np.ptp(shares, axis=0)))
     text = (
         f"{count(n_different, 'different action')} for {len(actions)} states, "
         f"covering {spread:.0%} of the bounds on average."

@@ -19,6 +19,8 @@ _NEAR = 0.01
 MAX_TABLE = 20_000
 _MAX_NUMBERS = 100
 _CHARACTERS_OF_A_NUMBER = 8
+# What is shown as 0: a number so small, if it is so small a share of its name's largest; and nothing in any unit.
+_SMALL, _NEGLIGIBLE, _NOTHING = 5e-5, 1e-3, 1e-9
 # Pictures of an episode.
 MAX_PICTURES = 4
 _NO_RULE = "none"
@@ -96,8 +98,8 @@ def _distance(first: Counter, second: Counter) -> int:
 
 def _table(rules: Rules, episode: Episode) -> str:
     names = rules.names
-    numbers = np.stack([names.numbers(observation) for observation in episode.observations])
     shown = _worth_showing(names)
+    numbers = _tidied(np.stack([names.numbers(observation) for observation in episode.observations]), shown)
     changing = [variable for variable in shown if _changes(numbers[:, variable.places])]
     columns = _fitting(changing)
     constant = _fitting([v for v in shown if v not in changing and numbers[0, v.places].any()])
@@ -113,9 +115,11 @@ def _table(rules: Rules, episode: Episode) -> str:
 
 def _ends(rules: Rules, episodes: Sequence[Episode]) -> str:
     """Where episodes began and ended of which nothing else is told."""
-    ends = [np.stack([rules.names.numbers(e.observations[t]) for t in (0, -1)]) for e in episodes]
-    columns = _fitting([v for v in _worth_showing(rules.names) if np.concatenate(ends)[:, v.places].any()])
-    latest = list(zip(episodes, ends, strict=True))[-max(1, _n_rows(columns, episodes[0]) // 2) :]
+    shown = _worth_showing(rules.names)
+    ends = _tidied(np.stack([rules.names.numbers(e.observations[t]) for e in episodes for t in (0, -1)]), shown)
+    columns = _fitting([variable for variable in shown if ends[:, variable.places].any()])
+    pairs = list(zip(episodes, ends.reshape(len(episodes), 2, -1), strict=True))
+    latest = pairs[-max(1, _n_rows(columns, episodes[0]) // 2) :]
     lines = [
         f"The first and the last step of {count(len(latest), 'episode')} more:",
         f"succeeded; {_header(columns)}",
@@ -143,7 +147,7 @@ def _row(rules: Rules, episode: Episode, t: int, numbers: np.ndarray, columns: S
     rule = episode.rules[t]
     name = _NO_RULE if rule is None else rules.rules[rule].name
     values = [_numbers(numbers[list(variable.places)]) for variable in columns]
-    return "; ".join([str(t), name, *values, _numbers(np.ravel(episode.actions[t]))])
+    return "; ".join([str(t), name, *values, _numbers(np.ravel(_tidy(np.stack(episode.actions))[t]))])
 
 
 def _n_rows(columns: Sequence[Variable], episode: Episode) -> int:
@@ -165,7 +169,7 @@ def _is_the_past(variable: Variable, names: Names) -> bool:
 
 def _changes(values: np.ndarray) -> bool:
     is_finite = np.isfinite(values).all()
-    return not is_finite or bool(np.ptp(values, axis=0).max() > 1e-6 * max(1.0, np.abs(values).max()))
+    return not is_finite or bool(np.ptp(values, axis=0).max() > max(_NOTHING, 1e-6 * np.abs(values).max()))
 
 
 def _scaled(numbers: np.ndarray, columns: Sequence[Variable]) -> np.ndarray:
@@ -196,4 +200,18 @@ def _rows(fired: Sequence[int | None], path: np.ndarray, n_rows: int) -> list[in
 
 
 def _numbers(values: Iterable[float]) -> str:
-    return " ".join(f"{0.0 if abs(value) < 5e-5 else value:.4g}" for value in values)
+    return " ".join(f"{value:.4g}" for value in values)
+
+
+def _tidy(values: np.ndarray) -> np.ndarray:
+    """With zeros for what is negligible beside the largest of them."""
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+    return np.where(np.abs(values) < max(_NOTHING, min(_SMALL, _NEGLIGIBLE * largest)), 0.0, values)
+
+
+def _tidied(numbers: np.ndarray, variables: Iterable[Variable]) -> np.ndarray:
+    """The same for each name by itself, ``(steps, numbers)``."""
+    tidied = numbers.copy()
+    for variable in variables:
+        tidied[:, variable.places] = _tidy(numbers[:, variable.places])
+    return tidied

@@ -26,7 +26,7 @@ _MAX_EXPONENT = 8
 _MAX_DIGITS = 40
 _LONG_NUMBER = re.compile(rf"\d{{{_MAX_DIGITS},}}")
 # What models write for signs that a keyboard has.
-_SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "≤": "<=", "≥": ">=", "≠": "!="})  # noqa: RUF001
+_SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "≤": "<=", "≥": ">=", "≠": "!=", "^": "**"})  # noqa: RUF001
 _ANDS, _ORS, _NOTS = re.compile(r"&&|\bAND\b"), re.compile(r"\|\||\bOR\b"), re.compile(r"\bNOT\b")
 
 FUNCTIONS = ("abs", "min", "max", "clip", "sqrt", "sin", "cos", "atan2", "norm", "distance", "dot", "velocity")
@@ -165,7 +165,7 @@ class Translator:
                 return self._value(operand)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return graph.apply("not", self._condition(operand))
-            case ast.BinOp(left=left, op=ast.Pow() | ast.BitXor(), right=right):
+            case ast.BinOp(left=left, op=ast.Pow(), right=right):
                 return self._power(left, right)
             case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
                 name = _OPERATORS[type(operator)]

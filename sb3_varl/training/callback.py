@@ -12,7 +12,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
-from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.history import LoggedQuery, read_queries
 from sb3_varl.advice.sheets import load_task_sheet
 from sb3_varl.advice.types import (
     AdviceQuery,
@@ -232,7 +232,8 @@ class AdvisorCallback(BaseCallback):
         self._collecting = self._past_cutoff = False
         self._model_of_run: Any = None
         # What is said once.
-        self._saw_steps = self._has_ended = self._announced = self._explained = self._told_of_hold = False
+        self._saw_steps = self._has_ended = self._announced = self._explained = False
+        self._told_of_hold = self._told_of_cutoff = False
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is for a run of its own, which has yet to begin.
@@ -283,8 +284,9 @@ class AdvisorCallback(BaseCallback):
         self._queue.go_on(lambda: model.broken_off)
         self._past_cutoff = model.num_timesteps >= model.cutoff
         if self._past_cutoff:
-            self._schedule = Schedule()
-            if not (self._teacher.holds and self._teacher.n_told):
+            self._schedule = self._schedule.without_first(len(self._schedule))
+            if not (self._told_of_cutoff or (self._teacher.holds and self._teacher.n_told)):
+                self._told_of_cutoff = True
                 explain.past_cutoff(model.num_timesteps, model.cutoff, model.shaping_ended is not None)
         self._plan()
         if len(self._schedule) and self.frames:
@@ -324,6 +326,12 @@ class AdvisorCallback(BaseCallback):
                     "agent's own, so that nobody can compare them. That takes rules, or other advice that stands in "
                     f"every state, roll_in between 0 and 1, and max_executed_steps above 0. Or {instead}."
                 )
+        roll_ins = self._teacher.roll_ins
+        if self.until_success is not None and roll_ins.share == 1 and roll_ins.max_steps is None:
+            raise ArgumentError(
+                f"until_success is {self.until_success!r}, but with roll_in=1 all episodes begin with advice, and none "
+                "is the agent's own, to be judged by. Make roll_in less."
+            )
         schedule = self._whole_schedule()
         try:
             log, progress = open_log(model, name_of(self.advisor), self.log_path, self.resume, run)
@@ -395,20 +403,37 @@ class AdvisorCallback(BaseCallback):
         if recovered and self.verbose >= 1:
             queries = count(len(recovered), "query", "queries")
             print(f"The model does not have, or not all of, {queries} of the advice log {folder}.")
-        is_over = self.num_timesteps >= self.model.cutoff
+        teacher, is_past_cutoff = self._teacher, self.num_timesteps >= self.model.cutoff
+        for known in logged:
+            self._stand_again(known)
+        if teacher.can_be_corrected:
+            # What was answered goes first, and then the latest of what was not: one answer is enough to stand.
+            recovered.sort(key=lambda part: -part.logged.index if part.open else -math.inf)
         for part in recovered:
+            is_overtaken = teacher.can_be_corrected and (teacher.stands or len(self._queue.indices) > 0)
+            is_over = is_past_cutoff or is_overtaken
             query = part.logged.to_query(self._briefing, frames=len(part.open) > 0)
             if part.is_new:
                 self._ledger.ask([query])
             outcome = part.outcome(query, is_over)
             if part.is_new or outcome.states:
                 self._accept(outcome)
-            if part.logged.put_back is not None:
-                self._teacher.stand(self._teacher.read(part.logged.put_back))
+            self._stand_again(part.logged)
             if part.logged.advice is None and not part.open:
                 self._queue.log.write_advice(query, part.known, part.logged.latency)  # a crash came in between
             if part.open and not is_over:
                 self._queue.ask_again(query, part.logged, part.known, part.open)
+        if is_past_cutoff or not teacher.stands or len(self._queue.indices) or len(self._schedule):
+            return
+        if any(part.open and part.logged is logged[-1] for part in recovered):
+            # A correction, for which there will be episodes to show, in place of the last one.
+            self._schedule = self._schedule.with_another(self.num_timesteps)
+
+    def _stand_again(self, logged: LoggedQuery) -> None:
+        """Put back older rules if the log says that those of a query, which stand, did worse."""
+        record = self._teacher.record
+        if logged.put_back is not None and record is not None and record.query == logged.index:
+            self._teacher.stand(self._teacher.read(logged.put_back))
 
     def _plan(self) -> None:
         """Say before training what the run will not come to ask, and why."""
@@ -446,11 +471,11 @@ class AdvisorCallback(BaseCallback):
         if self._needs_no_more():
             self._end_advice()
         if len(self._schedule) and self.num_timesteps >= self.model.cutoff:
-            if self.model.shaping_ended is None and self._teacher.misses_a_correction:
+            if self.model.shaping_ended is None and self._teacher.misses_a_correction and not self._queue.indices:
                 when = f"when the cutoff at {self.model.cutoff} came"
                 explain.without_episodes(len(self._schedule), when, self._teacher.n_followed)
             self._states.take()
-            self._schedule, self._collecting = Schedule(), False
+            self._schedule, self._collecting = self._schedule.without_first(len(self._schedule)), False
         if self._collecting and self._schedule.is_due(self.num_timesteps):
             self._ask()
         self._visit_states()
@@ -463,6 +488,8 @@ class AdvisorCallback(BaseCallback):
         self._ledger.spend(self.usage)
 
     def _on_step(self) -> bool:
+        if not self._saw_steps:
+            raise TypeError(_NOT_TOLD)
         return True
 
     def _needs_no_more(self) -> bool:
@@ -477,13 +504,14 @@ class AdvisorCallback(BaseCallback):
 
     def _end_advice(self) -> None:
         self.model.end_shaping()
+        self._ledger.progress["ended"] = self.model.shaping_ended
         if self.verbose >= 1:
             print(f"Step {self.num_timesteps}: the agent succeeds by itself. The advice ends.")
 
     def _hold(self) -> None:
         """After the cutoff, for as long again, unless somebody called ``model.end_shaping()``."""
         model, teacher = self.model, self._teacher
-        was_ended = model.shaping_ended is not None and self.until_success is None
+        was_ended = model.shaping_ended not in (None, self._ledger.progress.get("ended"))
         if not model.cutoff <= self.num_timesteps < 2 * model.cutoff or was_ended or not teacher.holds:
             teacher.let_go()
             return
@@ -515,11 +543,9 @@ class AdvisorCallback(BaseCallback):
         """What the advisor reads of the present states."""
         return seen if self._privileged is None else self._privileged.read()
 
-    def _log_put_back(self, rules: str) -> None:
-        log = self._queue.log
-        # The latest query that was asked: one that was left out is in no log.
-        if log is not None and (logged := read_queries(log.path)):
-            log.write_put_back(logged[-1].index, rules)
+    def _log_put_back(self, query: int, rules: str) -> None:
+        if self._queue.log is not None:
+            self._queue.log.write_put_back(query, rules)
 
     def _picture(self, env: int) -> np.ndarray | None:
         """Of a present state, if a model may still be shown it."""
@@ -533,7 +559,7 @@ class AdvisorCallback(BaseCallback):
 
     def _visit_states(self) -> None:
         """Keep the present states if they are among those that the next query is about."""
-        if not self._schedule.is_due(self.num_timesteps + self.window):
+        if not self._schedule.is_due(self.num_timesteps + max(self.window, self._schedule.to_collect)):
             return
         if not self._collecting:
             self._states.draw(range(self.num_timesteps, self._schedule.next, self.training_env.num_envs))
@@ -544,6 +570,8 @@ class AdvisorCallback(BaseCallback):
             self._states.visit(self.training_env, self.num_timesteps, observations, read)
 
     def _ask(self) -> None:
+        if self._teacher.can_be_corrected and self._queue.indices:
+            return  # what is still to come would be corrected unseen
         if self._teacher.awaits_episodes:
             return
         index = self._schedule.index
@@ -587,7 +615,7 @@ class AdvisorCallback(BaseCallback):
         standing = outcome.advice.standing
         # After the cutoff nobody would follow it, to see how well it does.
         if not is_late or self._teacher.standing.advice is None:
-            self._teacher.stand(standing)
+            self._teacher.stand(standing, query.index)
         # These belong together, lest Ctrl-C leave answers in the buffer that the model does not know to have.
         self.model.guidance_buffer.add_all(
             observations, [np.clip(a, -1, 1) for a in scaled], self.num_timesteps, labels=standing is not None

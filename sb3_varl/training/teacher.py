@@ -81,12 +81,14 @@ class Teacher:
         # Whether somebody waits for the record to say how good the advice is, and whether for episodes to look at.
         self.waits_for_record: Callable[[], bool] = lambda: False
         self.waits_for_episodes: Callable[[], bool] = lambda: False
-        # Told of the text of rules that stand again.
-        self.on_put_back: Callable[[str], None] = lambda text: None
+        # Told of the query whose rules did worse, and of the text of those that stand again.
+        self.on_put_back: Callable[[int, str], None] = lambda query, text: None
         self._model = model
         self._advisor = advisor
         self._briefing = briefing
         self._progress: dict[str, Any] = {}
+        # What the model has of all runs, some of which may be over.
+        self._earlier = list(model.advice_progress)
 
     def recall(self, progress: dict[str, Any]) -> None:
         """
@@ -96,6 +98,8 @@ class Teacher:
         """
         self._progress = progress
         self.roll_ins.own.extend(progress.get("own", ()))
+        counts = progress.get("counts", (0, 0, 0, 0))
+        self.roll_ins.n_executed, self.roll_ins.n_steps, self.labels.n_labels, self.n_held = counts
         text, record = progress.get("rules"), progress.get("record")
         if text is not None:
             self.stand(self.read(text))
@@ -155,22 +159,29 @@ class Teacher:
                 "model.advice_progress = [] to begin without them."
             ) from None
 
-    def stand(self, advice: StandingAdvice | None) -> None:
+    def stand(self, advice: StandingAdvice | None, query: int | None = None) -> None:
         """
         Have other advice stand from now on. What was said of visited states before is guidance no longer.
 
         :param advice: The advice; ``None`` leaves what stands
+        :param query: Number of the query that brought it, ``None`` for none
         """
         if advice is None or advice == self.standing.advice:
             return
-        if self.standing.advice is not None:
+        if self.standing.advice is not None or self._has_labels_of_others(advice):
             self._model.guidance_buffer.remove_labels()
         self.roll_ins.wait()
         self.standing.replace(advice)
-        self.record = TrackRecord(advice, self.record)
+        self.record = TrackRecord(advice, self.record, query)
         if isinstance(advice, Rules):
             self._progress["rules"] = advice.text
+        self._progress["labels"] = _text(advice)
         self._keep_record()
+
+    def _has_labels_of_others(self, advice: StandingAdvice) -> bool:
+        """Whether the guidance has what other rules said, which another callback had; from now on it is of these."""
+        others = [entry.pop("labels", None) for entry in self._earlier if entry is not self._progress]
+        return any(said not in (None, _text(advice)) for said in others)
 
     def _keep_record(self) -> None:
         kept = None if self.record is None else self.record.save()
@@ -230,6 +241,11 @@ class Teacher:
         model = self._model
         if model.num_timesteps < model.cutoff or self.held_share > 0:
             self.labels.add(seen, model.num_timesteps)
+        self._keep_counts()
+
+    def _keep_counts(self) -> None:
+        roll_ins = self.roll_ins
+        self._progress["counts"] = [roll_ins.n_executed, roll_ins.n_steps, self.labels.n_labels, self.n_held]
 
     def _look_ahead(self) -> None:
         """Say it once, as soon as an episode ended, if nobody will know at the cutoff how well the advice does."""
@@ -250,6 +266,7 @@ class Teacher:
         self.held_share = missing_success(until_success, self.measure, self.roll_ins.own)
         self._model.held_share = self.held_share
         self.n_held += len(self.standing.present) * (self.held_share > 0)
+        self._keep_counts()
 
     def _put_back(self, worse: TrackRecord) -> None:
         better = worse.put_back()
@@ -260,8 +277,8 @@ class Teacher:
             100 * worse.success,
             100 * better.success,
         )
-        if isinstance(better.advice, Rules):
-            self.on_put_back(better.advice.text)
+        if isinstance(better.advice, Rules) and worse.query is not None:
+            self.on_put_back(worse.query, better.advice.text)
         self.stand(better.advice)
         self.record = better
         self._keep_record()
@@ -269,7 +286,12 @@ class Teacher:
     @property
     def stands_by_itself(self) -> bool:
         """Whether there is advice in every state that no query is needed for."""
-        return self.standing.advice is not None and not self.can_be_corrected
+        return self.stands and not self.can_be_corrected
+
+    @property
+    def stands(self) -> bool:
+        """Whether there is advice in every state."""
+        return self.standing.advice is not None
 
     @property
     def awaits_episodes(self) -> bool:
@@ -312,7 +334,7 @@ class Teacher:
     @property
     def misses_a_correction(self) -> bool:
         """Whether the advice stands, and a model could have made it better."""
-        return self.can_be_corrected and self.standing.advice is not None and not self.needs_no_correction
+        return self.can_be_corrected and self.stands and not self.needs_no_correction
 
     def followed(self) -> Followed | None:
         """
@@ -334,3 +356,8 @@ class Teacher:
         if self.record is not None and self.record.n_episodes:
             figures["advice/success_all_the_way"] = self.record.success
         return {**figures, **self.standing.figures(), **self.roll_ins.figures()}
+
+
+def _text(advice: StandingAdvice) -> str:
+    """What tells rules from others, and from all else."""
+    return advice.text if isinstance(advice, Rules) else ""

@@ -21,11 +21,13 @@ class TrackRecord:
 
     :param advice: The advice
     :param before: The record of what stood before, if anything did
+    :param query: Number of the query that brought it, ``None`` for none
     """
 
-    def __init__(self, advice: StandingAdvice, before: "TrackRecord | None" = None) -> None:
+    def __init__(self, advice: StandingAdvice, before: "TrackRecord | None" = None, query: int | None = None) -> None:
         self.advice = advice
         self.before = before
+        self.query = query
         self.n_episodes = self.n_successes = 0
         self.remark = ""
         self._episodes: deque[Episode] = deque(maxlen=MAX_EPISODES)
@@ -51,7 +53,7 @@ class TrackRecord:
         :return: The record
         """
         before = kept.get("before")
-        record = cls(read(kept["rules"]), None if before is None else cls.load(before, read))
+        record = cls(read(kept["rules"]), None if before is None else cls.load(before, read), kept.get("query"))
         record.n_episodes, record.n_successes = int(kept["episodes"]), int(kept["successes"])
         record.remark = str(kept["remark"])
         return record
@@ -70,6 +72,7 @@ class TrackRecord:
             "episodes": self.n_episodes,
             "successes": self.n_successes,
             "remark": self.remark,
+            "query": self.query,
             "before": self.before.save(with_before=False) if with_before and self.before is not None else None,
         }
 

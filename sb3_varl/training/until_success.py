@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+
 from sb3_varl.arguments import ArgumentError, check_number
 from sb3_varl.training.track_record import TrackRecord
 
@@ -58,7 +60,7 @@ def succeeds(needed: float, successes: Sequence[bool], longest: int | None) -> b
     """
     n_episodes = min(N_OWN, longest or N_OWN)
     recent = list(successes)[-n_episodes:]
-    return len(recent) == n_episodes and sum(recent) / n_episodes >= needed
+    return len(recent) == n_episodes and sum(bool(np.all(success)) for success in recent) / n_episodes >= needed
 
 
 def missing_success(until_success: UntilSuccess, record: TrackRecord | None, own: Sequence[bool]) -> float:
