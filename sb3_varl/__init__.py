@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sb3_varl.advisors.rules_advisor import RulesAdvisor
     from sb3_varl.advisors.vlm import VLMAdvisor
     from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
+    from sb3_varl.algorithms.n_step import NStepDictReplayBuffer
     from sb3_varl.algorithms.policies import LayerNormMlpPolicy
     from sb3_varl.algorithms.presets import SPARSE
     from sb3_varl.algorithms.varl import VARL, VARLTQC, VARLCrossQ
@@ -59,6 +60,7 @@ __all__ = [
     "GuidanceBuffer",
     "HumanAdvisor",
     "LayerNormMlpPolicy",
+    "NStepDictReplayBuffer",
     "ObservationSlice",
     "Rejection",
     "ReplayAdvisor",
@@ -81,6 +83,7 @@ _MODULES = {
     "GuidanceBuffer": "algorithms.guidance_buffer",
     "HumanAdvisor": "human.advisor",
     "LayerNormMlpPolicy": "algorithms.policies",
+    "NStepDictReplayBuffer": "algorithms.n_step",
     "ReplayAdvisor": "advisors.recorded",
     "Rules": "rules.rules",
     "SPARSE": "algorithms.presets",

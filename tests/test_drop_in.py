@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from torch import nn
 
 from conftest import CounterEnv, DictEnv, assert_same_parameters
-from sb3_varl import VARL, VARLTQC, AdvisorCallback, FunctionAdvisor, VARLCrossQ
+from sb3_varl import VARL, VARLTQC, AdvisorCallback, FunctionAdvisor, NStepDictReplayBuffer, VARLCrossQ
 
 FAMILY = {"VARL": (VARL, SAC), "VARLTQC": (VARLTQC, TQC), "VARLCrossQ": (VARLCrossQ, CrossQ)}
 
@@ -54,6 +54,12 @@ SETTINGS = {
     },
     "gSDE": lambda parent: {"use_sde": True, "use_sde_at_warmup": True},
     "n-step returns": lambda parent: {"n_steps": 3},
+    "n-step returns of Dict observations": lambda parent: {
+        "policy": "MultiInputPolicy",
+        "env": DictEnv(),
+        "replay_buffer_class": NStepDictReplayBuffer,
+        "replay_buffer_kwargs": {"n_steps": 3},
+    },
     "`optimize_memory_usage`": lambda parent: {
         "optimize_memory_usage": True,
         "replay_buffer_kwargs": {"handle_timeout_termination": False},

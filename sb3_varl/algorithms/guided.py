@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_varl.algorithms.fast import RecordedUpdates, accelerated
 from sb3_varl.algorithms.guidance_buffer import GuidanceBuffer
+from sb3_varl.algorithms.n_step import NStepDictReplayBuffer
 from sb3_varl.algorithms.shaping import GATES, min_q_value
 from sb3_varl.algorithms.shaping_term import ShapingTerm
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number
@@ -152,11 +153,18 @@ class Guided(OffPolicyAlgorithm):
         # Checked here as well because load() sets attributes without the constructor.
         self._check_policy()
         self._check_shaping_arguments()
-        of_n_steps = {"n_steps": self.n_steps, "gamma": self.gamma}
-        if self.replay_buffer_class is NStepReplayBuffer and self.replay_buffer_kwargs == of_n_steps:
-            # Stable-Baselines3's own choice, which load() would have it take for the user's, and warn.
-            self.replay_buffer_class = None
+        n_steps, of_n_steps = self.n_steps, {"n_steps": self.n_steps, "gamma": self.gamma}
+        by_default = self.replay_buffer_class in (NStepReplayBuffer, NStepDictReplayBuffer)
+        if by_default and self.replay_buffer_kwargs == of_n_steps:
+            # What load() would have Stable-Baselines3 take for the user's own choice, and warn.
+            self.replay_buffer_class, self.replay_buffer_kwargs = None, {}
+        if n_steps > 1 and self.replay_buffer_class is None and isinstance(self.observation_space, spaces.Dict):
+            # Of which Stable-Baselines3 knows nothing, and would complain.
+            self.replay_buffer_class = NStepDictReplayBuffer
+            self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, **of_n_steps}
+            self.n_steps = 1
         super()._setup_model()
+        self.n_steps = n_steps
         self.shaping_coef_schedule = FloatSchedule(
             self.shaping_coef if callable(self.shaping_coef) else float(self.shaping_coef)
         )

@@ -3,8 +3,8 @@
 from typing import Any
 
 #: For sparse rewards, with ``"LayerNormMlpPolicy"`` and observations that
-#: :class:`~stable_baselines3.common.vec_env.VecNormalize` normalises; with Dict observations, for which SB3 has no
-#: n-step returns, ``SPARSE | {"n_steps": 1}``. What each is good for is in docs/tips.md, "What helps after the cutoff".
+#: :class:`~stable_baselines3.common.vec_env.VecNormalize` normalises. What each is good for is in docs/tips.md, "What
+#: helps after the cutoff".
 SPARSE: dict[str, Any] = {
     "learning_rate": 1e-3,
     "batch_size": 128,
