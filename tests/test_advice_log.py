@@ -208,6 +208,7 @@ def test_what_was_answered_before_an_advisor_failed_is_used(tmp_path, caplog):
     replayed, _ = run(ReplayAdvisor(tmp_path / "log"), False)
     assert recorded.guidance_buffer.size() == replayed.guidance_buffer.size() == 2
     assert "failed and training goes on with 1 of 20 answers" in caplog.text
+    assert "(test_advice_log.py, line " in caplog.text
 
 
 def test_a_path_without_a_log_is_refused(tmp_path):

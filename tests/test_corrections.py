@@ -500,6 +500,7 @@ def test_a_correction_that_waits_until_the_end_is_told_of(caplog):
         make_model(TargetEnv()).learn(100, callback=callback)
     (message,) = [message for message in caplog.messages if "not asked" in message]
     assert message.startswith("2 queries were not asked when training ended: a correction waits for 8 episodes")
+    assert message.endswith("Train longer, or raise roll_in.")
 
 
 @pytest_vlm

@@ -163,7 +163,7 @@ def test_the_coefficient_is_what_is_missing(fast, capsys):
     for step, coef in told:
         assert coef == pytest.approx(of_updates[step])
     assert log.lines[-1][1]["advice/held"] == sum(share > 0 for share in after)
-    assert capsys.readouterr().out.count("succeeds less often than the advice, so it counts again") == 1
+    assert capsys.readouterr().out.count("succeeds less often than the advice, which still counts") == 1
 
 
 def test_a_run_that_goes_on_holds_as_one_that_was_never_stopped(tmp_path):

@@ -214,6 +214,24 @@ def test_a_loop_over_seeds_with_one_folder(caplog):
     assert "resume=True" in caplog.text
 
 
+@pytest.mark.parametrize("has_ended", [False, True], ids=["same model", "loaded"])
+def test_a_run_whose_log_is_beside_the_one_it_was_to_have_goes_on_there(has_ended):
+    with VLMServer() as server:
+        for _ in range(2):
+            model = make_model()
+            model.learn(50, callback=make_callback(make_vlm(server), "log"))
+        n_requests = len(server.requests)
+        if has_ended:
+            model = go_on(model)
+        model.learn(50, callback=make_callback(make_vlm(server), "log"), reset_num_timesteps=False)
+        assert len(server.requests) == n_requests
+        # Another's is none of its own.
+        other = make_model()
+        other.learn(50, callback=make_callback(make_vlm(server), "log"))
+        assert len(server.requests) == n_requests * 3 // 2
+    assert sorted(path.name for path in pathlib.Path().glob("log*")) == ["log", "log_2", "log_3"]
+
+
 def test_one_logger_folder_for_several_models():
     for _ in range(2):
         model = make_model()

@@ -12,6 +12,7 @@ from sb3_varl.advice.types import Advice, counted
 from sb3_varl.algorithms.shaping import DEFAULT_THRESHOLDS
 from sb3_varl.preview.episodes import WholeEpisode
 from sb3_varl.preview.rollouts import Followed
+from sb3_varl.rules.rules import LOOKS_BACK, Rules
 from sb3_varl.wording import count
 
 # Further apart than this, in a component whose bounds are 2 apart, two actions are different ones.
@@ -82,7 +83,10 @@ def answered(advice: Advice) -> Check:
         text += " Rejected: " + ", ".join(f"{n} {reason}" for reason, n in reasons.most_common()) + "."
         example = next((rejection.example for rejection in rejected if rejection.example), "")
         text += f" For instance, {example}." if example else ""
-    return Check("Does it answer?", n_answered >= _ENOUGH * n_states, text)
+    is_enough: bool | None = n_answered >= _ENOUGH * n_states
+    if not is_enough and not n_rejected and isinstance(advice.standing, Rules) and advice.standing.looks_back:
+        is_enough, text = None, f"{text} {LOOKS_BACK}"
+    return Check("Does it answer?", is_enough, text)
 
 
 def differs_between_states(advice: Advice, space: spaces.Box) -> Check:
@@ -228,6 +232,8 @@ def succeeds_in_whole_episodes(followed: Sequence[WholeEpisode]) -> Check:
             f" {n_endless} had not ended after {max(whole.n_steps for whole in followed)} steps. An episode needs an "
             "end, such as max_episode_steps of gym.register."
         )
+    if n_endless == len(followed):
+        return Check(WHOLE, None, text)
     if not is_told:
         text += ' The environment does not say whether it succeeded (info["is_success"] of the last step).'
         return Check(WHOLE, None, text)

@@ -59,7 +59,7 @@ class Estimate:
     cost: float | None
 
 
-@dataclass
+@dataclass(repr=False)
 class Preview:
     """
     What an advisor is shown, and what it said if it was asked. In a notebook, it shows itself.
@@ -88,6 +88,15 @@ class Preview:
     form: Literal["rules", "actions"] = "actions"
     is_model: bool = True
     could_be_rules: bool = False
+
+    def __repr__(self) -> str:
+        asked = (
+            "" if self.findings is None else "".join(f"\n{check.name} {check.text}" for check in self.findings.checks)
+        )
+        of_states = count(len(self.query.states), "state")
+        return (
+            f"<Preview of {self.advisor_name} in {self.env_name}, about {of_states}; page() and save() show it>{asked}"
+        )
 
     def page(self) -> str:
         """

@@ -170,7 +170,7 @@ def _quantities(runs: Sequence[RunLogs], names: Sequence[str]) -> list[_Quantity
         _Quantity(
             "Executed advice",
             "executed advice (% of steps)",
-            "Share of the steps since advice stands that were roll-ins.",
+            "Share of the steps since advice stands, also of those after the cutoff, that were roll-ins.",
             lambda run: run.scalar("advice/executed") * 100,
             limits=(-3, 103),
         ),

@@ -253,6 +253,8 @@ def _read_curves(
     curves = _curves_of_logger(run, "rollout/ep_rew_mean", "rollout/success_rate", "the latest training episodes")
     if monitors:
         curves = {**_attempt(run, _read_monitors, monitors[0]), **curves}
+    if len(run.scalar("advice/executed")):
+        curves = {name: Curve(c.values, f"{c.source}, also those that began with advice") for name, c in curves.items()}
     curves |= _curves_of_logger(run, "eval/mean_reward", "eval/success_rate", "evaluation episodes")
     if evaluations:
         curves |= _attempt(run, _read_evaluations, evaluations[0])

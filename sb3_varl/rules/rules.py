@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from sb3_varl.rules.reading import read_answer
 from sb3_varl.rules.rule import MAX_RULES, RejectedRule, Rule, readable, rules_of
 
 _MAX_REJECTED = 100
+# What is said where rules that look back were asked about states without the step before.
+LOOKS_BACK = "Rules with velocity() say nothing of single states, whose step before is not known; whole episodes tell."
 
 # What has no value in a state whose numbers are not all finite.
 _NOT_FINITE = "the observation"
@@ -163,6 +166,11 @@ class Rules:
             elif holds is not None:
                 always = rule.name
         return idle
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether any of it is about the step before, so that single states tell too little."""
+        return re.search(r"\bvelocity\s*\(", self.text) is not None
 
     @property
     def text(self) -> str:

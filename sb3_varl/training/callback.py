@@ -472,8 +472,7 @@ class AdvisorCallback(BaseCallback):
             self._end_advice()
         if len(self._schedule) and self.num_timesteps >= self.model.cutoff:
             if self.model.shaping_ended is None and self._teacher.misses_a_correction and not self._queue.indices:
-                when = f"when the cutoff at {self.model.cutoff} came"
-                explain.without_episodes(len(self._schedule), when, self._teacher.n_followed)
+                explain.without_episodes(len(self._schedule), self._teacher.n_followed, self.model.cutoff)
             self._states.take()
             self._schedule, self._collecting = self._schedule.without_first(len(self._schedule)), False
         if self._collecting and self._schedule.is_due(self.num_timesteps):
@@ -519,7 +518,7 @@ class AdvisorCallback(BaseCallback):
         if teacher.held_share > 0 and not self._told_of_hold:
             self._told_of_hold = True
             if self.verbose >= 1:
-                print(f"Step {self.num_timesteps}: the agent succeeds less often than the advice, so it counts again.")
+                print(f"Step {self.num_timesteps}: the agent succeeds less often than the advice, which still counts.")
 
     def _look_back(self) -> None:
         """At the cutoff, say so if the policy does not yet do what it is advised to, or nobody knows how it does."""
@@ -686,7 +685,7 @@ class AdvisorCallback(BaseCallback):
         elif len(self._schedule) and not self._announced and not self._teacher.stands_by_itself:
             self._announced = True
             if self._teacher.awaits_episodes and self._schedule.is_due(self.num_timesteps):
-                explain.without_episodes(len(self._schedule), "when training ended", self._teacher.n_followed)
+                explain.without_episodes(len(self._schedule), self._teacher.n_followed)
             else:
                 explain.not_reached(self._schedule.triggers, self._n_queries, self.num_timesteps)
         record, is_told = self._teacher.record, self.model.ep_success_buffer or self._teacher.roll_ins.is_told

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from sb3_varl.advice.types import AdviceWarning
+from sb3_varl.rules.rules import LOOKS_BACK, Rules
 from sb3_varl.training.query_queue import Outcome
 from sb3_varl.training.track_record import ENOUGH
 from sb3_varl.training.until_success import UntilSuccess
@@ -86,9 +87,12 @@ def summary(outcome: Outcome) -> str:
     :param outcome: What became of it
     :return: How many answers there are
     """
+    standing = outcome.advice.standing
+    needs_more = outcome.n_abstained and isinstance(standing, Rules) and standing.looks_back
     return (
         f"Query {outcome.query.index + 1}: {count(len(outcome.accepted), 'answer')} accepted, "
         f"{count(outcome.n_abstained, 'abstention')}, {len(outcome.rejected)} rejected, after {outcome.latency:.1f} s."
+        + (f" {LOOKS_BACK}" if needs_more else "")
     )
 
 
@@ -193,21 +197,26 @@ def not_reached(triggers: Sequence[int], n_queries: int, step: int) -> None:
     )
 
 
-def without_episodes(n_queries: int, when: str, n_followed: int) -> None:
+def without_episodes(n_queries: int, n_followed: int, cutoff: int | None = None) -> None:
     """
     Log that corrections were not asked for, for want of episodes to correct the rules by.
 
     :param n_queries: How many corrections
-    :param when: When they could be asked for no longer
     :param n_followed: Number of episodes in which the rules were followed to the end
+    :param cutoff: The cutoff, if they could be asked for no longer because it came, and not because training ended
     """
+    if cutoff is None:
+        when, remedy = "when training ended", "Train longer, or raise roll_in."
+    else:
+        when, remedy = f"when the cutoff at {cutoff} came", "Raise roll_in, or the model's shaping_steps."
     logger.warning(
         "%s not asked %s: a correction waits for %d episodes in which the rules are followed to the end, and there "
-        "were %d. Raise roll_in, or the model's shaping_steps.",
+        "were %d. %s",
         count(n_queries, "query was", "queries were"),
         when,
         ENOUGH,
         n_followed,
+        remedy,
     )
 
 
@@ -235,7 +244,7 @@ def not_learnt(gate_open: float, cutoff: int) -> None:
     """
     if gate_open > _MANY_GATES:
         logger.warning(
-            "The advice ends at step %d, but in %.0f%% of the states that it was about lately, the policy does "
+            "The cutoff is at step %d, and in %.0f%% of the states that the advice was about lately, the policy does "
             "something else (varl/gate_open). Raise shaping_steps, or have advice that is learnt sooner: actions that "
             "change gradually, few phases with wide margins, small gains.",
             cutoff,

@@ -5,7 +5,10 @@ import contextlib
 import copy
 import dataclasses
 import logging
+import pathlib
+import sysconfig
 import time
+import traceback
 from collections.abc import Callable, Container, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -39,6 +42,9 @@ logger = logging.getLogger(__name__)
 PATIENCE = 3.0
 # Times that an advisor may say that it was interrupted before it is not believed any more.
 MAX_INTERRUPTIONS = 3
+
+# Where nobody's advisor is.
+_ELSEWHERE = (pathlib.Path(__file__).parents[1], *(pathlib.Path(sysconfig.get_path(n)) for n in ("stdlib", "purelib")))
 
 
 @dataclass(frozen=True)
@@ -299,7 +305,7 @@ class QueryQueue:
             raise
         except BaseException as exception:
             # An advisor is somebody else's code; it must not end the training, nor lose what was paid for.
-            error = scrub(f"{type(exception).__name__}: {exception}")
+            error = scrub(f"{type(exception).__name__}: {exception}{_place_of(exception)}")
             before, fresh = asked.parsed(), Advice([None] * len(query.states))
         history.latency += time.monotonic() - start
         history.error = error
@@ -340,6 +346,13 @@ class QueryQueue:
             if self._is_broken_off() or asked.n_interruptions < MAX_INTERRUPTIONS:
                 raise
             raise RuntimeError("The advisor says that it was interrupted, but it was not.") from interruption
+
+
+def _place_of(exception: BaseException) -> str:
+    """Where in somebody's advisor it was raised, in a few words, if it was in one."""
+    places = [(pathlib.Path(f.filename), f.lineno) for f in traceback.extract_tb(exception.__traceback__)]
+    own = [(file.name, line) for file, line in places if not any(map(file.is_relative_to, _ELSEWHERE))]
+    return f" ({own[-1][0]}, line {own[-1][1]})" if own else ""
 
 
 def _outcome(asked: _OpenQuery, before: tuple[frozenset[int], ParsedAnswer], fresh: Advice) -> Outcome:

@@ -139,6 +139,10 @@ class _Search:
                 return folder, entry
         if self.resume:
             return folder, self._new(run)
+        for entry in self._fitting(lambda entry: "answered" in entry):
+            its = folder_of(entry)
+            if its is not None and _is_beside(its, folder):
+                return its, entry
         return self._unused(folder), self._lost(folder) or self._new()
 
     def _of_usual_log(self) -> tuple[pathlib.Path, Progress]:
@@ -202,6 +206,12 @@ class _Search:
                 unused,
             )
         return unused
+
+
+def _is_beside(folder: pathlib.Path, wanted: pathlib.Path) -> bool:
+    """Whether a log went there because the folder that was wanted had one of another run."""
+    number = folder.name.removeprefix(f"{wanted.name}_")
+    return folder.parent.resolve() == wanted.parent.resolve() and folder.name != number and number.isdecimal()
 
 
 def _data_folder() -> pathlib.Path:

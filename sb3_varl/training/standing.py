@@ -250,7 +250,9 @@ class Standing:
 
     def _miss(self, reason: str, example: object) -> None:
         if not self.missing[reason]:
-            logger.warning("The standing advice cannot be used in a state, %s: %s", reason, example_of(example))
+            is_clipped = reason == "out_of_bounds" and not isinstance(self.advice, Rules)
+            hint = ". FunctionAdvisor(f, clip=True) clips what f returns." if is_clipped else ""
+            logger.warning("The standing advice cannot be used in a state, %s: %s%s", reason, example_of(example), hint)
         self.missing[reason] += 1
 
 
