@@ -14,7 +14,8 @@ from sb3_varl.rules import Rules
 class ReplayAdvisor:
     """
     Answers from a recorded run, without a model and without a key. A run with the same seed, environment and
-    settings as the recorded one, both with ``AdvisorCallback(..., blocking=True)``, ends with the same weights.
+    settings as the recorded one, both with ``AdvisorCallback(..., blocking=True)``, ends with the same weights; rules
+    that were there beforehand are followed from the first query on only.
     A state that was not recorded is rejected as ``not_recorded``, unless the run was advised by rules, which say
     something of any. What was answered in the preview about exchanged pictures is passed over. Of a query that a crash
     cut short, those answers are repeated that had come.
