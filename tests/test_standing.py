@@ -253,7 +253,7 @@ def test_it_is_said_once_at_the_cutoff_if_the_policy_does_something_else(distanc
     model.learn(40, callback=callback, reset_num_timesteps=False)
     said = [message for message in caplog.messages if "the policy does something else" in message]
     assert len(said) == n_said
-    assert all("ends at step 60, but in 100% of the states" in message for message in said)
+    assert all("cutoff is at step 60, and in 100% of the states" in message for message in said)
 
 
 @pytest.mark.parametrize("changes", [{"gate": "always"}, {"shaping_steps": 1000}])
