@@ -326,8 +326,7 @@ class AdvisorCallback(BaseCallback):
                     "agent's own, so that nobody can compare them. That takes rules, or other advice that stands in "
                     f"every state, roll_in between 0 and 1, and max_executed_steps above 0. Or {instead}."
                 )
-        roll_ins = self._teacher.roll_ins
-        if self.until_success is not None and roll_ins.share == 1 and roll_ins.max_steps is None:
+        if self.until_success is not None and self._teacher.begins_all_episodes:
             raise ArgumentError(
                 f"until_success is {self.until_success!r}, but with roll_in=1 all episodes begin with advice, and none "
                 "is the agent's own, to be judged by. Make roll_in less."

@@ -124,8 +124,16 @@ class Teacher:
     def is_followed(self) -> bool:
         """Whether some episodes follow standing advice to the end, or will, and others are the agent's own."""
         roll_ins = self.roll_ins
-        is_executed = 0 < roll_ins.share < 1 and roll_ins.max_steps != 0
-        return is_executed and (self.can_be_corrected or hasattr(self._advisor, "standing"))
+        return 0 < roll_ins.share < 1 and roll_ins.max_steps != 0 and self._brings_standing
+
+    @property
+    def _brings_standing(self) -> bool:
+        return self.can_be_corrected or hasattr(self._advisor, "standing")
+
+    @property
+    def begins_all_episodes(self) -> bool:
+        """Whether no episode will be the agent's own."""
+        return self.roll_ins.share == 1 and self.roll_ins.max_steps is None and self._brings_standing
 
     @property
     def is_followed_too_seldom(self) -> bool:
