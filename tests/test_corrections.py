@@ -529,7 +529,7 @@ def name_of(rules):
 
 
 class SlowAuthor:
-    """Writes rules, other ones each time, until the model has done so many steps."""
+    """Writes rules, other ones each time, until the model has done so many steps, or none for seconds."""
 
     def __init__(self, n_steps):
         self.n_steps, self.shown, self.model = n_steps, [], None
@@ -540,9 +540,10 @@ class SlowAuthor:
     def advise(self, query):
         self.shown.append(None if query.followed is None else name_of(query.followed.advice))
         query.record(Request(0, tuple(query.wanted)))
-        until = self.model.num_timesteps + self.n_steps
-        while self.model.num_timesteps < until and not self.model.broken_off:
+        until, latest = self.model.num_timesteps + self.n_steps, time.monotonic() + 3
+        while (now := self.model.num_timesteps) < until and time.monotonic() < latest:
             time.sleep(0.001)
+            latest = latest if self.model.num_timesteps == now else time.monotonic() + 3
         text = answer_of(-len(self.shown) / 10)
         query.record(Answer(0, tuple(query.wanted), text, Usage(1), "rules"))
         briefing = query.briefing
@@ -557,6 +558,19 @@ def test_a_model_that_takes_long_is_asked_to_correct_what_stands(n_steps):
     author.model = make_model(TargetEnv(), shaping_steps=20_000)
     author.model.learn(4000, callback=callback)
     assert author.shown == [None, "always -0.1", "always -0.2"]
+
+
+@pytest.mark.parametrize(
+    ("shaping_steps", "said"),
+    [(100, "2 queries were not answered when the cutoff at 100 came"), (9000, "2 queries were waiting for the one")],
+)
+def test_corrections_that_wait_for_an_answer_are_told_of(shaping_steps, said, caplog):
+    author = SlowAuthor(170 if shaping_steps == 100 else 1000)
+    callback = make_callback(author, n_queries=3, roll_in=1.0, blocking=False)
+    author.model = make_model(TargetEnv(), shaping_steps=shaping_steps)
+    author.model.learn(150, callback=callback)
+    assert author.shown == [None]
+    assert sum(message.startswith(said) for message in caplog.messages) == 1
 
 
 @pytest_vlm
@@ -601,6 +615,7 @@ def test_rules_that_are_put_back_while_others_are_asked_for(third):
     # So little worse that eight episodes do not tell, which are enough to ask for the next.
     first, worse = (f"0.4 if sin(episode * 3) > {limit} else -0.4" for limit in (0, 0.4))
     texts, ready, names = [answer_of(value) for value in (first, worse, 0.3)], threading.Event(), []
+    records = []
 
     def answer(states, images):
         if len(texts) == 1:
@@ -612,7 +627,10 @@ def test_rules_that_are_put_back_while_others_are_asked_for(third):
             names.append(name_of(callback._teacher.standing.advice))
             if names[-2:] == [f"always {worse}", f"always {first}"]:
                 self.model.save("put_back")
+                records.append(callback._teacher.record.save())
                 ready.set()
+            elif names[-1] == f"always {worse}" and not ready.is_set():
+                self.model.save("before")
             return True
 
     with VLMServer(answer, script=(None, None, http_error(400) if third == "fails" else None)) as server:
@@ -629,6 +647,14 @@ def test_rules_that_are_put_back_while_others_are_asked_for(third):
     assert name_of(ended_with) == f"always {first if third == 'fails' else 0.3}"
     assert callback._teacher.standing.advice == ended_with
     assert f'"{name_of(ended_with)}"' in RulesAdvisor.load("log").text
+    model = VARL.load("before", env=TargetEnv())  # which does not know yet that they did worse
+    callback = make_callback(make_vlm(server), n_queries=3, **kwargs)
+    model.learn(1, callback=callback, reset_num_timesteps=False)
+    assert callback._teacher.standing.advice == ended_with
+    record = callback._teacher.record if third == "fails" else callback._teacher.record.before
+    (known,), found = records, record.save()
+    assert (found["rules"], found["query"], found["episodes"]) == (known["rules"], 0, known["episodes"])
+    assert found["remark"].startswith("You have revised them once")
 
 
 @pytest_vlm

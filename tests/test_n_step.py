@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sb3_contrib import TQC
 from stable_baselines3 import SAC
-from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from conftest import DictEnv, assert_same_parameters
@@ -63,3 +63,6 @@ def test_the_readme_s_settings_in_an_environment_of_dicts(fast, tmp_path):
         model.save(tmp_path / "model")
         model = VARL.load(tmp_path / "model", env=env)  # any warning is an error
         model.learn(32, reset_num_timesteps=False)
+    changed = VARL.load(tmp_path / "model", env=env, n_steps=2, gamma=0.5)
+    assert (changed.replay_buffer.n_steps, changed.replay_buffer.gamma) == (2, 0.5)
+    assert type(VARL.load(tmp_path / "model", env=env, n_steps=1).replay_buffer) is DictReplayBuffer

@@ -201,6 +201,27 @@ def test_what_rules_said_leaves_the_guidance_when_a_callback_with_others_comes(r
     assert_rows_are_advised(model.guidance_buffer.rows(), sign=-1)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_rules_that_are_only_asked_leave_the_labels_of_others_alone(reverse):
+    def make():
+        first = make_callback(RulesAdvisor(TEXT, name="rules/first.json"), roll_in=0, n_queries=1)
+        second = make_callback(
+            RulesAdvisor(OTHER, name="rules/second.json"), roll_in=0, label_freq=0, first_query=50, n_queries=2
+        )
+        return [second, first] if reverse else [first, second]
+
+    model = make_model()
+    model.learn(49, callback=make())
+    sizes = [model.guidance_buffer.size()]
+    for _ in range(2):
+        model.learn(10, callback=make(), reset_num_timesteps=False)
+        sizes.append(model.guidance_buffer.size())
+        model.save("model")
+        model = VARL.load("model", env=NamedEnv(offset=100))
+    assert sizes == sorted(sizes)
+    assert sizes[-1] >= sizes[0] + 4
+
+
 def test_a_function_that_changed_between_two_runs_is_asked_anew():
     class Changing(StandingOnly):
         value = 0.1

@@ -71,6 +71,8 @@ class Guided(OffPolicyAlgorithm):
     critic: Any
     guidance_buffer: GuidanceBuffer
     recorded_updates: RecordedUpdates | None = None
+    # Whether the replay buffer has n-step returns without being the user's choice.
+    _chose_n_steps: bool = False
     # Of the present learn().
     advice_in_use: list[dict[str, Any]]
     after_learning: list[Callable[[bool], None]]
@@ -154,11 +156,13 @@ class Guided(OffPolicyAlgorithm):
         self._check_policy()
         self._check_shaping_arguments()
         n_steps, of_n_steps = self.n_steps, {"n_steps": self.n_steps, "gamma": self.gamma}
-        by_default = self.replay_buffer_class in (NStepReplayBuffer, NStepDictReplayBuffer)
-        if by_default and self.replay_buffer_kwargs == of_n_steps:
+        by_default = self._chose_n_steps or self.replay_buffer_kwargs == of_n_steps  # which earlier zips do not tell
+        if by_default and self.replay_buffer_class in (NStepReplayBuffer, NStepDictReplayBuffer):
             # What load() would have Stable-Baselines3 take for the user's own choice, and warn.
-            self.replay_buffer_class, self.replay_buffer_kwargs = None, {}
-        if n_steps > 1 and self.replay_buffer_class is None and isinstance(self.observation_space, spaces.Dict):
+            others = {name: value for name, value in self.replay_buffer_kwargs.items() if name not in of_n_steps}
+            self.replay_buffer_class, self.replay_buffer_kwargs = None, others
+        self._chose_n_steps = n_steps > 1 and self.replay_buffer_class is None
+        if self._chose_n_steps and isinstance(self.observation_space, spaces.Dict):
             # Of which Stable-Baselines3 knows nothing, and would complain.
             self.replay_buffer_class = NStepDictReplayBuffer
             self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, **of_n_steps}

@@ -340,6 +340,8 @@ class AdvisorCallback(BaseCallback):
                 f"The advice log cannot be written ({error}). Give a folder that can be written with "
                 "AdvisorCallback(log_path=...), or log_path=False for none",
             ) from None
+        if self.until_success is not None and "rules" in progress and "counts" not in progress:
+            progress["ended"] = model.shaping_ended  # an earlier version did not say who ended it
         self._ledger = Ledger(progress)
         # A generator of its own, so that asking draws nothing from the run's random numbers.
         self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(model.seed))
@@ -432,7 +434,7 @@ class AdvisorCallback(BaseCallback):
         """Put back older rules if the log says that those of a query, which stand, did worse."""
         record = self._teacher.record
         if logged.put_back is not None and record is not None and record.query == logged.index:
-            self._teacher.stand(self._teacher.read(logged.put_back))
+            self._teacher.stand_again(logged.put_back)
 
     def _plan(self) -> None:
         """Say before training what the run will not come to ask, and why."""
@@ -472,6 +474,8 @@ class AdvisorCallback(BaseCallback):
         if len(self._schedule) and self.num_timesteps >= self.model.cutoff:
             if self.model.shaping_ended is None and self._teacher.misses_a_correction and not self._queue.indices:
                 explain.without_episodes(len(self._schedule), self._teacher.n_followed, self.model.cutoff)
+            elif self.model.shaping_ended is None and self._waits_for_an_answer:
+                explain.not_answered(len(self._schedule), self.model.cutoff)
             self._states.take()
             self._schedule, self._collecting = self._schedule.without_first(len(self._schedule)), False
         if self._collecting and self._schedule.is_due(self.num_timesteps):
@@ -541,9 +545,12 @@ class AdvisorCallback(BaseCallback):
         """What the advisor reads of the present states."""
         return seen if self._privileged is None else self._privileged.read()
 
-    def _log_put_back(self, query: int, rules: str) -> None:
-        if self._queue.log is not None:
-            self._queue.log.write_put_back(query, rules)
+    def _log_put_back(self, query: int | None, rules: str) -> None:
+        log = self._queue.log
+        if log is not None and query is None:  # of a model that was saved by an earlier version
+            query = max((logged.index for logged in read_queries(log.path) if logged.answers), default=None)
+        if log is not None and query is not None:
+            log.write_put_back(query, rules)
 
     def _picture(self, env: int) -> np.ndarray | None:
         """Of a present state, if a model may still be shown it."""
@@ -567,9 +574,14 @@ class AdvisorCallback(BaseCallback):
             observations = self._original_observations(self.locals["new_obs"])
             self._states.visit(self.training_env, self.num_timesteps, observations, read)
 
+    @property
+    def _waits_for_an_answer(self) -> bool:
+        """Whether what is still to come would be corrected unseen."""
+        return self._teacher.can_be_corrected and len(self._queue.indices) > 0
+
     def _ask(self) -> None:
-        if self._teacher.can_be_corrected and self._queue.indices:
-            return  # what is still to come would be corrected unseen
+        if self._waits_for_an_answer:
+            return
         if self._teacher.awaits_episodes:
             return
         index = self._schedule.index
@@ -677,6 +689,9 @@ class AdvisorCallback(BaseCallback):
         is_over = self.num_timesteps >= self.model.cutoff
         if not is_over:
             self._put_off(self._queue.drop_unasked())
+            if self._waits_for_an_answer and self._schedule.is_due(self.num_timesteps) and not self._announced:
+                self._announced = True
+                explain.put_off(sum(trigger <= self.num_timesteps for trigger in self._schedule.triggers))
         self._collect(wait=not is_over)
         self._record_figures()
         if not self._saw_steps and self.model.num_timesteps > self.num_timesteps:

@@ -44,7 +44,10 @@ PATIENCE = 3.0
 MAX_INTERRUPTIONS = 3
 
 # Where nobody's advisor is.
-_ELSEWHERE = (pathlib.Path(__file__).parents[1], *(pathlib.Path(sysconfig.get_path(n)) for n in ("stdlib", "purelib")))
+_ELSEWHERE = (
+    pathlib.Path(__file__).parents[1],
+    *(pathlib.Path(sysconfig.get_path(n)) for n in ("stdlib", "purelib", "platlib")),
+)
 
 
 @dataclass(frozen=True)
@@ -351,7 +354,12 @@ class QueryQueue:
 def _place_of(exception: BaseException) -> str:
     """Where in somebody's advisor it was raised, in a few words, if it was in one."""
     places = [(pathlib.Path(f.filename), f.lineno) for f in traceback.extract_tb(exception.__traceback__)]
-    own = [(file.name, line) for file, line in places if not any(map(file.is_relative_to, _ELSEWHERE))]
+    # What Python and compiled modules have built in has no absolute path.
+    own = [
+        (file.name, line)
+        for file, line in places
+        if file.is_absolute() and not any(map(file.is_relative_to, _ELSEWHERE))
+    ]
     return f" ({own[-1][0]}, line {own[-1][1]})" if own else ""
 
 

@@ -81,8 +81,8 @@ class Teacher:
         # Whether somebody waits for the record to say how good the advice is, and whether for episodes to look at.
         self.waits_for_record: Callable[[], bool] = lambda: False
         self.waits_for_episodes: Callable[[], bool] = lambda: False
-        # Told of the query whose rules did worse, and of the text of those that stand again.
-        self.on_put_back: Callable[[int, str], None] = lambda query, text: None
+        # Told of the query whose rules did worse, if it is known, and of the text of those that stand again.
+        self.on_put_back: Callable[[int | None, str], None] = lambda query, text: None
         self._model = model
         self._advisor = advisor
         self._briefing = briefing
@@ -176,14 +176,17 @@ class Teacher:
         """
         if advice is None or advice == self.standing.advice:
             return
-        if self.standing.advice is not None or self._has_labels_of_others(advice):
+        # One that neither labels nor is followed has only what it was asked, beside another whose labels these may be.
+        has_labels = self._is_used or self.can_be_corrected
+        if self.standing.advice is not None or (has_labels and self._has_labels_of_others(advice)):
             self._model.guidance_buffer.remove_labels()
         self.roll_ins.wait()
         self.standing.replace(advice)
         self.record = TrackRecord(advice, self.record, query)
         if isinstance(advice, Rules):
             self._progress["rules"] = advice.text
-        self._progress["labels"] = _text(advice)
+        if has_labels:
+            self._progress["labels"] = _text(advice)
         self._keep_record()
 
     def _has_labels_of_others(self, advice: StandingAdvice) -> bool:
@@ -285,8 +288,22 @@ class Teacher:
             100 * worse.success,
             100 * better.success,
         )
-        if isinstance(better.advice, Rules) and worse.query is not None:
+        if isinstance(better.advice, Rules):
             self.on_put_back(worse.query, better.advice.text)
+        self._go_back_to(better)
+
+    def stand_again(self, text: str) -> None:
+        """
+        Put back older rules, as a run did that this one goes on with.
+
+        :param text: Their text
+        """
+        record, rules = self.record, self.read(text)
+        before = None if record is None else record.before
+        is_before = record is not None and before is not None and before.advice == rules
+        self._go_back_to(record.put_back() if record is not None and is_before else TrackRecord(rules))
+
+    def _go_back_to(self, better: TrackRecord) -> None:
         self.stand(better.advice)
         self.record = better
         self._keep_record()
