@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from pandas import read_csv
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -15,6 +16,7 @@ from stable_baselines3.common.callbacks import (
     StopTrainingOnNoModelImprovement,
 )
 from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack
 from test_callback import SMALL, Recorder
 
@@ -352,3 +354,21 @@ def test_an_abstaining_advisor_counts_as_answered():
     model = make_model()
     model.learn(250, callback=make_callback(Recorder(lambda query: Advice([None] * len(query.states)))))
     assert answered(model) == [2]
+
+
+@pytest.mark.parametrize("interrupt", [False, True])
+def test_totals_of_two_callbacks_are_added_up(interrupt):
+    few, many = (make_callback(n_queries=n, query_freq=50, frames=False) for n in (1, 3))
+    model = make_model()
+    model.set_logger(configure("log", ["csv"]))
+    callbacks = [few, many, LogEveryNTimesteps(210), *([Stop(300, interrupt=True)] if interrupt else [])]
+    for _ in range(2):
+        try:
+            model.learn(300, callback=callbacks)
+        except KeyboardInterrupt:
+            assert interrupt
+        found = model.logger.name_to_value
+        assert (found["advice/queries"], found["advice/accepted"]) == (4, 40)
+        assert found["advice/latency"] < 60
+        last = read_csv("log/progress.csv").iloc[-1]
+        assert (last["advice/queries"], last["advice/states"]) == (4, 40)

@@ -82,6 +82,7 @@ class AdvisorCallback(BaseCallback):
     ``no_value`` (share of the states in which this rule decided, none did, or an expression had no value),
     ``executed`` (share of the steps that were advice), and, by which part of an episode was advice, ``success_own`` and
     ``success_rolled_in`` (of the latest 20 each) and ``success_all_the_way`` (of all that followed what stands now).
+    Of two callbacks the totals are added up.
     TensorBoard gets, of each query, ``states``, a picture of the frames with the executed and the suggested actions,
     ``prompt``, the text that a model was sent, and the ``rules`` that it wrote.
 
@@ -662,7 +663,7 @@ class AdvisorCallback(BaseCallback):
     def _record_figures(self) -> None:
         """For who dumps the logger when training has ended."""
         self._ledger.spend(self.usage)
-        for name, value in self._figures().items():
+        for name, value in self._figures_writer.together().items():
             self.logger.record(name, value)
 
     # ---- The end of learn()
