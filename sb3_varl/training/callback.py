@@ -1,5 +1,6 @@
 """When the advisor is asked, about which states, and where its answers go: the callback that puts them together."""
 
+import dataclasses
 import logging
 import math
 import os
@@ -32,7 +33,7 @@ from sb3_varl.training.ledger import Ledger
 from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.observing import Privileged
 from sb3_varl.training.query_queue import Outcome, QueryQueue
-from sb3_varl.training.resume import check_environment, open_log, recover
+from sb3_varl.training.resume import Recovered, check_environment, open_log, recover
 from sb3_varl.training.schedule import Schedule
 from sb3_varl.training.standing import separate
 from sb3_varl.training.state_collector import StateCollector
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 _OF_A_RUN = frozenset(
     {
         *("model", "parent", "locals", "globals", "_briefing", "_ledger", "_queue", "_states", "_model_of_run"),
-        *("_teacher", "_privileged", "_figures_writer"),
+        *("_teacher", "_privileged", "_figures_writer", "_open_correction"),
     }
 )
 # Defaults of n_queries; the second where the answers are rules, and those after the first correct them.
@@ -224,6 +225,8 @@ class AdvisorCallback(BaseCallback):
     def _forget_run(self) -> None:
         self.n_asked = 0
         self._ledger = Ledger({})
+        # One that was broken off, and is asked again once there is something to show.
+        self._open_correction: tuple[AdviceQuery, Recovered] | None = None
         self._queue = QueryQueue(self.advisor, None, Usage())
         self._schedule = Schedule()
         self._states: StateCollector
@@ -316,7 +319,7 @@ class AdvisorCallback(BaseCallback):
             self._picture,
         )
         self._teacher.waits_for_record = lambda: self.until_success == "advice" or self._teacher.is_followed_too_seldom
-        self._teacher.waits_for_episodes = lambda: len(self._schedule) > 0
+        self._teacher.waits_for_episodes = lambda: len(self._schedule) > 0 or self._open_correction is not None
         for name, compares, instead in (
             ("until_success", self.until_success == "advice", "give a share of episodes, such as 0.25"),
             ("hold", self.hold, "leave it out"),
@@ -387,6 +390,7 @@ class AdvisorCallback(BaseCallback):
     def _recover(self) -> None:
         """Take from the log what neither the model nor the queue has, so that nothing is asked twice."""
         assert self._queue.log is not None
+        self._open_correction = None
         folder, in_queue = self._queue.log.path, self._queue.indices
         logged = [query for query in read_queries(folder) if not query.altered]
         unknown = [query for query in logged if query.index not in in_queue]
@@ -413,7 +417,7 @@ class AdvisorCallback(BaseCallback):
             recovered.sort(key=lambda part: -part.logged.index if part.open else -math.inf)
         for part in recovered:
             is_overtaken = teacher.can_be_corrected and (teacher.stands or len(self._queue.indices) > 0)
-            is_over = is_past_cutoff or is_overtaken
+            is_over = is_past_cutoff or (is_overtaken and part.logged is not logged[-1])
             query = part.logged.to_query(self._briefing, frames=len(part.open) > 0)
             if part.is_new:
                 self._ledger.ask([query])
@@ -424,12 +428,10 @@ class AdvisorCallback(BaseCallback):
             if part.logged.advice is None and not part.open:
                 self._queue.log.write_advice(query, part.known, part.logged.latency)  # a crash came in between
             if part.open and not is_over:
-                self._queue.ask_again(query, part.logged, part.known, part.open)
-        if is_past_cutoff or not teacher.stands or len(self._queue.indices) or len(self._schedule):
-            return
-        if any(part.open and part.logged is logged[-1] for part in recovered):
-            # A correction, for which there will be episodes to show, in place of the last one.
-            self._schedule = self._schedule.with_another(self.num_timesteps)
+                if is_overtaken:
+                    self._open_correction = query, part
+                else:
+                    self._queue.ask_again(query, part.logged, part.known, part.open)
 
     def _stand_again(self, logged: LoggedQuery) -> None:
         """Put back older rules if the log says that those of a query, which stand, did worse."""
@@ -479,6 +481,8 @@ class AdvisorCallback(BaseCallback):
                 explain.not_answered(len(self._schedule), self.model.cutoff)
             self._states.take()
             self._schedule, self._collecting = self._schedule.without_first(len(self._schedule)), False
+        if self._open_correction is not None:
+            self._ask_again(*self._open_correction)
         if self._collecting and self._schedule.is_due(self.num_timesteps):
             self._ask()
         self._visit_states()
@@ -578,7 +582,17 @@ class AdvisorCallback(BaseCallback):
     @property
     def _waits_for_an_answer(self) -> bool:
         """Whether what is still to come would be corrected unseen."""
-        return self._teacher.can_be_corrected and len(self._queue.indices) > 0
+        is_any_open = len(self._queue.indices) > 0 or self._open_correction is not None
+        return self._teacher.can_be_corrected and is_any_open
+
+    def _ask_again(self, query: AdviceQuery, part: Recovered) -> None:
+        is_over = self.num_timesteps >= self.model.cutoff or self._teacher.needs_no_correction
+        if not is_over and (self._teacher.awaits_episodes or len(self._queue.indices)):
+            return
+        self._open_correction = None
+        if not is_over:
+            query = dataclasses.replace(query, followed=self._teacher.followed())
+            self._queue.ask_again(query, part.logged, part.known, part.open)
 
     def _ask(self) -> None:
         if self._waits_for_an_answer:

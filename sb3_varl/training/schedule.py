@@ -97,15 +97,6 @@ class Schedule:
         """
         return replace(self, triggers=(now,) * n + self.triggers, index=self.index - n)
 
-    def with_another(self, now: int) -> "Schedule":
-        """
-        Have a query more, after all others.
-
-        :param now: When it is due
-        :return: The queries
-        """
-        return replace(self, triggers=(*self.triggers, now))
-
     def postponed(self, now: int, with_present: bool = False) -> "Schedule":
         """
         Tell when the queries will be asked. A run that goes on shortly before they are due, or after, collects states
