@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 class NStepDictReplayBuffer(DictReplayBuffer):
     """
     A replay buffer whose samples have the rewards of several steps, as those of SB3's ``NStepReplayBuffer`` do. VARL
-    and its sisters take it for Dict observations if ``n_steps`` is above 1; SAC takes it as its
+    and VARLTQC take it for Dict observations if ``n_steps`` is above 1; SAC takes it as its
     ``replay_buffer_class``.
 
     :param args: Those of ``DictReplayBuffer``
