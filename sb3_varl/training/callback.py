@@ -1,25 +1,18 @@
-"""When the advisor is asked, about which states, and where its answers go: the callback that puts them together."""
+"""The callback that has a model advised: what a run begins with, what is done at each step, and how it ends."""
 
-import dataclasses
 import logging
-import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
-from sb3_varl.advice.history import LoggedQuery, read_queries
 from sb3_varl.advice.sheets import load_task_sheet
 from sb3_varl.advice.types import (
-    AdviceQuery,
     AdviceWarning,
     Advisor,
-    AdvisorError,
     Observation,
     TaskSheet,
     Usage,
@@ -32,23 +25,22 @@ from sb3_varl.training.figures import FiguresWriter
 from sb3_varl.training.ledger import Ledger
 from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.observing import Privileged
-from sb3_varl.training.query_queue import Outcome, QueryQueue
-from sb3_varl.training.resume import Recovered, check_environment, open_log, recover
+from sb3_varl.training.queries import Queries
+from sb3_varl.training.query_queue import QueryQueue
+from sb3_varl.training.resume import open_log
 from sb3_varl.training.schedule import Schedule
 from sb3_varl.training.standing import separate
 from sb3_varl.training.state_collector import StateCollector
 from sb3_varl.training.teacher import Teacher
-from sb3_varl.training.tensorboard import show_in_tensorboard
 from sb3_varl.training.until_success import UntilSuccess, check_until_success, needed_success, succeeds
-from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
 
 # What cannot be copied, such as threads, or belongs to the run.
 _OF_A_RUN = frozenset(
     {
-        *("model", "parent", "locals", "globals", "_briefing", "_ledger", "_queue", "_states", "_model_of_run"),
-        *("_teacher", "_privileged", "_figures_writer", "_open_correction"),
+        *("model", "parent", "locals", "globals", "_model_of_run"),
+        *("_briefing", "_queries", "_teacher", "_privileged", "_figures_writer"),
     }
 )
 # Defaults of n_queries; the second where the answers are rules, and those after the first correct them.
@@ -223,21 +215,14 @@ class AdvisorCallback(BaseCallback):
         self._forget_run()
 
     def _forget_run(self) -> None:
-        self.n_asked = 0
-        self._ledger = Ledger({})
-        # One that was broken off, and is asked again once there is something to show.
-        self._open_correction: tuple[AdviceQuery, Recovered] | None = None
-        self._queue = QueryQueue(self.advisor, None, Usage())
-        self._schedule = Schedule()
-        self._states: StateCollector
-        self._privileged: Privileged | None
-        self._teacher: Teacher
-        self._figures_writer: FiguresWriter
-        self._collecting = self._past_cutoff = False
         self._model_of_run: Any = None
+        self._queries: Queries
+        self._teacher: Teacher
+        self._privileged: Privileged | None
+        self._figures_writer: FiguresWriter
+        self._is_past_cutoff = False
         # What is said once.
-        self._saw_steps = self._has_ended = self._announced = self._explained = False
-        self._told_of_hold = self._told_of_cutoff = False
+        self._saw_steps = self._has_ended = self._told_of_hold = self._told_of_cutoff = False
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is for a run of its own, which has yet to begin.
@@ -249,14 +234,19 @@ class AdvisorCallback(BaseCallback):
         self._forget_run()
 
     @property
+    def n_asked(self) -> int:
+        """Number of queries that were put."""
+        return 0 if self._model_of_run is None else self._queries.n_asked
+
+    @property
     def usage(self) -> Usage:
         """What the run has spent on advice, requests on their way included."""
-        return self._queue.spent_so_far
+        return Usage() if self._model_of_run is None else self._queries.usage
 
     @property
     def totals(self) -> Counter[str]:
         """What is logged under ``advice/``, without what was spent."""
-        return self._ledger.totals
+        return Counter() if self._model_of_run is None else self._queries.ledger.totals
 
     # ---- The start of learn()
 
@@ -280,32 +270,23 @@ class AdvisorCallback(BaseCallback):
         if hasattr(self.advisor, "prepare"):
             self.advisor.prepare(self._briefing)
         if 0 < model.num_timesteps == self.num_timesteps and self._model_of_run is model:
-            self._go_on()
+            model.advice_in_use.append(self._queries.ledger.progress)
+            self._queries.go_on()
         else:
             self._begin_run()
         seen = separate(self._original_observations(model._last_obs), self.training_env.num_envs)
         self._teacher.begin(self._read(seen))
-        self._queue.go_on(lambda: model.broken_off)
-        self._past_cutoff = model.num_timesteps >= model.cutoff
-        if self._past_cutoff:
-            self._schedule = self._schedule.without_first(len(self._schedule))
-            if not (self._told_of_cutoff or (self._teacher.holds and self._teacher.n_told)):
-                self._told_of_cutoff = True
-                explain.past_cutoff(model.num_timesteps, model.cutoff, model.shaping_ended is not None)
-        self._plan()
-        if len(self._schedule) and self.frames:
-            self._states.try_frames(self.training_env)
-
-    def _go_on(self) -> None:
-        """The same run, perhaps in the middle of a window; another may have gone on with its log meanwhile."""
-        self.model.advice_in_use.append(self._ledger.progress)
-        if self._queue.log is not None:
-            changed = self._queue.log.claim()
-            self._ledger.ask(self._queue.forget(changed), sign=-1)
-            self._recover()
+        self._is_past_cutoff = model.num_timesteps >= model.cutoff
+        if self._is_past_cutoff and not (self._told_of_cutoff or (self._teacher.holds and self._teacher.n_told)):
+            self._told_of_cutoff = True
+            explain.past_cutoff(model.num_timesteps, model.cutoff, model.shaping_ended is not None)
+        self._queries.begin(lambda: model.broken_off)
+        if self._queries.are_to_come and self.frames:
+            self._queries.states.try_frames(self.training_env)
 
     def _begin_run(self) -> None:
-        model, run = self.model, self._ledger.progress.get("run")
+        model = self.model
+        run = None if self._model_of_run is None else self._queries.ledger.progress["run"]
         self._forget_run()
         self.num_timesteps = model.num_timesteps
         self._teacher = Teacher(
@@ -319,7 +300,6 @@ class AdvisorCallback(BaseCallback):
             self._picture,
         )
         self._teacher.waits_for_record = lambda: self.until_success == "advice" or self._teacher.is_followed_too_seldom
-        self._teacher.waits_for_episodes = lambda: len(self._schedule) > 0 or self._open_correction is not None
         for name, compares, instead in (
             ("until_success", self.until_success == "advice", "give a share of episodes, such as 0.25"),
             ("hold", self.hold, "leave it out"),
@@ -335,7 +315,11 @@ class AdvisorCallback(BaseCallback):
                 f"until_success is {self.until_success!r}, but with roll_in=1 all episodes begin with advice, and none "
                 "is the agent's own, to be judged by. Make roll_in less."
             )
-        schedule = self._whole_schedule()
+        self._queries = self._open_queries(self._whole_schedule(), run)
+        self._model_of_run = model
+
+    def _open_queries(self, schedule: Schedule, run: str | None) -> Queries:
+        model = self.model
         try:
             log, progress = open_log(model, name_of(self.advisor), self.log_path, self.resume, run)
         except OSError as error:
@@ -346,28 +330,37 @@ class AdvisorCallback(BaseCallback):
             ) from None
         if self.until_success is not None and "rules" in progress and "counts" not in progress:
             progress["ended"] = model.shaping_ended  # an earlier version did not say who ended it
-        self._ledger = Ledger(progress)
-        # A generator of its own, so that asking draws nothing from the run's random numbers.
-        self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(model.seed))
-        self._queue = QueryQueue(self.advisor, log, Usage(**progress.get("usage", {})))
-        self._schedule = schedule.without_first(self._ledger.n_answered)
-        self._teacher.recall(progress)
-        self._teacher.on_put_back = self._log_put_back
-        if log is not None:
+        queries = Queries(
+            model,
+            self.advisor,
+            self._briefing,
+            schedule,
+            self.window,
+            # A generator of its own, so that asking draws nothing from the run's random numbers.
+            StateCollector(self.states_per_query, self.frames, np.random.default_rng(model.seed)),
+            QueryQueue(self.advisor, log, Usage(**progress.get("usage", {}))),
+            Ledger(progress),
+            self._teacher,
+            self.verbose,
+        )
+        try:
+            self._teacher.recall(progress)
             try:
-                self._recover()
+                queries.recover()
             except ValueError:
                 model.advice_progress.remove(progress)  # of a log that is not this run's
                 raise
-        self._model_of_run = model
+        except BaseException:
+            queries.rest()
+            raise
+        return queries
 
     def _whole_schedule(self) -> Schedule:
         model = self.model
         teacher = self._teacher
         by_default = N_QUERIES_OF_RULES if teacher.can_be_corrected else 1 if teacher.advises_by_rules else N_QUERIES
-        self._n_queries = self.n_queries or by_default
         schedule = Schedule.of_run(
-            self._n_queries,
+            self.n_queries or by_default,
             self.first_query,
             self.query_freq,
             states_per_query=self.states_per_query,
@@ -387,75 +380,6 @@ class AdvisorCallback(BaseCallback):
             )
         return schedule
 
-    def _recover(self) -> None:
-        """Take from the log what neither the model nor the queue has, so that nothing is asked twice."""
-        assert self._queue.log is not None
-        self._open_correction = None
-        folder, in_queue = self._queue.log.path, self._queue.indices
-        logged = [query for query in read_queries(folder) if not query.altered]
-        unknown = [query for query in logged if query.index not in in_queue]
-        recovered = recover(unknown, self._ledger.progress, self._briefing)
-        for known in [*unknown[:1], *(part.logged for part in recovered)]:
-            check_environment(known, self._briefing)
-        if not logged:
-            return
-        spent = sum((query.usage for query in logged), Usage()) - self._queue.in_flight
-        self._queue.spent = spent.at_least(self._queue.spent)
-        n_asked = max(self._ledger.n_answered, *(1 + query.index for query in logged))
-        if n_asked > self._schedule.index:
-            self._schedule = self._schedule.without_first(n_asked - self._schedule.index)
-            self._states.take()
-            self._collecting = False
-        if recovered and self.verbose >= 1:
-            queries = count(len(recovered), "query", "queries")
-            print(f"The model does not have, or not all of, {queries} of the advice log {folder}.")
-        teacher, is_past_cutoff = self._teacher, self.num_timesteps >= self.model.cutoff
-        for known in logged:
-            self._stand_again(known)
-        if teacher.can_be_corrected:
-            # What was answered goes first, and then the latest of what was not: one answer is enough to stand.
-            recovered.sort(key=lambda part: -part.logged.index if part.open else -math.inf)
-        for part in recovered:
-            is_overtaken = teacher.can_be_corrected and (teacher.stands or len(self._queue.indices) > 0)
-            is_over = is_past_cutoff or (is_overtaken and part.logged is not logged[-1])
-            query = part.logged.to_query(self._briefing, frames=len(part.open) > 0)
-            if part.is_new:
-                self._ledger.ask([query])
-            outcome = part.outcome(query, is_over)
-            if part.is_new or outcome.states:
-                self._accept(outcome)
-            self._stand_again(part.logged)
-            if part.logged.advice is None and not part.open:
-                self._queue.log.write_advice(query, part.known, part.logged.latency)  # a crash came in between
-            if part.open and not is_over:
-                if is_overtaken:
-                    self._open_correction = query, part
-                else:
-                    self._queue.ask_again(query, part.logged, part.known, part.open)
-
-    def _stand_again(self, logged: LoggedQuery) -> None:
-        """Put back older rules if the log says that those of a query, which stand, did worse."""
-        record = self._teacher.record
-        if logged.put_back is not None and record is not None and record.query == logged.index:
-            self._teacher.stand_again(logged.put_back)
-
-    def _plan(self) -> None:
-        """Say before training what the run will not come to ask, and why."""
-        n_envs, now, end = self.training_env.num_envs, self.num_timesteps, self.model._total_timesteps
-        matters = not self._teacher.stands_by_itself
-        if not self._collecting:
-            self._schedule = self._schedule.postponed(now)
-        self._schedule, late = self._schedule.until(self.model.cutoff)
-        if late and matters:
-            explain.after_cutoff(late, self._n_queries, self.model.cutoff, now)
-        train_freq = self.model.train_freq
-        n_steps = n_envs * (train_freq.frequency if train_freq.unit == TrainFrequencyUnit.STEP else 1)
-        last_step = now + n_steps * math.ceil((end - now) / n_steps)
-        beyond = self._schedule.after(last_step)
-        if beyond and matters and not self._announced:
-            explain.beyond_end(beyond, self._n_queries, last_step)
-            self._announced = True
-
     # ---- Each step
 
     def update_locals(self, locals_: dict[str, Any]) -> None:
@@ -471,28 +395,19 @@ class AdvisorCallback(BaseCallback):
         super().update_locals(locals_)
         self._saw_steps = True
         self.num_timesteps = self.model.num_timesteps
-        self._states.complete(self.locals["actions"])
+        self._queries.states.complete(self.locals["actions"])
         if self._needs_no_more():
             self._end_advice()
-        if len(self._schedule) and self.num_timesteps >= self.model.cutoff:
-            if self.model.shaping_ended is None and self._teacher.misses_a_correction and not self._queue.indices:
-                explain.without_episodes(len(self._schedule), self._teacher.n_followed, self.model.cutoff)
-            elif self.model.shaping_ended is None and self._waits_for_an_answer:
-                explain.not_answered(len(self._schedule), self.model.cutoff)
-            self._states.take()
-            self._schedule, self._collecting = self._schedule.without_first(len(self._schedule)), False
-        if self._open_correction is not None:
-            self._ask_again(*self._open_correction)
-        if self._collecting and self._schedule.is_due(self.num_timesteps):
-            self._ask()
-        self._visit_states()
-        self._collect(wait=self.blocking, refuse=True)
+        self._queries.ask_what_is_due()
+        if self._queries.want_present_states():
+            self._visit_states()
+        self._queries.collect(wait=self.blocking, refuse=True)
         self._teach()
         self._hold()
-        if not self._past_cutoff and self.num_timesteps >= self.model.cutoff:
-            self._past_cutoff = True
+        if not self._is_past_cutoff and self.num_timesteps >= self.model.cutoff:
+            self._is_past_cutoff = True
             self._look_back()
-        self._ledger.spend(self.usage)
+        self._queries.note_spending()
 
     def _on_step(self) -> bool:
         if not self._saw_steps:
@@ -511,14 +426,14 @@ class AdvisorCallback(BaseCallback):
 
     def _end_advice(self) -> None:
         self.model.end_shaping()
-        self._ledger.progress["ended"] = self.model.shaping_ended
+        self._queries.ledger.progress["ended"] = self.model.shaping_ended
         if self.verbose >= 1:
             print(f"Step {self.num_timesteps}: the agent succeeds by itself. The advice ends.")
 
     def _hold(self) -> None:
         """After the cutoff, for as long again, unless somebody called ``model.end_shaping()``."""
         model, teacher = self.model, self._teacher
-        was_ended = model.shaping_ended not in (None, self._ledger.progress.get("ended"))
+        was_ended = model.shaping_ended not in (None, self._queries.ledger.progress.get("ended"))
         if not model.cutoff <= self.num_timesteps < 2 * model.cutoff or was_ended or not teacher.holds:
             teacher.let_go()
             return
@@ -550,133 +465,29 @@ class AdvisorCallback(BaseCallback):
         """What the advisor reads of the present states."""
         return seen if self._privileged is None else self._privileged.read()
 
-    def _log_put_back(self, query: int | None, rules: str) -> None:
-        log = self._queue.log
-        if log is not None and query is None:  # of a model that was saved by an earlier version
-            query = max((logged.index for logged in read_queries(log.path) if logged.answers), default=None)
-        if log is not None and query is not None:
-            log.write_put_back(query, rules)
-
     def _picture(self, env: int) -> np.ndarray | None:
         """Of a present state, if a model may still be shown it."""
-        if not (self.frames and len(self._schedule) and self._teacher.can_be_corrected):
+        if not (self.frames and self._queries.are_to_come and self._teacher.can_be_corrected):
             return None
-        return self._states.picture(self.training_env, env)
+        return self._queries.states.picture(self.training_env, env)
 
     def _original_observations(self, observations: Observation) -> Observation:
         normalize = self.model.get_vec_normalize_env()
         return observations if normalize is None else normalize.get_original_obs()
 
     def _visit_states(self) -> None:
-        """Keep the present states if they are among those that the next query is about."""
-        if not self._schedule.is_due(self.num_timesteps + max(self.window, self._schedule.to_collect)):
-            return
-        if not self._collecting:
-            self._states.draw(range(self.num_timesteps, self._schedule.next, self.training_env.num_envs))
-            self._collecting = True
-        if self._states.is_drawn(self.num_timesteps):
-            read = None if self._privileged is None else self._privileged.read()
-            observations = self._original_observations(self.locals["new_obs"])
-            self._states.visit(self.training_env, self.num_timesteps, observations, read)
+        read = None if self._privileged is None else self._privileged.read()
+        observations = self._original_observations(self.locals["new_obs"])
+        self._queries.states.visit(self.training_env, self.num_timesteps, observations, read)
 
-    @property
-    def _waits_for_an_answer(self) -> bool:
-        """Whether what is still to come would be corrected unseen."""
-        is_any_open = len(self._queue.indices) > 0 or self._open_correction is not None
-        return self._teacher.can_be_corrected and is_any_open
-
-    def _ask_again(self, query: AdviceQuery, part: Recovered) -> None:
-        is_over = self.num_timesteps >= self.model.cutoff or self._teacher.needs_no_correction
-        if not is_over and (self._teacher.awaits_episodes or len(self._queue.indices)):
-            return
-        self._open_correction = None
-        if not is_over:
-            query = dataclasses.replace(query, followed=self._teacher.followed())
-            self._queue.ask_again(query, part.logged, part.known, part.open)
-
-    def _ask(self) -> None:
-        if self._waits_for_an_answer:
-            return
-        if self._teacher.awaits_episodes:
-            return
-        index = self._schedule.index
-        # A correction may have waited for its episodes beyond the next one's time.
-        self._schedule = self._schedule.without_first().postponed(self.num_timesteps, with_present=True)
-        states, self._collecting = self._states.take(), False
-        if self._teacher.needs_no_correction:
-            logger.info("Query %d is not asked: the rules succeed where they are followed.", index + 1)
-            return
-        followed = self._teacher.followed()
-        query = AdviceQuery(index, self.num_timesteps, states, self._briefing, followed=followed)
-        self.n_asked += 1
-        self._ledger.ask([query])
-        self._queue.ask(query)
-        if self.verbose >= 1:
-            print(f"Query {index + 1} at step {self.num_timesteps}: asking about {count(len(states), 'state')}.")
-
-    # ---- Answers
-
-    def _collect(self, wait: bool, refuse: bool = False) -> None:
-        """Put the answers that are there into the guidance buffer; if told to, refuse to go on without any."""
-        if self.num_timesteps >= self.model.cutoff:
-            self._give_up(*self._queue.end())
-        for outcome in self._queue.outcomes(wait):
-            self._accept(outcome, of_queue=True)
-            if refuse and not self._ledger.was_answered:
-                self._refuse_to_go_on(outcome)
-
-    def _give_up(self, unasked: Sequence[AdviceQuery], begun: Sequence[Outcome]) -> None:
-        self._uncount(unasked)
-        if (unasked or begun) and self.model.shaping_ended is None:
-            explain.not_answered(len(unasked) + len(begun), self.model.cutoff)
-        for outcome in begun:
-            self._accept(outcome, explain_nothing=False)
-
-    def _accept(self, outcome: Outcome, of_queue: bool = False, explain_nothing: bool = True) -> None:
-        query, accepted = outcome.query, outcome.accepted
-        scaled = [self.model.policy.scale_action(outcome.advice.actions[i]) for i in accepted]
-        observations = [query.states[i].guided for i in accepted]
-        is_late = self.num_timesteps >= self.model.cutoff
-        standing = outcome.advice.standing
-        # After the cutoff nobody would follow it, to see how well it does.
-        if not is_late or self._teacher.standing.advice is None:
-            self._teacher.stand(standing, query.index)
-        # These belong together, lest Ctrl-C leave answers in the buffer that the model does not know to have.
-        self.model.guidance_buffer.add_all(
-            observations, [np.clip(a, -1, 1) for a in scaled], self.num_timesteps, labels=standing is not None
-        )
-        self._ledger.note(outcome)
-        if of_queue:
-            self._queue.close()
-        self._ledger.accept(outcome, is_late, self._queue.open_queries)
-        too_late = is_late and self.model.shaping_ended is None
-        explain.report(outcome, self.num_timesteps, self.model.cutoff if too_late else None)
-        if explain_nothing and not self._explained:
-            self._explained = explain.nothing(outcome)
-        if self.verbose >= 1:
-            print(explain.summary(outcome))
-        show_in_tensorboard(self.logger.output_formats, query, outcome.advice, self.advisor)
-
-    def _refuse_to_go_on(self, outcome: Outcome) -> None:
-        """A day of training without advice costs more than a run that ends at once."""
-        final = next((failure for failure in outcome.failures if failure.permanent), None)
-        if final is not None:
-            raise AdvisorError(
-                f"{name_of(self.advisor)} cannot be asked, and trying again would not help: {final.text}. Training "
-                f"ends at step {self.num_timesteps}, with nothing answered yet. Mend the key, the model's name or its "
-                "address, and start again."
-            )
-
-    def _uncount(self, unasked: Sequence[AdviceQuery]) -> None:
-        self.n_asked -= len(unasked)
-        self._ledger.ask(unasked, sign=-1)
+    # ---- What is logged
 
     def _figures(self) -> dict[str, float]:
-        return {} if self._model_of_run is None else {**self._ledger.figures(), **self._teacher.figures()}
+        return {} if self._model_of_run is None else {**self._queries.ledger.figures(), **self._teacher.figures()}
 
     def _record_figures(self) -> None:
         """For who dumps the logger when training has ended."""
-        self._ledger.spend(self.usage)
+        self._queries.note_spending()
         for name, value in self._figures_writer.together().items():
             self.logger.record(name, value)
 
@@ -684,39 +495,30 @@ class AdvisorCallback(BaseCallback):
 
     def _after_learning(self, completed: bool) -> None:
         """Event callbacks do not tell their children of the end, and SB3 tells nobody of Ctrl-C."""
+        if self._model_of_run is None:  # the run could not begin
+            self._figures_writer.leave()
+            return
         try:
             if completed:
                 self.on_training_end()
             else:
-                self._queue.break_off()
-                self._collect(wait=False)
-            if self.num_timesteps >= self.model.cutoff:
-                self._give_up(*self._queue.end(everything=True))
+                self._queries.break_off()
+            self._queries.give_up_late()
             self._record_figures()
         finally:
-            self._queue.rest()
+            self._queries.rest()
             self._figures_writer.leave()
 
     def _on_training_end(self) -> None:
         if self._has_ended:  # and SB3 has told of it, so that nothing is said twice
             return
         self._has_ended = True
-        is_over = self.num_timesteps >= self.model.cutoff
-        if not is_over:
-            self._put_off(self._queue.drop_unasked())
-            if self._waits_for_an_answer and self._schedule.is_due(self.num_timesteps) and not self._announced:
-                self._announced = True
-                explain.put_off(sum(trigger <= self.num_timesteps for trigger in self._schedule.triggers))
-        self._collect(wait=not is_over)
+        self._queries.end()
         self._record_figures()
         if not self._saw_steps and self.model.num_timesteps > self.num_timesteps:
             warnings.warn(_NOT_TOLD, AdviceWarning, stacklevel=2)
-        elif len(self._schedule) and not self._announced and not self._teacher.stands_by_itself:
-            self._announced = True
-            if self._teacher.awaits_episodes and self._schedule.is_due(self.num_timesteps):
-                explain.without_episodes(len(self._schedule), self._teacher.n_followed)
-            else:
-                explain.not_reached(self._schedule.triggers, self._n_queries, self.num_timesteps)
+        else:
+            self._queries.tell_of_unasked()
         record, is_told = self._teacher.record, self.model.ep_success_buffer or self._teacher.roll_ins.is_told
         if self.model.ep_info_buffer and not is_told:
             for name, value in (("until_success", self.until_success), ("hold", self.hold or None)):
@@ -724,13 +526,3 @@ class AdvisorCallback(BaseCallback):
                     explain.success_untold(name, value)
         elif self.until_success == "advice" and record is not None and not record.is_known:
             explain.advice_unmeasured(self._teacher.n_followed)
-
-    def _put_off(self, unasked: Sequence[AdviceQuery]) -> None:
-        """Nothing is sent, and waited for, when training has ended; the queries are due if it goes on."""
-        if not unasked:
-            return
-        self._uncount(unasked)
-        self._schedule = self._schedule.with_again(len(unasked), self.num_timesteps)
-        self._states.take()
-        self._collecting, self._announced = False, True
-        explain.put_off(len(unasked))
