@@ -42,6 +42,7 @@ def run(code):
     return process.stdout
 
 
+@pytest.mark.slow
 def test_each_command_s_help_has_the_name_that_it_was_called_by(tmp_path):
     run(_HELPS)
     helps = json.loads((tmp_path / "helps.json").read_text())

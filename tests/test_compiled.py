@@ -164,6 +164,7 @@ def test_a_compiler_that_errs_or_is_not_there_leaves_the_parents_updates(compile
         th.testing.assert_close(parameters(fast)[name], value, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_compiler_that_is_not_there_is_said_by_its_own_words(monkeypatch, capsys):
     """What PyTorch itself does without one."""
     th._dynamo.reset()

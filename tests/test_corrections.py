@@ -384,6 +384,7 @@ def test_a_run_that_was_killed_anywhere_asks_nothing_twice(tmp_path):
         assert [len(query.answers) for query in read_queries(folder) if query.answers] == [1, 1]
 
 
+@pytest.mark.slow
 @pytest_vlm
 def test_a_recorded_run_with_rules_can_be_replayed():
     texts = [answer_of(-0.5), answer_of(0.5)]

@@ -40,6 +40,7 @@ def probability_of_adding(model, n=64):
     return np.mean([reading is not None and int(reading.action) == 1 for reading in readings])
 
 
+@pytest.mark.slow
 def test_awr_learns(taught, tmp_path):
     model = make_awr(taught, 2e-3, n_updates=20, batch_size=32, n_rollouts=2)
     before = probability_of_adding(model)
@@ -53,6 +54,7 @@ def test_awr_learns(taught, tmp_path):
     loaded.learn(16)
 
 
+@pytest.mark.slow
 def test_awr_writes_offline_before_it_learns(taught):
     model = make_awr(taught, offline_steps=64, offline_updates=5, ent_coef=0.5, weights="uniform")
     first = [parameter.detach().clone() for parameter in model.policy.language.parameters()]
@@ -86,6 +88,7 @@ def test_awr_is_the_likelihood_of_what_was_better(taught, monkeypatch):
         assert kept[0][name].numpy() == pytest.approx(gradient.numpy(), rel=1e-3, abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_what_was_written_offline_counts_over_several_calls(taught, caplog, tmp_path):
     model = make_awr(taught, offline_steps=96, offline_updates=2)
     model.learn(32)

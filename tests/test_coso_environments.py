@@ -88,6 +88,7 @@ def test_environments_are_what_gymnasium_expects(name):
     check_env(gym.make(f"sb3_varl.coso:{name}-v0").unwrapped)
 
 
+@pytest.mark.slow
 def test_blackjack_is_played_from_its_picture():
     pytest.importorskip("pygame")
     env = make_vec_env("sb3_varl.coso:BlackjackPixels-v0", 2, seed=0)

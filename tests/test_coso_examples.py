@@ -41,6 +41,7 @@ def run(monkeypatch):
 FEW_EXAMPLES = {"N_ENVS": 2, "N_STEPS": 4, "N_EXAMPLES": 8, "N_READING_EPOCHS": 1, "N_ANSWER_EPOCHS": 1}
 
 
+@pytest.mark.slow
 def test_number_line_is_imitated_trained_and_evaluated(load, run, tmp_path, capsys):
     module = load("coso_number_line", **FEW_EXAMPLES, N_EVAL_EPISODES=2)
     run(module, "--steps", 16, "--weights", "uniform", "--out", tmp_path / "out")
@@ -49,6 +50,7 @@ def test_number_line_is_imitated_trained_and_evaluated(load, run, tmp_path, caps
     assert "after imitation" in printed[-1]
 
 
+@pytest.mark.slow
 def test_the_grid_trains_from_one_start_and_goes_on_where_it_was(load, tmp_path):
     load("coso_number_line", **FEW_EXAMPLES, N_EVAL_EPISODES=2)
     grid = load("coso_grid")

@@ -65,6 +65,7 @@ def test_weights_do_not_depend_on_company():
     assert [w.tolist() for w in turned] == [w.tolist() for w in together]
 
 
+@pytest.mark.slow
 def test_the_token_that_decides_weighs_most():
     """Of ten tokens the fifth tells the action, and the second looks like it."""
     model = make_model(weights=LearnedWeights(n_updates=20, batch_size=64, learning_rate=2e-3))

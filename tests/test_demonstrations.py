@@ -89,6 +89,7 @@ def make_model():
     return make
 
 
+@pytest.mark.slow
 def test_demonstrations_in_the_replay_buffer(make_model):
     model, demonstrations = make_model("SAC, 3 demonstrations in half of each batch")
     assert len(demonstrations) == 3

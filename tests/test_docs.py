@@ -127,6 +127,7 @@ class TestCode:
         assert advice.actions[:2] == [None, None]
         np.testing.assert_array_equal(advice.actions[2], [0, 0])
 
+    @pytest.mark.slow
     def test_coso(self):
         code = blocks("docs/coso.md", "python")[0]
         name, rest = '"HuggingFaceTB/SmolVLM-256M-Instruct"', ', "lora": None, "max_new_tokens": 8'

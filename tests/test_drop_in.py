@@ -103,7 +103,7 @@ def test_the_page_lists_what_is_tested_here():
     assert list(page_table()) == list(SETTINGS)
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", ["VARL", *(pytest.param(name, marks=pytest.mark.slow) for name in [*FAMILY][1:])])
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_each_setting(setting, name, tmp_path):
     guided, parent = FAMILY[name]

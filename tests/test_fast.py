@@ -73,6 +73,7 @@ def test_normalised_and_several_environments():
         th.testing.assert_close(parameters(fast)[name], value, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("advice", [0, 5])
 def test_other_activations(advice):
     kwargs = {"policy_kwargs": {"activation_fn": nn.Tanh}, "advice": advice}
@@ -225,6 +226,7 @@ def test_the_critics_parameters_are_constants_in_the_actors_loss_only():
     assert not model.critic._forward_pre_hooks
 
 
+@pytest.mark.slow
 def test_counter_env_learns_fast_as_well():
     model = VARL("MlpPolicy", CounterEnv(low=-1, high=3), **SMALL, learning_rate=3e-3, shaping_coef=50.0, fast=True)
     observation, advice = np.array([0, 3, 0], np.float32), np.array([2.5, -0.5], np.float32)

@@ -279,6 +279,7 @@ def test_the_deadline_holds_where_litellm_blocks_a_thread(monkeypatch):
     assert reasons(advice) == ["request_failed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["openai/test", "hosted_vllm/test"])
 def test_a_large_error_keeps_neither_the_deadline_nor_the_training_waiting(model):
     with VLMServer(always=Misbehaviour(500, body="<p>word</p> " * 1_000_000)) as server:

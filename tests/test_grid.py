@@ -79,6 +79,7 @@ def small_grid(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_grid_writes_a_row_for_each_run_and_evaluation(small_grid):
     runs = read(small_grid / "results" / "runs.csv")
     assert sorted(run["method"] for run in runs) == ["SAC", "VARL"]
@@ -95,6 +96,7 @@ def test_the_grid_writes_a_row_for_each_run_and_evaluation(small_grid):
         assert all(0 <= float(row["success_at_end"]) <= float(row["success"]) for row in own)
 
 
+@pytest.mark.slow
 def test_what_was_run_is_not_run_again(small_grid, grid_main):
     before = (small_grid / "results" / "runs.csv").read_bytes()
     outcome = grid_main(small_grid, "main", "--tasks", TASK, "--seeds", "0")
@@ -103,6 +105,7 @@ def test_what_was_run_is_not_run_again(small_grid, grid_main):
     assert (small_grid / "results" / "runs.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 # As in a run of its own, where a warning is none of an error.
 @pytest.mark.filterwarnings("ignore:5 of 6 queries will not be asked:sb3_varl.AdviceWarning")
 def test_a_run_comes_out_the_same_again(small_grid, grid_main):
@@ -137,11 +140,13 @@ def changed(small_grid, tmp_path):
     return copy
 
 
+@pytest.mark.slow
 def test_a_check_notices_a_difference(changed, grid_main):
     folder = changed(lambda row: {**row, "entropy": float(row["entropy"]) + 1}.values())
     assert "is not what it was" in grid_main(folder, "--check", f"SAC/{TASK}/0").status
 
 
+@pytest.mark.slow
 def test_older_runs_lack_the_last_columns(changed, grid_main):
     folder = changed(lambda row: [value for name, value in row.items() if name not in results.ADDED_LATER])
     outcome = grid_main(folder, "--check", f"SAC/{TASK}/0")
@@ -149,6 +154,7 @@ def test_older_runs_lack_the_last_columns(changed, grid_main):
     assert "largest difference 0" in outcome.out
 
 
+@pytest.mark.slow
 def test_other_settings_are_not_mixed_in(small_grid):
     kept = results.Results(small_grid / "results")
     assert grid.missing_cells([cells.make_cell("SAC", TASK, 0, STEPS, 2)], kept) == []
@@ -281,6 +287,7 @@ def trained(tmp_path, method, task="reach-v3", steps=504, **settings):
     return training.train(cell, tmp_path, training.Recorder(cell, tmp_path))
 
 
+@pytest.mark.slow
 def test_advice_in_the_replay_buffer_stands_by_itself(tmp_path):
     model = trained(tmp_path, "SAC, advice in replay")
     buffer = model.replay_buffer
@@ -295,6 +302,7 @@ def test_advice_in_the_replay_buffer_stands_by_itself(tmp_path):
     assert not np.array_equal(buffer.observations[advised], buffer.next_observations[advised])
 
 
+@pytest.mark.slow
 def test_cloning_fits_the_advice(tmp_path):
     far = trained(tmp_path / "far", "SAC, advice cloned", steps=302, cloning={"n_updates": 1})
     near = trained(tmp_path / "near", "SAC, advice cloned", steps=302, cloning={"n_updates": 600})

@@ -96,6 +96,7 @@ def test_a_first_request_is_quiet_and_warnings_about_others_cost_nothing(model, 
     assert result.stdout + result.stderr == ""
 
 
+@pytest.mark.slow
 def test_threads_that_make_the_first_advisors_at_once_stay_offline():
     code = """
 import os, socket, threading

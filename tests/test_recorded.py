@@ -138,6 +138,7 @@ def test_replayed_updates_are_the_parents(kwargs, at_once):
     assert {name for name in found if name.startswith("train/")} <= expected.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("advice", [0, 9])
 def test_batch_renormalisation_and_an_actor_that_is_updated_less_often(advice):
     """CrossQ's layers look at their age, and do something else from a certain one on."""

@@ -130,6 +130,7 @@ def test_logs_of_different_environments_are_refused(other, tmp_path):
         main([str(tmp_path / "one"), str(tmp_path / "two"), "--output", str(tmp_path / "guidance")])
 
 
+@pytest.mark.slow
 def test_a_path_without_a_log(tmp_path):
     process = subprocess.run(
         [sys.executable, "-W", "error", "-m", "sb3_varl.relabel", str(tmp_path)], capture_output=True, text=True

@@ -215,6 +215,7 @@ def test_a_logger_that_hardly_wrote_is_told_of(tmp_path):
         assert any("wrote no more than 1 time, so" in sentence for sentence in run.missing) == (n == 1)
 
 
+@pytest.mark.slow
 def test_tensorboard_says_the_same_as_csv(run, tmp_path):
     written = read_runs(run)[0]
     (run / "progress.csv").unlink()
@@ -571,6 +572,7 @@ def test_a_run_with_two_advisors(tmp_path, figures):
     assert figures["Spent on advice, US dollars"].lines[0].get_ydata().tolist() == [0, 0.25, 0.5, 0.5]
 
 
+@pytest.mark.slow
 def test_two_models_that_were_trained_in_one_folder(tmp_path):
     folder = train(tmp_path / "VARL_1", ["csv"])
     train(folder, ["csv"], FunctionAdvisor(lambda observation: np.zeros(2)))
@@ -713,6 +715,7 @@ def test_a_run_that_is_still_being_written(run):
     assert len(found.scalar("varl/gate_open")) > 1
 
 
+@pytest.mark.slow
 def test_a_frame_that_is_gone(run, caplog):
     before = write_report(run).read_text().count("data:image/jpeg")
     frame = next((run / "advice").glob("query0*.png"))
@@ -760,6 +763,7 @@ def test_errors_say_what_to_do(tmp_path):
         write_report([])
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     write_evaluations(tmp_path / "SAC")
     process = subprocess.run(

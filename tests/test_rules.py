@@ -171,6 +171,15 @@ def test_definitions_serve_their_rule_and_those_after_it():
     assert parse(text)(STATE)[0] == 0.5
 
 
+def test_all_that_is_wrong_with_a_rule_is_told_at_once():
+    rules = rules_of(rule("pluck[0]", "cos(1, 2)", when="gap > pluck[0]"), rule("gap", "gap"), rule("0.5", "0"))
+    assert [lost.text.partition(",")[0] for lost in rules.rejected] == [
+        *("there is no gap", "there is no pluck", "cos(a number"),
+        "there is no gap",
+    ]
+    assert rules(STATE)[0] == 0.5
+
+
 def test_what_a_lost_rule_defined_others_may_use():
     rules = rules_of(rule("nothing", "0", let={"a": "0.5"}), rule("a", "0"))
     assert [lost.reason for lost in rules.rejected] == ["unknown_name"]

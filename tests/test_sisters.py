@@ -27,6 +27,7 @@ def advised(guided, env="Pendulum-v1", n=5, **kwargs):
     return model
 
 
+@pytest.mark.slow
 @SISTERS
 def test_unadvised_each_is_its_parent_bit_for_bit(guided, parent):
     """Beyond the fourth episode, after which SB3 writes its logs; in each setting, over less, in test_drop_in.py."""

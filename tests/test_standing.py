@@ -295,7 +295,7 @@ def warnings_of(caplog, text, **kwargs):
 def test_rules_that_never_hold_are_told_of_once(caplog):
     never = '{"rules": [{"name": "a", "when": "t > 50", "action": ["0", "0"]}]}'
     (message,) = warnings_of(caplog, never)
-    assert "none of the 1 rules held in any of" in message
+    assert "none of 1 rule held in any of" in message
     assert "no condition was true" in message
     assert "Compare their conditions with the observations: a: t > 50." in message
 
@@ -341,7 +341,7 @@ def test_rules_that_seldom_decide_are_mentioned_once(caplog, monkeypatch):
     text = TEXT[:-2] + ', {"name": "never", "when": "t > 99", "action": ["0", "0"]}]}'
     with caplog.at_level("INFO"):
         (message,) = warnings_of(caplog, text)
-    assert message.startswith("1 of the 2 rules decided in none of the first ")
+    assert message.startswith("1 of 2 rules decided in none of the first ")
     assert "never: t > 99" in message
 
 

@@ -35,13 +35,14 @@ def advised(env="Pendulum-v1", policy="MlpPolicy", n=5, **kwargs):
 @pytest.mark.parametrize(
     "kwargs",
     [
-        {},
-        {"use_sde": True},
-        {"n_steps": 3, "ent_coef": "auto_0.1"},
-        {"ent_coef": 0.2, "train_freq": (1, "episode"), "gradient_steps": -1},
-        {"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))},
+        pytest.param({}, id="default"),
+        pytest.param({"use_sde": True}, id="gsde", marks=pytest.mark.slow),
+        pytest.param({"n_steps": 3, "ent_coef": "auto_0.1"}, id="n_step", marks=pytest.mark.slow),
+        pytest.param(
+            {"ent_coef": 0.2, "train_freq": (1, "episode"), "gradient_steps": -1}, id="episodes", marks=pytest.mark.slow
+        ),
+        pytest.param({"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))}, id="noise", marks=pytest.mark.slow),
     ],
-    ids=["default", "gsde", "n_step", "episodes", "noise"],
 )
 def test_unadvised_varl_is_sac_bit_for_bit(kwargs):
     """Beyond the fourth episode, after which SB3 writes its logs."""
@@ -253,6 +254,7 @@ def test_guidance_summary():
     assert VARL("MlpPolicy", "Pendulum-v1", **SMALL).guidance_summary() == {}
 
 
+@pytest.mark.slow
 def test_writing_the_logs_changes_nothing():
     often = advised(short_pendulum()).learn(180, log_interval=1)
     assert_same_parameters(often, advised(short_pendulum()).learn(180, log_interval=None))

@@ -148,6 +148,7 @@ def test_advise_works_inside_of_a_running_event_loop() -> None:
         assert asyncio.run(cell()).rejected == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["openai/test", "hosted_vllm/test"])
 def test_connections_do_not_add_up(model: str) -> None:
     """One may be kept for the next request, whoever sends it; those that failed are closed."""

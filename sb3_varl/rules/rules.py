@@ -98,7 +98,9 @@ class Rules:
             for name, text in rule.let:
                 if _attempt(lost, f"{rule.name}, let {name}", translator.define, name, text) is not None:
                     let.append((name, text))
-            compiled = _attempt(lost, rule.name, self._compile, translator, rule)
+            faults = list[RejectedRule]()
+            compiled = self._compile(translator, rule, faults)
+            lost += dict.fromkeys(faults)  # a name that there is not may be in several components
             if compiled is not None:
                 # What was defined in a rule that is lost, others may use.
                 kept.append(dataclasses.replace(rule, let=tuple(let)))
@@ -306,17 +308,25 @@ class Rules:
     def _actions(self, numbers: np.ndarray) -> np.ndarray:
         return as_dtype(np.clip(numbers, self._low, self._high), self.action_space)
 
-    def _compile(self, translator: Translator, rule: Rule) -> _Compiled:
-        when = translator.condition(rule.when)
+    def _compile(self, translator: Translator, rule: Rule, faults: list[RejectedRule]) -> _Compiled | None:
+        """All that is wrong with it is told at once, so that one answer can mend it."""
+        when = _attempt(faults, rule.name, translator.condition, rule.when)
+        parts = [_attempt(faults, rule.name, translator.vector, text) for text in rule.action or ()]
+        if when is None or None in parts:
+            return None
         if rule.action is None:
             return _Compiled(when, None)
-        nodes = [node for text in rule.action for node in _nodes(translator.vector(text))]
+        action = _attempt(faults, rule.name, self._one_for_each, parts)
+        return None if action is None else _Compiled(when, action)
+
+    def _one_for_each(self, parts: Sequence[Value]) -> tuple[Node, ...]:
+        nodes = tuple(node for part in parts for node in _nodes(part))
         n = int(np.prod(self.action_space.shape))
         if len(nodes) != n:
             raise ExpressionError(
                 "wrong_shape", f"its action has {len(nodes)} components, expected {n}: {', '.join(self._components)}"
             )
-        return _Compiled(when, tuple(nodes))
+        return nodes
 
 
 def _check_arguments(sheet: Any, action_space: Any) -> None:

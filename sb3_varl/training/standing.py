@@ -8,6 +8,7 @@ from gymnasium import spaces
 
 from sb3_varl.advice.types import Observation, StandingAdvice, check_action, example_of
 from sb3_varl.rules import Decision, Rules
+from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
 
@@ -200,9 +201,9 @@ class Standing:
             undefined = dict(rules.undefined)
             why = f"of {undefined} an expression had no value" if undefined else "no condition was true"
             logger.warning(
-                "Since they stand, none of the %d rules held in any of the first %d states: %s. So nothing "
-                "is advised. Compare their conditions with the observations: %s.",
-                len(rules),
+                "Since they stand, none of %s held in any of the first %d states: %s. So nothing is advised. Compare "
+                "their conditions with the observations: %s.",
+                count(len(rules), "rule"),
                 n,
                 why,
                 example_of("; ".join(f"{rule.name}: {rule.when}" for rule in rules.rules)),
@@ -222,10 +223,10 @@ class Standing:
         silent = [f"{rule.name}: {rule.when}" for i, rule in enumerate(rules.rules) if not self.by_rule[i]]
         if self.by_rule and silent:
             logger.info(
-                "%d of the %d rules decided in none of the first %d states, because their condition did not hold or "
+                "%d of %s decided in none of the first %d states, because their condition did not hold or "
                 "another rule came first: %s. That may be as it should, of rules for what seldom happens.",
                 len(silent),
-                len(rules),
+                count(len(rules), "rule"),
                 n,
                 example_of("; ".join(silent), _MAX_SILENT),
             )
