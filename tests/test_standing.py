@@ -295,7 +295,7 @@ def warnings_of(caplog, text, **kwargs):
 def test_rules_that_never_hold_are_told_of_once(caplog):
     never = '{"rules": [{"name": "a", "when": "t > 50", "action": ["0", "0"]}]}'
     (message,) = warnings_of(caplog, never)
-    assert "none of 1 rule held in any of" in message
+    assert "none of the rules (1) held in any of" in message
     assert "no condition was true" in message
     assert "Compare their conditions with the observations: a: t > 50." in message
 

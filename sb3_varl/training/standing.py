@@ -201,9 +201,9 @@ class Standing:
             undefined = dict(rules.undefined)
             why = f"of {undefined} an expression had no value" if undefined else "no condition was true"
             logger.warning(
-                "Since they stand, none of %s held in any of the first %d states: %s. So nothing is advised. Compare "
-                "their conditions with the observations: %s.",
-                count(len(rules), "rule"),
+                "Since they stand, none of the rules (%d) held in any of the first %d states: %s. So nothing is "
+                "advised. Compare their conditions with the observations: %s.",
+                len(rules),
                 n,
                 why,
                 example_of("; ".join(f"{rule.name}: {rule.when}" for rule in rules.rules)),
