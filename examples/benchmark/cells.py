@@ -109,23 +109,25 @@ OTHER_NOISE: Settings = {"use_sde": False, "policy_kwargs": None}
 RECORDED_RULES: Settings = {"advisor": "recorded", "advice": {"n_queries": None, "hold": False}}
 HOLD: Settings = {"advice": {"hold": True}}
 # Mistakes of a model's kind in the recorded rules, which stand for half of the time until the cutoff, or for all of it.
-CORRECTED: Settings = {"n_queries": 2, "first_query": 300, "query_freq": 2700, "hold": False}
+CORRECTED: Settings = {"n_queries": 2, "first_query": 300, "query_freq": 2700}
 
 
-def _with_mistake(mistake: str) -> dict[str, Settings]:
-    name = f"mistake {mistake}"
-    made: Settings = {**RECORDED_RULES, "advisor": EARLIER_PROMPT, "mistake": {"mistake": mistake}}
-    mended: Settings = {**made, "mistake": {"mistake": mistake, "corrected_at": 1}, "advice": CORRECTED}
-    no_roll_ins: Settings = {"roll_in": 0.0}
-    return {
-        name: made,
-        f"{name}, corrected": mended,
-        f"{name}, no roll-ins": {**made, "advice": {**RECORDED_RULES["advice"], **no_roll_ins}},
-        f"{name}, no roll-ins, corrected": {**mended, "advice": {**CORRECTED, **no_roll_ins}},
-    }
+def _with_mistakes(name: str, base: Settings) -> dict[str, Settings]:
+    methods = dict[str, Settings]()
+    for mistake in MISTAKES:
+        made = _merge(base, {"mistake": {"mistake": mistake}})
+        methods[name.format(mistake)] = made
+        mended: Settings = {"mistake": {"corrected_at": 1}, "advice": CORRECTED}
+        methods[f"{name.format(mistake)}, corrected"] = _merge(made, mended)
+    return methods
 
 
-WITH_MISTAKES = {name: method for mistake in MISTAKES for name, method in _with_mistake(mistake).items()}
+EARLIER_RULES: Settings = {**RECORDED_RULES, "advisor": EARLIER_PROMPT}
+RULES_WITH_MISTAKES = _with_mistakes("rules, mistake {}", _merge(RECORDED_RULES, HOLD))
+EARLIER_MISTAKES = {
+    **_with_mistakes("mistake {}", EARLIER_RULES),
+    **_with_mistakes("mistake {}, no roll-ins", _merge(EARLIER_RULES, {"advice": {"roll_in": 0.0}})),
+}
 # The README's code: the environment, the model and the callback as they are by themselves.
 FIVE_LINES: Settings = {
     "steps": 60_000,
@@ -178,7 +180,7 @@ METHODS: dict[str, Settings] = {
     "rules": _merge(RECORDED_RULES, HOLD),
     "rules, asked again": _merge(RECORDED_RULES, HOLD, {"advisor": ASKED_AGAIN}),
     "rules, no hold": RECORDED_RULES,
-    "rules, earlier prompt": {**RECORDED_RULES, "advisor": EARLIER_PROMPT},
+    "rules, earlier prompt": EARLIER_RULES,
     "rules, unbounded pull": {**RECORDED_RULES, "advisor": EARLIER_PROMPT, "shaping": {"least_std": 0.0}},
     "rules, no roll-ins": _merge(RECORDED_RULES, {"advice": {"roll_in": 0.0}}),
     "rules, roll-ins only": {**RECORDED_RULES, "shaping": {"shaping_coef": 0.0}},
@@ -189,7 +191,8 @@ METHODS: dict[str, Settings] = {
     "rules, until success": _merge(
         RECORDED_RULES, {"advice": {"until_success": "advice"}, "shaping": {"shaping_steps": 12_000}}
     ),
-    **WITH_MISTAKES,
+    **RULES_WITH_MISTAKES,
+    **EARLIER_MISTAKES,
     # What one would try instead
     "SAC, scored states": {**NO_ADVICE, "scores": {"n_queries": 5000, "weight": 1.0, "noise": 0.1, "error_rate": 0.05}},
     "SAC, exact scores": {**NO_ADVICE, "scores": {"n_queries": 5000, "weight": 1.0, "noise": 0.0, "error_rate": 0.0}},
@@ -287,7 +290,8 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("coffee-pull-v3", "soccer-v3", "basketball-v3", "assembly-v3", "pick-place-v3"),
     ),
     "partial rules": (("SAC", "rules, first answer"), PARTIAL_TASKS),
-    "mistakes": (tuple(WITH_MISTAKES), ("push-v3", "drawer-open-v3")),
+    "rules with mistakes": (("SAC", "rules", *RULES_WITH_MISTAKES), ("push-v3", "drawer-open-v3")),
+    "mistakes": (tuple(EARLIER_MISTAKES), ("push-v3", "drawer-open-v3")),
     "gate": (("VARL", "gate likelihood", "gate q_filter", "gate always"), ABLATION_TASKS),
     "threshold": (("threshold 0.2", "VARL", "threshold 0.8"), ABLATION_TASKS),
     "coefficient": (("coef 10", "VARL", "coef 50", "coef 100", "coef falling"), ABLATION_TASKS),
