@@ -108,8 +108,9 @@ def _table(rules: Rules, episode: Episode) -> str:
     if constant:
         lines.append("; ".join(f"{v.name} {_numbers(numbers[0, v.places])}" for v in constant) + " throughout.")
     lines.append(_header(columns))
+    actions = _actions(episode)
     for t in _rows(episode.rules, _scaled(numbers, columns), _n_rows(columns, episode)):
-        lines.append(_row(rules, episode, t, numbers[t], columns))
+        lines.append(_row(rules, episode.rules[t], t, numbers[t], actions[t], columns))
     return "\n".join(lines)
 
 
@@ -126,8 +127,9 @@ def _ends(rules: Rules, episodes: Sequence[Episode]) -> str:
     ]
     for episode, numbers in latest:
         succeeded = {True: "yes", False: "no", None: "not known"}[episode.succeeded]
-        for t, at in zip((0, len(episode.actions) - 1), numbers, strict=True):
-            lines.append(f"{succeeded}; {_row(rules, episode, t, at, columns)}")
+        actions = _actions(episode)
+        for t, at in zip((0, len(actions) - 1), numbers, strict=True):
+            lines.append(f"{succeeded}; {_row(rules, episode.rules[t], t, at, actions[t], columns)}")
     return "\n".join(lines)
 
 
@@ -143,11 +145,17 @@ def _header(columns: Sequence[Variable]) -> str:
     return "; ".join(["step", "rule", *(variable.name for variable in columns), "action"])
 
 
-def _row(rules: Rules, episode: Episode, t: int, numbers: np.ndarray, columns: Sequence[Variable]) -> str:
-    rule = episode.rules[t]
+def _row(
+    rules: Rules, rule: int | None, t: int, numbers: np.ndarray, action: np.ndarray, columns: Sequence[Variable]
+) -> str:
     name = _NO_RULE if rule is None else rules.rules[rule].name
     values = [_numbers(numbers[list(variable.places)]) for variable in columns]
-    return "; ".join([str(t), name, *values, _numbers(np.ravel(_tidy(np.stack(episode.actions))[t]))])
+    return "; ".join([str(t), name, *values, _numbers(action)])
+
+
+def _actions(episode: Episode) -> np.ndarray:
+    """What was executed, ``(steps, numbers)``."""
+    return _tidy(np.stack([np.ravel(action) for action in episode.actions]))
 
 
 def _n_rows(columns: Sequence[Variable], episode: Episode) -> int:
