@@ -35,7 +35,7 @@ from sb3_varl.preview.environments import can_render
 from sb3_varl.preview.policy import statistics_of_checkpoint
 from sb3_varl.redaction import refuse_secrets
 from sb3_varl.training.callback import AdvisorCallback
-from sb3_varl.training.resume import folder_of
+from sb3_varl.training.log_folder import folder_of
 
 try:
     import optuna

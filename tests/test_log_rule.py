@@ -392,12 +392,10 @@ def test_without_a_folder_the_log_is_in_the_user_s_data(tmp_path, monkeypatch, c
 
 
 def test_a_model_finds_its_log_in_the_user_s_data(monkeypatch):
-    from sb3_varl.training import resume
-
     model = make_model()
     model.learn(30, callback=make_callback(centre()))
     model = go_on(model)
-    monkeypatch.setattr(resume, "_folders", {})  # as in another process
+    monkeypatch.setattr("sb3_varl.training.log_folder._folders", {})  # as in another process
     callback = make_callback(centre())
     model.learn(30, callback=callback, reset_num_timesteps=False)
     assert callback.n_asked == 1
@@ -450,7 +448,7 @@ def test_a_log_that_ends_after_any_line(saved, monkeypatch):
             model.save(f"model_{model.num_timesteps}")
         lines = pathlib.Path("log/advice.jsonl").read_text().splitlines(keepends=True)
         for n_lines in range(len(lines) + 1):
-            monkeypatch.setattr("sb3_varl.training.resume._folders", {})  # as in another process
+            monkeypatch.setattr("sb3_varl.training.log_folder._folders", {})  # as in another process
             pathlib.Path("log/advice.jsonl").write_text("".join(lines[:n_lines]))
             model = VARL.load(f"model_{saved}", env=CounterEnv(offset=100)) if saved else make_model()
             callback = make_callback(make_vlm(server, states_per_request=2), "log", resume=True)
@@ -485,7 +483,7 @@ def test_logs_outside_the_working_directory_are_not_mixed_up(tmp_path_factory, m
         30, callback=[make_callback(standing(0.25), folder / "A"), make_callback(standing(0.5), folder / "B", **late)]
     )
     model = go_on(model)
-    monkeypatch.setattr("sb3_varl.training.resume._folders", {})
+    monkeypatch.setattr("sb3_varl.training.log_folder._folders", {})
     callbacks = [make_callback(standing(0.5), folder / "B", **late), make_callback(standing(0.25), folder / "A")]
     model.learn(40, callback=callbacks, reset_num_timesteps=False)
     assert actions_of(folder / "A") == [(0, 0.25), (1, 0.25)]
@@ -519,7 +517,7 @@ def test_a_model_goes_on_where_the_log_of_another_run_lies(tmp_path, tmp_path_fa
     model.save("model")
     monkeypatch.chdir(tmp_path_factory.mktemp("other"))
     make_model().learn(30, callback=make_callback(centre(), "log"))
-    monkeypatch.setattr("sb3_varl.training.resume._folders", {})
+    monkeypatch.setattr("sb3_varl.training.log_folder._folders", {})
     model = VARL.load(tmp_path / "model", env=CounterEnv(offset=100))
     callback = make_callback(centre(), "log")
     with pytest.warns(UserWarning, match="advice log is not in log any more"):

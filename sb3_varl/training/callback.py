@@ -23,11 +23,11 @@ from sb3_varl.training import explain
 from sb3_varl.training.briefing import make_briefing
 from sb3_varl.training.figures import FiguresWriter
 from sb3_varl.training.ledger import Ledger
+from sb3_varl.training.log_folder import open_log
 from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.observing import Privileged
 from sb3_varl.training.queries import Queries
 from sb3_varl.training.query_queue import QueryQueue
-from sb3_varl.training.resume import open_log
 from sb3_varl.training.schedule import Schedule
 from sb3_varl.training.standing import separate
 from sb3_varl.training.state_collector import StateCollector
