@@ -141,6 +141,7 @@ def test_recorded_rules_are_shown_with_the_prompt_for_rules(capsys):
         (["--env", "CartPole-v1", "--task", "x"], "continuous actions"),
         (["--env", "Preview/Point-v0", "--env-kwargs", "x"], "'x' is not of the form name:value"),
         (["--env", "Preview/Point-v0", "--sheet", "none.yml"], "none.yml"),
+        (["--env", "Preview/Point-v0", "--follow", "3"], "give --ask, too"),
     ],
 )
 def test_command_says_what_is_wrong(capsys, arguments, message):

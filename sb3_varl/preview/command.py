@@ -101,6 +101,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
     """
     parser = _parser(prog)
     args = parser.parse_args(arguments)
+    if (args.check or args.follow) and not args.ask:
+        sys.exit(f"{parser.prog}: --check and --follow ask the advisor: give --ask, too.")
     try:
         result = preview(
             env_maker(args.env, _parse_pairs(args.env_kwargs), frames=not args.no_frames),
