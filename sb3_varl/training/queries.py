@@ -243,12 +243,12 @@ class Queries:
             logger.info("Query %d is not asked: the rules succeed where they are followed.", index + 1)
             return
         query = AdviceQuery(index, self._now, states, self._briefing, followed=self._teacher.followed())
-        self._count([query])
+        self._note_asked([query])
         self._queue.ask(query)
         if self._verbose >= 1:
             print(f"Query {index + 1} at step {self._now}: asking about {count(len(states), 'state')}.")
 
-    def _count(self, queries: Sequence[AdviceQuery], sign: int = 1) -> None:
+    def _note_asked(self, queries: Sequence[AdviceQuery], sign: int = 1) -> None:
         self.n_asked += sign * len(queries)
         self.ledger.ask(queries, sign)
 
@@ -283,7 +283,7 @@ class Queries:
                 self._refuse_to_go_on(outcome)
 
     def _give_up(self, unasked: Sequence[AdviceQuery], begun: Sequence[Outcome]) -> None:
-        self._count(unasked, sign=-1)
+        self._note_asked(unasked, sign=-1)
         if (unasked or begun) and self._model.shaping_ended is None:
             explain.not_answered(len(unasked) + len(begun), self._model.cutoff)
         for outcome in begun:
@@ -352,7 +352,7 @@ class Queries:
         """Nothing is sent, and waited for, when training has ended; the queries are due if it goes on."""
         if not unasked:
             return
-        self._count(unasked, sign=-1)
+        self._note_asked(unasked, sign=-1)
         self._schedule = self._schedule.with_again(len(unasked), self._now)
         self._begin_anew()
         self._is_announced = True
