@@ -26,11 +26,8 @@ from conftest import make_query
 from evaluations import Evaluations, interquartile_mean
 from sb3_varl import AdviceQuery, FunctionAdvisor, VisitedState
 from sb3_varl.algorithms import shaping
-from sb3_varl.metaworld import MISTAKES
-from sb3_varl.training import explain
 
 BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmark"
-DOCS = Path(__file__).parents[1] / "docs"
 TASK = "reach-v3"
 STEPS = 400
 
@@ -405,45 +402,6 @@ def test_what_was_not_measured_is_left_out():
     assert result_tables.at_end(values[1:]) == result_tables.at_end(values[:0]) == ""
 
 
-@pytest.mark.parametrize(
-    ("right", "mistaken"), [("rules", "rules, mistake {}"), ("rules, unbounded pull", "mistake {}")]
-)
-def test_the_tables_of_mistakes_follow_from_the_data(right, mistaken):
-    """Success of the last three evaluations, and of those until the cutoff."""
-    evaluations = Evaluations(results.Results(BENCHMARK / "results"))
-    n_until_cutoff = cells.BASE["shaping"]["shaping_steps"] // cells.BASE["eval_freq"]
-
-    def cell(method, task):
-        if 100 not in evaluations.seeds([method], [task]):
-            return "\N{EN DASH}"
-        _, success = evaluations.table(method, [task], [100], "success", cells.SHORT_STEPS)
-        parts = success[0, 0, -results.N_LAST :], success[0, 0, :n_until_cutoff]
-        return "{:.0%} ({:.0%})".format(*(part.mean() for part in parts))
-
-    page = (DOCS / "results_ablations.md").read_text()
-    names = {"SAC": "SAC, no advice", right: "no mistake"} | {mistaken.format(name): f"`{name}`" for name in MISTAKES}
-    for method, name in names.items():
-        found = [
-            cell(f"{method}{more}", task) for task in ("push-v3", "drawer-open-v3") for more in ("", ", corrected")
-        ]
-        assert f"| {name} | {' | '.join(found)} |" in page
-
-
-def test_what_is_said_of_gates_that_are_open_at_the_cutoff_follows_from_the_data():
-    kept = results.Results(BENCHMARK / "results")
-    many, few = [], []
-    for (method, _, _), run in kept.finished().items():
-        if method in ("rules, earlier prompt", "rules, unbounded pull"):
-            cutoff = json.loads(run["configuration"])["shaping"]["shaping_steps"]
-            (gates,) = [float(row["gate_open"]) for row in kept.evaluations(run["id"]) if int(row["step"]) == cutoff]
-            (many if gates > explain._MANY_GATES else few).append(float(run["success"]))
-    said = (
-        f"in {len(many)} of {len(many + few)} runs, all on basketball and soccer, which ended at {min(many):.0%} to "
-        f"{max(many):.0%}; the other {len(few)} ended at {np.mean(few):.0%} on average, the lowest at {min(few):.0%}"
-    )
-    assert said in " ".join((DOCS / "results_actions.md").read_text().split()), said
-
-
 @pytest.mark.parametrize("n_runs", range(1, 13))
 def test_the_interquartile_mean_is_rliable_s(n_runs):
     values = np.random.default_rng(n_runs).normal(size=(n_runs, 1))
@@ -459,36 +417,3 @@ def test_methods_are_compared_on_seeds_that_all_have(tmp_path):
     assert evaluations.seeds(["VARL", "batch 32"], cells.ABLATION_TASKS) == [0, 1]
     assert evaluations.seeds(evaluations.compared("batch"), cells.ABLATION_TASKS) == [0]
     assert evaluations.compared("states") == []
-
-
-@pytest.mark.slow
-def test_the_tables_follow_from_the_data(tmp_path):
-    """Whoever adds runs draws the figures again, and copies the main tables into docs/results*.md."""
-    kept = BENCHMARK / "results"
-    result_tables.write_tables(Evaluations(results.Results(kept)), tmp_path / "tables.md")
-    tables = (kept / "tables.md").read_text()
-    assert (tmp_path / "tables.md").read_text() == tables
-    page = "\n".join(file.read_text() for file in sorted(DOCS.glob("results*.md")))
-    for name in (
-        "rules alone",
-        "asked again",
-        "fifteen tasks, 60000 steps",
-        "fifteen tasks by the step",
-        "prompts",
-        "asked again by the step",
-        "how the advice ends",
-        "five lines",
-        "five lines, SAC",
-        "five lines, unbounded pull",
-        "five lines, 100k",
-        "five lines, 100k, no hold",
-        "five lines, 100k, unbounded pull",
-        "published",
-        "main, 102000 steps",
-        "main, 60000 steps",
-        "rivals, 60000 steps",
-        "what each part is worth",
-        "settings, the README's code",
-    ):
-        table = tables.split(f"## {name}\n\n")[1].split("\n\n")[0]
-        assert table in page

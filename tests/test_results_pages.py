@@ -1,0 +1,89 @@
+"""What the pages say of results follows from the data beside them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cells
+import result_tables
+import results
+from evaluations import Evaluations
+from sb3_varl.metaworld import MISTAKES
+from sb3_varl.training import explain
+
+BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmark"
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.mark.slow
+def test_the_tables_follow_from_the_data(tmp_path):
+    """Whoever adds runs draws the figures again, and copies the main tables into docs/results*.md."""
+    kept = BENCHMARK / "results"
+    result_tables.write_tables(Evaluations(results.Results(kept)), tmp_path / "tables.md")
+    tables = (kept / "tables.md").read_text()
+    assert (tmp_path / "tables.md").read_text() == tables
+    page = "\n".join(file.read_text() for file in sorted(DOCS.glob("results*.md")))
+    for name in (
+        "rules alone",
+        "asked again",
+        "fifteen tasks, 60000 steps",
+        "fifteen tasks by the step",
+        "prompts",
+        "asked again by the step",
+        "how the advice ends",
+        "five lines",
+        "five lines, SAC",
+        "five lines, unbounded pull",
+        "five lines, 100k",
+        "five lines, 100k, no hold",
+        "five lines, 100k, unbounded pull",
+        "published",
+        "main, 102000 steps",
+        "main, 60000 steps",
+        "rivals, 60000 steps",
+        "what each part is worth",
+        "settings, the README's code",
+    ):
+        table = tables.split(f"## {name}\n\n")[1].split("\n\n")[0]
+        assert table in page
+
+
+@pytest.mark.parametrize(
+    ("right", "mistaken"), [("rules", "rules, mistake {}"), ("rules, unbounded pull", "mistake {}")]
+)
+def test_the_tables_of_mistakes_follow_from_the_data(right, mistaken):
+    """Success of the last three evaluations, and of those until the cutoff."""
+    evaluations = Evaluations(results.Results(BENCHMARK / "results"))
+    n_until_cutoff = cells.BASE["shaping"]["shaping_steps"] // cells.BASE["eval_freq"]
+
+    def cell(method, task):
+        if 100 not in evaluations.seeds([method], [task]):
+            return "\N{EN DASH}"
+        _, success = evaluations.table(method, [task], [100], "success", cells.SHORT_STEPS)
+        parts = success[0, 0, -results.N_LAST :], success[0, 0, :n_until_cutoff]
+        return "{:.0%} ({:.0%})".format(*(part.mean() for part in parts))
+
+    page = (DOCS / "results_ablations.md").read_text()
+    names = {"SAC": "SAC, no advice", right: "no mistake"} | {mistaken.format(name): f"`{name}`" for name in MISTAKES}
+    for method, name in names.items():
+        found = [
+            cell(f"{method}{more}", task) for task in ("push-v3", "drawer-open-v3") for more in ("", ", corrected")
+        ]
+        assert f"| {name} | {' | '.join(found)} |" in page
+
+
+def test_what_is_said_of_gates_that_are_open_at_the_cutoff_follows_from_the_data():
+    kept = results.Results(BENCHMARK / "results")
+    many, few = [], []
+    for (method, _, _), run in kept.finished().items():
+        if method in ("rules, earlier prompt", "rules, unbounded pull"):
+            cutoff = json.loads(run["configuration"])["shaping"]["shaping_steps"]
+            (gates,) = [float(row["gate_open"]) for row in kept.evaluations(run["id"]) if int(row["step"]) == cutoff]
+            (many if gates > explain._MANY_GATES else few).append(float(run["success"]))
+    said = (
+        f"in {len(many)} of {len(many + few)} runs, all on basketball and soccer, which ended at {min(many):.0%} to "
+        f"{max(many):.0%}; the other {len(few)} ended at {np.mean(few):.0%} on average, the lowest at {min(few):.0%}"
+    )
+    assert said in " ".join((DOCS / "results_actions.md").read_text().split()), said
