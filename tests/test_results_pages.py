@@ -50,6 +50,45 @@ def test_the_tables_follow_from_the_data(tmp_path):
         assert table in page
 
 
+def test_the_sentences_on_the_fifteen_tasks_follow_from_the_data():
+    """Evaluations are 6 000 steps apart; the third is at the cutoff, and holding ends at the sixth."""
+    evaluations, tasks = Evaluations(results.Results(BENCHMARK / "results")), cells.MAIN_TASKS
+    seeds, of_sac = (evaluations.seeds([method], tasks) for method in ("rules", "SAC"))
+    success = evaluations.table("rules", tasks, seeds, "success", cells.SHORT_STEPS)[1]
+    in_last_step = evaluations.table("rules", tasks, seeds, "success_at_end", cells.SHORT_STEPS)[1]
+    sac = evaluations.table("SAC", tasks, of_sac, "success", cells.SHORT_STEPS)[1]
+    end, by_step = success[..., -results.N_LAST :].mean(axis=-1), success.mean(axis=(0, 1))
+    overall = f"{end.mean():.0%}", f"{in_last_step[..., -results.N_LAST :].mean():.0%}"
+    without = f"{sac[..., -results.N_LAST :].mean():.0%}"
+    after = success[..., 3:]
+    low = np.argwhere(after < 0.8)
+    lowest = min(low, key=lambda place: after[tuple(place)])
+    name, where = tasks[lowest[1]].removesuffix("-v3"), f"{18_000 + 6_000 * (1 + lowest[2]):,}".replace(",", " ")
+
+    def within(values):
+        ends = f"{values.min():.0%}", f"{values.max():.0%}"
+        return f"at {ends[0]}" if ends[0] == ends[1] else f"between {ends[0]} and {ends[1]}"
+
+    said = (
+        f"**{overall[0]} of the episodes succeed, in {overall[1]} their last step does**, with the {len(seeds)} seeds",
+        f"**and with SAC {without} succeed**, with the {len(of_sac)} seeds that all tasks have",
+        f"VARL is at {by_step[0]:.0%} after 6 000 steps, at {by_step[2]:.0%} when the advice ends, "
+        f"{within(by_step[3:6])} while it holds, at {by_step[6]:.0%} at the first evaluation after that, and "
+        f"{within(by_step[7:])} from there on",
+        f"{len(low)} of {after.size} evaluations after the cutoff are below 80%, the lowest "
+        f"{after[tuple(lowest)]:.0%} ({name}, seed {seeds[lowest[0]]}, at step {where})",
+        *(
+            f"{tasks[j].removesuffix('-v3')} {end[i, j]:.0%} (seed {seeds[i]})"
+            for i, j in zip(*np.where(end < 0.9), strict=True)
+        ),
+        f"The lowest run ends at {end.min():.0%}",
+    )
+    page = " ".join((DOCS / "results.md").read_text().split())
+    assert [sentence for sentence in said if sentence not in page] == []
+    line = next(line for line in (DOCS.parent / "README.md").read_text().splitlines() if "| fifteen Meta-World" in line)
+    assert f"| **{overall[0]}** | {without} | {len(seeds)} seeds, {len(of_sac)} without advice" in line
+
+
 @pytest.mark.parametrize(
     ("right", "mistaken"), [("rules", "rules, mistake {}"), ("rules, unbounded pull", "mistake {}")]
 )
