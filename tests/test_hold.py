@@ -262,7 +262,7 @@ def test_late_rules_do_not_replace_those_that_hold():
     query = AdviceQuery(1, model.num_timesteps, (), callback._briefing)
     advice = callback.advisor.advise(query)
     other = RulesAdvisor(answer_of(-0.5)).standing(callback._briefing)
-    callback._queries.accept(Outcome(query, dataclasses.replace(advice, standing=other), ()))
+    callback._queries._accept(Outcome(query, dataclasses.replace(advice, standing=other), ()))
     assert callback._teacher.standing.advice == rules
     assert model.guidance_buffer.size() == size
 

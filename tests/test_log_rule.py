@@ -12,12 +12,12 @@ import zipfile
 
 import numpy as np
 import pytest
-from logged import Interrupt, Until, centre, go_on, make_callback, make_model, standing
+from logged import Interrupt, Stuck, Until, centre, go_on, make_callback, make_model, standing
 from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.logger import configure
 
 from conftest import CounterEnv, make_query, make_vlm, reasons
-from sb3_varl import VARL, Advice, AdvisorError, FunctionAdvisor, Rejection, ReplayAdvisor
+from sb3_varl import VARL, Advice, AdvisorError, ArgumentError, FunctionAdvisor, Rejection, ReplayAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import AdviceLog
 from sb3_varl.report.relabel import main as relabel
@@ -587,6 +587,56 @@ def test_what_is_open_after_the_cutoff_is_told_and_counted_once(caplog):
     model.learn(10, callback=callback, reset_num_timesteps=False)  # said once, and any warning is an error
     assert caplog.text.count("failed and training goes on") == 1
     assert callback.totals["failed_queries"] == 1
+
+
+class Hearing:
+    """Notes the tasks that it is asked about."""
+
+    def __init__(self):
+        self.tasks = []
+
+    def advise(self, query):
+        self.tasks.append(query.briefing.task)
+        return Advice([np.zeros(2)] * len(query.states))
+
+
+def test_another_task_is_what_the_same_callback_asks_about_from_then_on():
+    model, advisor = make_model(), Hearing()
+    callback = make_callback(advisor, False, task="Go.")
+    model.learn(30, callback=callback)
+    callback.task = "Stay."
+    model.learn(30, callback=callback, reset_num_timesteps=False)
+    assert advisor.tasks == ["Go.", "Stay."]
+
+
+def test_another_task_has_another_log():
+    model = make_model()
+    callback = make_callback(centre(), "log", task="Go.")
+    model.learn(30, callback=callback)
+    callback.task = "Stay."
+    with pytest.raises(ValueError, match=r"the task of its query 1 is 'Go\.', expected"):
+        model.learn(30, callback=callback, reset_num_timesteps=False)
+
+
+def test_a_callback_that_is_given_twice_leaves_its_log_to_others():
+    callback = make_callback(centre(), "log")
+    with pytest.raises(ValueError, match="a log belongs to one"):
+        make_model().learn(30, callback=[callback, callback])
+    make_model().learn(30, callback=make_callback(centre(), "log", resume=True))
+
+
+def test_an_answer_goes_to_the_model_that_asked(monkeypatch):
+    """Also where it comes after Ctrl-C, when the callback is given to another model, whose run does not begin."""
+    monkeypatch.setattr("sb3_varl.training.query_queue.PATIENCE", 0.05)
+    advisor = Stuck(0.5)
+    first, other, callback = make_model(), make_model(), make_callback(advisor, "log", blocking=False)
+    with pytest.raises(KeyboardInterrupt):
+        first.learn(60, callback=[callback, Interrupt(25, advisor.is_asked)])
+    advisor.finish()
+    callback.observe = "nothing"
+    with pytest.raises(ArgumentError, match="nothing"):
+        other.learn(30, callback=callback)
+    assert (first.guidance_buffer.size(), other.guidance_buffer.size()) == (4, 0)
 
 
 # ---- Only what is open is asked

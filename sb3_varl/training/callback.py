@@ -1,6 +1,5 @@
 """The callback that has a model advised: what a run begins with, what is done at each step, and how it ends."""
 
-import logging
 import os
 import warnings
 from collections import Counter
@@ -13,6 +12,7 @@ from sb3_varl.advice.sheets import load_task_sheet
 from sb3_varl.advice.types import (
     AdviceWarning,
     Advisor,
+    Briefing,
     Observation,
     TaskSheet,
     Usage,
@@ -34,13 +34,11 @@ from sb3_varl.training.state_collector import StateCollector
 from sb3_varl.training.teacher import Teacher
 from sb3_varl.training.until_success import UntilSuccess, check_until_success, needed_success, succeeds
 
-logger = logging.getLogger(__name__)
-
 # What cannot be copied, such as threads, or belongs to the run.
 _OF_A_RUN = frozenset(
     {
-        *("model", "parent", "locals", "globals", "_model_of_run"),
-        *("_briefing", "_queries", "_teacher", "_privileged", "_figures_writer"),
+        *("model", "parent", "locals", "globals", "_model_of_run", "_briefing", "_privileged", "_figures_writer"),
+        *("_states", "_queue", "_ledger", "_queries", "_teacher"),
     }
 )
 # Defaults of n_queries; the second where the answers are rules, and those after the first correct them.
@@ -134,6 +132,13 @@ class AdvisorCallback(BaseCallback):
     """
 
     model: GuidedModel  # type: ignore[assignment]
+    # Of a run, from its beginning on.
+    _figures_writer: FiguresWriter
+    _privileged: Privileged | None
+    _briefing: Briefing
+    _teacher: Teacher
+    _states: StateCollector
+    _queries: Queries
 
     def __init__(
         self,
@@ -215,12 +220,11 @@ class AdvisorCallback(BaseCallback):
         self._forget_run()
 
     def _forget_run(self) -> None:
+        # Whose run it is, once it has begun.
         self._model_of_run: Any = None
-        self._queries: Queries
-        self._teacher: Teacher
-        self._privileged: Privileged | None
-        self._figures_writer: FiguresWriter
-        self._is_past_cutoff = False
+        self._ledger = Ledger({})
+        self._queue = QueryQueue(self.advisor, None, Usage())
+        self._has_looked_back = False
         # What is said once.
         self._saw_steps = self._has_ended = self._told_of_hold = self._told_of_cutoff = False
 
@@ -241,12 +245,12 @@ class AdvisorCallback(BaseCallback):
     @property
     def usage(self) -> Usage:
         """What the run has spent on advice, requests on their way included."""
-        return Usage() if self._model_of_run is None else self._queries.usage
+        return self._queue.spent_so_far
 
     @property
     def totals(self) -> Counter[str]:
         """What is logged under ``advice/``, without what was spent."""
-        return Counter() if self._model_of_run is None else self._queries.ledger.totals
+        return self._ledger.totals
 
     # ---- The start of learn()
 
@@ -260,8 +264,8 @@ class AdvisorCallback(BaseCallback):
         if self.parent is not None and getattr(self.parent, "callback_on_new_best", None) is self:
             raise TypeError(_NOT_TOLD)
         model = self.model
-        model.after_learning.append(self._after_learning)
         self._figures_writer = FiguresWriter(self._figures, self.logger)
+        model.after_learning.append(self._after_learning)
         self._saw_steps = self._has_ended = False
         self._privileged = None if self.observe is None else Privileged(self.training_env, self.observe)
         space = None if self._privileged is None else self._privileged.space
@@ -270,23 +274,23 @@ class AdvisorCallback(BaseCallback):
         if hasattr(self.advisor, "prepare"):
             self.advisor.prepare(self._briefing)
         if 0 < model.num_timesteps == self.num_timesteps and self._model_of_run is model:
-            model.advice_in_use.append(self._queries.ledger.progress)
-            self._queries.go_on()
+            model.advice_in_use.append(self._ledger.progress)
+            self._queries.catch_up(self._briefing, self.window, self.verbose)
         else:
             self._begin_run()
         seen = separate(self._original_observations(model._last_obs), self.training_env.num_envs)
         self._teacher.begin(self._read(seen))
-        self._is_past_cutoff = model.num_timesteps >= model.cutoff
-        if self._is_past_cutoff and not (self._told_of_cutoff or (self._teacher.holds and self._teacher.n_told)):
+        self._has_looked_back = is_past_cutoff = model.num_timesteps >= model.cutoff
+        if is_past_cutoff and not (self._told_of_cutoff or (self._teacher.holds and self._teacher.n_told)):
             self._told_of_cutoff = True
             explain.past_cutoff(model.num_timesteps, model.cutoff, model.shaping_ended is not None)
         self._queries.begin(lambda: model.broken_off)
-        if self._queries.are_to_come and self.frames:
-            self._queries.states.try_frames(self.training_env)
+        if self._queries.any_to_come and self.frames:
+            self._states.try_frames(self.training_env)
 
     def _begin_run(self) -> None:
-        model = self.model
-        run = None if self._model_of_run is None else self._queries.ledger.progress["run"]
+        model, run = self.model, self._ledger.progress.get("run")
+        self._queue.rest()
         self._forget_run()
         self.num_timesteps = model.num_timesteps
         self._teacher = Teacher(
@@ -299,7 +303,6 @@ class AdvisorCallback(BaseCallback):
             self.hold,
             self._picture,
         )
-        self._teacher.waits_for_record = lambda: self.until_success == "advice" or self._teacher.is_followed_too_seldom
         for name, compares, instead in (
             ("until_success", self.until_success == "advice", "give a share of episodes, such as 0.25"),
             ("hold", self.hold, "leave it out"),
@@ -315,11 +318,7 @@ class AdvisorCallback(BaseCallback):
                 f"until_success is {self.until_success!r}, but with roll_in=1 all episodes begin with advice, and none "
                 "is the agent's own, to be judged by. Make roll_in less."
             )
-        self._queries = self._open_queries(self._whole_schedule(), run)
-        self._model_of_run = model
-
-    def _open_queries(self, schedule: Schedule, run: str | None) -> Queries:
-        model = self.model
+        schedule = self._whole_schedule()
         try:
             log, progress = open_log(model, name_of(self.advisor), self.log_path, self.resume, run)
         except OSError as error:
@@ -328,32 +327,34 @@ class AdvisorCallback(BaseCallback):
                 f"The advice log cannot be written ({error}). Give a folder that can be written with "
                 "AdvisorCallback(log_path=...), or log_path=False for none",
             ) from None
+        self._queue = QueryQueue(self.advisor, log, Usage(**progress.get("usage", {})))
         if self.until_success is not None and "rules" in progress and "counts" not in progress:
             progress["ended"] = model.shaping_ended  # an earlier version did not say who ended it
-        queries = Queries(
-            model,
-            self.advisor,
-            self._briefing,
-            schedule,
-            self.window,
-            # A generator of its own, so that asking draws nothing from the run's random numbers.
-            StateCollector(self.states_per_query, self.frames, np.random.default_rng(model.seed)),
-            QueryQueue(self.advisor, log, Usage(**progress.get("usage", {}))),
-            Ledger(progress),
-            self._teacher,
-            self.verbose,
+        self._ledger = Ledger(progress)
+        # A generator of its own, so that asking draws nothing from the run's random numbers.
+        self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(model.seed))
+        self._queries = Queries(
+            model=model,
+            advisor=self.advisor,
+            briefing=self._briefing,
+            schedule=schedule,
+            window=self.window,
+            states=self._states,
+            queue=self._queue,
+            ledger=self._ledger,
+            teacher=self._teacher,
+            verbose=self.verbose,
         )
+        self._teacher.waits_for_record = lambda: self.until_success == "advice" or self._teacher.is_followed_too_seldom
+        self._teacher.waits_for_episodes = lambda: self._queries.want_episodes
+        self._teacher.on_put_back = self._queries.log_put_back
+        self._teacher.recall(progress)
         try:
-            self._teacher.recall(progress)
-            try:
-                queries.recover()
-            except ValueError:
-                model.advice_progress.remove(progress)  # of a log that is not this run's
-                raise
-        except BaseException:
-            queries.rest()
+            self._queries.recover()
+        except ValueError:
+            model.advice_progress.remove(progress)  # of a log that is not this run's
             raise
-        return queries
+        self._model_of_run = model
 
     def _whole_schedule(self) -> Schedule:
         model = self.model
@@ -395,19 +396,19 @@ class AdvisorCallback(BaseCallback):
         super().update_locals(locals_)
         self._saw_steps = True
         self.num_timesteps = self.model.num_timesteps
-        self._queries.states.complete(self.locals["actions"])
+        self._states.complete(self.locals["actions"])
         if self._needs_no_more():
             self._end_advice()
         self._queries.ask_what_is_due()
-        if self._queries.want_present_states():
+        if self._queries.draw_states():
             self._visit_states()
         self._queries.collect(wait=self.blocking, refuse=True)
         self._teach()
         self._hold()
-        if not self._is_past_cutoff and self.num_timesteps >= self.model.cutoff:
-            self._is_past_cutoff = True
+        if not self._has_looked_back and self.num_timesteps >= self.model.cutoff:
+            self._has_looked_back = True
             self._look_back()
-        self._queries.note_spending()
+        self._ledger.spend(self.usage)
 
     def _on_step(self) -> bool:
         if not self._saw_steps:
@@ -426,14 +427,14 @@ class AdvisorCallback(BaseCallback):
 
     def _end_advice(self) -> None:
         self.model.end_shaping()
-        self._queries.ledger.progress["ended"] = self.model.shaping_ended
+        self._ledger.progress["ended"] = self.model.shaping_ended
         if self.verbose >= 1:
             print(f"Step {self.num_timesteps}: the agent succeeds by itself. The advice ends.")
 
     def _hold(self) -> None:
         """After the cutoff, for as long again, unless somebody called ``model.end_shaping()``."""
         model, teacher = self.model, self._teacher
-        was_ended = model.shaping_ended not in (None, self._queries.ledger.progress.get("ended"))
+        was_ended = model.shaping_ended not in (None, self._ledger.progress.get("ended"))
         if not model.cutoff <= self.num_timesteps < 2 * model.cutoff or was_ended or not teacher.holds:
             teacher.let_go()
             return
@@ -467,9 +468,9 @@ class AdvisorCallback(BaseCallback):
 
     def _picture(self, env: int) -> np.ndarray | None:
         """Of a present state, if a model may still be shown it."""
-        if not (self.frames and self._queries.are_to_come and self._teacher.can_be_corrected):
+        if not (self.frames and self._queries.any_to_come and self._teacher.can_be_corrected):
             return None
-        return self._queries.states.picture(self.training_env, env)
+        return self._states.picture(self.training_env, env)
 
     def _original_observations(self, observations: Observation) -> Observation:
         normalize = self.model.get_vec_normalize_env()
@@ -478,16 +479,16 @@ class AdvisorCallback(BaseCallback):
     def _visit_states(self) -> None:
         read = None if self._privileged is None else self._privileged.read()
         observations = self._original_observations(self.locals["new_obs"])
-        self._queries.states.visit(self.training_env, self.num_timesteps, observations, read)
+        self._states.visit(self.training_env, self.num_timesteps, observations, read)
 
     # ---- What is logged
 
     def _figures(self) -> dict[str, float]:
-        return {} if self._model_of_run is None else {**self._queries.ledger.figures(), **self._teacher.figures()}
+        return {} if self._model_of_run is None else {**self._ledger.figures(), **self._teacher.figures()}
 
     def _record_figures(self) -> None:
         """For who dumps the logger when training has ended."""
-        self._queries.note_spending()
+        self._ledger.spend(self.usage)
         for name, value in self._figures_writer.together().items():
             self.logger.record(name, value)
 
@@ -495,10 +496,10 @@ class AdvisorCallback(BaseCallback):
 
     def _after_learning(self, completed: bool) -> None:
         """Event callbacks do not tell their children of the end, and SB3 tells nobody of Ctrl-C."""
-        if self._model_of_run is None:  # the run could not begin
-            self._figures_writer.leave()
-            return
         try:
+            if self._model_of_run is None:  # the run could not begin
+                self._queue.break_off()
+                return
             if completed:
                 self.on_training_end()
             else:
@@ -506,7 +507,7 @@ class AdvisorCallback(BaseCallback):
             self._queries.give_up_late()
             self._record_figures()
         finally:
-            self._queries.rest()
+            self._queue.rest()
             self._figures_writer.leave()
 
     def _on_training_end(self) -> None:

@@ -32,7 +32,7 @@ class Queries:
     :param model: The model that is advised
     :param advisor: Who is asked
     :param briefing: What stays the same over all queries
-    :param schedule: All queries of the run
+    :param schedule: All queries of the run, asked ones included
     :param window: Number of the most recent transitions that the states of a query are drawn from
     :param states: Collects them
     :param queue: Puts the queries to the advisor
@@ -43,6 +43,7 @@ class Queries:
 
     def __init__(
         self,
+        *,
         model: GuidedModel,
         advisor: Advisor,
         briefing: Briefing,
@@ -55,38 +56,32 @@ class Queries:
         verbose: int,
     ) -> None:
         self.n_asked = 0
-        self.states = states
-        self.ledger = ledger
         self._model = model
         self._advisor = advisor
         self._briefing = briefing
         self._n_queries = len(schedule)
         self._schedule = schedule.without_first(ledger.n_answered)
         self._window = window
+        self._states = states
         self._queue = queue
+        self._ledger = ledger
         self._teacher = teacher
         self._verbose = verbose
         self._is_collecting = False
         # One that was broken off, and is asked again once there is something to show.
         self._open_correction: tuple[AdviceQuery, Recovered] | None = None
         # What is said once.
-        self._is_announced = self._is_explained = False
-        teacher.waits_for_episodes = lambda: self.are_to_come or self._open_correction is not None
-        teacher.on_put_back = self._log_put_back
+        self._told_of_unasked = self._told_why_nothing = False
 
     @property
-    def are_to_come(self) -> bool:
+    def any_to_come(self) -> bool:
         """Whether there are queries that were not put yet."""
         return len(self._schedule) > 0
 
     @property
-    def usage(self) -> Usage:
-        """What the run has spent on advice, requests on their way included."""
-        return self._queue.spent_so_far
-
-    def note_spending(self) -> None:
-        """Note, for the logger and for the model's zip, what was spent."""
-        self.ledger.spend(self.usage)
+    def want_episodes(self) -> bool:
+        """Whether any are to come, or to be asked again, that may show what became of the advice."""
+        return self.any_to_come or self._open_correction is not None
 
     @property
     def _now(self) -> int:
@@ -104,11 +99,19 @@ class Queries:
 
     # ---- The start of learn()
 
-    def go_on(self) -> None:
-        """Go on in the same run, perhaps in the middle of a window; another may have gone on with its log meanwhile."""
+    def catch_up(self, briefing: Briefing, window: int, verbose: int) -> None:
+        """
+        Go on in the same run, perhaps in the middle of a window; another may have gone on with its log meanwhile.
+
+        :param briefing: What stays the same from now on
+        :param window: Number of the most recent transitions that the states of a query are drawn from
+        :param verbose: 1 prints a line for each query
+        :raises ValueError: if the log is of another task or environment
+        """
+        self._briefing, self._window, self._verbose = briefing, window, verbose
         if self._queue.log is not None:
             changed = self._queue.log.claim()
-            self.ledger.ask(self._queue.forget(changed), sign=-1)
+            self._ledger.ask(self._queue.forget(changed), sign=-1)
             self.recover()
 
     def recover(self) -> None:
@@ -123,16 +126,17 @@ class Queries:
         folder, in_queue = self._queue.log.path, self._queue.indices
         logged = [query for query in read_queries(folder) if not query.altered]
         unknown = [query for query in logged if query.index not in in_queue]
-        recovered = recover(unknown, self.ledger.progress, self._briefing)
+        recovered = recover(unknown, self._ledger.progress, self._briefing)
         for known in [*unknown[:1], *(part.logged for part in recovered)]:
             check_environment(known, self._briefing)
         if not logged:
             return
         spent = sum((query.usage for query in logged), Usage()) - self._queue.in_flight
         self._queue.spent = spent.at_least(self._queue.spent)
-        n_asked = max(self.ledger.n_answered, *(1 + query.index for query in logged))
+        n_asked = max(self._ledger.n_answered, *(1 + query.index for query in logged))
         if n_asked > self._schedule.index:
-            self._be_done_with(n_asked - self._schedule.index)
+            self._schedule = self._schedule.without_first(n_asked - self._schedule.index)
+            self._drop_states()
         if recovered and self._verbose >= 1:
             queries = count(len(recovered), "query", "queries")
             print(f"The model does not have, or not all of, {queries} of the advice log {folder}.")
@@ -152,10 +156,10 @@ class Queries:
         is_over = self._is_past_cutoff or (is_overtaken and not is_latest)
         query = part.logged.to_query(self._briefing, frames=len(part.open) > 0)
         if part.is_new:
-            self.ledger.ask([query])
+            self._ledger.ask([query])
         outcome = part.outcome(query, is_over)
         if part.is_new or outcome.states:
-            self.accept(outcome)
+            self._accept(outcome)
         self._stand_again(part.logged)
         if part.logged.advice is None and not part.open:
             self._queue.log.write_advice(query, part.known, part.logged.latency)  # a crash came in between
@@ -191,15 +195,15 @@ class Queries:
         n_steps = n_envs * (frequency.frequency if frequency.unit == TrainFrequencyUnit.STEP else 1)
         last_step = now + n_steps * math.ceil((model._total_timesteps - now) / n_steps)
         beyond = self._schedule.after(last_step)
-        if beyond and matters and not self._is_announced:
-            self._is_announced = True
+        if beyond and matters and not self._told_of_unasked:
             explain.beyond_end(beyond, self._n_queries, last_step)
+            self._told_of_unasked = True
 
     # ---- Each step
 
     def ask_what_is_due(self) -> None:
         """Put a query if it is time, or drop what it is too late for."""
-        if self.are_to_come and self._is_past_cutoff:
+        if self.any_to_come and self._is_past_cutoff:
             self._drop_late()
         if self._open_correction is not None:
             self._ask_again(*self._open_correction)
@@ -212,15 +216,12 @@ class Queries:
             explain.without_episodes(n_queries, teacher.n_followed, model.cutoff)
         elif model.shaping_ended is None and self._waits_for_an_answer:
             explain.not_answered(n_queries, model.cutoff)
-        self._be_done_with(n_queries)
-
-    def _be_done_with(self, n_queries: int) -> None:
         self._schedule = self._schedule.without_first(n_queries)
-        self._begin_anew()
+        self._drop_states()
 
-    def _begin_anew(self) -> None:
-        """The next query's states are to be collected from the beginning."""
-        self.states.take()
+    def _drop_states(self) -> None:
+        """Those of the next query are to be collected from the beginning."""
+        self._states.take()
         self._is_collecting = False
 
     def _ask_again(self, query: AdviceQuery, part: Recovered) -> None:
@@ -238,7 +239,7 @@ class Queries:
         index = self._schedule.index
         # A correction may have waited for its episodes beyond the next one's time.
         self._schedule = self._schedule.without_first().postponed(self._now, with_present=True)
-        states, self._is_collecting = self.states.take(), False
+        states, self._is_collecting = self._states.take(), False
         if self._teacher.needs_no_correction:
             logger.info("Query %d is not asked: the rules succeed where they are followed.", index + 1)
             return
@@ -250,20 +251,20 @@ class Queries:
 
     def _note_asked(self, queries: Sequence[AdviceQuery], sign: int = 1) -> None:
         self.n_asked += sign * len(queries)
-        self.ledger.ask(queries, sign)
+        self._ledger.ask(queries, sign)
 
-    def want_present_states(self) -> bool:
+    def draw_states(self) -> bool:
         """
-        Draw the states of the next query as soon as it is less than a window away.
+        Draw the states of the next query once it is less than a window away.
 
         :return: Whether present states are among them
         """
         if not self._schedule.is_due(self._now + max(self._window, self._schedule.to_collect)):
             return False
         if not self._is_collecting:
-            self.states.draw(range(self._now, self._schedule.next, self._schedule.n_envs))
+            self._states.draw(range(self._now, self._schedule.next, self._schedule.n_envs))
             self._is_collecting = True
-        return self.states.is_drawn(self._now)
+        return self._states.is_drawn(self._now)
 
     # ---- Answers
 
@@ -278,8 +279,8 @@ class Queries:
         if self._is_past_cutoff:
             self._give_up(*self._queue.end())
         for outcome in self._queue.outcomes(wait):
-            self.accept(outcome, of_queue=True)
-            if refuse and not self.ledger.was_answered:
+            self._accept(outcome, of_queue=True)
+            if refuse and not self._ledger.was_answered:
                 self._refuse_to_go_on(outcome)
 
     def _give_up(self, unasked: Sequence[AdviceQuery], begun: Sequence[Outcome]) -> None:
@@ -287,16 +288,10 @@ class Queries:
         if (unasked or begun) and self._model.shaping_ended is None:
             explain.not_answered(len(unasked) + len(begun), self._model.cutoff)
         for outcome in begun:
-            self.accept(outcome, explain_nothing=False)
+            self._accept(outcome, explain_nothing=False)
 
-    def accept(self, outcome: Outcome, of_queue: bool = False, explain_nothing: bool = True) -> None:
-        """
-        Put what came back to use, and count it.
-
-        :param outcome: What became of a query
-        :param of_queue: Whether the queue handed it over, and is to be done with it
-        :param explain_nothing: Whether to say why if it brought nothing
-        """
+    def _accept(self, outcome: Outcome, of_queue: bool = False, explain_nothing: bool = True) -> None:
+        """Put what came back to use, and count it; if the queue handed it over, the queue is done with it."""
         model, query, standing = self._model, outcome.query, outcome.advice.standing
         scaled = [model.policy.scale_action(outcome.advice.actions[i]) for i in outcome.accepted]
         observations = [query.states[i].guided for i in outcome.accepted]
@@ -308,14 +303,14 @@ class Queries:
         model.guidance_buffer.add_all(
             observations, [np.clip(a, -1, 1) for a in scaled], self._now, labels=standing is not None
         )
-        self.ledger.note(outcome)
+        self._ledger.note(outcome)
         if of_queue:
             self._queue.close()
-        self.ledger.accept(outcome, is_late, self._queue.open_queries)
+        self._ledger.accept(outcome, is_late, self._queue.open_queries)
         too_late = is_late and model.shaping_ended is None
         explain.report(outcome, self._now, model.cutoff if too_late else None)
-        if explain_nothing and not self._is_explained:
-            self._is_explained = explain.nothing(outcome)
+        if explain_nothing and not self._told_why_nothing:
+            self._told_why_nothing = explain.nothing(outcome)
         if self._verbose >= 1:
             print(explain.summary(outcome))
         show_in_tensorboard(model.logger.output_formats, query, outcome.advice, self._advisor)
@@ -330,7 +325,13 @@ class Queries:
                 "and start again."
             )
 
-    def _log_put_back(self, query: int | None, rules: str) -> None:
+    def log_put_back(self, query: int | None, rules: str) -> None:
+        """
+        Write down that older rules stand again.
+
+        :param query: Number of the query whose rules did worse, ``None`` if it is not known
+        :param rules: The text of those that stand again
+        """
         log = self._queue.log
         if log is not None and query is None:  # of a model that was saved by an earlier version
             query = max((logged.index for logged in read_queries(log.path) if logged.answers), default=None)
@@ -343,8 +344,8 @@ class Queries:
         """Wait for what the advisor was told of when training ended, unless it comes too late, and for nothing else."""
         if not self._is_past_cutoff:
             self._put_off(self._queue.drop_unasked())
-            if self._waits_for_an_answer and self._schedule.is_due(self._now) and not self._is_announced:
-                self._is_announced = True
+            if self._waits_for_an_answer and self._schedule.is_due(self._now) and not self._told_of_unasked:
+                self._told_of_unasked = True
                 explain.put_off(sum(trigger <= self._now for trigger in self._schedule.triggers))
         self.collect(wait=not self._is_past_cutoff)
 
@@ -354,15 +355,15 @@ class Queries:
             return
         self._note_asked(unasked, sign=-1)
         self._schedule = self._schedule.with_again(len(unasked), self._now)
-        self._begin_anew()
-        self._is_announced = True
+        self._drop_states()
+        self._told_of_unasked = True
         explain.put_off(len(unasked))
 
     def tell_of_unasked(self) -> None:
         """Say after training which queries it did not come to, and why."""
-        if not self.are_to_come or self._is_announced or self._teacher.stands_by_itself:
+        if not self.any_to_come or self._told_of_unasked or self._teacher.stands_by_itself:
             return
-        self._is_announced = True
+        self._told_of_unasked = True
         if self._teacher.awaits_episodes and self._schedule.is_due(self._now):
             explain.without_episodes(len(self._schedule), self._teacher.n_followed)
         else:
@@ -377,7 +378,3 @@ class Queries:
         """After the cutoff, forget also what is on its way; it may still arrive in the log."""
         if self._is_past_cutoff:
             self._give_up(*self._queue.end(everything=True))
-
-    def rest(self) -> None:
-        """Send nothing more, and leave the log to others, until the run goes on."""
-        self._queue.rest()

@@ -18,8 +18,8 @@ class Schedule:
     :param to_collect: Environment steps that it takes to collect the states of one query
     """
 
-    triggers: tuple[int, ...] = ()
-    index: int = 0
+    triggers: tuple[int, ...]
+    index: int
     n_envs: int = 1
     to_collect: int = 1
 
