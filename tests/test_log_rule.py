@@ -5,8 +5,10 @@ import io
 import json
 import logging
 import multiprocessing
+import os
 import pathlib
 import pickle
+import signal
 import warnings
 import zipfile
 
@@ -637,6 +639,33 @@ def test_an_answer_goes_to_the_model_that_asked(monkeypatch):
     with pytest.raises(ArgumentError, match="nothing"):
         other.learn(30, callback=callback)
     assert (first.guidance_buffer.size(), other.guidance_buffer.size()) == (4, 0)
+
+
+@pytest.mark.parametrize("method", ["guidance_buffer.add_all", "_ledger.note", "_queue.close", "_ledger.accept"])
+def test_control_c_while_an_answer_is_taken_in_leaves_no_half_of_it(method):
+    model, callback = make_model(), make_callback(centre(), "log")
+    owner, name = method.split(".")
+
+    def arm(locals_, globals_):
+        """Once the run has begun, have Ctrl-C come right after the method."""
+        if model.num_timesteps == 19:
+            of = getattr(model if owner == "guidance_buffer" else callback, owner)
+            original = getattr(of, name)
+
+            def call(*args, **kwargs):
+                setattr(of, name, original)
+                original(*args, **kwargs)
+                os.kill(os.getpid(), signal.SIGINT)
+
+            setattr(of, name, call)
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(60, callback=[ConvertCallback(arm), callback])
+    assert model.guidance_buffer.size() == callback.totals["accepted"] == 4
+    model.learn(60, callback=callback, reset_num_timesteps=False)
+    assert model.guidance_buffer.size() == callback.totals["accepted"] == callback.totals["states"] == 8
+    assert len(read_queries("log")) == 2
 
 
 # ---- Only what is open is asked

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from sb3_varl.advice.history import LoggedQuery, read_queries
 from sb3_varl.advice.types import AdviceQuery, Advisor, AdvisorError, Briefing, Usage
 from sb3_varl.advisors.by_name import name_of
+from sb3_varl.saving import held_signals
 from sb3_varl.training import explain
 from sb3_varl.training.ledger import Ledger
 from sb3_varl.training.model import GuidedModel
@@ -296,17 +297,17 @@ class Queries:
         scaled = [model.policy.scale_action(outcome.advice.actions[i]) for i in outcome.accepted]
         observations = [query.states[i].guided for i in outcome.accepted]
         is_late = self._is_past_cutoff
-        # After the cutoff nobody would follow it, to see how well it does.
-        if not is_late or not self._teacher.stands:
-            self._teacher.stand(standing, query.index)
-        # These belong together, lest Ctrl-C leave answers in the buffer that the model does not know to have.
-        model.guidance_buffer.add_all(
-            observations, [np.clip(a, -1, 1) for a in scaled], self._now, labels=standing is not None
-        )
-        self._ledger.note(outcome)
-        if of_queue:
-            self._queue.close()
-        self._ledger.accept(outcome, is_late, self._queue.open_queries)
+        with held_signals():  # lest Ctrl-C leave answers in the buffer that the model does not know to have
+            # After the cutoff nobody would follow it, to see how well it does.
+            if not is_late or not self._teacher.stands:
+                self._teacher.stand(standing, query.index)
+            model.guidance_buffer.add_all(
+                observations, [np.clip(a, -1, 1) for a in scaled], self._now, labels=standing is not None
+            )
+            self._ledger.note(outcome)
+            if of_queue:
+                self._queue.close()
+            self._ledger.accept(outcome, is_late, self._queue.open_queries)
         too_late = is_late and model.shaping_ended is None
         explain.report(outcome, self._now, model.cutoff if too_late else None)
         if explain_nothing and not self._told_why_nothing:
