@@ -9,7 +9,7 @@ from conftest import CounterEnv, wait_until
 from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, Usage
 from sb3_varl.advice.log import read_records
 from sb3_varl.advice.types import Answer, Request
-from sb3_varl.testing import write_answer
+from sb3_varl.testing import http_error, write_answer
 
 SMALL = {
     "learning_starts": 5,
@@ -19,6 +19,7 @@ SMALL = {
     "shaping_steps": 1000,
 }
 SETTINGS = {"n_queries": 2, "first_query": 20, "query_freq": 20, "states_per_query": 4, "window": 10}
+WRONG_KEY = http_error(401, "Incorrect API key provided")
 
 
 def make_callback(advisor, log_path=None, **kwargs):
@@ -51,6 +52,11 @@ class Interrupt(BaseCallback):
             assert self.after is None or self.after.wait(30)
             raise KeyboardInterrupt
         return True
+
+
+def asked(server):
+    """The states of each request, by their numbers."""
+    return [[state["state"] for state in request.states] for request in server.requests]
 
 
 def standing(value):

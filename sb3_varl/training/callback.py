@@ -9,14 +9,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_varl.advice.sheets import load_task_sheet
-from sb3_varl.advice.types import (
-    AdviceWarning,
-    Advisor,
-    Briefing,
-    Observation,
-    TaskSheet,
-    Usage,
-)
+from sb3_varl.advice.types import AdviceWarning, Advisor, Briefing, Observation, TaskSheet, Usage
 from sb3_varl.advisors.by_name import EXAMPLE_MODEL, make_advisor, name_of, task_of
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number, check_text
 from sb3_varl.training import explain

@@ -271,7 +271,7 @@ class Queries:
 
     def collect(self, wait: bool, refuse: bool = False) -> None:
         """
-        Put the answers that are there to use.
+        Take in the answers that are there.
 
         :param wait: Whether to wait for all that is on its way
         :param refuse: Whether to refuse to go on if there will never be any
@@ -292,7 +292,7 @@ class Queries:
             self._accept(outcome, explain_nothing=False)
 
     def _accept(self, outcome: Outcome, of_queue: bool = False, explain_nothing: bool = True) -> None:
-        """Put what came back to use, and count it; if the queue handed it over, the queue is done with it."""
+        """Take in what came back, and count it; if the queue handed it over, the queue is done with it."""
         model, query, standing = self._model, outcome.query, outcome.advice.standing
         scaled = [model.policy.scale_action(outcome.advice.actions[i]) for i in outcome.accepted]
         observations = [query.states[i].guided for i in outcome.accepted]
