@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 import math
 from typing import Any
@@ -164,8 +165,8 @@ OTHER_SETTINGS: dict[str, Settings] = {
     "five lines, unbounded pull": _merge(FIVE_LINES, {"advisor": EARLIER_PROMPT, "shaping": {"least_std": 0.0}}),
 }
 METHODS: dict[str, Settings] = {
-    "SAC": {**NO_ADVICE, "steps": FULL_STEPS},
-    "VARL": {"steps": FULL_STEPS},
+    "SAC": NO_ADVICE,
+    "VARL": {},
     # Advice of other qualities
     "VARL, clean advice": {"advisor": {"noise": 0.0, "resolution": 0.0, "error_rate": 0.0}},
     "VARL, bad advice": {"advisor": {"noise": 0.4, "resolution": 0.5, "error_rate": 0.6}},
@@ -244,6 +245,8 @@ METHODS: dict[str, Settings] = {
     "twice the updates": {"model": {"gradient_steps": 8}},
 }
 
+# Experiments whose runs go on for longer than by their methods' settings.
+LONGER = {"main": FULL_STEPS}
 # A figure or table each: which methods it compares, on which tasks.
 EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "main": (("SAC", "VARL"), TASKS),
@@ -331,6 +334,20 @@ class Cell:
         """The settings as they stand in the results."""
         return json.dumps(self.settings, sort_keys=True)
 
+    def is_same_as(self, configuration: str) -> bool:
+        """
+        Whether this run and another one are the same as far as both go. Only how often states are scored depends on
+        how long a run will be.
+
+        :param configuration: The other one's
+        :return: Whether they are
+        """
+        return _until_the_shorter_end(json.loads(configuration)) == _until_the_shorter_end(self.settings)
+
+
+def _until_the_shorter_end(settings: Settings) -> Settings:
+    return settings if "scores" in settings else {key: value for key, value in settings.items() if key != "steps"}
+
 
 def make_cell(method: str, task: str, seed: int, steps: int | None = None, eval_episodes: int | None = None) -> Cell:
     """
@@ -355,7 +372,8 @@ def make_grid(
     experiments: list[str], seeds: tuple[int, ...], steps: int | None = None, eval_episodes: int | None = None
 ) -> list[Cell]:
     """
-    List the runs of some experiments, each once, seed by seed: a grid that was stopped is complete in its first seeds.
+    List the runs of some experiments, each once and for as long as any of them needs it, seed by seed: a grid that was
+    stopped is complete in its first seeds.
 
     :param experiments: Names among ``EXPERIMENTS``
     :param seeds: Seeds of each method and task
@@ -363,14 +381,16 @@ def make_grid(
     :param eval_episodes: Episodes of an evaluation, for another number than usual
     :return: The runs
     """
-    cells = [
-        make_cell(method, task, seed, steps, eval_episodes)
-        for seed in seeds
-        for experiment in experiments
-        for task in EXPERIMENTS[experiment][1]
-        for method in EXPERIMENTS[experiment][0]
-    ]
-    return list({cell.name: cell for cell in cells}.values())
+    cells = dict[str, Cell]()
+    for seed, experiment in itertools.product(seeds, experiments):
+        methods, tasks = EXPERIMENTS[experiment]
+        for task, method in itertools.product(tasks, methods):
+            cell = make_cell(method, task, seed, steps, eval_episodes)
+            if steps is None and experiment in LONGER:
+                cell.settings["steps"] = LONGER[experiment]
+            same = cells.setdefault(cell.name, cell)
+            same.settings["steps"] = max(same.settings["steps"], cell.settings["steps"])
+    return list(cells.values())
 
 
 def is_recorded(settings: Settings) -> bool:

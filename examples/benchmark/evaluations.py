@@ -1,14 +1,13 @@
 """The evaluations of the grid put together: by method, task and seed, with what the seeds leave open."""
 
 import itertools
-import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 from rliable import library, metrics
 
-from cells import BASE, EXPERIMENTS, FRAME_SKIP, make_cell
+from cells import BASE, EXPERIMENTS, FRAME_SKIP, LONGER, make_cell
 from results import FINISHED, Results
 from sb3_varl.algorithms.shaping import DEFAULT_THRESHOLDS
 
@@ -32,18 +31,20 @@ class Evaluations:
         rows = pd.read_csv(results.evaluations_path, dtype={"id": str})
         self._by_run = dict(list(rows.sort_values("step").groupby("id")))
         self._ids = {(run.method, run.task, run.seed): run.id for run in self.runs.itertuples()}
-        self._seeds = self.runs.groupby(["method", "task"])["seed"].agg(set).to_dict()
 
-    def seeds(self, methods: Sequence[str], tasks: Sequence[str]) -> list[int]:
+    def seeds(self, methods: Sequence[str], tasks: Sequence[str], steps: int = 0) -> list[int]:
         """
         List the seeds that each of some methods was run with on each of some tasks.
 
         :param methods: The methods
         :param tasks: The tasks
-        :return: The seeds
+        :param steps: For at least that many steps
+        :return: The seeds; none if there is no method
         """
-        cells = itertools.product(methods, tasks)
-        return sorted(set.intersection(*(self._seeds.get(cell, set()) for cell in cells)))
+        runs = self.runs[self.runs["steps"] >= steps]
+        seeds = runs.groupby(["method", "task"])["seed"].agg(set).to_dict()
+        of_each = [seeds.get(cell, set()) for cell in itertools.product(methods, tasks)]
+        return sorted(set.intersection(*of_each)) if of_each else []
 
     def compared(self, experiment: str) -> list[str]:
         """
@@ -53,8 +54,9 @@ class Evaluations:
         :return: The methods
         """
         methods, tasks = EXPERIMENTS[experiment]
-        found = [method for method in methods if self.seeds([method], tasks)]
-        return found if len(found) > 1 and self.seeds(found, tasks) else []
+        steps = LONGER.get(experiment, 0)
+        found = [method for method in methods if self.seeds([method], tasks, steps)]
+        return found if len(found) > 1 and self.seeds(found, tasks, steps) else []
 
     def n_failed(self, method: str, tasks: Sequence[str], seeds: Sequence[int]) -> int:
         """
@@ -76,8 +78,8 @@ class Evaluations:
         :param seeds: The seeds
         :return: Their number
         """
-        now = make_cell(method, tasks[0], 0).settings
-        return sum(json.loads(run) != now for run in self._runs_of(method, tasks, seeds)["configuration"])
+        now = make_cell(method, tasks[0], 0)
+        return sum(not now.is_same_as(run) for run in self._runs_of(method, tasks, seeds)["configuration"])
 
     def _runs_of(self, method: str, tasks: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
         runs = self.runs

@@ -72,9 +72,9 @@ def draw_tasks(
 ) -> None:
     """A panel for each task of an experiment, and one for all of them, as soon as there are seeds that all have."""
     methods, tasks = evaluations.compared(experiment), EXPERIMENTS[experiment][1]
-    if not methods:
+    seeds = evaluations.seeds(methods, tasks, steps)
+    if not seeds:
         return
-    seeds = evaluations.seeds(methods, tasks)
     n_columns = min(4, len(tasks) + 1)
     n_rows = -(-(len(tasks) + 1) // n_columns)
     figure, axes = plt.subplots(
@@ -152,7 +152,7 @@ def draw_health(evaluations: Evaluations, path: pathlib.Path) -> None:
     figure, axes = plt.subplots(2, 2, figsize=(10, 6.5), sharex=True, layout="constrained")
     for axis, (column, title) in zip(axes.flat, panels, strict=True):
         for task, color in zip(TASKS, COLORS, strict=False):
-            seeds = evaluations.seeds(["SAC", "VARL"], [task])
+            seeds = evaluations.seeds(["SAC", "VARL"], [task], FULL_STEPS)
             if not seeds:
                 continue
             at, values = evaluations.table("VARL", [task], seeds, column, FULL_STEPS)

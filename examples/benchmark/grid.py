@@ -69,7 +69,7 @@ def parse_args() -> argparse.Namespace:
 
 def missing_cells(cells: list[Cell], results: Results) -> list[Cell]:
     """
-    Leave out what was run before.
+    Leave out what was run before, for as long at least.
 
     :param cells: Runs
     :param results: What is there
@@ -79,13 +79,13 @@ def missing_cells(cells: list[Cell], results: Results) -> list[Cell]:
     missing = []
     for cell in cells:
         row = finished.get((cell.method, cell.task, cell.seed))
-        if row is None:
-            missing.append(cell)
-        elif row["configuration"] != cell.configuration:
+        if row is not None and not cell.is_same_as(row["configuration"]):
             sys.exit(
                 f"grid.py: {results.runs_path} has a run {cell.name} with other settings:\n  {row['configuration']}\n"
                 f"than those of now:\n  {cell.configuration}\nName another folder with --results."
             )
+        if row is None or int(row["steps"]) < cell.settings["steps"]:
+            missing.append(cell)
     return missing
 
 
@@ -215,8 +215,9 @@ def check(name: str, results: Results, args: argparse.Namespace) -> None:
     except (ValueError, KeyError):
         sys.exit(f"grid.py: {results.runs_path} has no run {name!r}. Names are method/task/seed, as --list has them.")
     cell = make_cell(method, task, int(seed), args.steps, args.eval_episodes)
-    if cell.configuration != before["configuration"]:
+    if not cell.is_same_as(before["configuration"]):
         sys.exit(f"grid.py: {name} was run with other settings:\n  {before['configuration']}\nthan those of now.")
+    cell.settings["steps"] = int(before["steps"])
     with tempfile.TemporaryDirectory() as folder:
         row, evaluations = run(cell, pathlib.Path(folder) / "run", versions())
     if row["status"] != FINISHED:
@@ -265,7 +266,7 @@ def main() -> None:
         width = max((len(cell.name) for cell in cells), default=0) + 2
         for cell in cells:
             row = finished.get((cell.method, cell.task, cell.seed))
-            outcome = "to do" if row is None else format(float(row["success"]), ".0%")
+            outcome = "to do" if cell in missing or row is None else format(float(row["success"]), ".0%")
             print(f"{cell.name:<{width}}{outcome:>6}")
     kinds = {kind_of_advice(cell) for cell in cells}
     print(f"{len(cells)} runs, {len(missing)} of them to do. The advisor is {' or '.join(sorted(kinds))}.")

@@ -67,8 +67,8 @@ def tabulate(
         "| | " + " | ".join([*(task.removesuffix("-v3") for task in tasks), *of_all]) + " |",
         "| --- " * (len(tasks) + len(of_all) + 1) + "|",
     ]
-    seeds = evaluations.seeds(methods, tasks)
-    for method, name in zip(methods, names or methods, strict=True):
+    seeds = evaluations.seeds(methods, tasks, steps)
+    for method, name in zip(methods, names or methods, strict=True) if seeds else ():
         success = evaluations.table(method, tasks, seeds, "success", steps)[1]
         at_end, of_run = success[..., -N_LAST:].mean(axis=-1), success.mean(axis=-1)
         cells = [percent(of_task) for of_task in ranges(at_end[:, None, :])]
