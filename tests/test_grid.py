@@ -112,6 +112,21 @@ def test_a_run_comes_out_the_same_again(small_grid, grid_main):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:5 of 6 queries will not be asked:sb3_varl.AdviceWarning")
+def test_a_run_is_the_beginning_of_a_longer_one(small_grid, tmp_path):
+    """So that a longer one stands for it."""
+    kept = results.Results(small_grid / "results")
+    longer = kept.finished()["VARL", TASK, 0]
+    cell = cells.make_cell("VARL", TASK, 0, STEPS, eval_episodes=2)
+    cell.settings["steps"] = 320
+    assert cell.is_same_as(longer["configuration"])
+    _, evaluations = training.run(cell, tmp_path / "run", {})
+    for row, of_longer in zip(evaluations, kept.evaluations(longer["id"])[:4], strict=True):
+        repeated = row.keys() - grid.NOT_REPEATED
+        assert {name: str(row[name]) for name in repeated} == {name: of_longer[name] for name in repeated}
+
+
+@pytest.mark.slow
 def test_ray_does_the_same(small_grid, tmp_path):
     outcome = grid_command(tmp_path, "main", "--tasks", TASK, "--seeds", "0", "--methods", "VARL", "--ray", "local")
     assert outcome.returncode == 0, outcome.stderr
@@ -155,9 +170,24 @@ def test_older_runs_lack_the_last_columns(changed, grid_main):
 def test_other_settings_are_not_mixed_in(small_grid):
     kept = results.Results(small_grid / "results")
     assert grid.missing_cells([cells.make_cell("SAC", TASK, 0, STEPS, 2)], kept) == []
-    for other in ((STEPS + 1, 2), (STEPS, None)):
+    for other in ((2 * STEPS, 2), (STEPS, None)):
         with pytest.raises(SystemExit, match="with other settings"):
             grid.missing_cells([cells.make_cell("SAC", TASK, 0, *other)], kept)
+
+
+def test_a_run_that_was_longer_need_not_be_run_again(tmp_path):
+    kept = results.Results(tmp_path)
+    [long], [short] = (
+        [cell for cell in cells.make_grid([experiment], (0,)) if cell.name == "SAC/push-v3/0"]
+        for experiment in ("main", "fifteen tasks")
+    )
+    assert (long.settings["steps"], short.settings["steps"]) == (cells.FULL_STEPS, cells.SHORT_STEPS)
+    assert long in cells.make_grid(["fifteen tasks", "main", "rules"], (0,))
+    for cell, missing in ((short, [long]), (long, [])):
+        kept.add(training.summarize(cell, results.FINISHED, [], 0.0, {}), [])
+        assert grid.missing_cells([short, long], kept) == missing
+        seeds = Evaluations(kept).seeds(["SAC"], ["push-v3"], cells.FULL_STEPS)
+        assert seeds == [0] * (cell is long)
 
 
 def test_a_run_that_fails_is_a_row_and_is_tried_again(tmp_path, monkeypatch):
@@ -351,8 +381,7 @@ def made_up_results(folder):
             {**dict.fromkeys(results.EVALUATION_COLUMNS, 0.5), **identity, "step": step, "success": success}
             for step in range(2000, cell.settings["steps"] + 1, 2000)
         ]
-        run = {**dict.fromkeys(results.RUN_COLUMNS, 0), **identity, "status": results.FINISHED}
-        run["configuration"] = cell.configuration
+        run = {**training.summarize(cell, results.FINISHED, [], 0.0, {}), **identity}
         if cell.method == "coef 100" and cell.seed == 1:
             run["status"], evaluations = "failed: ValueError: nan", evaluations[:2]
         kept.add(run, evaluations)
@@ -412,7 +441,7 @@ def test_methods_are_compared_on_seeds_that_all_have(tmp_path):
     kept = results.Results(tmp_path)
     for cell in cells.make_grid(["batch"], (0, 1)):
         if (cell.method, cell.seed) != ("batch 512", 1):
-            kept.add({"id": cell.name, "method": cell.method, "task": cell.task, "seed": cell.seed}, [])
+            kept.add(training.summarize(cell, results.FINISHED, [], 0.0, {}), [])
     evaluations = Evaluations(kept)
     assert evaluations.seeds(["VARL", "batch 32"], cells.ABLATION_TASKS) == [0, 1]
     assert evaluations.seeds(evaluations.compared("batch"), cells.ABLATION_TASKS) == [0]

@@ -243,6 +243,8 @@ def kind_of_advice(cell: Cell) -> str:
     """Where the advice of a run comes from, as it is said before the run."""
     if "demonstrations" in cell.settings:
         return "RECORDED"
+    if cell.settings["advice"] is None and "scores" not in cell.settings:
+        return "none"
     if not is_recorded(cell.settings):
         return "SIMULATED"
     return "RECORDED with a SIMULATED mistake" if "mistake" in cell.settings else "RECORDED"
@@ -269,7 +271,7 @@ def main() -> None:
             outcome = "to do" if cell in missing or row is None else format(float(row["success"]), ".0%")
             print(f"{cell.name:<{width}}{outcome:>6}")
     kinds = {kind_of_advice(cell) for cell in cells}
-    print(f"{len(cells)} runs, {len(missing)} of them to do. The advisor is {' or '.join(sorted(kinds))}.")
+    print(f"{len(cells)} runs, {len(missing)} of them to do. Advisor: {' or '.join(sorted(kinds))}.")
     if missing and not args.list:
         run_all(missing, results, args)
 
