@@ -184,7 +184,11 @@ METHODS: dict[str, Settings] = {
     "rules, earlier prompt": EARLIER_RULES,
     "rules, unbounded pull": {**RECORDED_RULES, "advisor": EARLIER_PROMPT, "shaping": {"least_std": 0.0}},
     "rules, no roll-ins": _merge(RECORDED_RULES, {"advice": {"roll_in": 0.0}}),
+    "rules, no roll-ins, unbounded pull": _merge(
+        EARLIER_RULES, {"advice": {"roll_in": 0.0}, "shaping": {"least_std": 0.0}}
+    ),
     "rules, roll-ins only": {**RECORDED_RULES, "shaping": {"shaping_coef": 0.0}},
+    "rules, roll-ins only, earlier prompt": {**EARLIER_RULES, "shaping": {"shaping_coef": 0.0}},
     "rules, first answer": {**RECORDED_RULES, "advisor": FIRST_ANSWER},
     "rules, cutoff 3000": {**RECORDED_RULES, "shaping": {"shaping_steps": 3000}},
     "rules, cutoff 12000": {**RECORDED_RULES, "shaping": {"shaping_steps": 12_000}},
@@ -271,6 +275,11 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         RULES_TASKS[:2],
     ),
     "rules": (("SAC", "VARL", "rules", "rules, no roll-ins", "rules, roll-ins only"), RULES_TASKS),
+    "rules, earlier prompt": (
+        ("rules, unbounded pull", "rules, no roll-ins, unbounded pull", "rules, roll-ins only, earlier prompt"),
+        RULES_TASKS,
+    ),
+    "roll-ins": (("SAC", "rules", "rules, roll-ins only"), MAIN_TASKS),
     "demonstrations": (
         ("rules", *(method for method in METHODS if "demonstrations" in method)),
         RULES_TASKS,

@@ -29,10 +29,10 @@ PUBLISHED = pathlib.Path(__file__).parent / "results" / "published.csv"
 PARTS = {
     "SAC": "SAC",
     "VARL": "VARL, actions",
-    "rules, no roll-ins": "VARL, rules without roll-ins",
-    "rules, roll-ins only": "SAC with the rules' roll-ins, no term",
-    "rules, unbounded pull": "VARL, rules and roll-ins",
-    "rules": "VARL, rules and roll-ins, the present prompt, holding",
+    "rules, no roll-ins, unbounded pull": "VARL, rules without roll-ins, earlier prompt",
+    "rules, roll-ins only, earlier prompt": "SAC with the rules' roll-ins, no term, earlier prompt",
+    "rules, unbounded pull": "VARL, rules and roll-ins, earlier prompt",
+    "rules": "VARL, rules and roll-ins, as today",
 }
 # Success at which a task is called learnt.
 GOOD = 0.8
