@@ -80,6 +80,17 @@ def test_a_model_of_which_litellm_does_not_know_is_asked_in_plain_words():
         assert not {"response_format", "reasoning_effort"} & server.requests[0].body.keys()
 
 
+def test_thought_that_a_model_is_not_known_to_be_capable_of(caplog):
+    with VLMServer() as server:
+        make_vlm(server, reasoning_effort="medium").advise(make_query(1))
+        assert not caplog.messages
+        make_vlm(server, reasoning_effort="high").advise(make_query(1))
+        (message,) = caplog.messages
+        assert message.endswith("""give completion_kwargs={"reasoning_effort": 'high'}.""")
+        make_vlm(server, completion_kwargs={"reasoning_effort": "high"}).advise(make_query(1))
+    assert [request.body.get("reasoning_effort") for request in server.requests] == [None, None, "high"]
+
+
 @pytest.mark.parametrize(
     ("model", "arguments", "sent"),
     [

@@ -384,6 +384,29 @@ def test_without_a_folder_the_log_is_in_the_user_s_data(tmp_path, monkeypatch, c
     assert caplog.text.count(f"The advice log of this run is in {folder}") == 1
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_model_finds_its_log_outside_of_the_working_directory(tmp_path_factory, monkeypatch, caplog, resume):
+    """Its zip holds no absolute path, but its logger is where it was."""
+    logs = tmp_path_factory.mktemp("logs")
+    model = make_model(tensorboard_log=str(logs))
+    model.learn(30, callback=make_callback(centre()))
+    model = go_on(model)
+    monkeypatch.setattr("sb3_varl.training.log_folder._folders", {})  # as in another process
+    callback = make_callback(centre(), resume=resume)
+    model.learn(30, callback=callback, reset_num_timesteps=False)
+    assert callback.n_asked == 1
+    assert len(read_queries(logs / "VARL_1" / "advice")) == 2
+    assert "another run" not in caplog.text
+
+
+def test_a_log_that_is_not_there_cannot_be_taken_over(caplog):
+    make_model(tensorboard_log="logs").learn(30, callback=make_callback(centre()))
+    make_model(tensorboard_log="logs").learn(30, callback=make_callback(centre(), resume=True))
+    (message,) = [message for message in caplog.messages if "resume is True, but" in message]
+    assert "VARL_2/advice holds no advice log" in message
+    assert len(read_queries("logs/VARL_2/advice")) == 1
+
+
 def test_a_model_finds_its_log_in_the_user_s_data(monkeypatch):
     model = make_model()
     model.learn(30, callback=make_callback(centre()))

@@ -121,6 +121,28 @@ def test_success_in_several_numbers_is_all_of_them(roll_in):
     assert (callback._teacher.record.n_episodes > 0) == (roll_in > 0)
 
 
+class SilentFailures(NamedEnv):
+    """Says that it succeeded, and of failures nothing."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return (
+            observation,
+            reward,
+            terminated,
+            truncated,
+            {**info, **({"is_success": True} if self.episode % 2 else {})},
+        )
+
+
+def test_where_some_episodes_tell_of_success_the_others_had_none():
+    callback = make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=0.99)
+    make_model(SilentFailures()).learn(700, callback=callback)
+    record = callback._teacher.record
+    assert 0.3 < record.success < 0.7
+    assert record.n_episodes > 10
+
+
 @pytest.mark.parametrize("cls", [VARL, VARLTQC, VARLCrossQ])
 @pytest.mark.parametrize(
     "settings",
@@ -178,6 +200,10 @@ def test_the_horizon_is_that_of_the_environment():
         assert callback._briefing.max_episode_steps == 5
         lengths = {callback._teacher.roll_ins._draw().left for _ in range(200)}
         assert lengths == {1, 2, 3, 4, 5}
+        for env, limit in ((NamedEnv(), 6), (gym.make("Named-v0"), 4)):
+            model.set_env(gym.wrappers.TimeLimit(env, limit))
+            model.learn(10, callback=callback)
+            assert callback._briefing.max_episode_steps == limit
     finally:
         gym.registry.pop("Named-v0")
 

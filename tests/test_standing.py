@@ -517,11 +517,20 @@ def test_episodes_without_an_end_are_handed_over():
 
 
 @pytest_vlm
-def test_without_roll_ins_corrections_do_not_wait():
-    with VLMServer(answers(TEXT)) as server:
-        callback = make_callback(make_vlm(server), max_executed_steps=0, n_queries=3)
+@pytest.mark.parametrize("never", [{"max_executed_steps": 0}, {"roll_in": 0}])
+def test_rules_that_are_never_executed_are_replaced_only_if_they_are_to_be(never, caplog):
+    """There is nothing to correct them by, so that the next answer would know no more than the first."""
+    caplog.set_level("INFO", "sb3_varl")
+    with VLMServer(answers("no rules", TEXT)) as server:
+        callback = make_callback(make_vlm(server), n_queries=None, query_freq=30, **never)
         make_model().learn(100, callback=callback)
-        assert len(server.requests) == 3
+        assert len(server.requests) == 2  # of which the first brought none
+        assert [
+            message for message in caplog.messages if "Query 3 is not asked: the rules that stand are never" in message
+        ]
+        callback = make_callback(make_vlm(server), n_queries=3, **never)
+        make_model().learn(100, callback=callback)
+        assert len(server.requests) == 2 + 3
 
 
 def test_rules_that_stand_need_no_query(recwarn):

@@ -26,7 +26,7 @@ from sb3_varl.redaction import refuse_secrets
 
 logger = logging.getLogger(__name__)
 
-_EFFORTS = ("low", "medium", "high")
+_EFFORTS, _USUAL_EFFORT = ("low", "medium", "high"), "medium"
 _OWN_ARGUMENTS = frozenset(
     {"model", "messages", "api_base", "base_url", "timeout", "num_retries", "max_retries", "stream", "n", "logger_fn"}
 )
@@ -99,7 +99,7 @@ class VLMAdvisor:
         max_seconds: float | None = None,
         price_per_token: tuple[float, float] | None = None,
         json_schema: bool | None = None,
-        reasoning_effort: str | None = "medium",
+        reasoning_effort: str | None = _USUAL_EFFORT,
         completion_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         check_text("task", task, "Open the drawer.")
@@ -120,6 +120,14 @@ class VLMAdvisor:
             raise ArgumentError(
                 f"reasoning_effort is {reasoning_effort!r}, expected {', '.join(map(repr, _EFFORTS))} or None. "
                 "What else a model knows goes into completion_kwargs."
+            )
+        if reasoning_effort not in (None, _USUAL_EFFORT) and not can_reason(model):
+            logger.warning(
+                "reasoning_effort=%r is not sent, because litellm does not say that %s can think. To send it in any "
+                'case, as to a server of your own, give completion_kwargs={"reasoning_effort": %r}.',
+                reasoning_effort,
+                model,
+                reasoning_effort,
             )
         _check_prices(price_per_token)
         _check_api_base(api_base)

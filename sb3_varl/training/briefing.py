@@ -45,8 +45,11 @@ def make_briefing(
 
 
 def _max_episode_steps(env: VecEnv) -> int | None:
+    """By what ``gym.make`` was told, or a ``TimeLimit`` around an environment that was made without it."""
     spec = env.get_attr("spec", indices=[0])[0] if _has_attr(env, "spec") else None
-    limit = getattr(spec, "max_episode_steps", None)
+    limit, name = getattr(spec, "max_episode_steps", None), "_max_episode_steps"
+    if limit is None and _has_attr(env, name):
+        limit = env.get_attr(name, indices=[0])[0]
     return limit if isinstance(limit, int) else None
 
 

@@ -78,7 +78,8 @@ class AdvisorCallback(BaseCallback):
     :param advisor_kwargs: Further arguments for an advisor that is given by its name
     :param n_queries: Number of queries in the run. ``None`` for 6, or for 3 where the answers are rules. Those after
         the first then show what became of the rules, as soon as they were followed for 8 episodes, and are left out
-        where the rules succeed
+        where the rules succeed, or are never executed. A number is kept to in the latter case, too: other rules are
+        asked for then, by a model that knows nothing of the first
     :param first_query: Environment steps before the first query.
         ``None`` for as early as there are enough states, once the model has started to learn
     :param query_freq: Environment steps between queries.
@@ -337,6 +338,7 @@ class AdvisorCallback(BaseCallback):
             ledger=self._ledger,
             teacher=self._teacher,
             verbose=self.verbose,
+            asks_anew=self.n_queries is not None,
         )
         self._teacher.waits_for_record = lambda: self.until_success == "advice" or self._teacher.is_followed_too_seldom
         self._teacher.waits_for_episodes = lambda: self._queries.want_episodes

@@ -107,9 +107,17 @@ class _Search:
             return None, self._new()
         progress = self._new()
         folder = self.wanted or self._usual_folder(progress["run"])
-        if self.resume and (run := _run_of(folder)):
-            return folder, next((entry for entry in self.free if entry.get("run") == run), self._new(run))
-        return folder if self.resume else self._unused(folder), progress
+        if not self.resume:
+            return self._unused(folder), progress
+        run = _run_of(folder)
+        if run is None:
+            logger.warning(
+                "resume is True, but %s holds no advice log, so that everything is asked anew. If there is one "
+                "elsewhere, give it as log_path.",
+                folder,
+            )
+            return folder, progress
+        return folder, next((entry for entry in self.free if entry.get("run") == run), self._new(run))
 
     def _of_given_log(self, folder: pathlib.Path) -> tuple[pathlib.Path, Progress]:
         if not _holds_log(folder):
@@ -145,10 +153,13 @@ class _Search:
         if known is not None and (folder := folder_of(known)) is not None:
             return folder, known
         known = self._first(lambda entry: folder_of(entry) is None)
+        progress = known or self._new()
+        folder = self._usual_folder(self._named(progress)["run"])
+        if _holds_log(folder) and folder.resolve() not in self.used:
+            return self._of_given_log(folder)
         if known is not None and known.get("answered"):
             _warn_of_missing_log(known)
-        progress = known or self._new()
-        return self._unused(self._usual_folder(self._named(progress)["run"])), progress
+        return self._unused(folder), progress
 
     def _fitting(self, condition: Callable[[Progress], bool]) -> list[Progress]:
         """What the model knows of this advisor, and of this callback first."""

@@ -40,6 +40,7 @@ class Queries:
     :param ledger: What the run has asked, got and spent
     :param teacher: What becomes of standing advice
     :param verbose: 1 prints a line for each query
+    :param asks_anew: Whether to ask for other rules even where nobody sees what becomes of those that stand
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Queries:
         ledger: Ledger,
         teacher: Teacher,
         verbose: int,
+        asks_anew: bool,
     ) -> None:
         self.n_asked = 0
         self._model = model
@@ -68,6 +70,7 @@ class Queries:
         self._ledger = ledger
         self._teacher = teacher
         self._verbose = verbose
+        self._asks_anew = asks_anew
         self._is_collecting = False
         # One that was broken off, and is asked again once there is something to show.
         self._open_correction: tuple[AdviceQuery, Recovered] | None = None
@@ -97,6 +100,11 @@ class Queries:
         """Whether what is still to come would be corrected unseen."""
         is_any_open = len(self._queue.indices) > 0 or self._open_correction is not None
         return self._teacher.can_be_corrected and is_any_open
+
+    @property
+    def _lacks_a_reason(self) -> bool:
+        """Whether an answer would replace rules by others that know nothing more."""
+        return self._teacher.is_unseen and not self._asks_anew
 
     # ---- The start of learn()
 
@@ -226,7 +234,7 @@ class Queries:
         self._is_collecting = False
 
     def _ask_again(self, query: AdviceQuery, part: Recovered) -> None:
-        is_over = self._is_past_cutoff or self._teacher.needs_no_correction
+        is_over = self._is_past_cutoff or self._teacher.needs_no_correction or self._lacks_a_reason
         if not is_over and (self._teacher.awaits_episodes or len(self._queue.indices)):
             return
         self._open_correction = None
@@ -243,6 +251,13 @@ class Queries:
         states, self._is_collecting = self._states.take(), False
         if self._teacher.needs_no_correction:
             logger.info("Query %d is not asked: the rules succeed where they are followed.", index + 1)
+            return
+        if self._lacks_a_reason:
+            logger.info(
+                "Query %d is not asked: the rules that stand are never executed (roll_in, max_executed_steps), so that "
+                "there is nothing to correct them by. To have others in their place, give n_queries.",
+                index + 1,
+            )
             return
         query = AdviceQuery(index, self._now, states, self._briefing, followed=self._teacher.followed())
         self._note_asked([query])

@@ -212,7 +212,8 @@ class RollIns:
             if not done:
                 continue
             said = infos[env].get("is_success", infos[env].get("success"))
-            succeeded = None if said is None else bool(np.all(said))
+            # Where some episodes tell of success, one that does not had none.
+            succeeded = (False if self.is_told else None) if said is None else bool(np.all(said))
             if present.is_whole and len(present.actions) == present.length:
                 # What was mostly the policy's own doing is no success of the advice.
                 succeeded = succeeded and 2 * present.n_executed >= present.length

@@ -357,6 +357,11 @@ class Teacher:
         return self.can_be_corrected and self.record is not None and self.record.is_good_enough
 
     @property
+    def is_unseen(self) -> bool:
+        """Whether the advice stands, and nobody will see what becomes of it, because it is never executed."""
+        return self.can_be_corrected and self.stands and not self.roll_ins.can_execute and not self.n_followed
+
+    @property
     def misses_a_correction(self) -> bool:
         """Whether the advice stands, and a model could have made it better."""
         return self.can_be_corrected and self.stands and not self.needs_no_correction
