@@ -109,13 +109,14 @@ class _Search:
         folder = self.wanted or self._usual_folder(progress["run"])
         if not self.resume:
             return self._unused(folder), progress
-        run = _run_of(folder)
-        if run is None:
+        if not _holds_log(folder):
             logger.warning(
                 "resume is True, but %s holds no advice log, so that everything is asked anew. If there is one "
                 "elsewhere, give it as log_path.",
                 folder,
             )
+        run = _run_of(folder)
+        if run is None:
             return folder, progress
         return folder, next((entry for entry in self.free if entry.get("run") == run), self._new(run))
 
