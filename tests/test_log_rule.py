@@ -399,6 +399,19 @@ def test_a_model_finds_its_log_outside_of_the_working_directory(tmp_path_factory
     assert "another run" not in caplog.text
 
 
+def test_a_log_outside_of_the_working_directory_is_another_advisor_s(tmp_path_factory, monkeypatch):
+    """Of two callbacks each finds its own, also where the other is not there any more."""
+    logs = tmp_path_factory.mktemp("logs")
+    with VLMServer() as server:
+        model = make_model(tensorboard_log=str(logs))
+        model.learn(30, callback=[make_callback(centre()), make_callback(make_vlm(server))])
+        model = go_on(model)
+        monkeypatch.setattr("sb3_varl.training.log_folder._folders", {})  # as in another process
+        model.learn(30, callback=make_callback(make_vlm(server)), reset_num_timesteps=False)
+        assert len(server.requests) == 2
+    assert [len(read_queries(logs / "VARL_1" / name)) for name in ("advice", "advice_2")] == [1, 2]
+
+
 def test_a_log_that_is_not_there_cannot_be_taken_over(caplog):
     make_model(tensorboard_log="logs").learn(30, callback=make_callback(centre()))
     make_model(tensorboard_log="logs").learn(30, callback=make_callback(centre(), resume=True))

@@ -125,14 +125,8 @@ class SilentFailures(NamedEnv):
     """Says that it succeeded, and of failures nothing."""
 
     def step(self, action):
-        observation, reward, terminated, truncated, info = super().step(action)
-        return (
-            observation,
-            reward,
-            terminated,
-            truncated,
-            {**info, **({"is_success": True} if self.episode % 2 else {})},
-        )
+        *transition, info = super().step(action)
+        return *transition, {**info, "is_success": True} if self.episode % 2 else info
 
 
 def test_where_some_episodes_tell_of_success_the_others_had_none():

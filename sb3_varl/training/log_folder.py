@@ -156,8 +156,14 @@ class _Search:
         known = self._first(lambda entry: folder_of(entry) is None)
         progress = known or self._new()
         folder = self._usual_folder(self._named(progress)["run"])
-        if _holds_log(folder) and folder.resolve() not in self.used:
-            return self._of_given_log(folder)
+        # A log outside of the working directory, whose place the model's zip does not hold.
+        for path in sorted(folder.parent.glob(f"{folder.name}*")):
+            run = None if path.resolve() in self.used else _run_of(path)
+            own = None if run is None else self._first(lambda entry, run=run: entry["run"] == run)  # type: ignore[misc]
+            if own is not None:
+                return path, own
+        if self.resume and _holds_log(folder) and folder.resolve() not in self.used:
+            return folder, self._new(_run_of(folder))
         if known is not None and known.get("answered"):
             _warn_of_missing_log(known)
         return self._unused(folder), progress

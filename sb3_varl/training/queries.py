@@ -254,8 +254,8 @@ class Queries:
             return
         if self._lacks_a_reason:
             logger.info(
-                "Query %d is not asked: the rules that stand are never executed (roll_in, max_executed_steps), so that "
-                "there is nothing to correct them by. To have others in their place, give n_queries.",
+                "Query %d is not asked: no episode follows the rules that stand to its end (roll_in, "
+                "max_executed_steps), so that there is nothing to correct them by. To have others, give n_queries.",
                 index + 1,
             )
             return

@@ -219,7 +219,7 @@ class RollIns:
                 succeeded = succeeded and 2 * present.n_executed >= present.length
                 observations, actions = tuple(present.observations), tuple(present.actions)
                 followed.append(Episode(observations, actions, tuple(present.rules), succeeded, present.frames))
-                if said is None and not self._told_of_silence:
+                if succeeded is None and not self._told_of_silence:
                     self._told_of_silence = True
                     logger.warning(
                         "An episode in which advice was followed does not say whether it succeeded, so nobody can tell "

@@ -358,7 +358,7 @@ class Teacher:
 
     @property
     def is_unseen(self) -> bool:
-        """Whether the advice stands, and nobody will see what becomes of it, because it is never executed."""
+        """Whether the advice stands, and no episode followed it to the end, or will."""
         return self.can_be_corrected and self.stands and not self.roll_ins.can_execute and not self.n_followed
 
     @property
