@@ -5,10 +5,12 @@ import importlib.util
 import pathlib
 import re
 import runpy
+import signal
 import sys
 
 import numpy as np
 import pytest
+from stable_baselines3.common.callbacks import CheckpointCallback
 
 from sb3_varl import VARL
 from sb3_varl.advice.log import read_records
@@ -172,3 +174,66 @@ def test_a_task_of_one_s_own_from_its_rules_to_an_agent(monkeypatch, capsys, tmp
     printed = capsys.readouterr().out
     assert "accepted" in printed
     assert re.search(r"steps +VARL +SAC\n +30 .*%.*%\n", printed)
+
+
+@pytest.fixture
+def long_run(monkeypatch, tmp_path, capsys):
+    """The example of a run that goes on, started again and again: what it prints."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    module = importlib.import_module("long_run")
+    monkeypatch.setattr(module, "N_EVALUATIONS", 3)
+    monkeypatch.setattr(module, "N_EVAL_EPISODES", 1)
+
+    def start(*arguments):
+        monkeypatch.setattr(sys, "argv", ["long_run.py", "--steps", "600", "--out", str(tmp_path), *arguments])
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            module.main()
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        return capsys.readouterr().out
+
+    start.module = module
+    return start
+
+
+class EndsIt(CheckpointCallback):
+    """Somebody ends the run."""
+
+    def _on_step(self):
+        if self.n_calls == 250:
+            signal.raise_signal(signal.SIGTERM)
+        return super()._on_step()
+
+
+# Of a run as short as this one.
+@pytest.mark.filterwarnings("ignore:. of 3 queries will not be asked")
+@pytest.mark.slow
+def test_a_run_goes_on_by_the_same_command(long_run, monkeypatch, tmp_path):
+    rules = (EXAMPLES / "ferry_rules.json").read_text()
+    with VLMServer(lambda states, images: rules) as server:
+        asks = ("--advisor", "openai/gpt-6.1-sol", "--api-base", server.api_base, "--max-cost", "1")
+        with monkeypatch.context() as patch:
+            patch.setattr(long_run.module, "CheckpointCallback", EndsIt)
+            assert "Ended at step 250. The same command goes on." in long_run(*asks)
+        assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == [200]
+        printed = long_run(*asks)
+        assert len(server.requests) == 1
+    assert "Going on from step 250." in printed
+    assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == [200, 450]
+    assert 600 <= long_run.module.last_checkpoint(tmp_path / "checkpoints") < 608
+    assert re.search(r"Success in \d of 1 episodes", long_run("--act"))
+
+
+@pytest.mark.slow
+def test_a_run_that_ended_before_its_first_checkpoint_asks_nothing_twice(long_run, monkeypatch, tmp_path):
+    rules = (EXAMPLES / "ferry_rules.json").read_text()
+    with VLMServer(lambda states, images: rules) as server:
+        asks = ("--advisor", "openai/some-model", "--api-base", server.api_base)
+        with monkeypatch.context() as patch:
+            patch.setattr(long_run.module, "CheckpointCallback", EndsIt)
+            patch.setattr(long_run.module, "save", lambda model, folder: None)
+            long_run("--steps", "3600", *asks)
+        assert not list(tmp_path.glob("checkpoints/*"))
+        assert "Going on" not in long_run(*asks)
+        assert len(server.requests) == 1
