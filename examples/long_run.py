@@ -15,6 +15,7 @@ import argparse
 import pathlib
 import re
 import signal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -43,7 +44,7 @@ class SaveStatistics(BaseCallback):
 
 
 def make_env(args: argparse.Namespace, seed: int, n_envs: int = 1) -> VecEnv:
-    kwargs = {"render_mode": "rgb_array"} if args.frames else {}
+    kwargs: dict[str, Any] = {"render_mode": "rgb_array"} if args.frames else {}
     return make_vec_env(lambda: gym.make(args.env, **kwargs), n_envs, seed)
 
 
