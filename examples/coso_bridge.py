@@ -31,7 +31,7 @@ from sb3_varl.coso.key_and_door import SIZE
 KNOWN = 0.7
 N_PLACES = SIZE + 1
 LOG_STEPS, N_QUERIES, STATES_PER_QUERY = 4000, 16, 128
-ADVICE: dict[str, Any] = {"n_queries": 10, "states_per_query": 100, "frames": False, "blocking": True}
+ADVICE: dict[str, Any] = {"states_per_query": 100, "frames": False, "blocking": True}
 
 
 def places(observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +123,9 @@ def train(name: str, saved: str | None, args: argparse.Namespace) -> list[float]
     callbacks: list[BaseCallback] = [evaluation]
     if saved is not None:
         tuned = CoSo.load(saved)
-        callbacks.append(AdvisorCallback(advisor(tuned), log_path=args.out / name / "advice", **ADVICE))
+        callbacks.append(
+            AdvisorCallback(advisor(tuned), n_queries=args.queries, log_path=args.out / name / "advice", **ADVICE)
+        )
     model = VARL(
         "LayerNormMlpPolicy",
         make_env(args.seed),
@@ -146,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=8192, help="steps of CoSo")
     parser.add_argument("--varl-steps", type=int, default=12_000, help="steps of VARL and of SAC")
+    parser.add_argument("--queries", type=int, default=10, help="of VARL, about 100 states each")
     parser.add_argument("--episodes", type=int, default=50, help="of an evaluation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("coso_bridge"), help="folder, made anew")

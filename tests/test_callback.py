@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from standing import SMALL
 
 from conftest import CounterEnv, DictEnv, wait_until
-from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor
+from sb3_varl import VARL, Advice, AdviceWarning, AdvisorCallback, FunctionAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import read_records
 from sb3_varl.advice.types import ActionComponent, Rejection, TaskSheet, Usage
@@ -225,7 +225,35 @@ def test_an_advisor_that_fails_costs_its_answers_only(answer, message, blocking,
     assert model.num_timesteps == 300
     assert callback.totals["failed_queries"] == 2
     assert callback.totals["abstained"] == 0
-    assert [message in record.getMessage() for record in caplog.records] == [True, True]
+    *said, at_the_end = caplog.messages
+    assert [message in text for text in said] == [True, True]
+    assert "There was no advice: 2 queries about 20 states brought nothing (failed)." in at_the_end
+
+
+def test_a_run_without_advice_is_told_of_once_at_its_end(caplog):
+    callback = AdvisorCallback(
+        FunctionAdvisor(lambda observation: None if observation[1] % 2 else np.ones(7)),
+        n_queries=2,
+        first_query=40,
+        query_freq=40,
+        states_per_query=10,
+        window=20,
+        blocking=True,
+        log_path=False,
+    )
+    model = VARL("MlpPolicy", CounterEnv(), **SMALL)
+    for _ in range(2):
+        model.learn(100, callback=callback, reset_num_timesteps=False)
+    (said,) = (message for message in caplog.messages if "There was no advice" in message)
+    totals = callback.totals
+    assert totals["abstained"] + totals["rejected_wrong_shape"] == 20
+    assert f"2 queries about 20 states brought nothing (abstained: {totals['abstained']}, wrong shape: " in said
+
+
+def test_a_run_that_ends_before_it_asks_is_not_told_that_there_was_no_advice(caplog):
+    with pytest.warns(AdviceWarning, match="queries will not be asked"):
+        learn(Recorder(), steps=30)
+    assert "There was no advice" not in caplog.text
 
 
 def test_a_resumed_run_asks_only_what_is_still_due(tmp_path):

@@ -26,9 +26,9 @@ def use(monkeypatch, record):
     monkeypatch.setitem(RECORDERS, "cpu", replace(RECORDERS["cpu"], record=record))
 
 
-def make(policy="MlpPolicy", env=CounterEnv, algorithm=VARL, advice=0, **kwargs):
+def make(policy="MlpPolicy", env=CounterEnv, algorithm=VARL, advice=0, net_arch=(32, 24), **kwargs):
     kwargs = {"learning_starts": 100, "batch_size": 32, "seed": 3, **kwargs}
-    model = algorithm(policy, env(), policy_kwargs={"net_arch": [32, 24]}, **kwargs)
+    model = algorithm(policy, env(), policy_kwargs={"net_arch": list(net_arch)}, **kwargs)
     model.observation_space.seed(0)
     for i in range(advice):
         model.guidance_buffer.add(model.observation_space.sample(), np.full(model.action_space.shape, i / advice))
@@ -52,7 +52,8 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kwargs", CASES.values(), ids=CASES)
 def test_compiled_updates_stay_close_to_the_parents_for_hundreds(kwargs):
-    plain, fast = make(**kwargs), make(**kwargs, fast=True)
+    # One hidden layer: a compiler takes its time for each.
+    plain, fast = make(**kwargs, net_arch=[32]), make(**kwargs, net_arch=[32], fast=True)
     train(plain, 300)
     train(fast, 300)
     assert fast.recorded_updates.refusal is None
@@ -170,7 +171,7 @@ def test_a_compiler_that_is_not_there_is_said_by_its_own_words(monkeypatch, caps
     th._dynamo.reset()
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
-    model = make(fast=True, verbose=1)
+    model = make(fast=True, verbose=1, net_arch=[16])
     train(model, 3)
     said = capsys.readouterr().out
     assert "fast=True: The updates are being compiled" in said

@@ -609,6 +609,7 @@ def test_of_first_questions_that_failed_one_is_asked_again():
     assert callback._teacher.standing.advice.rules[0].name == "odd"
 
 
+@pytest.mark.slow
 @pytest_vlm
 @pytest.mark.parametrize("third", ["fails", "brings others"])
 def test_rules_that_are_put_back_while_others_are_asked_for(third):

@@ -4,6 +4,7 @@ import importlib
 import json
 import pathlib
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium as gym
 import matplotlib.pyplot as plt
@@ -96,7 +97,9 @@ def quickstart(monkeypatch, tmp_path):
     module = importlib.import_module("quickstart")
     monkeypatch.setattr(module, "N_LAST", 1)
 
-    def run(*arguments):
+    def run(*arguments, in_own_process=False):
+        if not in_own_process:
+            monkeypatch.setattr(module, "ProcessPoolExecutor", lambda n, context: ThreadPoolExecutor(n))
         defaults = ["--steps", "500", "--evaluations", "2", "--episodes", "2", "--out", str(tmp_path / "out")]
         defaults += ["--queries", "1", "--states-per-query", "12"]
         monkeypatch.setattr(sys, "argv", ["quickstart.py", *defaults, *arguments])
@@ -122,7 +125,7 @@ def test_quickstart_with_the_simulated_advisor(quickstart, capsys):
 
 @pytest.mark.slow
 def test_quickstart_with_recorded_rules(quickstart, capsys):
-    out = quickstart()
+    out = quickstart(in_own_process=True)
     printed = capsys.readouterr().out
     assert "RECORDED" in printed
     assert "push-v3" in printed

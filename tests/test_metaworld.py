@@ -282,6 +282,7 @@ def test_picture_shows_the_axes_as_the_sheet_says():
     env.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("camera_name", CAMERAS)
 def test_cameras_are_upright(camera_name):
     env = SparseMetaWorldEnv("reach-v3", render_mode="rgb_array", camera_name=camera_name, width=64, height=48)
@@ -537,6 +538,7 @@ def put(env, observation, position):
     return observation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", NEAR)
 def test_success_counts_where_the_sheet_says(task):
     thing, axis, centimetres = WITHIN.match(task_sheet(task).success).groups()
@@ -646,6 +648,7 @@ ROUND = "Puck: a cylinder {0:g} cm across and {1:g} cm high."
 WALL = "Wall: x from {left:g} to {right:g}, y from {front:g} to {back:g}, up to z = {top:g}."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tasks", "part", "kind", "half_size", "phrase"),
     [
@@ -748,6 +751,7 @@ ABOVE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [task for task, match in HELD.items() if match])
 def test_opening_while_something_is_held(task):
     env = SparseMetaWorldEnv(task)
@@ -771,6 +775,7 @@ def test_opening_while_something_is_held(task):
     env.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frame_skip", [1, 3, 5])
 @pytest.mark.parametrize(("axis", "sign"), [*itertools.product(range(3), (-1, 1))])
 def test_the_gripper_moves_as_the_sheet_says(frame_skip, axis, sign):

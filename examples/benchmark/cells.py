@@ -197,6 +197,10 @@ METHODS: dict[str, Settings] = {
         RECORDED_RULES, {"advice": {"until_success": "advice"}, "shaping": {"shaping_steps": 12_000}}
     ),
     **RULES_WITH_MISTAKES,
+    # Whether holding costs what they lose, which are held for long.
+    "rules, mistake too_fast, no hold": _merge(
+        RULES_WITH_MISTAKES["rules, mistake too_fast"], {"advice": {"hold": False}}
+    ),
     **EARLIER_MISTAKES,
     # What one would try instead
     "SAC, scored states": {**NO_ADVICE, "scores": {"n_queries": 5000, "weight": 1.0, "noise": 0.1, "error_rate": 0.05}},
@@ -303,6 +307,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "partial rules": (("SAC", "rules, first answer"), PARTIAL_TASKS),
     "rules with mistakes": (("SAC", "rules", *RULES_WITH_MISTAKES), ("push-v3", "drawer-open-v3")),
+    "mistakes, hold": (("rules, mistake too_fast", "rules, mistake too_fast, no hold"), ("push-v3",)),
     "mistakes": (tuple(EARLIER_MISTAKES), ("push-v3", "drawer-open-v3")),
     "gate": (("VARL", "gate likelihood", "gate q_filter", "gate always"), ABLATION_TASKS),
     "threshold": (("threshold 0.2", "VARL", "threshold 0.8"), ABLATION_TASKS),

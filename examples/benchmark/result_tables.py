@@ -1,7 +1,7 @@
 """Tables of what ``grid.py`` has run so far, as Markdown."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,16 @@ PARTS = {
     "rules, roll-ins only, earlier prompt": "SAC with the rules' roll-ins, no term, earlier prompt",
     "rules, unbounded pull": "VARL, rules and roll-ins, earlier prompt",
     "rules": "VARL, rules and roll-ins, as today",
+}
+# What the successful episodes of the recorded rules are worth as demonstrations.
+DEMONSTRATIONS = {
+    "SAC": "SAC",
+    **{
+        f"SAC, {n} demonstrations {how}": f"SAC with {n} demonstrations {how}"
+        for how in ("in half of each batch", "imitated")
+        for n in (3, 10)
+    },
+    "rules": "VARL, rules",
 }
 # Success at which a task is called learnt.
 GOOD = 0.8
@@ -193,17 +203,20 @@ def by_step(success: np.ndarray, n_after: int) -> list[str]:
     return [f"{value:.0%}" for value in (*success, success[-n_after:].mean())]
 
 
-def tabulate_parts(evaluations: Evaluations) -> list[str]:
+def tabulate_named(evaluations: Evaluations, names: Mapping[str, str], same_seeds: bool = False) -> list[str]:
     """
-    A table of what each part of VARL with rules is worth: success at the end, and the mean of the whole run.
+    A table of what some methods come to on the four tasks of the README: success at the end, and the mean of the whole
+    run.
 
     :param evaluations: All there are
+    :param names: What the methods are called here
+    :param same_seeds: Whether only those seeds count that all methods have
     :return: Lines of Markdown
     """
     columns = ["", *(task.removesuffix("-v3") for task in RULES_TASKS), "seeds"]
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
-    for method, name in PARTS.items():
-        seeds = evaluations.seeds([method], RULES_TASKS)
+    for method, name in names.items():
+        seeds = evaluations.seeds([*names] if same_seeds else [method], RULES_TASKS)
         if seeds:
             success = evaluations.table(method, RULES_TASKS, seeds, "success", SHORT_STEPS)[1]
             of_tasks = np.split(success, len(RULES_TASKS), axis=1)
@@ -389,7 +402,8 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
         "",
     ]
     lines += ["## published", "", *tabulate_published(evaluations), ""]
-    lines += ["## what each part is worth", "", *tabulate_parts(evaluations), ""]
+    lines += ["## what each part is worth", "", *tabulate_named(evaluations, PARTS), ""]
+    lines += ["## demonstrations", "", *tabulate_named(evaluations, DEMONSTRATIONS, same_seeds=True), ""]
     for method in ("five lines", "five lines, unbounded pull"):
         lines += [f"## {method}", "", *tabulate_seeds(evaluations, method, RULES_TASKS), ""]
     lines += ["## five lines, SAC", "", *tabulate_both(evaluations, ("five lines", "five lines, SAC"), RULES_TASKS), ""]

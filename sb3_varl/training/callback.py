@@ -515,6 +515,7 @@ class AdvisorCallback(BaseCallback):
             warnings.warn(_NOT_TOLD, AdviceWarning, stacklevel=2)
         else:
             self._queries.tell_of_unasked()
+            self._queries.tell_of_no_advice()
         record, is_told = self._teacher.record, self.model.ep_success_buffer or self._teacher.roll_ins.is_told
         if self.model.ep_info_buffer and not is_told:
             for name, value in (("until_success", self.until_success), ("hold", self.hold or None)):

@@ -4,7 +4,7 @@ import logging
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sb3_varl.advice.types import AdviceWarning
 from sb3_varl.rules.rules import LOOKS_BACK, Rules
@@ -300,6 +300,26 @@ def put_off(n_queries: int) -> None:
         "%s waiting for the one before when training ended, and not asked, unless it goes on with "
         "reset_num_timesteps=False. Ask earlier, or make training wait with blocking=True.",
         count(n_queries, "query was", "queries were"),
+    )
+
+
+def no_advice(totals: Mapping[str, int]) -> None:
+    """
+    Log after training that none of the run's queries brought anything.
+
+    :param totals: What is logged under ``advice/``
+    """
+    reasons = [
+        f"{name.removeprefix('rejected_').replace('_', ' ')}: {n}"
+        for name, n in totals.items()
+        if n > 0 and (name == "abstained" or name.startswith("rejected_"))
+    ]
+    logger.warning(
+        "There was no advice: %s about %s brought nothing (%s). What was trained is what it would be without an "
+        "advisor.",
+        count(totals["queries"], "query"),
+        count(totals["states"], "state"),
+        ", ".join(reasons) or "failed",
     )
 
 

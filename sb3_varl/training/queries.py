@@ -75,7 +75,7 @@ class Queries:
         # One that was broken off, and is asked again once there is something to show.
         self._open_correction: tuple[AdviceQuery, Recovered] | None = None
         # What is said once.
-        self._told_of_unasked = self._told_why_nothing = False
+        self._told_of_unasked = self._told_why_nothing = self._told_of_no_advice = False
 
     @property
     def any_to_come(self) -> bool:
@@ -384,6 +384,13 @@ class Queries:
             explain.without_episodes(len(self._schedule), self._teacher.n_followed)
         else:
             explain.not_reached(self._schedule.triggers, self._n_queries, self._now)
+
+    def tell_of_no_advice(self) -> None:
+        """Say after training, once, that all that was asked brought nothing."""
+        if self._told_of_no_advice or self._model.guidance_buffer.size() or not self._ledger.totals["queries"]:
+            return
+        self._told_of_no_advice = True
+        explain.no_advice(self._ledger.totals)
 
     def break_off(self) -> None:
         """Have the advisor stop, if it can, and use what is there. Its query stays open."""
