@@ -35,6 +35,9 @@ class Guidance(Protocol):
     def remove_labels(self) -> None:
         """Remove what is of standing advice."""
 
+    def size(self) -> int:
+        """Number of entries."""
+
 
 class GuidedModel(Protocol):
     """
