@@ -5,10 +5,14 @@ import pathlib
 import sys
 
 import beyond_metaworld
+import gymnasium as gym
 import numpy as np
 import pytest
 
-from sb3_varl import Rules
+from sb3_varl import Rules, load_task_sheet
+from sb3_varl.preview import preview
+
+ASKED = pathlib.Path(__file__).parent / "data" / "asked"
 
 
 @pytest.mark.slow
@@ -45,7 +49,7 @@ def test_a_short_run_is_written_down_and_not_repeated(name, steps, tmp_path, mon
 )
 def test_what_comes_of_a_second_answer_about_sliding_and_of_its_corrections(folder, n_successes):
     """To the present prompt, with a sheet of what was measured; three rules each, of 40 episodes."""
-    text = (pathlib.Path(__file__).parent / "data" / "asked" / "FetchSlide-v4" / folder / "answer.txt").read_text()
+    text = (ASKED / "FetchSlide-v4" / folder / "answer.txt").read_text()
     env = beyond_metaworld.Named("FetchSlide-v4")
     rules = Rules.parse(text, env.task_sheet, env.observation_space, env.action_space)
     assert len(rules) == 3
@@ -63,3 +67,40 @@ def test_what_comes_of_a_second_answer_about_sliding_and_of_its_corrections(fold
             is_over = terminated or truncated
         successes.append(info["is_success"])
     assert sum(successes) == pytest.approx(n_successes, abs=2)
+
+
+# Of observations, and of goals: panda-gym needs PyBullet, which has no wheels for later versions of Python than 3.11.
+PANDA = {"PandaPickAndPlace-v3": (19, 3), "PandaStack-v3": (31, 6)}
+
+
+@pytest.mark.parametrize(("name", "sizes"), PANDA.items(), ids=PANDA)
+def test_the_rules_of_the_panda_are_the_recorded_answer_and_can_be_followed(name, sizes):
+    text = (beyond_metaworld.RULES / f"{name}.txt").read_text()
+    assert text == (ASKED / name / "answer.txt").read_text()
+    n_observation, n_goal = sizes
+    parts = {"observation": n_observation, "achieved_goal": n_goal, "desired_goal": n_goal}
+    space = gym.spaces.Dict({key: gym.spaces.Box(-10, 10, (n,)) for key, n in parts.items()})
+    rules = Rules.parse(
+        text, load_task_sheet(beyond_metaworld.RULES / f"{name}.yml"), space, gym.spaces.Box(-1, 1, (4,))
+    )
+    assert not rules.rejected
+    observation = {key: np.zeros(n, np.float32) for key, n in parts.items()}
+    assert np.shape(rules(observation, observation)) == (4,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PANDA)
+def test_the_panda_s_rules_are_answers_to_what_the_preview_shows(name):
+    pytest.importorskip("panda_gym")
+    shown = preview(
+        lambda: gym.make(f"panda_gym:{name}", render_mode="rgb_array"),
+        "openai/gpt-6.1-sol",
+        sheet=load_task_sheet(beyond_metaworld.RULES / f"{name}.yml"),
+    )
+    system, user = (message["content"] for message in shown.chats[0])
+    texts = [system, *(part["text"] for part in user if part["type"] == "text")]
+
+    def without_states(text):  # which PyBullet does not repeat
+        return [line for line in text.splitlines() if not line.startswith(('{"state"', "(picture_"))]
+
+    assert without_states("\n".join(texts)) == without_states((ASKED / name / "prompt.txt").read_text())

@@ -25,7 +25,17 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_varl import SPARSE, VARL, AdvisorCallback, LayerNormMlpPolicy, ObservationSlice, Rules, RulesAdvisor, TaskSheet
+from sb3_varl import (
+    SPARSE,
+    VARL,
+    AdvisorCallback,
+    LayerNormMlpPolicy,
+    ObservationSlice,
+    Rules,
+    RulesAdvisor,
+    TaskSheet,
+    load_task_sheet,
+)
 from sb3_varl.algorithms.shaping import MIN_STD
 from variants import least_std
 
@@ -86,6 +96,8 @@ TASKS = {
         {**HER, "gamma": 0.99, "learning_starts": 1000},
     ),
     "Pusher-v5": Task("Pusher-v5", {}, 30_000, {}),
+    "PandaPickAndPlace-v3": Task("panda_gym:PandaPickAndPlace-v3", {}, 40_000, HER),
+    "PandaStack-v3": Task("panda_gym:PandaStack-v3", {}, 40_000, HER),
 }
 
 
@@ -94,6 +106,10 @@ class Named(gym.Wrapper):
 
     def __init__(self, name: str) -> None:
         super().__init__(gym.make(TASKS[name].id, **TASKS[name].kwargs))
+        sheet = RULES / f"{name}.yml"
+        if sheet.exists():
+            self.task_sheet = load_task_sheet(sheet)
+            return
         names = json.loads((RULES / "names.json").read_text())[name]
         slices = [
             ObservationSlice(part, start, stop, meaning, key) for part, (key, start, stop, meaning) in names.items()
