@@ -15,6 +15,7 @@ import argparse
 import pathlib
 import re
 import signal
+import sys
 from typing import Any
 
 import gymnasium as gym
@@ -96,7 +97,8 @@ def evaluation(args: argparse.Namespace, done: int) -> EvalCallback:
             callback.evaluations_timesteps = before["timesteps"][kept].tolist()
             callback.evaluations_results = before["results"][kept].tolist()
             callback.evaluations_length = before["ep_lengths"][kept].tolist()
-            callback.evaluations_successes = before["successes"][kept].tolist()
+            if "successes" in before:
+                callback.evaluations_successes = before["successes"][kept].tolist()
             callback.best_mean_reward = float(before["results"].mean(1).max())
     return callback
 
@@ -134,7 +136,7 @@ def train(args: argparse.Namespace) -> None:
         print(f"Ended at step {model.num_timesteps}. The same command goes on.")
         return
     save(model, checkpoints)
-    print(f"Done. What was learnt: python {pathlib.Path(__file__).name} --act --out {args.out}")
+    print(f"Done. What was learnt: python {sys.argv[0]} --act --out {args.out}")
 
 
 def act(args: argparse.Namespace) -> None:
@@ -145,7 +147,7 @@ def act(args: argparse.Namespace) -> None:
 
     def remember(local_variables: dict, global_variables: dict) -> None:
         if local_variables["done"]:
-            successes.append(local_variables["info"]["is_success"])
+            successes.append(local_variables["info"].get("is_success", False))
 
     mean, deviation = evaluate_policy(VARL.load(args.out / "best_model"), env, N_EVAL_EPISODES, callback=remember)
     print(f"Success in {sum(successes)} of {len(successes)} episodes, return {mean:.2f} (±{deviation:.2f})")
