@@ -193,6 +193,11 @@ METHODS: dict[str, Settings] = {
     "rules, cutoff 3000": {**RECORDED_RULES, "shaping": {"shaping_steps": 3000}},
     "rules, cutoff 12000": {**RECORDED_RULES, "shaping": {"shaping_steps": 12_000}},
     "rules, fading": {**RECORDED_RULES, "shaping": {"shaping_coef": "fading_20", "shaping_steps": 12_000}},
+    # Rules have no noise that a policy should be spared.
+    **{
+        f"rules, threshold {threshold:g}": _merge(RECORDED_RULES, HOLD, {"shaping": {"gate_threshold": threshold}})
+        for threshold in (0.2, 0.1)
+    },
     "rules, until success": _merge(
         RECORDED_RULES, {"advice": {"until_success": "advice"}, "shaping": {"shaping_steps": 12_000}}
     ),
@@ -305,6 +310,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         # Those in which success fell for a while after the cutoff, or was below 90% when it came, with seed 100.
         ("coffee-pull-v3", "soccer-v3", "basketball-v3", "assembly-v3", "pick-place-v3"),
     ),
+    "rules, threshold": (("rules", "rules, threshold 0.2", "rules, threshold 0.1"), MAIN_TASKS),
     "partial rules": (("SAC", "rules, first answer"), PARTIAL_TASKS),
     "rules with mistakes": (("SAC", "rules", *RULES_WITH_MISTAKES), ("push-v3", "drawer-open-v3")),
     "mistakes, hold": (("rules, mistake too_fast", "rules, mistake too_fast, no hold"), ("push-v3",)),
