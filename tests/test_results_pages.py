@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import cells
@@ -31,6 +32,9 @@ def test_the_tables_follow_from_the_data(tmp_path):
         "fifteen tasks, 60000 steps",
         "fifteen tasks by the step",
         "prompts",
+        "rules, threshold 0.1",
+        "beyond Meta-World",
+        "demonstrations",
         "asked again by the step",
         "how the advice ends",
         "five lines",
@@ -106,6 +110,46 @@ def test_what_is_said_of_roll_ins_alone_follows_from_the_data():
     said = f"{first['rules']} after 6 000 steps in place of {first['rules, roll-ins only']}"
     assert said in page
     assert said in readme
+
+
+def test_what_is_said_of_demonstrations_follows_from_the_data():
+    evaluations = Evaluations(results.Results(BENCHMARK / "results"))
+
+    def end(method, task):
+        success = evaluations.table(method, [f"{task}-v3"], [100], "success", cells.SHORT_STEPS)[1]
+        return f"{success[..., -results.N_LAST :].mean():.0%}"
+
+    ten = [f"SAC, 10 demonstrations {how}" for how in ("in half of each batch", "imitated")]
+    (push, pick), (push_of_varl, pick_of_varl) = (
+        [[end(method, task) for method in methods] for task in ("push", "pick-place")] for methods in (ten, ["rules"])
+    )
+    page, readme = (" ".join(file.read_text().split()) for file in (DOCS / "results.md", DOCS.parent / "README.md"))
+    assert (
+        f"on push they come to {push[0]} and {push[1]}, on pick-place to {pick[0]} and {pick[1]}, where VARL is at "
+        f"{push_of_varl[0]} and {pick_of_varl[0]}" in page
+    )
+    assert (
+        f"come to {push[1]} on push and to {pick[1]} on pick-place at most, where VARL is at {push_of_varl[0]} and "
+        f"{pick_of_varl[0]}" in readme
+    )
+    for method in ten:
+        assert end(method, "drawer-open") == end(method, "button-press-topdown") == "100%"
+
+
+def test_what_is_said_of_environments_beyond_metaworld_follows_from_the_data():
+    rows = pd.read_csv(result_tables.BEYOND)
+
+    def end(method, environment):
+        runs = rows[(rows["method"] == method) & (rows["environment"] == environment)].sort_values("step")
+        return f"{runs.groupby('seed')['success'].apply(lambda run: run[-results.N_LAST :].mean()).mean():.0%}"
+
+    readme = " ".join((DOCS.parent / "README.md").read_text().split())
+    for name, environment in (
+        ("FetchPickAndPlace", "FetchPickAndPlace-v4"),
+        ("panda-gym's PickAndPlace", "PandaPickAndPlace-v3"),
+        ("a maze", "PointMaze_Medium-v3"),
+    ):
+        assert f"{name} ({end('VARL', environment)}, SAC {end('SAC', environment)}" in readme
 
 
 @pytest.mark.parametrize(

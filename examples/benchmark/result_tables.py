@@ -238,6 +238,30 @@ def tabulate_named(evaluations: Evaluations, names: Mapping[str, str], same_seed
     return lines
 
 
+def tabulate_two(evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """
+    A table of what two methods come to, on the seeds that both have of a task: success at the first evaluation, the
+    mean of the whole run, and success at the end.
+
+    :param evaluations: All there are
+    :param methods: The two
+    :param tasks: The tasks
+    :return: Lines of Markdown
+    """
+    first = f"after {FRAME_SKIP * BASE['eval_freq']:,} steps".replace(",", " ")
+    columns = [f"{method}: {column}" for column in (first, "mean of the run", "success") for method in methods]
+    lines = ["| " + " | ".join(["task", *columns, "seeds"]) + " |", "| --- " * (2 + len(columns)) + "|"]
+    rows = []
+    for task in tasks:
+        seeds = evaluations.seeds(methods, [task])
+        if seeds:
+            success = [evaluations.table(method, [task], seeds, "success", SHORT_STEPS)[1] for method in methods]
+            parts = slice(0, 1), slice(None), slice(-N_LAST, None)
+            rows.append([each[..., part].mean() for part in parts for each in success])
+            lines.append(_percentages(task.removesuffix("-v3"), rows[-1], str(len(seeds))))
+    return [*lines, _percentages("mean", np.mean(rows, axis=0), "")] if rows else lines
+
+
 def tabulate_prompts(evaluations: Evaluations) -> list[str]:
     """
     A table of what an answer to one prompt and to another is worth, on the seeds that both have of a task: the share of
@@ -325,12 +349,12 @@ def tabulate_beyond() -> list[str]:
 def _of_seeds(values: np.ndarray, are_shares: bool) -> str:
     if not len(values):
         return ""
-    mean, *ends = (
-        f"{100 * value:.0f}%" if are_shares else f"{value:.1f}" for value in (values.mean(), min(values), max(values))
-    )
+    mean, low, high = values.mean(), values.min(), values.max()
+    said = percent((mean, low, high)) if are_shares else f"{mean:.1f}"
     if len(values) == 1:
-        return mean
-    return f"{mean} ({ends[0].rstrip('%')} to {ends[1].rstrip('%')}), {len(values)} seeds"
+        return said
+    of_returns = "" if are_shares or low == high else f" ({low:.1f} to {high:.1f})"
+    return f"{said}{of_returns}, {len(values)} seeds"
 
 
 def tabulate_rules_alone() -> list[str]:
@@ -440,6 +464,8 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
         "",
     ]
     lines += ["## prompts", "", *tabulate_prompts(evaluations), ""]
+    thresholds = ("rules", "rules, threshold 0.1")
+    lines += ["## rules, threshold 0.1", "", *tabulate_two(evaluations, thresholds, MAIN_TASKS), ""]
     lines += ["## asked again by the step", "", *tabulate_both(evaluations, *EXPERIMENTS["asked again"]), ""]
     lines += [
         "## how the advice ends",
