@@ -10,7 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-from stable_baselines3.common.callbacks import CheckpointCallback
 
 from sb3_varl import VARL
 from sb3_varl.advice.log import read_records
@@ -181,11 +180,11 @@ def long_run(monkeypatch, tmp_path, capsys):
     """The example of a run that goes on, started again and again: what it prints."""
     monkeypatch.syspath_prepend(EXAMPLES)
     module = importlib.import_module("long_run")
-    monkeypatch.setattr(module, "N_EVALUATIONS", 3)
     monkeypatch.setattr(module, "N_EVAL_EPISODES", 1)
 
-    def start(*arguments):
-        monkeypatch.setattr(sys, "argv", ["long_run.py", "--steps", "600", "--out", str(tmp_path), *arguments])
+    def start(*arguments, steps=600):
+        defaults = ["--steps", str(steps), "--save-freq", "200", "--out", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["long_run.py", *defaults, *arguments])
         handler = signal.getsignal(signal.SIGTERM)
         try:
             module.main()
@@ -197,43 +196,63 @@ def long_run(monkeypatch, tmp_path, capsys):
     return start
 
 
-class EndsIt(CheckpointCallback):
-    """Somebody ends the run."""
+@pytest.fixture
+def ended(long_run, monkeypatch):
+    """Start a run that somebody ends."""
 
-    def _on_step(self):
-        if self.n_calls == 250:
-            signal.raise_signal(signal.SIGTERM)
-        return super()._on_step()
+    class Ended(long_run.module.Checkpoints):
+        def _on_step(self):
+            if self.n_calls == 250:
+                signal.raise_signal(signal.SIGTERM)
+            return super()._on_step()
+
+    def start(*arguments, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setattr(long_run.module, "Checkpoints", Ended)
+            return long_run(*arguments, **kwargs)
+
+    return start
+
+
+FERRY_RULES = (EXAMPLES / "ferry_rules.json").read_text()
 
 
 # Of a run as short as this one.
 @pytest.mark.filterwarnings("ignore:. of 3 queries will not be asked")
 @pytest.mark.slow
-def test_a_run_goes_on_by_the_same_command(long_run, monkeypatch, tmp_path):
-    rules = (EXAMPLES / "ferry_rules.json").read_text()
-    with VLMServer(lambda states, images: rules) as server:
+def test_a_run_goes_on_by_the_same_command(long_run, ended, tmp_path):
+    with VLMServer(lambda states, images: FERRY_RULES) as server:
         asks = ("--advisor", "openai/gpt-6.1-sol", "--api-base", server.api_base, "--max-cost", "1")
-        with monkeypatch.context() as patch:
-            patch.setattr(long_run.module, "CheckpointCallback", EndsIt)
-            assert "Ended at step 250. The same command goes on." in long_run(*asks)
-        assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == [200]
+        assert "Ended at step 250. The same command goes on." in ended(*asks)
+        with pytest.raises(SystemExit, match=r"has --steps 600\. Start it as it was, or give another --out"):
+            long_run(*asks, steps=700)
         printed = long_run(*asks)
         assert len(server.requests) == 1
     assert "Going on from step 250." in printed
     assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == [200, 450]
-    assert 600 <= long_run.module.last_checkpoint(tmp_path / "checkpoints") < 608
-    assert re.search(r"Success in \d of 1 episodes", long_run("--act"))
+    steps = [int(folder.name.removeprefix("step_")) for folder in long_run.module.checkpoints(tmp_path)]
+    assert steps[0] == 450
+    assert 600 <= steps[1] < 608
+    assert re.match(r"Success in \d of 1 episodes", long_run("--act", "--env", "Pendulum-v1", steps=7))
 
 
 @pytest.mark.slow
-def test_a_run_that_ended_before_its_first_checkpoint_asks_nothing_twice(long_run, monkeypatch, tmp_path):
-    rules = (EXAMPLES / "ferry_rules.json").read_text()
-    with VLMServer(lambda states, images: rules) as server:
-        asks = ("--advisor", "openai/some-model", "--api-base", server.api_base)
+def test_a_run_that_ended_before_its_first_checkpoint_asks_nothing_twice(long_run, ended, monkeypatch, tmp_path):
+    with VLMServer(lambda states, images: FERRY_RULES) as server:
+        asks = ("--advisor", "openai/some-model", "--api-base", server.api_base, "--save-freq", "300")
         with monkeypatch.context() as patch:
-            patch.setattr(long_run.module, "CheckpointCallback", EndsIt)
-            patch.setattr(long_run.module, "save", lambda model, folder: None)
-            long_run("--steps", "3600", *asks)
-        assert not list(tmp_path.glob("checkpoints/*"))
+            patch.setattr(long_run.module, "save_checkpoint", lambda out, model, evaluation: None)
+            ended(*asks)
+        assert not (tmp_path / "checkpoints").exists()
+        with pytest.raises(SystemExit, match="no best model yet"):
+            long_run("--act")
         assert "Going on" not in long_run(*asks)
         assert len(server.requests) == 1
+
+
+@pytest.mark.slow
+def test_what_was_not_saved_as_a_whole_is_no_checkpoint(long_run, ended, tmp_path):
+    """And the one before it is."""
+    ended()
+    (tmp_path / "checkpoints/step_250").rename(tmp_path / "checkpoints/step_250.partial")
+    assert "Going on from step 200." in long_run()
