@@ -4,7 +4,7 @@ of its advice. Nothing is asked twice.
 
     python examples/long_run.py                                            # recorded rules: no key, no cost
     python examples/long_run.py --advisor openai/gpt-6.1-sol --max-cost 1 --out by_model
-    python examples/long_run.py --advisor openai/MODEL --api-base http://localhost:8000/v1 --out by_own_model
+    python examples/long_run.py --advisor "openai/$MODEL" --api-base http://localhost:8000/v1 --out by_own_model
     python examples/long_run.py --act --out by_model                       # what was learnt, without advice
 
 The advisor of the first line is RECORDED: rules that a large multimodal model wrote when it was asked once. For an

@@ -103,6 +103,13 @@ def test_a_number_is_an_action_of_one_component(action):
     assert as_numbers(action, spaces.Box(-1, 1, ())).tolist() == 0.5
 
 
+def told_of_queries(caplog):
+    """What is said besides, at the end, of the run as a whole."""
+    *told, of_the_run = caplog.messages
+    assert of_the_run.startswith("There was no advice: 2 queries about 16 states brought nothing")
+    return told
+
+
 @pytest.mark.parametrize(
     ("action", "words"),
     [
@@ -122,14 +129,14 @@ def test_a_number_is_an_action_of_one_component(action):
 def test_a_query_that_brings_nothing_says_so_once(action, words, caplog):
     model, _ = learn(FunctionAdvisor(lambda observation: action))
     assert model.guidance_buffer.size() == 0
-    (record,) = caplog.records
-    assert record.getMessage().startswith("Query 1 at step 50 brought no advice: ")
-    assert re.search(words, record.getMessage())
+    (message,) = told_of_queries(caplog)
+    assert message.startswith("Query 1 at step 50 brought no advice: ")
+    assert re.search(words, message)
 
 
 def test_an_example_is_of_a_state_where_states_differ(caplog):
     learn(FunctionAdvisor(lambda observation: [observation[0] + 100, 0.0]))
-    (message,) = [record.getMessage() for record in caplog.records]
+    (message,) = told_of_queries(caplog)
     assert re.search(r"8 times out of bounds, for instance .* in state 0\. Let it", message)
 
 

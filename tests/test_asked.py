@@ -16,7 +16,7 @@ from sb3_varl import Rules, load_task_sheet
 from sb3_varl.advice.answer import parse_answer
 from sb3_varl.advice.types import Briefing
 from sb3_varl.advisors.providers import count_tokens
-from sb3_varl.metaworld import ScriptedAdvisor, SparseMetaWorldEnv
+from sb3_varl.metaworld import TASKS, ScriptedAdvisor, SparseMetaWorldEnv
 from sb3_varl.preview import preview
 from sb3_varl.preview.episodes import follow_whole
 
@@ -76,7 +76,7 @@ def test_what_one_answer_with_rules_takes(folder, which):
     def count(file):
         return count_tokens([{"role": "user", "content": file.read_text()}])
 
-    folders = [file.parent for file in folder.glob("*-v3/answer.txt") if "PointMaze" not in file.parent.name]
+    folders = [file.parent for file in folder.glob("*-v3/answer.txt") if file.parent.name in TASKS]
     sent = [
         count(each / "prompt.txt") + TOKENS_OF_A_PICTURE * len(list(each.glob("picture_*.png"))) for each in folders
     ]
