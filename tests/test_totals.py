@@ -59,7 +59,8 @@ def test_the_end_tells_what_a_query_failed_with(monkeypatch, caplog):
 def test_an_answer_that_comes_after_the_end_is_taken_by_the_next_run():
     """Not as guidance, for the cutoff is over, but it is counted, and not asked for again."""
     advisor, model = Stuck(0.5, paid=True), make_model(shaping_steps=40)
-    model.learn(50, callback=make_callback(advisor, "log", n_queries=1, blocking=False))
+    asking = make_callback(advisor, "log", n_queries=1, blocking=False)
+    model.learn(50, callback=[asking, Until(30, lambda: "request" in kinds())])
     advisor.finish()
     callback = make_callback(Stuck(0.0), "log", n_queries=1)
     with pytest.warns(UserWarning, match="the advisor will not be asked"):
