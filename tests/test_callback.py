@@ -231,19 +231,8 @@ def test_an_advisor_that_fails_costs_its_answers_only(answer, message, blocking,
 
 
 def test_a_run_without_advice_is_told_of_once_at_its_end(caplog):
-    callback = AdvisorCallback(
-        FunctionAdvisor(lambda observation: None if observation[1] % 2 else np.ones(7)),
-        n_queries=2,
-        first_query=40,
-        query_freq=40,
-        states_per_query=10,
-        window=20,
-        blocking=True,
-        log_path=False,
-    )
-    model = VARL("MlpPolicy", CounterEnv(), **SMALL)
-    for _ in range(2):
-        model.learn(100, callback=callback, reset_num_timesteps=False)
+    model, callback = learn(FunctionAdvisor(lambda observation: None if observation[1] % 2 else np.ones(7)))
+    model.learn(50, callback=callback, reset_num_timesteps=False)
     (said,) = (message for message in caplog.messages if "There was no advice" in message)
     totals = callback.totals
     assert totals["abstained"] + totals["rejected_wrong_shape"] == 20

@@ -56,6 +56,11 @@ BEYOND_NAMES = {
     "VARL, unbounded pull": r"VARL \*",
     "VARL, unbounded pull, no roll-ins": r"VARL \* without roll-ins",
 }
+# Parts of a run, for tables of two methods.
+FIRST = {f"after {FRAME_SKIP * BASE['eval_freq']:,} steps".replace(",", " "): ("success", slice(0, 1))}
+_AT_CUTOFF = BASE["shaping"]["shaping_steps"] // BASE["eval_freq"] - 1
+OPEN_GATES = {"open gates": ("gate_open", slice(_AT_CUTOFF, _AT_CUTOFF + 1))}
+WHOLE_AND_END = {"mean of the run": ("success", slice(None)), "success": ("success", slice(-N_LAST, None))}
 # Success at which a task is called learnt.
 GOOD = 0.8
 DASH = "\N{EN DASH}"
@@ -238,52 +243,32 @@ def tabulate_named(evaluations: Evaluations, names: Mapping[str, str], same_seed
     return lines
 
 
-def tabulate_two(evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str]) -> list[str]:
+def tabulate_two(
+    evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str], parts: Mapping[str, tuple[str, slice]]
+) -> list[str]:
     """
-    A table of what two methods come to, on the seeds that both have of a task: success at the first evaluation, the
-    mean of the whole run, and success at the end.
+    A table of what two methods come to, on the seeds that both have of a task, with their means.
 
     :param evaluations: All there are
     :param methods: The two
     :param tasks: The tasks
+    :param parts: What of it: by its name, a column of the evaluations, and which of these count
     :return: Lines of Markdown
     """
-    first = f"after {FRAME_SKIP * BASE['eval_freq']:,} steps".replace(",", " ")
-    columns = [f"{method}: {column}" for column in (first, "mean of the run", "success") for method in methods]
+    columns = [f"{method}: {part}" for part in parts for method in methods]
     lines = ["| " + " | ".join(["task", *columns, "seeds"]) + " |", "| --- " * (2 + len(columns)) + "|"]
     rows = []
     for task in tasks:
         seeds = evaluations.seeds(methods, [task])
         if seeds:
-            success = [evaluations.table(method, [task], seeds, "success", SHORT_STEPS)[1] for method in methods]
-            parts = slice(0, 1), slice(None), slice(-N_LAST, None)
-            rows.append([each[..., part].mean() for part in parts for each in success])
+            rows.append(
+                [
+                    evaluations.table(method, [task], seeds, column, SHORT_STEPS)[1][..., which].mean()
+                    for column, which in parts.values()
+                    for method in methods
+                ]
+            )
             lines.append(_percentages(task.removesuffix("-v3"), rows[-1], str(len(seeds))))
-    return [*lines, _percentages("mean", np.mean(rows, axis=0), "")] if rows else lines
-
-
-def tabulate_prompts(evaluations: Evaluations) -> list[str]:
-    """
-    A table of what an answer to one prompt and to another is worth, on the seeds that both have of a task: the share of
-    open gates when the advice ends, the mean of the whole run, and success at the end.
-
-    :param evaluations: All there are
-    :return: Lines of Markdown
-    """
-    methods, tasks = EXPERIMENTS["prompt"]
-    n_advised = BASE["shaping"]["shaping_steps"] // BASE["eval_freq"]
-    columns = [f"{method}: {column}" for column in ("open gates", "mean of the run", "success") for method in methods]
-    lines = ["| " + " | ".join(["task", *columns, "seeds"]) + " |", "| --- " * (2 + len(columns)) + "|"]
-    rows = []
-    for task in tasks:
-        seeds = evaluations.seeds(methods, [task])
-        if seeds:
-            success = [evaluations.table(method, [task], seeds, "success", SHORT_STEPS)[1] for method in methods]
-            gates = [evaluations.table(method, [task], seeds, "gate_open", SHORT_STEPS)[1] for method in methods]
-            row = [gate[..., n_advised - 1].mean() for gate in gates]
-            row += [each.mean() for each in success] + [each[..., -N_LAST:].mean() for each in success]
-            rows.append(row)
-            lines.append(_percentages(task.removesuffix("-v3"), row, str(len(seeds))))
     return [*lines, _percentages("mean", np.mean(rows, axis=0), "")] if rows else lines
 
 
@@ -463,9 +448,14 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
         *tabulate_steps(evaluations, *EXPERIMENTS["hold"], same_seeds=True),
         "",
     ]
-    lines += ["## prompts", "", *tabulate_prompts(evaluations), ""]
+    lines += ["## prompts", "", *tabulate_two(evaluations, *EXPERIMENTS["prompt"], OPEN_GATES | WHOLE_AND_END), ""]
     thresholds = ("rules", "rules, threshold 0.1")
-    lines += ["## rules, threshold 0.1", "", *tabulate_two(evaluations, thresholds, MAIN_TASKS), ""]
+    lines += [
+        "## rules, threshold 0.1",
+        "",
+        *tabulate_two(evaluations, thresholds, MAIN_TASKS, FIRST | WHOLE_AND_END),
+        "",
+    ]
     lines += ["## asked again by the step", "", *tabulate_both(evaluations, *EXPERIMENTS["asked again"]), ""]
     lines += [
         "## how the advice ends",
