@@ -36,6 +36,14 @@ def make_model(env=None, policy="MlpPolicy"):
     return VARL(policy, env or CounterEnv(), **SMALL)
 
 
+class WaitForAdvice(BaseCallback):
+    """Let no step be over before the advisor has answered what it was asked."""
+
+    def _on_step(self):
+        wait_until(lambda: all(thread.name != "advisor" for thread in threading.enumerate()))
+        return True
+
+
 class Interrupt(BaseCallback):
     """Ctrl-C at a step."""
 
@@ -216,7 +224,7 @@ def test_threads_that_cannot_be_started_put_a_query_off(tmp_path, monkeypatch, c
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     advisor = FunctionAdvisor(lambda observation: np.zeros(2))
-    model.learn(60, callback=make_callback(advisor, tmp_path, blocking=False))
+    model.learn(60, callback=[make_callback(advisor, tmp_path, blocking=False), WaitForAdvice()])
     assert model.guidance_buffer.size() == 12
     assert caplog.text.count("Query 1 cannot be asked at present: can't start new thread") == 1
 
