@@ -480,6 +480,7 @@ def test_the_advice_ends_with_success(caplog, blocking, tmp_path):
         def _on_step(self):
             if self.num_timesteps >= self.model.cutoff:
                 over.set()
+                wait_until(lambda: not any(thread.is_alive() for thread in advisor.threads))
             return self.num_timesteps < 150
 
     # Of the last 20 episodes of 5 steps, 5 have succeeded when episode 28 ends.

@@ -36,14 +36,6 @@ def make_model(env=None, policy="MlpPolicy"):
     return VARL(policy, env or CounterEnv(), **SMALL)
 
 
-class WaitForAdvice(BaseCallback):
-    """Let no step be over before the advisor has answered what it was asked."""
-
-    def _on_step(self):
-        wait_until(lambda: all(thread.name != "advisor" for thread in threading.enumerate()))
-        return True
-
-
 class Interrupt(BaseCallback):
     """Ctrl-C at a step."""
 
@@ -215,16 +207,23 @@ def test_control_c_while_answers_are_put_into_the_buffer(tmp_path, monkeypatch):
 
 
 def test_threads_that_cannot_be_started_put_a_query_off(tmp_path, monkeypatch, caplog):
-    model, start = make_model(), threading.Thread.start
+    model, start, threads = make_model(), threading.Thread.start, []
 
     def refuse(thread):
-        if thread.name == "advisor" and model.num_timesteps < 30:
-            raise RuntimeError("can't start new thread")
+        if thread.name == "advisor":
+            if model.num_timesteps < 30:
+                raise RuntimeError("can't start new thread")
+            threads.append(thread)
         start(thread)
+
+    class Wait(BaseCallback):
+        def _on_step(self):
+            wait_until(lambda: not any(thread.is_alive() for thread in threads))
+            return True
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     advisor = FunctionAdvisor(lambda observation: np.zeros(2))
-    model.learn(60, callback=[make_callback(advisor, tmp_path, blocking=False), WaitForAdvice()])
+    model.learn(60, callback=[make_callback(advisor, tmp_path, blocking=False), Wait()])
     assert model.guidance_buffer.size() == 12
     assert caplog.text.count("Query 1 cannot be asked at present: can't start new thread") == 1
 
