@@ -183,7 +183,7 @@ def test_what_is_said_of_gates_that_are_open_at_the_cutoff_follows_from_the_data
         if method in ("rules, earlier prompt", "rules, unbounded pull"):
             cutoff = json.loads(run["configuration"])["shaping"]["shaping_steps"]
             (gates,) = [float(row["gate_open"]) for row in kept.evaluations(run["id"]) if int(row["step"]) == cutoff]
-            (many if gates > explain._MANY_GATES else few).append(float(run["success"]))
+            (many if gates > explain._MUCH_DISAGREEMENT else few).append(float(run["success"]))
     said = (
         f"in {len(many)} of {len(many + few)} runs, all on basketball and soccer, which ended at {min(many):.0%} to "
         f"{max(many):.0%}; the other {len(few)} ended at {np.mean(few):.0%} on average, the lowest at {min(few):.0%}"

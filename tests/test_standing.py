@@ -261,9 +261,9 @@ def test_standing_advice_that_cannot_be_used_is_counted_and_said_once(caplog):
 # ---- What the policy does not do when the advice ends
 
 
-@pytest.mark.parametrize(("distance", "n_said"), [(0.0, 0), (0.9, 1)])
+@pytest.mark.parametrize(("distance", "n_said"), [(0.0, 0), (0.2, 0), (0.9, 1)])
 def test_it_is_said_once_at_the_cutoff_if_the_policy_does_something_else(distance, n_said, caplog):
-    model = make_model(shaping_steps=60)
+    model = make_model(shaping_steps=60, gate_threshold=0.1)
 
     def advise(observation):
         action = model.predict(observation, deterministic=True)[0]
@@ -278,7 +278,7 @@ def test_it_is_said_once_at_the_cutoff_if_the_policy_does_something_else(distanc
 
 
 @pytest.mark.parametrize("changes", [{"gate": "always"}, {"shaping_steps": 1000}])
-def test_open_gates_are_not_told_of_where_they_say_nothing(changes, caplog):
+def test_disagreement_is_not_told_of_where_it_says_nothing(changes, caplog):
     model = make_model(**{"shaping_steps": 60, **changes})
     model.learn(100, callback=make_callback(RulesAdvisor(json.dumps(ALL)), label_freq=1, n_queries=1))
     assert not any("the policy does something else" in message for message in caplog.messages)

@@ -240,11 +240,23 @@ def test_logger_keys(monkeypatch):
     assert model.logger.name_to_value["varl/shaping_active"] == 0
 
 
+@pytest.mark.parametrize("gate_threshold", [0.1, 0.8])
+@pytest.mark.parametrize("distance", [0.2, 0.5])
+def test_disagreement_is_the_same_whatever_the_threshold(distance, gate_threshold):
+    model = VARL("MlpPolicy", "Pendulum-v1", gate_threshold=gate_threshold, **SMALL)
+    observation = np.zeros(3, np.float32)
+    greedy, _ = model.predict(observation, deterministic=True)
+    model.guidance_buffer.add(observation, model.policy.scale_action(greedy) - distance * np.sign(greedy))
+    summary = model.guidance_summary()
+    assert summary["gate_open"] == (distance > gate_threshold)
+    assert summary["disagreement"] == (distance > 0.4)
+
+
 def test_guidance_summary():
     model = advised().learn(30)
     model.shaping_steps = 0  # it is about the guidance, whether or not that still counts
     summary = model.guidance_summary()
-    assert set(summary) == {"gate_open", "shaping_loss", "q_advised", "q_greedy", "entropy"}
+    assert set(summary) == {"gate_open", "disagreement", "shaping_loss", "q_advised", "q_greedy", "entropy"}
     latest = model.guidance_buffer.latest(256)
     with th.no_grad():
         greedy = model.actor(latest.observations, deterministic=True)

@@ -48,9 +48,10 @@ EVALUATION_COLUMNS = (
     "seconds",
     "success_at_end",
     "held",
+    "disagreement",
 )
 # The last columns, which older runs lack.
-ADDED_LATER = frozenset({"success_at_end", "held"})
+ADDED_LATER = frozenset({"success_at_end", "held", "disagreement"})
 FINISHED = "finished"
 # A run's success is the mean of that many evaluations, its last ones.
 N_LAST = 3
@@ -64,9 +65,9 @@ class Results:
     ``step`` counts actions. ``success`` is the share of episodes in which any step was a success, Meta-World's usual
     metric, and ``success_at_end`` that of those whose last step was one. ``states`` are those that were advised or
     scored. ``requests`` are those that were sent to a model: none, as long as advisor and scorer are simulated.
-    ``q_advised``, ``q_greedy``, ``gate_open`` and ``shaping_loss`` are about the guidance, ``entropy`` is about the
-    states that were visited last. ``held`` are the actions after the cutoff until then in which guidance counted, and
-    empty where there were none.
+    ``q_advised``, ``q_greedy``, ``gate_open``, ``disagreement`` and ``shaping_loss`` are about the guidance,
+    ``entropy`` is about the states that were visited last. ``held`` are the actions after the cutoff until then in
+    which guidance counted, and empty where there were none.
 
     :param folder: Where they are, or will be
     """

@@ -262,7 +262,8 @@ class Guided(OffPolicyAlgorithm):
         """
         Compare the latest 256 rows of guidance with the policy as it is.
 
-        :return: ``gate_open``, the share of them whose gate is open; ``shaping_loss`` without its coefficient;
+        :return: ``gate_open``, the share of them whose gate is open; ``disagreement``, the share from which the greedy
+            action is further than 0.4 in some component, whatever the gate; ``shaping_loss`` without its coefficient;
             ``q_advised`` and ``q_greedy``, what the critic thinks of the advice and of the policy's greedy actions;
             ``entropy`` of the policy, in nats. Empty without guidance.
         """

@@ -15,6 +15,7 @@ from sb3_varl.algorithms.shaping import (
     GATES,
     Comparison,
     clip_advice,
+    distance_gate,
     entropy,
     shaping_gradient,
     shaping_loss,
@@ -105,6 +106,7 @@ class ShapingTerm:
             q_advised, q_greedy = comparison.q_value(comparison.advice), comparison.q_value(mean.tanh())
         return {
             "gate_open": is_open.float().mean().item(),
+            "disagreement": distance_gate(comparison, DEFAULT_THRESHOLDS["distance"]).float().mean().item(),
             "shaping_loss": shaping_loss(comparison, is_open).item(),
             "q_advised": q_advised.mean().item(),
             "q_greedy": q_greedy.mean().item(),

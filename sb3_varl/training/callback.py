@@ -448,7 +448,7 @@ class AdvisorCallback(BaseCallback):
         if teacher.holds and measure is not None and not measure.is_known and teacher.roll_ins.is_told:
             explain.holds_little(teacher.n_told, measure.least_success, model.cutoff)
         if model.gate == "distance" and teacher.labels.n_labels:
-            explain.not_learnt(model.guidance_summary().get("gate_open", 0.0), model.cutoff)
+            explain.not_learnt(model.guidance_summary().get("disagreement", 0.0), model.cutoff)
 
     def _teach(self) -> None:
         if self._teacher.standing.advice is None:

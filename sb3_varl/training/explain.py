@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 # Rules that are told of, of those that cannot be used.
 _MAX_SHOWN = 3
-# Share of open gates at the cutoff above which it is told: among the benchmark's runs, those above it ended lower.
-_MANY_GATES = 0.25
+# Disagreement at the cutoff above which it is told: among the benchmark's runs, those above it ended lower.
+_MUCH_DISAGREEMENT = 0.25
 # What to do about answers that cannot be used, by the reason.
 _HINTS = {
     "out_of_bounds": " Let it keep to the bounds, {low} to {high}; FunctionAdvisor(f, clip=True) clips what f returns.",
@@ -235,20 +235,20 @@ def not_answered(n_queries: int, cutoff: int) -> None:
     )
 
 
-def not_learnt(gate_open: float, cutoff: int) -> None:
+def not_learnt(disagreement: float, cutoff: int) -> None:
     """
     Log that the policy does something else than the advice in many states when this ends, if it does.
 
-    :param gate_open: Share of the latest guidance whose gate is open
+    :param disagreement: Share of the latest guidance that is far from what the policy does
     :param cutoff: Step from which on guidance does not count
     """
-    if gate_open > _MANY_GATES:
+    if disagreement > _MUCH_DISAGREEMENT:
         logger.warning(
             "The cutoff is at step %d, and in %.0f%% of the states that the advice was about lately, the policy does "
-            "something else (varl/gate_open). Raise shaping_steps, or have advice that is learnt sooner: actions that "
-            "change gradually, few phases with wide margins, small gains.",
+            "something else (varl/disagreement). Raise shaping_steps, or have advice that is learnt sooner: actions "
+            "that change gradually, few phases with wide margins, small gains.",
             cutoff,
-            100 * gate_open,
+            100 * disagreement,
         )
 
 
