@@ -60,6 +60,8 @@ def _merge(base: Settings, *changes: Settings) -> Settings:
     return merged
 
 
+# Three of the five that take VARL longest.
+LATE_TASKS = ("push-v3", "assembly-v3", "coffee-pull-v3")
 # Those whose first answer to the earlier prompt does not solve its task in every episode: in 75, 80, 85 and 0% of them.
 PARTIAL_TASKS = ("stick-pull-v3", "door-open-v3", "soccer-v3", "peg-insert-side-v3")
 
@@ -124,10 +126,27 @@ def _with_mistakes(name: str, base: Settings) -> dict[str, Settings]:
 
 
 EARLIER_RULES: Settings = {**RECORDED_RULES, "advisor": EARLIER_PROMPT}
+UNBOUNDED_RULES = _merge(EARLIER_RULES, {"shaping": {"least_std": 0.0}})
 RULES_WITH_MISTAKES = _with_mistakes("rules, mistake {}", _merge(RECORDED_RULES, HOLD))
 EARLIER_MISTAKES = {
-    **_with_mistakes("mistake {}", EARLIER_RULES),
-    **_with_mistakes("mistake {}, no roll-ins", _merge(EARLIER_RULES, {"advice": {"roll_in": 0.0}})),
+    **_with_mistakes("mistake {}", UNBOUNDED_RULES),
+    **_with_mistakes("mistake {}, no roll-ins", _merge(UNBOUNDED_RULES, {"advice": {"roll_in": 0.0}})),
+}
+# One setting at a time, by what it is about.
+RULES_ABLATIONS: dict[str, dict[str, Settings]] = {
+    "gate": {f"gate {gate}": {"shaping": {"gate": gate}} for gate in ("likelihood", "q_filter", "always")},
+    "coefficient": {f"coef {coef:g}": {"shaping": {"shaping_coef": coef}} for coef in (10.0, 50.0)},
+    "batch": {f"batch {size}": {"shaping": {"guidance_batch_size": size}} for size in (32, 512)},
+    "share of roll-ins": {f"roll_in {share:g}": {"advice": {"roll_in": share}} for share in (0.25, 0.75)},
+    "labels": {f"label_freq {freq}": {"advice": {"label_freq": freq}} for freq in (1, 8)},
+    "SAC": {
+        "plain critics": {"model": {"policy": "MlpPolicy"}},
+        "raw observations": {"normalize": False},
+        "learnt temperature": {"model": LEARNT_TEMPERATURE},
+        "1-step returns": {"model": {"n_steps": 1}},
+        "discount 0.99": {"model": {"gamma": 0.99}},
+        "other noise": {"model": OTHER_NOISE},
+    },
 }
 # The README's code: the environment, the model and the callback as they are by themselves.
 FIVE_LINES: Settings = {
@@ -153,16 +172,20 @@ SACS_OWN: dict[str, Settings] = {
     "Gaussian noise": {"model": {"use_sde": False}},
 }
 FEW_OF_SPARSE = ("plain critics", "raw observations", "discount 0.99", "1-step returns")
+UNBOUNDED_FIVE_LINES = _merge(FIVE_LINES, {"advisor": EARLIER_PROMPT, "shaping": {"least_std": 0.0}})
 OTHER_SETTINGS: dict[str, Settings] = {
-    **{f"five lines, {name}": _merge(FIVE_LINES, change) for name, change in SACS_OWN.items()},
-    "five lines, SAC's defaults": _merge(FIVE_LINES, *SACS_OWN.values()),
+    **{f"five lines, {name}": _merge(FIVE_LINES, HOLD, change) for name, change in SACS_OWN.items()},
+    "five lines, SAC's defaults": _merge(FIVE_LINES, HOLD, *SACS_OWN.values()),
     # The shortest list that was found to hold.
     "five lines, four settings": _merge(
-        FIVE_LINES, *(change for name, change in SACS_OWN.items() if name not in FEW_OF_SPARSE)
+        FIVE_LINES, HOLD, *(change for name, change in SACS_OWN.items() if name not in FEW_OF_SPARSE)
     ),
     "five lines, fading": _merge(FIVE_LINES, {"shaping": {"shaping_coef": "fading_20"}}),
     "five lines, earlier prompt": _merge(FIVE_LINES, {"advisor": EARLIER_PROMPT}),
-    "five lines, unbounded pull": _merge(FIVE_LINES, {"advisor": EARLIER_PROMPT, "shaping": {"least_std": 0.0}}),
+    "five lines, unbounded pull": UNBOUNDED_FIVE_LINES,
+    **{
+        f"five lines, unbounded pull, {name}": _merge(UNBOUNDED_FIVE_LINES, change) for name, change in SACS_OWN.items()
+    },
 }
 METHODS: dict[str, Settings] = {
     "SAC": NO_ADVICE,
@@ -175,22 +198,19 @@ METHODS: dict[str, Settings] = {
     "five lines, no hold": FIVE_LINES,
     "five lines, 100k": _merge(FIVE_LINES, HOLD, {"steps": 100_000}),
     "five lines, 100k, no hold": {**FIVE_LINES, "steps": 100_000},
-    "five lines, 100k, unbounded pull": {**OTHER_SETTINGS["five lines, unbounded pull"], "steps": 100_000},
+    "five lines, 100k, unbounded pull": {**UNBOUNDED_FIVE_LINES, "steps": 100_000},
     "five lines, SAC": {**FIVE_LINES, **NO_ADVICE},
     **OTHER_SETTINGS,
     "rules": _merge(RECORDED_RULES, HOLD),
     "rules, asked again": _merge(RECORDED_RULES, HOLD, {"advisor": ASKED_AGAIN}),
     "rules, no hold": RECORDED_RULES,
     "rules, earlier prompt": EARLIER_RULES,
-    "rules, unbounded pull": {**RECORDED_RULES, "advisor": EARLIER_PROMPT, "shaping": {"least_std": 0.0}},
+    "rules, unbounded pull": UNBOUNDED_RULES,
     "rules, no roll-ins": _merge(RECORDED_RULES, {"advice": {"roll_in": 0.0}}),
-    "rules, no roll-ins, unbounded pull": _merge(
-        EARLIER_RULES, {"advice": {"roll_in": 0.0}, "shaping": {"least_std": 0.0}}
-    ),
+    "rules, no roll-ins, unbounded pull": _merge(UNBOUNDED_RULES, {"advice": {"roll_in": 0.0}}),
     "rules, roll-ins only": {**RECORDED_RULES, "shaping": {"shaping_coef": 0.0}},
     "rules, roll-ins only, earlier prompt": {**EARLIER_RULES, "shaping": {"shaping_coef": 0.0}},
-    "rules, first answer": {**RECORDED_RULES, "advisor": FIRST_ANSWER},
-    "rules, cutoff 3000": {**RECORDED_RULES, "shaping": {"shaping_steps": 3000}},
+    "rules, first answer": {**UNBOUNDED_RULES, "advisor": FIRST_ANSWER},
     "rules, cutoff 12000": {**RECORDED_RULES, "shaping": {"shaping_steps": 12_000}},
     "rules, fading": {**RECORDED_RULES, "shaping": {"shaping_coef": "fading_20", "shaping_steps": 12_000}},
     # Rules have no noise that a policy should be spared.
@@ -198,9 +218,16 @@ METHODS: dict[str, Settings] = {
         f"rules, threshold {threshold:g}": _merge(RECORDED_RULES, HOLD, {"shaping": {"gate_threshold": threshold}})
         for threshold in (0.2, 0.1)
     },
-    "rules, until success": _merge(
-        RECORDED_RULES, {"advice": {"until_success": "advice"}, "shaping": {"shaping_steps": 12_000}}
+    "rules, cutoff 3000, unbounded pull": _merge(UNBOUNDED_RULES, {"shaping": {"shaping_steps": 3000}}),
+    "rules, cutoff 12000, unbounded pull": _merge(UNBOUNDED_RULES, {"shaping": {"shaping_steps": 12_000}}),
+    "rules, until success, unbounded pull": _merge(
+        UNBOUNDED_RULES, {"advice": {"until_success": "advice"}, "shaping": {"shaping_steps": 12_000}}
     ),
+    **{
+        f"rules, {name}": _merge(RECORDED_RULES, HOLD, change)
+        for changes in RULES_ABLATIONS.values()
+        for name, change in changes.items()
+    },
     **RULES_WITH_MISTAKES,
     # Whether holding costs what they lose, which are held for long.
     "rules, mistake too_fast, no hold": _merge(
@@ -302,8 +329,13 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "hold": (("rules", "rules, no hold"), MAIN_TASKS),
     "pull": (("rules, earlier prompt", "rules, unbounded pull"), MAIN_TASKS),
     "rules, cutoff": (
-        ("rules, cutoff 3000", "rules, no hold", "rules, cutoff 12000", "rules, until success"),
-        ("coffee-pull-v3", "soccer-v3", "basketball-v3"),
+        (
+            "rules, cutoff 3000, unbounded pull",
+            "rules, unbounded pull",
+            "rules, cutoff 12000, unbounded pull",
+            "rules, until success, unbounded pull",
+        ),
+        ("coffee-pull-v3", "soccer-v3"),
     ),
     "rules, end": (
         ("rules", "rules, no hold", "rules, cutoff 12000", "rules, fading"),
@@ -311,6 +343,10 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("coffee-pull-v3", "soccer-v3", "basketball-v3", "assembly-v3", "pick-place-v3"),
     ),
     "rules, threshold": (("rules", "rules, threshold 0.2", "rules, threshold 0.1"), MAIN_TASKS),
+    **{
+        f"rules, {what}": (("rules", *(f"rules, {name}" for name in changes)), LATE_TASKS)
+        for what, changes in RULES_ABLATIONS.items()
+    },
     "partial rules": (("SAC", "rules, first answer"), PARTIAL_TASKS),
     "rules with mistakes": (("SAC", "rules", *RULES_WITH_MISTAKES), ("push-v3", "drawer-open-v3")),
     "mistakes, hold": (("rules, mistake too_fast", "rules, mistake too_fast, no hold"), ("push-v3",)),

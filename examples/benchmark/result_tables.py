@@ -51,6 +51,7 @@ BEYOND_NAMES = {
     "SAC": "SAC",
     "VARL": "VARL",
     "VARL, no hold": "VARL without `hold`",
+    "VARL, threshold 0.1": "VARL, threshold 0.1",
     "VARL, SPARSE": "VARL, `SPARSE` and no HER",
     "VARL, corrected rules": "VARL, corrected rules",
     "VARL, unbounded pull": r"VARL \*",
