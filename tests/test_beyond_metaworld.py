@@ -38,16 +38,16 @@ def test_a_short_run_is_written_down_and_not_repeated(name, steps, tmp_path, mon
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("folder", "n_successes"),
+    ("folder", "n_successes", "centimetres"),
     [
-        (".", 3),
-        ("correction_earlier_tables", 10),
-        ("correction_earlier_tables_again", 4),
-        ("correction", 18),
-        ("correction_again", 13),
+        (".", 3, 24),
+        ("correction_earlier_tables", 10, 12),
+        ("correction_earlier_tables_again", 4, 17),
+        ("correction", 18, 6),
+        ("correction_again", 13, 7),
     ],
 )
-def test_what_comes_of_a_second_answer_about_sliding_and_of_its_corrections(folder, n_successes):
+def test_what_comes_of_a_second_answer_about_sliding_and_of_its_corrections(folder, n_successes, centimetres):
     """To the present prompt, with a sheet of what was measured; three rules each, of 40 episodes."""
     text = (ASKED / "FetchSlide-v4" / folder / "answer.txt").read_text()
     env = beyond_metaworld.Named("FetchSlide-v4")
@@ -56,7 +56,7 @@ def test_what_comes_of_a_second_answer_about_sliding_and_of_its_corrections(fold
     assert not rules.rejected
     if folder == "correction":
         assert text == (beyond_metaworld.RULES / "FetchSlide-v4.corrected.txt").read_text()
-    successes = []
+    successes, distances = [], []
     for seed in range(beyond_metaworld.EVAL_SEED, beyond_metaworld.EVAL_SEED + beyond_metaworld.N_EPISODES_OF_RULES):
         observation, _ = env.reset(seed=seed)
         previous, is_over = observation, False
@@ -66,7 +66,9 @@ def test_what_comes_of_a_second_answer_about_sliding_and_of_its_corrections(fold
             observation, _, terminated, truncated, info = env.step(action)
             is_over = terminated or truncated
         successes.append(info["is_success"])
+        distances.append(np.linalg.norm(observation["achieved_goal"] - observation["desired_goal"]))
     assert sum(successes) == pytest.approx(n_successes, abs=2)
+    assert 100 * np.median(distances) == pytest.approx(centimetres, abs=2)
 
 
 # Of observations, and of goals: panda-gym needs PyBullet, which has no wheels for later versions of Python than 3.11.
