@@ -132,6 +132,14 @@ EARLIER_MISTAKES = {
     **_with_mistakes("mistake {}", UNBOUNDED_RULES),
     **_with_mistakes("mistake {}, no roll-ins", _merge(UNBOUNDED_RULES, {"advice": {"roll_in": 0.0}})),
 }
+WHAT_SAC_BRINGS: dict[str, Settings] = {
+    "raw observations": {"normalize": False},
+    "plain critics": {"model": {"policy": "MlpPolicy"}},
+    "learnt temperature": {"model": LEARNT_TEMPERATURE},
+    "1-step returns": {"model": {"n_steps": 1}},
+    "discount 0.99": {"model": {"gamma": 0.99}},
+    "other noise": {"model": OTHER_NOISE},
+}
 # One setting at a time, by what it is about.
 RULES_ABLATIONS: dict[str, dict[str, Settings]] = {
     "gate": {f"gate {gate}": {"shaping": {"gate": gate}} for gate in ("likelihood", "q_filter", "always")},
@@ -139,14 +147,7 @@ RULES_ABLATIONS: dict[str, dict[str, Settings]] = {
     "batch": {f"batch {size}": {"shaping": {"guidance_batch_size": size}} for size in (32, 512)},
     "share of roll-ins": {f"roll_in {share:g}": {"advice": {"roll_in": share}} for share in (0.25, 0.75)},
     "labels": {f"label_freq {freq}": {"advice": {"label_freq": freq}} for freq in (1, 8)},
-    "SAC": {
-        "plain critics": {"model": {"policy": "MlpPolicy"}},
-        "raw observations": {"normalize": False},
-        "learnt temperature": {"model": LEARNT_TEMPERATURE},
-        "1-step returns": {"model": {"n_steps": 1}},
-        "discount 0.99": {"model": {"gamma": 0.99}},
-        "other noise": {"model": OTHER_NOISE},
-    },
+    "SAC": WHAT_SAC_BRINGS,
 }
 # The README's code: the environment, the model and the callback as they are by themselves.
 FIVE_LINES: Settings = {
@@ -275,13 +276,7 @@ METHODS: dict[str, Settings] = {
     "late states": {"advice": {"states_per_query": 64}, "choice": {"choice": "late", "n_states": 32}},
     "novel states": {"advice": {"states_per_query": 64}, "choice": {"choice": "novel", "n_states": 32}},
     "latest 64 answers": {"shaping": {"guidance_buffer_size": 64}},
-    # What SAC brings
-    "raw observations": {"normalize": False},
-    "plain critics": {"model": {"policy": "MlpPolicy"}},
-    "learnt temperature": {"model": LEARNT_TEMPERATURE},
-    "1-step returns": {"model": {"n_steps": 1}},
-    "discount 0.99": {"model": {"gamma": 0.99}},
-    "other noise": {"model": OTHER_NOISE},
+    **WHAT_SAC_BRINGS,
     "twice the updates": {"model": {"gradient_steps": 8}},
 }
 
