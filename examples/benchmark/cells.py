@@ -115,22 +115,22 @@ HOLD: Settings = {"advice": {"hold": True}}
 CORRECTED: Settings = {"n_queries": 2, "first_query": 300, "query_freq": 2700}
 
 
-def _with_mistakes(name: str, base: Settings) -> dict[str, Settings]:
+def _with_mistakes(base: Settings, suffix: str = "") -> dict[str, Settings]:
     methods = dict[str, Settings]()
     for mistake in MISTAKES:
         made = _merge(base, {"mistake": {"mistake": mistake}})
-        methods[name.format(mistake)] = made
+        methods[f"rules, mistake {mistake}{suffix}"] = made
         mended: Settings = {"mistake": {"corrected_at": 1}, "advice": CORRECTED}
-        methods[f"{name.format(mistake)}, corrected"] = _merge(made, mended)
+        methods[f"rules, mistake {mistake}, corrected{suffix}"] = _merge(made, mended)
     return methods
 
 
 EARLIER_RULES: Settings = {**RECORDED_RULES, "advisor": EARLIER_PROMPT}
 UNBOUNDED_RULES = _merge(EARLIER_RULES, {"shaping": {"least_std": 0.0}})
-RULES_WITH_MISTAKES = _with_mistakes("rules, mistake {}", _merge(RECORDED_RULES, HOLD))
+RULES_WITH_MISTAKES = _with_mistakes(_merge(RECORDED_RULES, HOLD))
 EARLIER_MISTAKES = {
-    **_with_mistakes("mistake {}", UNBOUNDED_RULES),
-    **_with_mistakes("mistake {}, no roll-ins", _merge(UNBOUNDED_RULES, {"advice": {"roll_in": 0.0}})),
+    **_with_mistakes(UNBOUNDED_RULES, ", unbounded pull"),
+    **_with_mistakes(_merge(UNBOUNDED_RULES, {"advice": {"roll_in": 0.0}}), ", no roll-ins, unbounded pull"),
 }
 WHAT_SAC_BRINGS: dict[str, Settings] = {
     "raw observations": {"normalize": False},
@@ -185,7 +185,7 @@ OTHER_SETTINGS: dict[str, Settings] = {
     "five lines, earlier prompt": _merge(FIVE_LINES, {"advisor": EARLIER_PROMPT}),
     "five lines, unbounded pull": UNBOUNDED_FIVE_LINES,
     **{
-        f"five lines, unbounded pull, {name}": _merge(UNBOUNDED_FIVE_LINES, change) for name, change in SACS_OWN.items()
+        f"five lines, {name}, unbounded pull": _merge(UNBOUNDED_FIVE_LINES, change) for name, change in SACS_OWN.items()
     },
 }
 METHODS: dict[str, Settings] = {
@@ -211,7 +211,7 @@ METHODS: dict[str, Settings] = {
     "rules, no roll-ins, unbounded pull": _merge(UNBOUNDED_RULES, {"advice": {"roll_in": 0.0}}),
     "rules, roll-ins only": {**RECORDED_RULES, "shaping": {"shaping_coef": 0.0}},
     "rules, roll-ins only, earlier prompt": {**EARLIER_RULES, "shaping": {"shaping_coef": 0.0}},
-    "rules, first answer": {**UNBOUNDED_RULES, "advisor": FIRST_ANSWER},
+    "rules, first answer, unbounded pull": {**UNBOUNDED_RULES, "advisor": FIRST_ANSWER},
     "rules, cutoff 12000": {**RECORDED_RULES, "shaping": {"shaping_steps": 12_000}},
     "rules, fading": {**RECORDED_RULES, "shaping": {"shaping_coef": "fading_20", "shaping_steps": 12_000}},
     # Rules have no noise that a policy should be spared.
@@ -342,7 +342,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         f"rules, {what}": (("rules", *(f"rules, {name}" for name in changes)), LATE_TASKS)
         for what, changes in RULES_ABLATIONS.items()
     },
-    "partial rules": (("SAC", "rules, first answer"), PARTIAL_TASKS),
+    "partial rules": (("SAC", "rules, first answer, unbounded pull"), PARTIAL_TASKS),
     "rules with mistakes": (("SAC", "rules", *RULES_WITH_MISTAKES), ("push-v3", "drawer-open-v3")),
     "mistakes, hold": (("rules, mistake too_fast", "rules, mistake too_fast, no hold"), ("push-v3",)),
     "mistakes": (tuple(EARLIER_MISTAKES), ("push-v3", "drawer-open-v3")),
