@@ -94,6 +94,18 @@ def test_guidance_counts_again_where_the_advice_succeeds_and_the_agent_does_not(
     assert labelled.max() > CUTOFF, "what is visited is labelled again"
 
 
+@pytest.mark.parametrize(("tolerance", "share"), [(1e-4, 1), (3.0, 0)])
+def test_more_environments_than_episodes_that_are_looked_at(tolerance, share):
+    """Many of which end in one step."""
+    envs = DummyVecEnv([lambda: NarrowEnv(tolerance=tolerance)] * 30)
+    model = make_model(envs, shaping_steps=3000, learning_starts=10_000)
+    callback = make_callback(RulesAdvisor(answer_of(0.5)), n_queries=1, first_query=60, query_freq=60)
+    model.learn(3090, callback=callback)
+    assert callback._teacher.record.is_known
+    assert model.held_share == share
+    assert callback._teacher.n_held == share * 4 * 30
+
+
 def test_it_ends_after_as_long_again():
     model, callback = held(NarrowEnv(), steps=2 * CUTOFF - 1)
     assert model.held_share == 1
