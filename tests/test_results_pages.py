@@ -112,6 +112,36 @@ def test_what_is_said_of_roll_ins_alone_follows_from_the_data():
     assert said in readme
 
 
+def test_what_is_said_of_a_lower_threshold_follows_from_the_data():
+    evaluations, page = Evaluations(results.Results(BENCHMARK / "results")), (DOCS / "results_ablations.md").read_text()
+
+    def by_step(method, tasks, column="success"):
+        return evaluations.table(method, tasks, [100, 101, 102], column, cells.SHORT_STEPS)[1]
+
+    lower, usual = (by_step(method, cells.MAIN_TASKS) for method in ("rules, threshold 0.1", "rules"))
+    first, at_cutoff, whole, end = (
+        (f"{lower[..., part].mean():.0%}", f"{usual[..., part].mean():.0%}")
+        for part in (slice(1), slice(2, 3), slice(None), slice(-results.N_LAST, None))
+    )
+    ranges = []
+    for method in ("rules, threshold 0.1", "rules"):
+        for task in ("pick-place-v3", "basketball-v3"):
+            of_seeds = by_step(method, [task])[..., -results.N_LAST :].mean(axis=(1, 2))
+            ranges.append(f"{100 * of_seeds.min():.0f} to {100 * of_seeds.max():.0f}%")
+    ahead = [
+        (by_step(method, cells.MAIN_TASKS, "q_greedy") - by_step(method, cells.MAIN_TASKS, "q_advised"))[..., 2].mean()
+        for method in ("rules", "rules, threshold 0.1")
+    ]
+    page = " ".join(page.split())
+    for said in (
+        f"{first[0]} after 6 000 steps in place of {first[1]}, {at_cutoff[0]} in place of {at_cutoff[1]} when the "
+        f"advice ends, and {whole[0]} over the whole run in place of {whole[1]}, but {end[0]} at the end in place of {end[1]}",
+        f"on pick-place ({ranges[0]} in place of {ranges[2]}) and on basketball ({ranges[1]} in place of {ranges[3]})",
+        f"by {ahead[0]:.2f} on average with 0.4, and by {ahead[1]:.2f} with 0.1",
+    ):
+        assert said in page, said
+
+
 def test_what_is_said_of_demonstrations_follows_from_the_data():
     evaluations = Evaluations(results.Results(BENCHMARK / "results"))
 
