@@ -502,6 +502,12 @@ def test_the_advice_ends_with_success(caplog, blocking, tmp_path):
     assert model.cutoff == 1000
 
 
+def test_the_advice_ends_with_success_where_nothing_stands_that_could_be_executed():
+    schedule = {"n_queries": 5, "first_query": 30, "query_freq": 30, "until_success": 0.25}
+    model, _ = learn(Recorder(), SuccessEnv(20), roll_in=0.5, **schedule)
+    assert model.cutoff == 146
+
+
 def test_without_success_the_advice_goes_on():
     advisor = Recorder()
     model, _ = learn(advisor, SuccessEnv(1000), until_success=0.25)

@@ -208,6 +208,23 @@ def test_a_policy_that_succeeds_is_the_parents_after_the_cutoff():
     assert_same_parameters(*models)
 
 
+def test_what_is_known_of_a_function_is_there_when_a_run_goes_on(tmp_path):
+    def make():
+        advisor = FunctionAdvisor(lambda observation: np.array([0.5, 0.0], np.float32))
+        return make_callback(advisor, n_queries=1, hold=True, roll_in=0.5, label_freq=2)
+
+    model = make_model(NarrowEnv(), shaping_steps=CUTOFF, learning_starts=10_000)
+    first = make()
+    model.learn(CUTOFF + 100, callback=first)
+    model.save(tmp_path / "model")
+    loaded = VARL.load(tmp_path / "model", env=model.get_env())
+    second = make()
+    loaded.learn(100, callback=second, reset_num_timesteps=False)
+    assert loaded.held_share == model.held_share == 1
+    assert second._teacher.record.n_episodes == first._teacher.record.n_episodes > 0
+    assert second._teacher.n_held == first._teacher.n_held + 100
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -135,7 +135,8 @@ def test_what_is_said_of_a_lower_threshold_follows_from_the_data():
     page = " ".join(page.split())
     for said in (
         f"{first[0]} after 6 000 steps in place of {first[1]}, {at_cutoff[0]} in place of {at_cutoff[1]} when the "
-        f"advice ends, and {whole[0]} over the whole run in place of {whole[1]}, but {end[0]} at the end in place of {end[1]}",
+        f"advice ends, and {whole[0]} over the whole run in place of {whole[1]}, but {end[0]} at the end in place "
+        f"of {end[1]}",
         f"on pick-place ({ranges[0]} in place of {ranges[2]}) and on basketball ({ranges[1]} in place of {ranges[3]})",
         f"by {ahead[0]:.2f} on average with 0.4, and by {ahead[1]:.2f} with 0.1",
     ):

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from logged import SMALL
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from conftest import CounterEnv, DictEnv, make_vlm, wait_until
 from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor
@@ -20,6 +21,7 @@ from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import read_records
 from sb3_varl.report import relabel
 from sb3_varl.testing import Misbehaviour, VLMServer
+from sb3_varl.training.state_collector import StateCollector
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
 
@@ -226,6 +228,18 @@ def test_threads_that_cannot_be_started_put_a_query_off(tmp_path, monkeypatch, c
     model.learn(60, callback=[make_callback(advisor, tmp_path, blocking=False), Wait()])
     assert model.guidance_buffer.size() == 12
     assert caplog.text.count("Query 1 cannot be asked at present: can't start new thread") == 1
+
+
+def test_a_state_whose_action_nobody_saw_is_in_no_query():
+    env = DummyVecEnv([CounterEnv])
+    states = StateCollector(2, frames=False, rng=np.random.default_rng(0))
+    states.draw(range(1, 3))
+    states.visit(env, 1, env.reset())
+    states.complete(np.zeros((1, 2)))
+    states.visit(env, 2, env.reset())
+    assert [state.step for state in states.take()] == [1]
+    states.complete(np.ones((1, 2)))
+    assert states.take() == ()
 
 
 def test_actions_of_64_bits(tmp_path):

@@ -1,10 +1,12 @@
 """What an advisor is told of an environment before it is asked anything."""
 
+import gymnasium as gym
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_wrapper
 
 from sb3_varl.advice.sheets import action_names
 from sb3_varl.advice.types import Briefing, TaskSheet
+from sb3_varl.arguments import ArgumentError
 
 
 def make_briefing(
@@ -25,11 +27,14 @@ def make_briefing(
     :return: The briefing
     :raises TypeError: if the environment's ``task_sheet`` is none, or its actions are not continuous
     :raises ValueError: if the task sheet names another number of action components than there are
+    :raises ArgumentError: if the numbers that the environment's ``task_sheet`` names are not where it says
     """
     if sheet is None and _has_attr(env, "task_sheet"):
         sheet = env.get_attr("task_sheet", indices=[0])[0]
         if not isinstance(sheet, TaskSheet):
             raise TypeError(f"The environment's task_sheet is {sheet!r}, expected a sb3_varl.TaskSheet.")
+        if sheet.observation and read is None:
+            _check_places(env)
     if not isinstance(env.action_space, spaces.Box):
         raise TypeError(f"Advice is for continuous actions, a Box, but the action space is {env.action_space}.")
     briefing = Briefing(
@@ -44,12 +49,23 @@ def make_briefing(
     return briefing
 
 
+def _check_places(env: VecEnv) -> None:
+    try:
+        is_stacked = any(env.env_is_wrapped(gym.wrappers.FrameStackObservation))
+    except NotImplementedError:
+        is_stacked = False
+    if is_stacked or unwrap_vec_wrapper(env, VecFrameStack) is not None:
+        raise ArgumentError(
+            "The environment's task_sheet names the numbers of one observation, but several are stacked, so that the "
+            "oldest would be read. Give a sheet of the stacked ones (AdvisorCallback(sheet=...)), or the name of an "
+            "attribute of the environment with the present numbers (observe=...)."
+        )
+
+
 def _max_episode_steps(env: VecEnv) -> int | None:
-    """By what ``gym.make`` was told, or a ``TimeLimit`` around an environment that was made without it."""
-    spec = env.get_attr("spec", indices=[0])[0] if _has_attr(env, "spec") else None
-    limit, name = getattr(spec, "max_episode_steps", None), "_max_episode_steps"
-    if limit is None and _has_attr(env, name):
-        limit = env.get_attr(name, indices=[0])[0]
+    """By the ``TimeLimit``, also that of ``gym.make``. A ``spec`` from another process need not survive the way."""
+    name = "_max_episode_steps"
+    limit = env.get_attr(name, indices=[0])[0] if _has_attr(env, name) else None
     return limit if isinstance(limit, int) else None
 
 

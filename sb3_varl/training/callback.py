@@ -416,7 +416,7 @@ class AdvisorCallback(BaseCallback):
         needed = needed_success(self.until_success, self._teacher.record)
         # Where advice is executed, its success is not the agent's.
         roll_ins = self._teacher.roll_ins
-        successes = roll_ins.own if roll_ins.share > 0 else self.model.ep_success_buffer
+        successes = roll_ins.own if roll_ins.n_executed > 0 else self.model.ep_success_buffer
         assert successes is not None
         return needed is not None and succeeds(needed, successes, successes.maxlen)
 

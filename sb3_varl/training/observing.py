@@ -29,6 +29,11 @@ class Privileged:
                 f"observe is {name!r}, expected the name of an attribute or a method of the environment that says what "
                 f"the advisor reads, an array or a dictionary of arrays ({error})."
             ) from None
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            raise ArgumentError(
+                f"observe is {name!r}, which an environment in another process could not send. Of a method the whole "
+                "environment is sent along: make it a property."
+            ) from error
         self._is_method = callable(value)
         self.space = self._space(self.read()[0])
 

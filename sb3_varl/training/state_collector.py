@@ -103,6 +103,7 @@ class StateCollector:
         """
         states, self._states = tuple(self._states), []
         self._plan.clear()
+        self._awaiting_action.clear()
         return states
 
     def try_frames(self, env: VecEnv) -> None:

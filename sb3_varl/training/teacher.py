@@ -103,8 +103,8 @@ class Teacher:
         text, record = progress.get("rules"), progress.get("record")
         if text is not None:
             self.stand(self.read(text))
-        if record is not None:
-            self.record = TrackRecord.load(record, self.read)
+        if record is not None and record["rules"] is not None:
+            self.record, record = TrackRecord.load(record, self.read), None
         if hasattr(self._advisor, "standing") and self._is_used:
             advice = self._advisor.standing(self._briefing)
             if text is not None and advice != self.standing.advice:
@@ -114,6 +114,8 @@ class Teacher:
                 )
                 self.record = None
             self.stand(advice)
+            if record is not None and not isinstance(advice, Rules):
+                self.record = TrackRecord.load(record, lambda _: advice)
         self._keep_record()
 
     @property
@@ -195,9 +197,8 @@ class Teacher:
         return any(said not in (None, _text(advice)) for said in others)
 
     def _keep_record(self) -> None:
-        kept = None if self.record is None else self.record.save()
-        if kept is not None:
-            self._progress["record"] = kept
+        if self.record is not None:
+            self._progress["record"] = self.record.save()
 
     def begin(self, present: list[Observation]) -> None:
         """

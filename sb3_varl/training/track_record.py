@@ -44,12 +44,12 @@ class TrackRecord:
             self.n_successes += episode.succeeded
 
     @classmethod
-    def load(cls, kept: dict[str, Any], read: Callable[[str], Rules]) -> "TrackRecord":
+    def load(cls, kept: dict[str, Any], read: Callable[[Any], StandingAdvice]) -> "TrackRecord":
         """
         Go on with a record that was saved, without its episodes.
 
         :param kept: What :meth:`save` returned
-        :param read: Reads rules
+        :param read: Makes advice of what was kept of it: the text of rules, or ``None``
         :return: The record
         """
         before = kept.get("before")
@@ -58,22 +58,21 @@ class TrackRecord:
         record.remark = str(kept["remark"])
         return record
 
-    def save(self, with_before: bool = True) -> dict[str, Any] | None:
+    def save(self, with_before: bool = True) -> dict[str, Any]:
         """
         Put together what a model's zip keeps.
 
         :param with_before: Whether what stood before is among it
-        :return: Rules and numbers; ``None`` if the advice is no rules
+        :return: Numbers, and the text of rules, ``None`` of other advice
         """
-        if not isinstance(self.advice, Rules):
-            return None
+        before = self.before if with_before and self.before and isinstance(self.before.advice, Rules) else None
         return {
-            "rules": self.advice.text,
+            "rules": self.advice.text if isinstance(self.advice, Rules) else None,
             "episodes": self.n_episodes,
             "successes": self.n_successes,
             "remark": self.remark,
             "query": self.query,
-            "before": self.before.save(with_before=False) if with_before and self.before is not None else None,
+            "before": before.save(with_before=False) if before is not None else None,
         }
 
     @property
