@@ -126,8 +126,8 @@ def _offset(raw: RawAnswer, asked: frozenset[int]) -> int | None:
     if not asked or not answered or min(answered) == min(asked):
         return 0
     offset = min(answered) - min(asked)
-    is_usual = min(answered) in (0, 1) or offset == 1
-    if is_usual and len(asked) > 1 and answered == {index + offset for index in asked}:
+    is_usual = min(answered) in (0, 1) or (offset == 1 and len(asked) > 1)
+    if is_usual and answered == {index + offset for index in asked}:
         return offset
     is_suspicious = min(asked) not in answered and max(asked) + 1 in answered and len(answered) >= _MIN_COUNTED
     return None if is_suspicious else 0

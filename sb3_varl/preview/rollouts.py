@@ -290,6 +290,6 @@ def without_advice(visit: Visit, start: VisitedState, n_steps: int) -> Followed:
 def _is_close(mine: Observation, other: Observation) -> bool:
     if isinstance(mine, dict):
         assert isinstance(other, dict)
-        return all(np.allclose(mine[key], other[key], atol=1e-4) for key in mine)
+        return all(np.allclose(mine[key], other[key], atol=1e-4, equal_nan=True) for key in mine)
     assert not isinstance(other, dict)
-    return np.allclose(mine, other, atol=1e-4)
+    return np.allclose(mine, other, atol=1e-4, equal_nan=True)
