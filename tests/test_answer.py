@@ -196,11 +196,14 @@ def test_state_that_was_not_asked_in_this_request_is_unknown() -> None:
     assert parse([{"state": 0, "action": [0, 0]}], indices=(16, 17)).rejected == (Rejection("unknown_state"),)
 
 
-@pytest.mark.parametrize(("number", "is_known"), [(0, True), (1, True), (16, True), (17, False), (7, False)])
-def test_the_only_state_of_a_request_may_be_called_the_first(number: int, is_known: bool) -> None:
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(16, None), (0, "counted_from_1"), (1, "counted_from_1"), (17, "unknown_state"), (7, "unknown_state")],
+)
+def test_the_only_state_of_a_request_may_be_called_the_first(number: int, reason: str | None) -> None:
     parsed = parse([{"state": number, "action": [0.5, 1]}], indices=(16,))
-    assert list(parsed.actions) == ([16] if is_known else [])
-    assert parsed.rejected == (() if is_known else (Rejection("unknown_state"),))
+    assert list(parsed.actions) == ([] if reason == "unknown_state" else [16])
+    assert [rejection.reason for rejection in parsed.rejected] == ([] if reason is None else [reason])
 
 
 def test_action_space_of_several_dimensions_is_answered_flat() -> None:
