@@ -285,6 +285,34 @@ def test_an_answer_that_is_too_long_to_be_read_to_its_end_says_so():
     assert "of its 200066 characters only the first 200000 are read. Write a shorter one" in str(rules.rejected[0])
 
 
+@pytest.mark.parametrize(
+    "after", ["", "}\n```\nThese rules first [1] approach the puck, don't they?", '} So "b" is last.']
+)
+@pytest.mark.parametrize(
+    "rules",
+    [
+        f'[{GOOD}, {{"name": "b", "when": "true", "action": ["1", "0"]}},]',
+        f'[{GOOD}, // not the puck\'s "edge" [\n{{"name": "b", "when": "true", "action": ["1", "0"]}}]',
+        f"[{GOOD}, {{'name': 'b', 'when': 'true', 'why': 'one ] or \\'[', 'plan': 'don't', 'action': ['1', '0']}}]",
+        f'[{GOOD}, {{"name": "b", "why": "one ]\n \\\\", "when": "true", "action": ["1", "0"]}}]',
+        f'[{GOOD}, {{"name": "b", "why": "\\(\\"] ", "when": "true", "action": ["1", "0"]}}]',
+        f'[{GOOD}, {{"name": "b", "action": ["1", "0"]], "when": "true"}}}}, ]',
+        f'{{"a": {GOOD}, "b": {{"when": "true", "action": ["1", "0"]}},}}',
+    ],
+)
+def test_what_is_said_after_rules_that_have_to_be_repaired_costs_none(rules, after):
+    parsed = parse(f'```json\n{{"rules": {rules}{after or "}"}')
+    assert [rule.name for rule in parsed.rules] == ["a", "b"]
+    assert not parsed.rejected
+
+
+@pytest.mark.parametrize("after", ["\n```\nThese rules [1] approach the puck.", "\n```\nSorry, {that} was cut [1]"])
+def test_an_answer_that_breaks_off_and_goes_on_loses_its_last_rule(after):
+    parsed = parse(f'{{"rules": [{GOOD}, {{"name": "b", "when": "true", "action": ["1", "puck{after}')
+    assert [rule.name for rule in parsed.rules] == ["a"]
+    assert [lost.reason for lost in parsed.rejected] == ["truncated"]
+
+
 def test_an_answer_that_breaks_off_loses_its_last_rule():
     rules = parse(f'{{"rules": [{GOOD}, {{"name": "b", "when": "true", "action": ["1", "0.1')
     assert [lost.reason for lost in rules.rejected] == ["truncated"]
@@ -335,7 +363,9 @@ def test_a_condition_under_another_name():
     assert "it has no when, but cond" in lost.text
 
 
-@pytest.mark.parametrize("text", ["{a}," * 12_000, '("' * 24_000, "{a}," * 290, '("' * 9000])
+@pytest.mark.parametrize(
+    "text", ["{a}," * 12_000, '("' * 24_000, "{a}," * 290, '("' * 9000, '\\"' * 9000, " '" * 9000, "/*" * 9000]
+)
 def test_what_cannot_be_repaired_quickly_is_not_repaired(text):
     start = time.process_time()
     parse('{"rules":[' + text)

@@ -24,6 +24,18 @@ _LET = re.compile(r"""["']?let["']?\s*:\s*\{""", re.IGNORECASE)
 _ACTION = re.compile(r"""["']?action["']?\s*:""", re.IGNORECASE)
 _EMPTY = ("no_rules", "the list of rules is empty. Write at least one rule")
 _FENCE = re.compile(r"```[a-zA-Z0-9]*")
+# What says where a list ends: brackets, and strings and comments, in which brackets do not count. A string in single
+# quotes may have an apostrophe in it, and one without an end goes on to the end of the text.
+_TOKEN = re.compile(
+    r"""
+    "(?:\\.|[^"\\])*(?:"|\\?\Z)
+    | (?<![^\s\[{,:])'(?:\\.|[^\\])*?'(?=\s*[,:\]}])
+    | //[^\n]* | \#[^\n]* | /\*.*?(?:\*/|\Z)
+    | [\[\]{}]
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+_OPENED_BY = {"]": "[", "}": "{"}
 # Numbers that Python cannot read, or that are none, stay what was written, which expressions know to refuse.
 _DECODER = json.JSONDecoder(
     parse_int=lambda digits: int(digits) if len(digits) < 20 else digits,
@@ -78,7 +90,7 @@ def _read(text: str) -> RawRules:
         value, _ = _DECODER.raw_decode(text, start)
         raw = RawRules(_listed(value))
     except (ValueError, RecursionError):
-        raw = _repaired(text[start:])
+        raw = _repaired(text[start:], is_list=True)
     raw.let = _definitions(text, start)
     if not raw.items and not raw.faults:
         raw.faults.append(_EMPTY)
@@ -136,8 +148,11 @@ def _json_values(text: str) -> Iterator[tuple[Any, int]]:
             position = match.start() + 1
 
 
-def _repaired(text: str) -> RawRules:
+def _repaired(text: str, is_list: bool = False) -> RawRules:
+    """Of a text that is no JSON; what stands after the list that it begins with, if it is one, is none of it."""
     text = _LONG_NUMBER.sub(r"\1", text)
+    end = _end_of_list(text[:MAX_REPAIRED_LENGTH]) if is_list else None
+    text = text[:end]
     is_cut = len(text) > MAX_REPAIRED_LENGTH
     text = _FENCE.sub("", text[:MAX_REPAIRED_LENGTH])
     if _nesting(text) > _MAX_NESTING or text.count("{") > _MAX_OBJECTS:
@@ -152,13 +167,26 @@ def _repaired(text: str) -> RawRules:
     if not items:
         return RawRules(faults=[("not_json", "what looks like a list of rules is no JSON, and cannot be repaired")])
     raw = RawRules(items)
-    if is_cut or not text.rstrip().endswith(("]", "}")) or _nesting_at_end(text) > 0:
+    if end is None and (is_cut or not text.rstrip().endswith(("]", "}")) or _nesting_at_end(text) > 0):
         # Of an answer that was cut off, nobody knows how the last rule would have ended.
         raw.items = raw.items[:-1]
         raw.faults.append(
             ("truncated", "the answer breaks off, and its last rule is left out. Allow more tokens (max_tokens)")
         )
     return raw
+
+
+def _end_of_list(text: str) -> int | None:
+    """Where the bracket that a text begins with is closed; those that close none are left aside."""
+    opened = list[str]()
+    for token in _TOKEN.finditer(text):
+        if token[0] in ("[", "{"):
+            opened.append(token[0])
+        elif opened[-1] == _OPENED_BY.get(token[0]):
+            opened.pop()
+            if not opened:
+                return token.end()
+    return None
 
 
 def _listed(value: Any) -> list[Any]:
