@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import re
 import sys
 import time
 
@@ -276,6 +277,41 @@ def test_answers_that_a_person_could_read(text):
     rules = parse(text)
     assert len(rules) == 1
     assert rules(STATE).tolist() == [0.5, 0]
+
+
+_RULES = f'[{GOOD}, {{"name": "b", "when": "true", "action": ["1", "0"]}}]'
+
+
+@pytest.mark.parametrize(
+    "rules", [_RULES, json.dumps(json.loads(_RULES), indent=2), _RULES[:-1] + ",]", f" {_RULES}\n"]
+)
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda rules: json.dumps({"plan": "p", "rules": rules}),
+        lambda rules: json.dumps({"plan": "p", "rules": f"```json\n{rules}\n```"}),
+        lambda rules: json.dumps(f'{{"rules": {rules}}}'),
+        lambda rules: json.dumps({"text": f'{{"rules": {rules}}}'}),
+        lambda rules: re.sub('"([^"]*)"', "\u201c\\1\u201d", f'{{"rules": {rules}}}'),
+        lambda rules: re.sub('"([^"]*)"', "\u201e\\1\u201c", f'So: {{"rules": {rules}}}. That is all.'),
+    ],
+)
+def test_rules_in_strings_and_in_other_quotes(written, rules):
+    parsed = parse(written(rules))
+    assert [rule.name for rule in parsed.rules] == ["a", "b"]
+    assert not parsed.rejected
+
+
+def test_rules_in_a_string_that_breaks_off_lose_the_last():
+    text = json.dumps({"plan": "p", "rules": _RULES})
+    parsed = parse(text[: text.rindex("action")])
+    assert [rule.name for rule in parsed.rules] == ["a"]
+    assert [lost.reason for lost in parsed.rejected] == ["truncated"]
+
+
+def test_a_string_that_speaks_of_rules_has_none():
+    (lost,) = parse('{"plan": "Not \\"rules\\": [1]", "rules": "as before"}').rejected
+    assert lost.reason == "no_rules"
 
 
 def test_an_answer_that_is_too_long_to_be_read_to_its_end_says_so():

@@ -168,11 +168,24 @@ def read_items(text: str) -> RawAnswer:
     text = _NO_BRACE.sub("[{", without_thoughts(text[:MAX_ANSWER_LENGTH]))
     answer = _read(text)
     if answer.fault in ("not_json", "no_advice"):
-        for other in (text.translate(_QUOTES), text.replace('\\"', '"').replace("\\n", "\n")):
-            again = _read(other) if other != text else answer
+        for other in with_other_quotes(text):
+            again = _read(other)
             if again.items:
                 return again
     return answer
+
+
+def with_other_quotes(text: str) -> Iterator[str]:
+    """
+    Say in what other ways a text in which nothing was found may be meant.
+
+    :param text: A model's words
+    :return: Them with straight quotes in place of typographic ones, and as they were before they were put in a string,
+        as far as that changes anything
+    """
+    for other in (text.translate(_QUOTES), text.replace('\\"', '"').replace("\\n", "\n")):
+        if other != text:
+            yield other
 
 
 def _read(text: str) -> RawAnswer:

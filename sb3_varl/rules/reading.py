@@ -9,7 +9,7 @@ from typing import Any
 
 import json_repair
 
-from sb3_varl.advice.items import MAX_ANSWER_LENGTH, without_thoughts
+from sb3_varl.advice.items import MAX_ANSWER_LENGTH, with_other_quotes, without_thoughts
 
 # What is repaired of an answer, in characters: far beyond any real one.
 MAX_REPAIRED_LENGTH = 12_000
@@ -19,7 +19,8 @@ _MAX_TRIES = 20
 _MAX_NESTING = 40
 # Of a repaired list, the objects in it: json_repair takes a time that grows with their square.
 _MAX_OBJECTS = 300
-_START = re.compile(r"""["']?rules["']?\s*[:=]\s*[\[{]""", re.IGNORECASE)
+# Not of a list in a string, as long as its quotes are those of a string.
+_START = re.compile(r"""["']?rules["']?\s*[:=]\s*["']?[\[{](?![\s\[{]*\\)""", re.IGNORECASE)
 _LET = re.compile(r"""["']?let["']?\s*:\s*\{""", re.IGNORECASE)
 _ACTION = re.compile(r"""["']?action["']?\s*:""", re.IGNORECASE)
 _EMPTY = ("no_rules", "the list of rules is empty. Write at least one rule")
@@ -68,7 +69,11 @@ def read_answer(text: str) -> RawRules:
     :param text: The model's words
     :return: What they say
     """
-    raw = _read(without_thoughts(text[:MAX_ANSWER_LENGTH]))
+    said = without_thoughts(text[:MAX_ANSWER_LENGTH])
+    raw = _read(said)
+    if not raw.items and raw.faults[0][0] in ("no_rules", "not_json"):
+        others = (_read(other) for other in with_other_quotes(said))
+        raw = next((other for other in others if any(map(_has_action, other.items))), raw)
     if len(text) > MAX_ANSWER_LENGTH:
         limit = f"of its {len(text)} characters only the first {MAX_ANSWER_LENGTH} are read. Write a shorter one"
         raw.faults.append(("too_long", limit))
@@ -117,7 +122,17 @@ def _as_json(text: str) -> RawRules | None:
 
 
 def _rules_in(value: dict[str, Any]) -> Any:
-    return next((part for key, part in value.items() if key.strip().lower() == "rules" and part is not None), None)
+    part = next((part for key, part in value.items() if key.strip().lower() == "rules" and part is not None), None)
+    if isinstance(part, str):
+        try:
+            return _DECODER.decode(part)
+        except (ValueError, RecursionError):
+            return None
+    return part
+
+
+def _has_action(item: Any) -> bool:
+    return isinstance(item, dict) and any(key.strip().lower() == "action" for key in item)
 
 
 def _without_key(text: str) -> RawRules:
