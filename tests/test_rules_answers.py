@@ -457,6 +457,21 @@ def test_keep_among_thoughts_keeps_nothing():
     assert read_rules(text, (0,), observations, briefing).rejected[0].reason == "no_rules"
 
 
+def test_keep_before_rules_that_cannot_be_used_does_not_hide_why():
+    text = 'They fail, so {"keep": true} is not an option. Revised:\n' + json.dumps({"rules": [rule("goal", "0")]})
+    parsed = read_rules(text, (0,), [STATE], Briefing(ACTIONS, OBSERVATIONS, sheet=SHEET))
+    (lost,) = parsed.rejected
+    assert (lost.reason, lost.state) == ("unknown_name", 0)
+    assert "there is no goal" in lost.example
+
+
+@pytest.mark.parametrize("after", ["", "x" * 200_000])
+@pytest.mark.parametrize("keep", ['{"keep": true, "rules": []}', '{"keep": true, "rules": null}', '{"keep": true}'])
+def test_keep_without_rules_keeps_those_before(keep, after):
+    read = read_rules(f"They are fine: {keep}{after}", (0,), [STATE], Briefing(ACTIONS, OBSERVATIONS, sheet=SHEET))
+    assert (read.actions, read.rejected, read.standing) == ({}, (), None)
+
+
 @pytest.mark.parametrize(
     "end", ['{"rules": [', '{"rules": [{"name": "a", "wh', '{"rules": [{"name": "a", "action": ["0.2", "0"]']
 )

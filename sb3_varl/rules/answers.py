@@ -49,7 +49,8 @@ def read_rules(
     """
     rules = Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space)
     rejected = [Rejection(lost.reason, None, str(lost)) for lost in rules.rejected]
-    if not len(rules) and _KEEP.search(without_thoughts(text)):
+    found_none = any(lost.reason == "no_rules" for lost in rejected)
+    if found_none and _KEEP.search(without_thoughts(text)):
         return ParsedAnswer({}, ())
     if not len(rules):
         first = rejected[0] if rejected else Rejection("no_rules")
