@@ -16,8 +16,13 @@ _SECRET_VARIABLE = re.compile(
     re.IGNORECASE,
 )
 _PLACE = re.compile(r"_(PATH|DIR|FOLDER|HOME|ROOT)$", re.IGNORECASE)
+# What keys have and words and names have not. It is bounded, as it is looked for again and again.
+_KEY_LIKE = r"(?=[\w.~+/=*-]{0,100}?(?:\d|(?-i:[a-z][A-Z])|[a-z]{20}|\*\*))"
+# In rules, "key=" may stand before an expression: "has_key==1.0", "to_key=key_position-hand".
+_KEY_NAME = r"[?&]key=|(?<![a-z0-9])(?:api|access|auth|private|secret)[-_]?key="
 _SECRET_TEXT = re.compile(
-    r"\bsk-[\w*.-]{4,}|\bAIza[\w-]{10,}|\bBearer\s+[\w.~+/=-]{8,}|(?<=key=)[\w.~+/=-]{4,}"
+    rf"\bsk-{_KEY_LIKE}[\w*.-]{{4,}}|\bAIza[\w-]{{10,}}|\bBearer\s+{_KEY_LIKE}[\w.~+/=-]{{12,}}"
+    rf"|({_KEY_NAME})(?!=)[\w.~+/=-]{{8,}}"
     r"|(?<=://)[^\s:/@\"'<>]*:[^\s\"'<>]+(?=@)|(?<=://)[^\s:/@\"'<>]{8,}(?=@)",
     re.IGNORECASE,
 )
@@ -50,24 +55,32 @@ def without_secrets(text: str) -> str:
     """
     for value in sorted(_known_secrets(), key=len, reverse=True):
         text = text.replace(value, "***")
-    return _SECRET_TEXT.sub("***", text)
+    for user in _proxy_users():
+        text = text.replace(f"://{user}@", "://***@")
+    return _SECRET_TEXT.sub(r"\1***", text)
 
 
 def _known_secrets() -> set[str]:
-    named = list(os.environ.items())
+    logins = {login for login in _proxy_users() if ":" in login}
+    passwords = {login.partition(":")[2] for login in logins}
+    return (
+        logins
+        | {password for password in passwords if len(password) >= _MIN_LENGTH}
+        | {value.strip() for name, value in _named_values() if len(value.strip()) >= _MIN_LENGTH and _is_secret(name)}
+    )
+
+
+def _named_values() -> list[tuple[str, str]]:
+    named: list[tuple[str, Any]] = list(os.environ.items())
     if "litellm" in sys.modules:
         named += list(vars(sys.modules["litellm"]).items())
-    proxies = {value.rpartition("@")[0].partition("://")[2] for name, value in named if _is_proxy(name, value)}
-    return (proxies - {""}) | {
-        value.strip()
-        for name, value in named
-        if isinstance(value, str) and len(value.strip()) >= _MIN_LENGTH and _is_secret(name)
-    }
+    return [(name, value) for name, value in named if isinstance(value, str)]
 
 
-def _is_proxy(variable: str, value: Any) -> bool:
-    """Whose URL may have a password in it."""
-    return isinstance(value, str) and variable.lower().endswith("_proxy")
+def _proxy_users() -> set[str]:
+    """Names of users, and with a colon their passwords, in the addresses of proxies."""
+    proxies = [value for name, value in _named_values() if name.lower().endswith("_proxy")]
+    return {value.rpartition("@")[0].partition("://")[2] for value in proxies} - {""}
 
 
 def _is_secret(variable: str) -> bool:

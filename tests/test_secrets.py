@@ -286,3 +286,64 @@ def test_passwords_in_addresses(password, monkeypatch):
     assert without_secrets(text) == "No way to http://***@127.0.0.1:9 at present"
     monkeypatch.setenv("HTTPS_PROXY", f"http://somebody:{password}@127.0.0.1:9")
     assert password not in scrub(f"the proxy somebody:{password} is not there")
+
+
+_FOLDERS = ("sb3_varl/advisors/recorded_rules", "examples/benchmark/recorded_rules")
+_RULES = [path for name in _FOLDERS for path in sorted((pathlib.Path(__file__).parents[1] / name).iterdir())]
+
+
+@pytest.mark.parametrize("path", _RULES, ids=lambda path: path.name)
+def test_recorded_rules_are_left_as_they_are(path, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://a@proxy.corp:3128")
+    text = path.read_text(encoding="utf-8")
+    assert without_secrets(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"when": "has_key==1.0"',
+        '"let": ["to_key=key_position-hand"]',
+        "hockey==0.5",
+        "key=key_position",
+        "key=position[0]-hand[0]",
+        "is_open&key==1.0000000",
+        "api_key==1.000000",
+        "The key=door_position is what opens it: sk-approach, then sk-open.",
+        "Take the key, turn the key: one bearer structure, a Bearer Construction.",
+        "the name of the game, me and somebody",
+    ],
+)
+@pytest.mark.parametrize("user", ["a", "me", "somebody", "me:word"])
+def test_words_and_expressions_are_no_keys(text, user, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", f"http://{user}@proxy.corp:3128")
+    assert without_secrets(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://host/v1?key=abcdefgh-ijkl", "https://host/v1?key=***"),
+        ("https://host/v1?alt=sse&key=AbCd1234EfGh", "https://host/v1?alt=sse&key=***"),
+        ("api_key=hunter2hunter2", "api_key=***"),
+        ("OPENAI_API_KEY=hunter2hunter2", "OPENAI_API_KEY=***"),
+        ("x-api-key=hunter2hunter2", "x-api-key=***"),
+        ("Incorrect API key: sk-proj-********.", "Incorrect API key: ***"),
+        ("sk-abcdEFGHijkl", "***"),
+        ("Bearer abcdefghijkl1", "***"),
+        ("bearer abcdefghijklmnopqrstuvwxyz", "***"),
+    ],
+)
+def test_what_looks_like_a_key_is_taken_out(text, expected):
+    assert without_secrets(text) == expected
+
+
+def test_what_a_proxy_s_address_tells_is_taken_out(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:correct-horse@proxy.corp:3128")
+    monkeypatch.setenv("HTTP_PROXY", "http://you@proxy.corp:3128")
+    assert without_secrets("for me:correct-horse, correct-horse") == "for ***, ***"
+    assert without_secrets("http://you@proxy.corp is for you") == "http://***@proxy.corp is for you"
+
+
+def test_long_texts_are_looked_through_once():
+    assert without_secrets("sk-" * 100_000) == "sk-" * 100_000
