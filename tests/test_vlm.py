@@ -280,6 +280,37 @@ def test_a_key_in_litellm_s_own_configuration_will_do(monkeypatch: pytest.Monkey
         assert server.requests[0].authorization == "Bearer configured-key-0123"
 
 
+@pytest.mark.parametrize("key", ["", " \n"])
+def test_an_empty_key_is_none(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ValueError, match=r"There is no key for 'openai/test'.* Set OPENAI_API_KEY"):
+        VLMAdvisor("openai/test", "Go.")
+    with VLMServer() as server:
+        assert make_vlm(server).advise(make_query(1)).rejected == []
+        assert server.requests[0].authorization == "Bearer unused"
+    assert os.environ["OPENAI_API_KEY"] == key
+
+
+def test_an_empty_key_beside_another_is_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_API_KEY", "")
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    assert VLMAdvisor("gemini/gemini-2.5-pro", "Go.").endpoint.has_key
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n", f"{KEY}\r\n", f"{KEY} ", f"{KEY[:8]}\x07{KEY[8:]}", f"{KEY}é"])
+@pytest.mark.parametrize("provider", ["openai", "hosted_vllm"])
+@pytest.mark.parametrize("api_base", [None, "http://127.0.0.1:9/v1"])
+def test_a_key_that_cannot_be_sent_is_refused(
+    key: str, provider: str, api_base: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable = f"{provider.upper()}_API_KEY"
+    monkeypatch.setenv(variable, key)
+    with pytest.raises(ValueError, match=f"The key in {variable} cannot be sent") as caught:
+        VLMAdvisor(f"{provider}/test", "Go.", api_base=api_base)
+    assert KEY[:8] not in str(caught.value)
+    assert VLMAdvisor("ollama/llava", "Go.").model == "ollama/llava", "that does not need it"
+
+
 # ---- What a model is told of
 
 

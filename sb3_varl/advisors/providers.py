@@ -39,14 +39,16 @@ _ENVIRONMENT = {
 _NOT_OURS = r"(aiohttp|anthropic|httpcore|httpx|litellm|openai|pydantic)(\.|$)"
 
 _import_lock = threading.Lock()
+_environment_lock = threading.Lock()
 # Of the process that this one was forked from.
 _inherited_clients: list[Any] = []
 
 
 def _forget_clients() -> None:
     """A forked process shares its connections with the one that it was forked from, and is not to close them."""
-    global _import_lock
+    global _import_lock, _environment_lock
     _import_lock = threading.Lock()
+    _environment_lock = threading.Lock()
     if "litellm" in sys.modules:
         with contextlib.suppress(AttributeError):
             cache = sys.modules["litellm"].in_memory_llm_clients_cache
@@ -340,7 +342,8 @@ def check_model(model: str, api_base: str | None) -> bool:
     :param api_base: URL of the server, if it is not the provider's own
     :return: Whether the environment or litellm's own configuration has the key, or none is needed that we know of
     :raises TypeError: if the name is no string
-    :raises ValueError: if the name has no provider or an unknown one, or its key is missing without an ``api_base``
+    :raises ValueError: if the name has no provider or an unknown one, or its key is missing without an ``api_base``, or
+        cannot be sent
     """
     if not isinstance(model, str):
         raise TypeError(f'model must be litellm\'s name of a model, such as "{EXAMPLE_MODEL}", got {model!r}.')
@@ -360,15 +363,40 @@ def check_model(model: str, api_base: str | None) -> bool:
         )
     if getattr(litellm, "api_key", None) or getattr(litellm, f"{provider}_key", None):
         return True
+    missing, unusable = _missing_variables(model)
+    for variable in (*missing, f"{provider.upper()}_API_KEY"):
+        if unusable.get(variable, "").strip():
+            raise ValueError(
+                f"The key in {variable} cannot be sent: it has a line end, a blank at an end, or a character that is "
+                "not of ASCII. Set it again."
+            )
     # Azure has other ways to log in than by a key; so have AWS and Google's Vertex, whose variables end differently.
-    missing = [] if provider == "azure" else litellm.validate_environment(model)["missing_keys"]
-    missing = [variable for variable in missing if variable.endswith("_API_KEY")]
+    missing = [] if provider == "azure" else [variable for variable in missing if variable.endswith("_API_KEY")]
     if missing and api_base is None:
         raise ValueError(
             f"There is no key for {model!r} in the environment. Set {' or '.join(missing)}, "
             "or give api_base for a server that wants no key."
         )
     return not missing
+
+
+def _can_be_sent(key: str) -> bool:
+    return bool(key) and key == key.strip() and key.isascii() and key.isprintable()
+
+
+def _missing_variables(model: str) -> tuple[list[str], dict[str, str]]:
+    """The variables that a model lacks, and all those of keys that cannot be sent, which count as missing."""
+    # litellm only looks whether a variable is there, and Docker Compose sets those that are not to nothing.
+    with _environment_lock:
+        unusable = {
+            name: key for name, key in os.environ.items() if name.endswith("_API_KEY") and not _can_be_sent(key)
+        }
+        try:
+            for variable in unusable:
+                del os.environ[variable]
+            return import_litellm().validate_environment(model)["missing_keys"], unusable
+        finally:
+            os.environ.update(unusable)
 
 
 def holds_to_schema(model: str) -> bool:
