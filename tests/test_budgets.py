@@ -8,6 +8,8 @@ import pytest
 
 from conftest import CounterEnv, counts, make_query, make_vlm, page_table, reasons
 from sb3_varl import VARL, Advice, AdvisorCallback, Rejection, Usage, VLMAdvisor
+from sb3_varl.advisors.providers import price_of
+from sb3_varl.arguments import ArgumentError
 from sb3_varl.testing import Misbehaviour, VLMServer, http_error
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
@@ -124,6 +126,26 @@ def test_what_a_run_has_spent_counts_once() -> None:
 def test_cost_of_a_model_on_the_price_list() -> None:
     with VLMServer() as server:
         advisor = VLMAdvisor("openai/gpt-4o", "Go.", api_base=server.api_base, max_cost=1.0)
+        advice = advisor.advise(make_query(1))
+    assert advice.usage.cost == pytest.approx(100 * 2.5e-6 + 10 * 1e-5)
+
+
+def test_a_price_of_nothing_is_none_where_the_model_is_not_known() -> None:
+    with pytest.raises(ArgumentError, match="max_cost needs prices"):
+        VLMAdvisor("huggingface/together/Qwen/Qwen9-VL-72B", "Go.", api_base="http://127.0.0.1:9/v1", max_cost=1.0)
+
+
+@pytest.mark.parametrize("model", ["ollama/llava", "ollama_chat/mine", "gemini/gemma-3-27b-it"])
+def test_a_price_of_nothing_is_one_where_it_runs_here_or_is_listed(model: str) -> None:
+    api_base = "http://127.0.0.1:9/v1"
+    assert VLMAdvisor(model, "Go.", api_base=api_base, max_cost=1.0).budget.max_cost == 1.0
+    assert price_of(model, 1, 1) == 0.0
+
+
+def test_an_answer_without_a_known_price_did_not_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with VLMServer() as server:
+        advisor = VLMAdvisor("openai/gpt-4o", "Go.", api_base=server.api_base, max_cost=1.0)
+        monkeypatch.setattr("litellm.completion_cost", lambda **kwargs: 0.0)
         advice = advisor.advise(make_query(1))
     assert advice.usage.cost == pytest.approx(100 * 2.5e-6 + 10 * 1e-5)
 

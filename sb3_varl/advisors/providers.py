@@ -460,10 +460,17 @@ def price_of(model: str, prompt_tokens: int, completion_tokens: int) -> float | 
     :param completion_tokens: Tokens received
     :return: US dollars, or ``None`` if litellm has no prices for the model
     """
+    litellm = import_litellm()
     try:
-        prices = import_litellm().cost_per_token(
-            model=model, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens
-        )
+        prices = litellm.cost_per_token(model=model, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
     except Exception:  # litellm says so with a bare Exception
         return None
-    return float(sum(prices))
+    return float(sum(prices)) if any(prices) or _is_free(model) else None
+
+
+def _is_free(model: str) -> bool:
+    """Whether a price of nothing is one: litellm also says it of what it does not know at Hugging Face."""
+    provider, _, name = model.partition("/")
+    table = import_litellm().model_cost
+    is_listed = model in table or str(table.get(name, {}).get("litellm_provider")).startswith(provider)
+    return is_listed or provider in ("ollama", "ollama_chat")

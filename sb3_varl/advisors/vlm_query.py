@@ -305,7 +305,7 @@ class VLMQuery:
             return cost if is_counted or not any(prices) else None
         with contextlib.suppress(Exception):  # raised for a model without known prices, and for answers of odd shapes
             cost = float(self.litellm.completion_cost(completion_response=response, model=model))
-            if math.isfinite(cost) and cost >= 0 and is_counted:
+            if math.isfinite(cost) and cost > 0 and is_counted:
                 return cost
         return price_of(model, prompt_tokens, completion_tokens) if is_counted else None
 
