@@ -185,6 +185,15 @@ def test_without_advice_nothing_changes():
     assert_same_parameters(varl, sac)
 
 
+def test_pieces_of_a_run_draw_other_episodes():
+    model, executed = make_model(NamedEnv(horizon=10)), []
+    for piece in range(6):
+        callback = make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=0.5)
+        model.learn(50, callback=callback, reset_num_timesteps=piece == 0)
+        executed.append(callback._teacher.roll_ins.n_executed)
+    assert len(set(np.diff([0, *executed]))) > 1
+
+
 def test_the_horizon_is_that_of_the_environment():
     gym.register("Named-v0", entry_point=NamedEnv, max_episode_steps=5, kwargs={"horizon": 100})
     try:

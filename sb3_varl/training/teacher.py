@@ -65,7 +65,8 @@ class Teacher:
         self.n_held = 0
         self.standing = Standing(briefing.action_space)
         self.labels = Labels(model, self.standing, label_freq)
-        rng = np.random.default_rng(None if model.seed is None else [model.seed, 1])
+        # A run that goes on, perhaps in short pieces, does not draw what it drew at its beginning.
+        seed = None if model.seed is None else [model.seed, 1] + [model.num_timesteps] * (model.num_timesteps > 0)
         horizon = briefing.max_episode_steps
         self.record: TrackRecord | None = None
         self.roll_ins = RollIns(
@@ -74,7 +75,7 @@ class Teacher:
             roll_in,
             max_executed_steps,
             horizon,
-            rng,
+            np.random.default_rng(seed),
             picture,
             is_unknown=lambda: self.is_to_be_told,
         )
