@@ -1,10 +1,12 @@
 """What is found out of environments before anything is asked, whichever process they are in."""
 
+import contextlib
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 from standing import NamedEnv, make_callback, make_model
 
 from sb3_varl import ArgumentError, FunctionAdvisor
@@ -49,6 +51,15 @@ def test_a_method_of_an_environment_that_cannot_be_sent_is_told_of():
     env = SubprocVecEnv([Unsendable], start_method="fork")
     make_model(env).learn(30, callback=make_callback(observe="numbers"))
     env.close()
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "is_refused"), [(True, True, True), (True, False, True), (False, True, False)]
+)
+def test_normalised_numbers_are_not_taken_for_original_ones(inner, outer, is_refused):
+    env = VecNormalize(VecNormalize(DummyVecEnv([NamedEnv]), norm_obs=inner), norm_obs=outer)
+    with pytest.raises(ArgumentError, match="Two VecNormalize") if is_refused else contextlib.nullcontext():
+        make_briefing(env)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,13 @@
 
 import gymnasium as gym
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_wrapper
+from stable_baselines3.common.vec_env import (
+    VecEnv,
+    VecFrameStack,
+    VecNormalize,
+    unwrap_vec_normalize,
+    unwrap_vec_wrapper,
+)
 
 from sb3_varl.advice.sheets import action_names
 from sb3_varl.advice.types import Briefing, TaskSheet
@@ -27,7 +33,8 @@ def make_briefing(
     :return: The briefing
     :raises TypeError: if the environment's ``task_sheet`` is none, or its actions are not continuous
     :raises ValueError: if the task sheet names another number of action components than there are
-    :raises ArgumentError: if the numbers that the environment's ``task_sheet`` names are not where it says
+    :raises ArgumentError: if the numbers that the environment's ``task_sheet`` names are not where it says, or nobody
+        has them as they were before they were normalised
     """
     if sheet is None and _has_attr(env, "task_sheet"):
         sheet = env.get_attr("task_sheet", indices=[0])[0]
@@ -35,6 +42,8 @@ def make_briefing(
             raise TypeError(f"The environment's task_sheet is {sheet!r}, expected a sb3_varl.TaskSheet.")
         if sheet.observation and read is None:
             _check_places(env)
+    if read is None:
+        _check_originals(env)
     if not isinstance(env.action_space, spaces.Box):
         raise TypeError(f"Advice is for continuous actions, a Box, but the action space is {env.action_space}.")
     briefing = Briefing(
@@ -59,6 +68,16 @@ def _check_places(env: VecEnv) -> None:
             "The environment's task_sheet names the numbers of one observation, but several are stacked, so that the "
             "oldest would be read. Give a sheet of the stacked ones (AdvisorCallback(sheet=...)), or the name of an "
             "attribute of the environment with the present numbers (observe=...)."
+        )
+
+
+def _check_originals(env: VecEnv) -> None:
+    outer = unwrap_vec_normalize(env)
+    inner = None if outer is None else unwrap_vec_wrapper(outer.venv, VecNormalize)
+    if inner is not None and inner.norm_obs:
+        raise ArgumentError(
+            "Two VecNormalize are around the environment, and an advisor would be shown numbers that the inner one has "
+            "normalised. Give one of them norm_obs and norm_reward both."
         )
 
 
