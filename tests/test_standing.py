@@ -258,6 +258,20 @@ def test_standing_advice_that_cannot_be_used_is_counted_and_said_once(caplog):
     assert sum("cannot be used in a state" in message for message in caplog.messages) == 2
 
 
+@pytest.mark.parametrize("others_first", [True, False])
+def test_what_rules_of_an_earlier_run_said_leaves_whoever_is_asked_first(others_first):
+    model = make_model()
+    for text in (TEXT, OTHER):
+        callbacks = [
+            make_callback(FunctionAdvisor(lambda observation: np.zeros(2)), n_queries=1),
+            make_callback(RulesAdvisor(text), n_queries=1),
+        ]
+        model.learn(100, callback=callbacks if others_first else callbacks[::-1])
+    advised = model.guidance_buffer.rows()["actions"][:, 1]
+    assert (advised < 0).sum() > 10
+    assert not (advised > 0).any()
+
+
 # ---- What the policy does not do when the advice ends
 
 

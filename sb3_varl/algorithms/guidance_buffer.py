@@ -44,6 +44,8 @@ class GuidanceBuffer(BaseBuffer):
     actions: np.ndarray
     steps: np.ndarray
     labels: np.ndarray
+    # Whose labels these are, if anybody has said so: the text of rules, and nothing of all other advice.
+    labels_of: str | None = None
 
     # The name of the only observation of a Box space.
     BOX_KEY = "observation"
@@ -257,7 +259,7 @@ class GuidanceBuffer(BaseBuffer):
         fresh = GuidanceBuffer(self.buffer_size, self.observation_space, self.action_space, self.device)
         fresh.extend(rows)
         self._check_bounds(bounds)
-        self.__dict__.update(fresh.__dict__)
+        self.__dict__.update(fresh.__dict__, labels_of=None)
 
     def __getstate__(self) -> dict[str, Any]:
         # A model's zip carries the rows, not the empty space behind them.

@@ -15,6 +15,8 @@ from sb3_varl.advice.types import Observation
 class Guidance(Protocol):
     """Where advice goes: the model's guidance buffer."""
 
+    labels_of: str | None
+
     def add_all(
         self,
         observations: Sequence[Observation],

@@ -88,8 +88,6 @@ class Teacher:
         self._advisor = advisor
         self._briefing = briefing
         self._progress: dict[str, Any] = {}
-        # What the model has of all runs, some of which may be over.
-        self._earlier = list(model.advice_progress)
 
     def recall(self, progress: dict[str, Any]) -> None:
         """
@@ -189,13 +187,12 @@ class Teacher:
         if isinstance(advice, Rules):
             self._progress["rules"] = advice.text
         if has_labels:
-            self._progress["labels"] = _text(advice)
+            self._model.guidance_buffer.labels_of = _text(advice)
         self._keep_record()
 
     def _has_labels_of_others(self, advice: StandingAdvice) -> bool:
-        """Whether the guidance has what other rules said, which another callback had; from now on it is of these."""
-        others = [entry.pop("labels", None) for entry in self._earlier if entry is not self._progress]
-        return any(said not in (None, _text(advice)) for said in others)
+        """Whether the guidance has what other rules said, which another callback had, perhaps in another run."""
+        return self._model.guidance_buffer.labels_of not in (None, _text(advice))
 
     def _keep_record(self) -> None:
         if self.record is not None:
