@@ -51,7 +51,6 @@ UNBOUNDED = ("VARL, unbounded pull", "VARL, unbounded pull, no roll-ins")
 EARLIER = ("VARL, no hold", *UNBOUNDED)
 # The settings of the README's code, and no HER.
 PRESET = ("VARL, SPARSE", "SAC, SPARSE")
-LOWER_THRESHOLD = "VARL, threshold 0.1"
 COLUMNS = ("environment", "method", "seed", "step", "return", "success")
 SETTINGS: dict[str, Any] = {
     "learning_starts": 500,
@@ -209,11 +208,8 @@ def train(name: str, method: str, seed: int, path: pathlib.Path, folder: str) ->
             AdvisorCallback(advisor, frames=False, blocking=True, log_path=False, roll_in=roll_in, hold=hold)
         )
     settings = SPARSE if method in PRESET else {**SETTINGS, **task.settings}
-    shaping: dict[str, Any] = {
-        "shaping_steps": task.steps // 2,
-        "gate_threshold": 0.1 if method == LOWER_THRESHOLD else None,
-    }
-    model = VARL(LayerNormMlpPolicy, make_env(name, seed), seed=seed, fast=True, **settings, **shaping)
+    cutoff = task.steps // 2
+    model = VARL(LayerNormMlpPolicy, make_env(name, seed), seed=seed, shaping_steps=cutoff, fast=True, **settings)
     with least_std(0.0 if method in UNBOUNDED else MIN_STD):
         model.learn(task.steps, callback=callbacks)
 
@@ -224,7 +220,7 @@ def main() -> None:
     parser.add_argument(
         "--methods",
         nargs="+",
-        choices=(*METHODS, CORRECTED, LOWER_THRESHOLD, *PRESET, *EARLIER),
+        choices=(*METHODS, CORRECTED, *PRESET, *EARLIER),
         default=list(METHODS),
         metavar="METHOD",
     )

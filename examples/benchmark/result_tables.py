@@ -32,7 +32,9 @@ PARTS = {
     "rules, no roll-ins, unbounded pull": "VARL, rules without roll-ins, earlier prompt",
     "rules, roll-ins only, earlier prompt": "SAC with the rules' roll-ins, no term, earlier prompt",
     "rules, unbounded pull": "VARL, rules and roll-ins, earlier prompt",
-    "rules": "VARL, rules and roll-ins, as today",
+    "rules, no roll-ins": "VARL, rules without roll-ins",
+    "rules, roll-ins only": "SAC with the rules' roll-ins, no term",
+    "rules": "VARL, rules and roll-ins",
 }
 # What the successful episodes of the recorded rules are worth as demonstrations.
 DEMONSTRATIONS = {
@@ -51,7 +53,6 @@ BEYOND_NAMES = {
     "SAC": "SAC",
     "VARL": "VARL",
     "VARL, no hold": "VARL without `hold`",
-    "VARL, threshold 0.1": "VARL, threshold 0.1",
     "VARL, SPARSE": "VARL, `SPARSE` and no HER",
     "VARL, corrected rules": "VARL, corrected rules",
     "VARL, unbounded pull": r"VARL \*",
