@@ -185,29 +185,6 @@ def test_without_advice_nothing_changes():
     assert_same_parameters(varl, sac)
 
 
-class EndsWithSuccess(NamedEnv):
-    """After ten steps of advice, and at its limit otherwise."""
-
-    def reset(self, **kwargs):
-        self.n_advised = 0
-        return super().reset(**kwargs)
-
-    def step(self, action):
-        observation, reward, _, truncated, info = super().step(action)
-        self.n_advised += abs(action[1] - 0.5) < 1e-6
-        is_over = self.n_advised >= 10
-        return observation, reward, bool(is_over), truncated, {**info, "is_success": bool(is_over)}
-
-
-def test_the_policy_takes_over_along_the_way_where_success_ends_an_episode(monkeypatch):
-    monkeypatch.setattr("sb3_varl.training.roll_ins.NOISE", 0.0)
-    model = make_model(EndsWithSuccess(horizon=200), shaping_steps=20_000, learning_starts=20_000)
-    callback = make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=1.0, n_queries=1)
-    model.learn(3000, callback=callback)
-    drawn = [draw.left for draw in (callback._teacher.roll_ins._draw() for _ in range(200)) if not draw.is_whole]
-    assert set(drawn) == set(range(1, 11))
-
-
 def test_pieces_of_a_run_draw_other_episodes():
     model, executed = make_model(NamedEnv(horizon=10)), []
     for piece in range(6):

@@ -103,8 +103,6 @@ class RollIns:
         # those that began with the advice that stands.
         self.own: deque[bool] = deque(maxlen=N_OWN)
         self.rolled_in: deque[bool] = deque(maxlen=N_OWN)
-        # Of those that ended while advice was executed.
-        self._lengths: deque[int] = deque(maxlen=N_OWN)
         self._model = model
         self._standing = standing
         self._horizon = horizon
@@ -157,7 +155,6 @@ class RollIns:
     def wait(self) -> None:
         """Begin with the next episodes, because it is other advice that stands from now on."""
         self.rolled_in.clear()
-        self._lengths.clear()
         for present in self._present:
             present.left, present.is_whole = 0, False
             present.began_otherwise = present.n_executed > 0
@@ -234,8 +231,6 @@ class RollIns:
             elif not present.n_executed:
                 self.own.append(bool(succeeded))
             self.is_told = self.is_told or said is not None
-            if present.is_whole or present.left > 0:
-                self._lengths.append(present.length)
             self._longest = max(self._longest, present.length)
             self._present[env] = self._draw()
         return followed
@@ -247,9 +242,7 @@ class RollIns:
             return _Present(0, False)
         if whole < (max(WHOLE, WHOLE_WHILE_UNKNOWN) if self._is_unknown() else WHOLE):
             return _Present(self._horizon or max(self._longest, _UNKNOWN_HORIZON), True)
-        # Where success ends an episode, advice takes it to its end long before the limit.
-        length = sum(self._lengths) / len(self._lengths) if self._lengths else self.horizon or _UNKNOWN_HORIZON
-        return _Present(1 + int(part * length), False)
+        return _Present(1 + int(part * (self.horizon or _UNKNOWN_HORIZON)), False)
 
     def figures(self) -> dict[str, float]:
         """
