@@ -52,7 +52,7 @@ BEYOND_NAMES = {
     "rules": "The rules alone",
     "SAC": "SAC",
     "VARL": "VARL",
-    "VARL, longer roll-ins": "VARL, longer roll-ins",
+    "VARL, shorter roll-ins": "VARL, shorter roll-ins",
     "VARL, no hold": "VARL without `hold`",
     "VARL, SPARSE": "VARL, `SPARSE` and no HER",
     "VARL, corrected rules": "VARL, corrected rules",
