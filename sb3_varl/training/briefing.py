@@ -61,7 +61,7 @@ def make_briefing(
 def _check_places(env: VecEnv) -> None:
     try:
         is_stacked = any(env.env_is_wrapped(gym.wrappers.FrameStackObservation))
-    except NotImplementedError:
+    except NotImplementedError:  # as in _has_attr
         is_stacked = False
     if is_stacked or unwrap_vec_wrapper(env, VecFrameStack) is not None:
         raise ArgumentError(
