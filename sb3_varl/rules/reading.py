@@ -10,6 +10,7 @@ from typing import Any
 import json_repair
 
 from sb3_varl.advice.items import MAX_ANSWER_LENGTH, with_other_quotes, without_thoughts
+from sb3_varl.rules.quoting import STRING_OR_COMMENT, with_quotes
 
 # What is repaired of an answer, in characters: far beyond any real one.
 MAX_REPAIRED_LENGTH = 12_000
@@ -25,17 +26,8 @@ _LET = re.compile(r"""["']?let["']?\s*:\s*\{""", re.IGNORECASE)
 _ACTION = re.compile(r"""["']?action["']?\s*:""", re.IGNORECASE)
 _EMPTY = ("no_rules", "the list of rules is empty. Write at least one rule")
 _FENCE = re.compile(r"```[a-zA-Z0-9]*")
-# What says where a list ends: brackets, and strings and comments, in which brackets do not count. A string in single
-# quotes may have an apostrophe in it, and one without an end goes on to the end of the text.
-_TOKEN = re.compile(
-    r"""
-    "(?:\\.|[^"\\])*(?:"|\\?\Z)
-    | (?<![^\s\[{,:])'(?:\\.|[^\\])*?'(?=\s*[,:\]}])
-    | //[^\n]* | \#[^\n]* | /\*.*?(?:\*/|\Z)
-    | [\[\]{}]
-    """,
-    re.DOTALL | re.VERBOSE,
-)
+# What says where a list ends: brackets, but for those in strings and comments.
+_TOKEN = re.compile(rf"{STRING_OR_COMMENT} | [\[\]{{}}]", re.DOTALL | re.VERBOSE)
 _OPENED_BY = {"]": "[", "}": "{"}
 # Numbers that Python cannot read, or that are none, stay what was written, which expressions know to refuse.
 _DECODER = json.JSONDecoder(
@@ -173,7 +165,7 @@ def _repaired(text: str, is_list: bool = False) -> RawRules:
     if _nesting(text) > _MAX_NESTING or text.count("{") > _MAX_OBJECTS:
         return RawRules(faults=[("not_json", "what looks like a list of rules is no JSON, and too long to repair")])
     try:
-        value = json_repair.loads(text, skip_json_loads=True)
+        value = json_repair.loads(with_quotes(text), skip_json_loads=True)
     except (ValueError, RecursionError):
         value = None
     items = _listed(value)
@@ -249,10 +241,11 @@ def _repaired_definitions(text: str, start: int) -> dict[str, Any]:
     if not matches or _ACTION.search(text, matches[-1].end(), start):
         return {}
     part = text[matches[-1].end() - 1 : start]
+    part = part[: _end_of_list(part[:MAX_REPAIRED_LENGTH])]
     if len(part) > MAX_REPAIRED_LENGTH or _nesting(part) > _MAX_NESTING:
         return {}
     try:
-        let = json_repair.loads(part, skip_json_loads=True)
+        let = json_repair.loads(with_quotes(part), skip_json_loads=True)
     except (ValueError, RecursionError):
         return {}
     return let if isinstance(let, dict) else {}
