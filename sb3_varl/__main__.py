@@ -16,6 +16,7 @@ from sb3_varl import __version__
 
 # Name, module, and what it is for. A command's module is imported once it is asked for, which takes seconds.
 COMMANDS = (
+    ("draft", "sb3_varl.draft.command", "draft a task sheet of an environment"),
     ("preview", "sb3_varl.preview.command", "see what an advisor is shown and what it costs"),
     ("report", "sb3_varl.report.page", "write a page about runs and their advice"),
     ("relabel", "sb3_varl.report.relabel", "show what advice logs hold, and merge it"),

@@ -6,6 +6,7 @@ import runpy
 import signal
 import textwrap
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from sb3_varl import VARL, Advice, AdviceQuery, AdvisorCallback, FunctionAdvisor
 from sb3_varl.advisors.by_name import check_arguments
 from sb3_varl.advisors.providers import import_litellm
 from sb3_varl.coso import CoSo, TinyVLM
+from sb3_varl.draft import measure, write_sheet
 from sb3_varl.testing import VLMServer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -191,9 +193,11 @@ class TestCode:
 
 
 def test_the_task_sheet(tmp_path):
-    (code,) = blocks("docs/advisors.md", "yaml")
+    code, drafted = blocks("docs/advisors.md", "yaml")
     (tmp_path / "sheet.yml").write_text(code)
     assert load_task_sheet(tmp_path / "sheet.yml").observation[2].key == "desired_goal"
+    facts = measure(gym.make("MountainCarContinuous-v0"))
+    assert drafted.strip() in write_sheet(facts, "MountainCarContinuous-v0")
 
 
 def test_the_settings_for_rl_zoo():

@@ -27,8 +27,14 @@ from sb3_varl.preview.session import N_COPIES
 from sb3_varl.wording import count
 
 
-def _parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    """``name:value`` as rl-zoo has them; a value that is no Python literal is a string."""
+def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
+    """
+    Read arguments as rl-zoo has them.
+
+    :param pairs: Each of the form ``name:value``; a value that is no Python literal is a string
+    :return: Values by their names
+    :raises ValueError: if one has another form
+    """
     arguments: dict[str, Any] = {}
     for pair in pairs:
         name, colon, value = pair.partition(":")
@@ -105,12 +111,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
         sys.exit(f"{parser.prog}: --check and --follow ask the advisor: give --ask, too.")
     try:
         result = preview(
-            env_maker(args.env, _parse_pairs(args.env_kwargs), frames=not args.no_frames),
+            env_maker(args.env, parse_pairs(args.env_kwargs), frames=not args.no_frames),
             args.model,
             args.task,
             sheet=args.sheet,
             observe=args.observe,
-            advisor_kwargs=_parse_pairs(args.advisor_kwargs),
+            advisor_kwargs=parse_pairs(args.advisor_kwargs),
             policy=args.policy,
             n_states=args.states,
             n_steps=args.steps,

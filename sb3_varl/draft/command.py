@@ -1,0 +1,87 @@
+"""
+The command.
+
+    python -m sb3_varl.draft --env examples/ferry.py:Ferry-v0 --out sheet.yml
+
+steps an environment, and writes a draft of a task sheet with what it saw. Nothing is sent.
+"""
+
+import argparse
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_varl.advice.types import Observation
+from sb3_varl.advisors.by_name import EXAMPLE_MODEL
+from sb3_varl.draft.measure import measure
+from sb3_varl.draft.text import write_sheet
+from sb3_varl.preview.command import parse_pairs
+from sb3_varl.preview.environments import env_maker
+from sb3_varl.training.observing import Privileged
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Draft a task sheet: what the actions move and by how much, what the numbers are and which belong "
+        "together. The environment is stepped; nothing is sent.",
+    )
+    parser.add_argument(
+        "--env", required=True, metavar="ID", help="environment, as for gym.make: [module:]name, or file.py:name"
+    )
+    parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="its arguments")
+    parser.add_argument("--observe", metavar="NAME", help="the environment's attribute or method that the model reads")
+    parser.add_argument("--task", help="the task in words; without it the draft has to be completed by hand")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("sheet.yml"), help="file (default: %(default)s)"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl.draft") -> None:
+    """
+    Run the command.
+
+    :param arguments: Its arguments, ``None`` for those of the command line
+    :param prog: How it was called, for its messages
+    """
+    parser = _parser(prog)
+    args = parser.parse_args(arguments)
+    if args.out.exists():
+        sys.exit(f"{parser.prog}: {args.out} is there already. Name another file (--out), or move it away.")
+    try:
+        env = env_maker(args.env, parse_pairs(args.env_kwargs), frames=False)()
+        try:
+            facts = measure(env, _reader(env, args.observe), args.seed)
+        finally:
+            env.close()
+    except (ImportError, OSError, TypeError, ValueError, gym.error.Error) as error:
+        sys.exit(f"{parser.prog}: {error}")
+    given = ["--env", args.env]
+    if args.env_kwargs:
+        given += ["--env-kwargs", *args.env_kwargs]
+    if args.observe is not None:
+        given += ["--observe", args.observe]
+    preview = shlex.join(
+        ["python", "-m", "sb3_varl.preview", *given, "--sheet", str(args.out), "--model", EXAMPLE_MODEL]
+    )
+    args.out.write_text(write_sheet(facts, args.env, args.task, preview), encoding="utf-8")
+    print(f"See {args.out}")
+
+
+def _reader(env: gym.Env, observe: str | None) -> Any:
+    if observe is None:
+        return lambda observation: observation
+    env.reset()
+    privileged = Privileged(DummyVecEnv([lambda: env]), observe)
+
+    def read(_: Any) -> Observation:
+        return privileged.read()[0]
+
+    return read

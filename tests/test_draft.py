@@ -1,0 +1,197 @@
+"""Drafts of task sheets: what is measured of an environment, and what is written of it."""
+
+import pathlib
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import yaml
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sb3_varl import ArgumentError
+from sb3_varl.advice.sheets import load_task_sheet
+from sb3_varl.draft import measure, write_sheet
+from sb3_varl.draft.command import main
+from sb3_varl.rules.names import Names
+
+KINDS = ("moved", "one_way", "drawn", "constant", "same", "last", "rate")
+
+
+class MadeOf(gym.Env):
+    """
+    Numbers of all kinds: two that an action moves, by 0.1 and to one side, the others as they are called.
+
+    :param kinds: What the observation is made of
+    """
+
+    def __init__(self, kinds, noise=0.0, says_success=True, length=30):
+        self.kinds, self.noise, self.says_success, self.length = kinds, noise, says_success, length
+        self.observation_space = spaces.Box(-np.inf, np.inf, (len(kinds),), np.float64)
+        self.action_space = spaces.Box(np.array([-2, 0, -1], np.float32), np.array([2, 1, 1], np.float32))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.last = self.place = self.np_random.uniform(-1, 1, 2)
+        self.drawn = self.np_random.uniform(-1, 1)
+        self.n_steps = 0
+        return self._observation(), {}
+
+    def step(self, action):
+        self.last = self.place
+        noise = np.random.default_rng().normal() * self.noise
+        self.place = self.place + np.array([0.1 * action[0] + noise, 0.2 * action[1]])
+        self.n_steps += 1
+        done = self.n_steps >= self.length
+        return self._observation(), 0.0, False, done, {"is_success": False} if done and self.says_success else {}
+
+    def _observation(self):
+        of = {
+            "moved": self.place[0],
+            "one_way": self.place[1],
+            "drawn": self.drawn,
+            "constant": 3.0,
+            "same": self.place[0],
+            "last": self.last[0],
+            "rate": 25 * (self.place[0] - self.last[0]),
+        }
+        return np.array([of[kind] for kind in self.kinds])
+
+
+def _sheet(env, tmp_path, **kwargs):
+    path = tmp_path / "sheet.yml"
+    path.write_text(write_sheet(measure(env), "MadeOf-v0", "Go.", **kwargs))
+    return load_task_sheet(path)
+
+
+def test_what_each_number_is(tmp_path):
+    sheet = _sheet(MadeOf(KINDS), tmp_path)
+    moved, one_way, drawn, rate = sheet.observation
+    assert (moved.name, moved.start, moved.stop, moved.before) == ("observation 0", 0, 1, 5)
+    assert (one_way.name, one_way.before) == ("observation 1", None)
+    assert drawn.meaning.startswith("drawn at the start of an episode; seen from -0.")
+    assert rate.meaning.startswith("by how much observation_0 changes in a step, times 25; ")
+    written = (tmp_path / "sheet.yml").read_text()
+    assert "# always the same: observation[3] 3\n" in written
+    assert "# the same as others: observation[4] as observation[0]\n" in written
+
+
+def test_what_each_action_does(tmp_path):
+    moves, pushes, rests = (action.meaning for action in _sheet(MadeOf(KINDS), tmp_path).action)
+    assert moves.startswith(
+        "2 moves observation_0 by 0.2 in a step, by 1 in 5, and by 1 if 5 steps of 0 follow, and observation_6 by 5 "
+        "in a step, by 5 in 5, and by 0 if 5 steps of 0 follow; -2 does the opposite"
+    )
+    assert pushes == (
+        "1 moves observation_1 by 0.2 in a step, by 1 in 5, and by 1 if 5 steps of 0 follow; 0 moves none of it"
+    )
+    assert rests == "from -1 to 1; moves nothing by itself, at least not at the start of an episode"
+
+
+@given(kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=12).filter(lambda kinds: set(kinds) != {"constant"}))
+@settings(deadline=None, max_examples=25)
+def test_each_number_has_one_place(kinds, tmp_path_factory):
+    env = MadeOf(kinds)
+    facts = measure(env)
+    path = tmp_path_factory.mktemp("draft") / "sheet.yml"
+    path.write_text(write_sheet(facts, "MadeOf-v0", "Go."))
+    sheet = load_task_sheet(path)
+    names = Names(sheet, env.observation_space)
+    named = [place for variable in names.variables.values() for place in variable.places]
+    left_out = {i for i, kind in enumerate(kinds) if kind == "constant"} | {*facts.same_as, *facts.before.values()}
+    assert sorted([*named, *left_out]) == list(range(len(kinds)))
+
+
+def test_an_environment_that_is_never_the_same_says_so(tmp_path):
+    env = MadeOf(("moved", "drawn"), noise=0.5, says_success=False)
+    written = write_sheet(measure(env), "MadeOf-v0")
+    assert "# Two episodes with one seed and the same actions were not the same" in written
+    assert '# The last step of an episode has no "is_success" in its info' in written
+    assert "# Nobody says how long an episode may be" in written
+    written = write_sheet(measure(gym.wrappers.TimeLimit(MadeOf(("moved", "drawn")), 40)), "MadeOf-v0")
+    assert "were not the same" not in written
+    assert "is_success" not in written
+    assert "how long an episode may be" not in written
+
+
+@pytest.mark.parametrize("length", [1, 4, 7])
+def test_episodes_that_end_soon(length):
+    facts = measure(MadeOf(("moved", "drawn"), length=length))
+    after = facts.effects[0][0].after
+    assert np.isnan(after).any()
+    assert np.isfinite(after[:, 0]).all()
+    written = write_sheet(facts, "MadeOf-v0")
+    assert "by 0.2 in a step" in written
+    assert "by an unknown amount if 5 steps of 0 follow" in written
+
+
+class WithPictures(gym.ObservationWrapper):
+    """A Dict, with numbers and a picture."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = spaces.Dict(
+            {"camera": spaces.Box(0, 255, (8, 8, 3), np.uint8), "left_arm": env.observation_space}
+        )
+
+    def observation(self, observation):
+        return {"camera": np.zeros((8, 8, 3), np.uint8), "left_arm": observation}
+
+
+def test_dictionaries_and_pictures(tmp_path):
+    sheet = _sheet(WithPictures(MadeOf(("moved",))), tmp_path)
+    (part,) = sheet.observation
+    assert (part.name, part.key, part.start, part.stop) == ("left arm", "left_arm", 0, 1)
+    assert sheet.action[0].meaning.startswith("2 moves left_arm by 0.2 ")
+    pictures = gym.wrappers.TransformObservation(
+        WithPictures(MadeOf(("moved",))), lambda both: both["camera"], spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    )
+    with pytest.raises(ArgumentError, match=r"has no numbers to tell of, only pictures.*--observe"):
+        measure(pictures)
+
+
+def test_actions_that_are_no_box_are_refused():
+    with pytest.raises(ArgumentError, match=r"continuous actions, a Box, but the action space is Discrete\(2\)"):
+        measure(gym.make("CartPole-v1"))
+
+
+# ---- The command
+
+
+def test_the_command_and_what_comes_after_it(capsys, tmp_path):
+    ferry = pathlib.Path(__file__).parents[1] / "examples" / "ferry.py"
+    main(["--env", f"{ferry}:Ferry-v0"])
+    assert capsys.readouterr().out == "See sheet.yml\n"
+    draft = pathlib.Path("sheet.yml").read_text()
+    with pytest.raises(ValueError, match=r"sheet.yml is no task sheet: goal is None .*Expected goal"):
+        load_task_sheet("sheet.yml")
+    assert f"python -m sb3_varl.preview --env {ferry}:Ferry-v0 --sheet sheet.yml --model " in draft
+    place, speed, pier = yaml.safe_load(draft)["observation"]
+    assert (place["start"], place["stop"], speed["start"], speed["stop"]) == (0, 2, 2, 4)
+    assert speed["meaning"].startswith("by how much observation_0_to_1 changes in a step;")
+    assert pier["meaning"].startswith("drawn at the start of an episode;")
+    with pytest.raises(SystemExit, match=r"sheet.yml is there already. Name another file \(--out\)"):
+        main(["--env", f"{ferry}:Ferry-v0"])
+    assert pathlib.Path("sheet.yml").read_text() == draft
+
+
+def test_the_command_reads_what_the_advisor_reads():
+    main(["--env", "previewed:Preview/Hidden-v0", "--observe", "place", "--task", "Come to the middle."])
+    sheet = load_task_sheet("sheet.yml")
+    assert sheet.goal == "Come to the middle."
+    assert [(part.name, part.start, part.stop) for part in sheet.observation] == [("observation", 0, 2)]
+    assert sheet.action[0].meaning.startswith("1 moves observation[0] by 0.1 in a step, by 0.5 in 5")
+
+
+def test_what_cannot_be_measured_is_said_in_one_line(tmp_path):
+    for env, words in [("CartPole-v1", "continuous actions"), ("Nowhere-v0", "The environment is 'Nowhere-v0'")]:
+        done = subprocess.run(
+            [sys.executable, "-m", "sb3_varl", "draft", "--env", env], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "sheet.yml").exists()
