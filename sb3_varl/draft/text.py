@@ -9,8 +9,8 @@ import numpy as np
 from sb3_varl.draft.measure import N_ACTED, N_EPISODES, N_STARTS, Effect, Facts
 from sb3_varl.rules.names import spell
 
-# Numbers told of for each component of the action: those that go farthest by their range, and a fifth as far as the first
-# does at least.
+# What is told of for each component of the action: those numbers that go farthest by their range, and a fifth as far as
+# the first at least.
 _MOST_TOLD, _FAR_ENOUGH = 3, 0.2
 # Beyond this, by its size, several starts are told of as a range.
 _AGREE = 0.1
