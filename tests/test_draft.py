@@ -18,7 +18,7 @@ from sb3_varl.draft import measure, write_sheet
 from sb3_varl.draft.command import main
 from sb3_varl.rules.names import Names
 
-KINDS = ("moved", "one_way", "drawn", "constant", "same", "last", "rate")
+KINDS = ("moved", "one_way", "drawn", "constant", "same", "last", "rate", "gap")
 
 
 class MadeOf(gym.Env):
@@ -26,10 +26,11 @@ class MadeOf(gym.Env):
     Numbers of all kinds: two that an action moves, by 0.1 and to one side, the others as they are called.
 
     :param kinds: What the observation is made of
+    :param wind: What moves the first one besides
     """
 
-    def __init__(self, kinds, noise=0.0, says_success=True, length=30):
-        self.kinds, self.noise, self.says_success, self.length = kinds, noise, says_success, length
+    def __init__(self, kinds, noise=0.0, says_success=True, length=30, wind=0.0):
+        self.kinds, self.noise, self.says_success, self.length, self.wind = kinds, noise, says_success, length, wind
         self.observation_space = spaces.Box(-np.inf, np.inf, (len(kinds),), np.float64)
         self.action_space = spaces.Box(np.array([-2, 0, -1], np.float32), np.array([2, 1, 1], np.float32))
 
@@ -43,7 +44,7 @@ class MadeOf(gym.Env):
     def step(self, action):
         self.last = self.place
         noise = np.random.default_rng().normal() * self.noise
-        self.place = self.place + np.array([0.1 * action[0] + noise, 0.2 * action[1]])
+        self.place = self.place + np.array([0.1 * action[0] + noise + self.wind, 0.2 * action[1]])
         self.n_steps += 1
         done = self.n_steps >= self.length
         return self._observation(), 0.0, False, done, {"is_success": False} if done and self.says_success else {}
@@ -57,6 +58,7 @@ class MadeOf(gym.Env):
             "same": self.place[0],
             "last": self.last[0],
             "rate": 25 * (self.place[0] - self.last[0]),
+            "gap": self.drawn - self.place[0],
         }
         return np.array([of[kind] for kind in self.kinds])
 
@@ -69,11 +71,14 @@ def _sheet(env, tmp_path, **kwargs):
 
 def test_what_each_number_is(tmp_path):
     sheet = _sheet(MadeOf(KINDS), tmp_path)
-    moved, one_way, drawn, rate = sheet.observation
+    moved, one_way, drawn, rate, gap = sheet.observation
     assert (moved.name, moved.start, moved.stop, moved.before) == ("observation 0", 0, 1, 5)
     assert (one_way.name, one_way.before) == ("observation 1", None)
     assert drawn.meaning.startswith("drawn at the start of an episode; seen from -0.")
-    assert rate.meaning.startswith("by how much observation_0 changes in a step, times 25; ")
+    assert rate.meaning.startswith(
+        "by how much observation_0 changes in a step, times 25; at the start 0; seen from -4.83"
+    )
+    assert gap.meaning.startswith("observation_2 - observation_0; at the start -")
     written = (tmp_path / "sheet.yml").read_text()
     assert "# always the same: observation[3] 3\n" in written
     assert "# the same as others: observation[4] as observation[0]\n" in written
@@ -82,13 +87,43 @@ def test_what_each_number_is(tmp_path):
 def test_what_each_action_does(tmp_path):
     moves, pushes, rests = (action.meaning for action in _sheet(MadeOf(KINDS), tmp_path).action)
     assert moves.startswith(
-        "2 moves observation_0 by 0.2 in a step, by 1 in 5, and by 1 if 5 steps of 0 follow, and observation_6 by 5 "
-        "in a step, by 5 in 5, and by 0 if 5 steps of 0 follow; -2 does the opposite"
+        "2 moves observation_0 by 0.2 in a step, by 1 in 5, and by 1 in all if 5 steps of 0 follow, and observation_6 "
+        "by 5 in a step, by 5 in 5, and by 0 in all if 5 steps of 0 follow"
     )
+    assert moves.endswith("; -2 does the opposite")
     assert pushes == (
-        "1 moves observation_1 by 0.2 in a step, by 1 in 5, and by 1 if 5 steps of 0 follow; 0 moves none of it"
+        "1 moves observation_1 by 0.2 in a step, by 1 in 5, and by 1 in all if 5 steps of 0 follow; 0 moves none of it"
     )
     assert rests == "from -1 to 1; moves nothing by itself, at least not at the start of an episode"
+
+
+def test_what_goes_on_by_itself_is_told_of(tmp_path):
+    (place,) = _sheet(MadeOf(("moved",), wind=0.03), tmp_path).observation
+    assert place.meaning.startswith("when nothing acts, changes by 0.3 in 10 steps; at the start -")
+
+
+class Gripper(gym.Env):
+    """It begins open."""
+
+    observation_space = spaces.Box(0, 1, (1,), np.float64)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.opening = np.ones(1)
+        return self.opening, {}
+
+    def step(self, action):
+        self.opening = np.clip(self.opening - 0.1 * action, 0, 1)
+        return self.opening, 0.0, False, False, {}
+
+
+def test_a_bound_that_moves_nothing_at_first_is_tried_after_the_other(tmp_path):
+    (action,) = _sheet(Gripper(), tmp_path).action
+    assert action.meaning == (
+        "1 moves observation by -0.1 in a step, by -0.5 in 5, and by -0.5 in all if 5 steps of 0 follow; "
+        "-1 moves none of it at the start, but after 5 steps of 1 observation by 0.5 in 5"
+    )
 
 
 @given(kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=12).filter(lambda kinds: set(kinds) != {"constant"}))
@@ -120,12 +155,12 @@ def test_an_environment_that_is_never_the_same_says_so(tmp_path):
 @pytest.mark.parametrize("length", [1, 4, 7])
 def test_episodes_that_end_soon(length):
     facts = measure(MadeOf(("moved", "drawn"), length=length))
-    after = facts.effects[0][0].after
+    after = facts.effects[0, 0]
     assert np.isnan(after).any()
     assert np.isfinite(after[:, 0]).all()
     written = write_sheet(facts, "MadeOf-v0")
     assert "by 0.2 in a step" in written
-    assert "by an unknown amount if 5 steps of 0 follow" in written
+    assert "by an unknown amount in all if 5 steps of 0 follow" in written
 
 
 class WithPictures(gym.ObservationWrapper):

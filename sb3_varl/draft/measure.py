@@ -30,19 +30,6 @@ Place = tuple[str | None, int]
 
 
 @dataclass(frozen=True)
-class Effect:
-    """
-    What becomes of the numbers when one component of the action is at a bound and the others rest, less what becomes of
-    them when all rest.
-
-    :param after: After one step, after ``N_ACTED``, and after as many more in which all rest, in each of the
-        ``N_STARTS``: ``(n_starts, 3, n_numbers)``, NaN where an episode ended before
-    """
-
-    after: np.ndarray
-
-
-@dataclass(frozen=True)
 class Facts:
     """
     What was measured.
@@ -50,14 +37,22 @@ class Facts:
     :param places: Where each number stands
     :param low: The least that each was, ``(n_numbers,)``
     :param high: The largest that each was
+    :param at_start: What each was at the start of an episode, ``(n_episodes, n_numbers)``
     :param is_still: Whether it was the same in an episode from its start to its end
     :param same_as: For a number that was always the same as an earlier one, which
     :param before: For a number whose last value another one has, which
     :param change_of: For a number that is by how much another changes in a step, or a multiple, which, and the multiple
+    :param difference_of: For a number that is one less another, which
     :param rest: The action in which all components rest
     :param action_low: The lower bound of each component
     :param action_high: The upper bound of each component
-    :param effects: For each component of the action what it does at its upper and at its lower bound
+    :param effects: For each component of the action, what becomes of each number when that is at its upper or its lower
+        bound and the others rest, less what becomes of it when all rest: after one step, after ``N_ACTED``, and after
+        as many more in which all rest. ``(n_components, 2, n_starts, 3, n_numbers)``, NaN where an episode ended before
+    :param undone: The same of ``N_ACTED`` steps at this bound after as many at the other, less what was there after
+        these: ``(n_components, 2, n_starts, n_numbers)``
+    :param at_rest: By how much each changes in ``2 * N_ACTED`` steps in which all components rest, or as many as there
+        are, ``(n_starts, n_numbers)``
     :param noise: How far two episodes with the same seed and actions were from each other, ``(n_numbers,)``
     :param max_episode_steps: How many actions an episode has at most, ``None`` if nobody knows
     :param says_success: Whether the last step of an episode said whether it succeeded, ``None`` if none ended
@@ -66,34 +61,38 @@ class Facts:
     places: tuple[Place, ...]
     low: np.ndarray
     high: np.ndarray
+    at_start: np.ndarray
     is_still: np.ndarray
     same_as: dict[int, int]
     before: dict[int, int]
     change_of: dict[int, tuple[int, float]]
+    difference_of: dict[int, tuple[int, int]]
     rest: np.ndarray
     action_low: np.ndarray
     action_high: np.ndarray
-    effects: tuple[tuple[Effect, Effect], ...]
+    effects: np.ndarray
+    undone: np.ndarray
+    at_rest: np.ndarray
     noise: np.ndarray
     max_episode_steps: int | None
     says_success: bool | None
 
-    def is_moved(self, number: int, effect: Effect) -> bool:
+    def is_motion(self, changes: np.ndarray, number: int) -> bool:
         """
-        Tell whether a component moves a number, beyond noise and a hundredth of its range.
+        Tell whether a number moves, beyond noise and a hundredth of its range.
 
+        :param changes: Changes of it, of any shape
         :param number: The number
-        :param effect: What the component does
         :return: Whether it does
         """
         least = max(self.noise[number], 0.01 * (self.high[number] - self.low[number]), 1e-9)
-        return bool(np.nanmax(np.abs(effect.after[..., number]), initial=0.0) > least)
+        return bool(np.nanmax(np.abs(changes), initial=0.0) > least)
 
 
 def measure(env: gym.Env, read: Callable[[Any], Observation] = lambda observation: observation, seed: int = 0) -> Facts:
     """
-    Measure an environment, in 10 episodes of at most 100 random actions and, from each of 3 starts, 10 steps for each
-    bound of each component of the action.
+    Measure an environment, in 10 episodes of at most 100 random actions and, from each of 3 starts, two of 10 steps for
+    each bound of each component of the action.
 
     :param env: The environment, with a Box of actions
     :param read: From an observation to what an advisor reads: an array, or a dictionary of arrays. Pictures count for
@@ -106,38 +105,49 @@ def measure(env: gym.Env, read: Callable[[Any], Observation] = lambda observatio
         raise ArgumentError(f"Advice is for continuous actions, a Box, but the action space is {env.action_space}.")
     probe = _Probe(env, read, seed)
     size = env.action_space.low.size
-    with tqdm(total=N_EPISODES + N_STARTS * (2 * size + 2), unit="episode", desc="measuring") as bar:
+    with tqdm(total=N_EPISODES + N_STARTS * (4 * size + 2), unit="episode", desc="measuring") as bar:
         episodes = []
         for i in range(N_EPISODES):
             episodes.append(probe.episode(i, probe.random_actions()))
             bar.update()
         effects = np.full((size, 2, N_STARTS, 3, len(probe.places)), np.nan)
+        undone = np.full((size, 2, N_STARTS, len(probe.places)), np.nan)
         noise = np.zeros(len(probe.places))
+        at_rest = []
         for start in range(N_STARTS):
             resting = probe.episode(start, [probe.rest] * (2 * N_ACTED))
             again = probe.episode(start, [probe.rest] * (2 * N_ACTED))
             n = min(len(resting), len(again))
             noise = np.maximum(noise, np.abs(resting[:n] - again[:n]).max(axis=0))
+            at_rest.append(resting[-1] - resting[0])
             bar.update(2)
             for component in range(size):
                 for bound in range(2):
-                    acted = probe.episode(start, probe.alone(component, bound))
+                    acted = [probe.alone(component, bound)] * N_ACTED
+                    numbers = probe.episode(start, acted + [probe.rest] * N_ACTED)
                     for moment, step in enumerate((1, N_ACTED, 2 * N_ACTED)):
-                        if step < min(len(acted), len(resting)):
-                            effects[component, bound, start, moment] = acted[step] - resting[step]
-                    bar.update()
+                        if step < min(len(numbers), len(resting)):
+                            effects[component, bound, start, moment] = numbers[step] - resting[step]
+                    numbers = probe.episode(start, [probe.alone(component, 1 - bound)] * N_ACTED + acted)
+                    if len(numbers) > 2 * N_ACTED:
+                        undone[component, bound, start] = numbers[2 * N_ACTED] - numbers[N_ACTED]
+                    bar.update(2)
     numbers = np.concatenate(episodes)
     is_still = np.all([np.ptp(episode, axis=0) == 0 for episode in episodes], axis=0)
     return Facts(
         tuple(probe.places),
         numbers.min(axis=0),
         numbers.max(axis=0),
+        np.array([episode[0] for episode in episodes]),
         is_still,
         *_relations(episodes, np.flatnonzero(~is_still).tolist()),
+        _differences(numbers),
         probe.rest.ravel(),
         env.action_space.low.ravel(),
         env.action_space.high.ravel(),
-        tuple((Effect(up), Effect(down)) for up, down in effects),
+        effects,
+        undone,
+        np.array(at_rest),
         noise,
         env.get_wrapper_attr("_max_episode_steps") if env.has_wrapper_attr("_max_episode_steps") else None,
         probe.says_success,
@@ -174,11 +184,11 @@ class _Probe:
         """Draw actions, each for some steps."""
         return [action for _ in range(N_STEPS // N_HELD) for action in [self._env.action_space.sample()] * N_HELD]
 
-    def alone(self, component: int, bound: int) -> list[np.ndarray]:
-        """Put one component to its upper (0) or its lower bound (1), and then to rest."""
+    def alone(self, component: int, bound: int) -> np.ndarray:
+        """Put one component to its upper (0) or its lower bound (1), while the others rest."""
         action = self.rest.copy()
         action.flat[component] = (self._high, self._low)[bound].flat[component]
-        return [action] * N_ACTED + [self.rest] * N_ACTED
+        return action
 
     def episode(self, start: int, actions: Sequence[np.ndarray]) -> np.ndarray:
         """The numbers from a start on, until the actions or the episode end: ``(n_steps + 1, n_numbers)``."""
@@ -235,6 +245,23 @@ def _relations(
             _, i, factor = min(found)
             change_of[j] = i, factor
     return same_as, before, change_of
+
+
+def _differences(numbers: np.ndarray) -> dict[int, tuple[int, int]]:
+    """Which numbers are one earlier number less another."""
+    found = dict[int, tuple[int, int]]()
+    rounding = _ROUNDING * np.ptp(numbers, axis=0)
+    varies = rounding > 0
+    some = numbers[:: max(1, len(numbers) // 10)]
+    for j in np.flatnonzero(varies).tolist():
+        earlier = np.flatnonzero(varies[:j])
+        left = some[:, earlier, None] - some[:, None, earlier]
+        fits = np.argwhere((np.abs(left - some[:, j, None, None]) <= rounding[j]).all(axis=0))
+        for a, b in earlier[fits].tolist():
+            if np.abs(numbers[:, a] - numbers[:, b] - numbers[:, j]).max() <= rounding[j]:
+                found[j] = a, b
+                break
+    return found
 
 
 def _multiple(change: np.ndarray, number: np.ndarray) -> tuple[float, float]:

@@ -2,11 +2,11 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from sb3_varl.draft.measure import N_ACTED, N_EPISODES, N_STARTS, Effect, Facts
+from sb3_varl.draft.measure import N_ACTED, N_EPISODES, N_STARTS, Facts
 from sb3_varl.rules.names import spell
 
 # What is told of for each component of the action: those numbers that go farthest by their range, and a fifth as far as
@@ -54,7 +54,7 @@ def write_sheet(facts: Facts, name: str, goal: str | None = None, preview: str =
         key = "" if part.key is None else f", key: {_quoted(part.key)}"
         before = "" if part.before is None else f", before: {part.before}"
         place = f"start: {part.start}, stop: {part.start + len(part.numbers)}{key}{before}"
-        meaning = _part_meaning(facts, part, names)
+        meaning = _part_meaning(facts, part, parts)
         lines.append(f"  - {{name: {part.name}, {place}, meaning: {_quoted(meaning)}}}")
     lines += [f"  # {remark}" for remark in _left_out(facts)]
     lines += [f"# {remark}" for remark in _remarks(facts)]
@@ -105,63 +105,97 @@ def _kind(facts: Facts, number: int) -> tuple[object, ...]:
     change = facts.change_of.get(number)
     return (
         bool(facts.is_still[number]),
-        any(facts.is_moved(number, effect) for effects in facts.effects for effect in effects),
+        facts.is_motion(facts.effects[..., number], number),
         None if last is None or facts.places[last][0] != facts.places[number][0] else last - number,
         None if change is None else change[0] - number,
+        tuple(other - number for other in facts.difference_of.get(number, ())),
     )
 
 
 def _action_meaning(facts: Facts, component: int, names: dict[int, str]) -> str:
-    up, down = facts.effects[component]
+    effects = facts.effects[component]
     high, low, rest = (_number(bound[component]) for bound in (facts.action_high, facts.action_low, facts.rest))
-    numbers = [number for number in names if facts.is_moved(number, up) or facts.is_moved(number, down)]
-    if not numbers:
+    reach = {
+        number: np.nanmax(np.abs(effects[..., number])) / max(facts.high[number] - facts.low[number], 1e-9)
+        for number in names
+        if facts.is_motion(effects[..., number], number)
+    }
+    if not reach:
         return f"from {low} to {high}; moves nothing by itself, at least not at the start of an episode"
-    reach = {number: max(_reach(facts, effect, number) for effect in (up, down)) for number in numbers}
-    numbers = [number for number in numbers if reach[number] >= _FAR_ENOUGH * max(reach.values())]
-    # What something changes by is told of after that.
-    numbers = sorted(numbers, key=lambda number: (number in facts.change_of, -reach[number]))[:_MOST_TOLD]
-    of_up = f"{high} moves {_moves(facts, up, numbers, names, rest)}"
-    if all(_is_mirrored(up, down, number) for number in numbers):
+    far = [number for number in reach if reach[number] >= _FAR_ENOUGH * max(reach.values())]
+    # What something changes by, or differs by, is told of after that.
+    far.sort(key=lambda number: (number in facts.change_of or number in facts.difference_of, -reach[number]))
+    up, down = ({number: effect[..., number] for number in far[:_MOST_TOLD]} for effect in effects)
+    of_up = f"{high} moves {_moves(facts, up, names, rest) or _undoes(facts, component, 0, up, names, low)}"
+    if all(_is_opposite(up[number], down[number]) for number in up):
         return f"{of_up}; {low} does the opposite"
-    return f"{of_up}; {low} moves {_moves(facts, down, numbers, names, rest)}"
+    return f"{of_up}; {low} moves {_moves(facts, down, names, rest) or _undoes(facts, component, 1, up, names, high)}"
 
 
-def _reach(facts: Facts, effect: Effect, number: int) -> float:
-    span = max(facts.high[number] - facts.low[number], 1e-9)
-    return float(np.nanmax(np.abs(effect.after[..., number]), initial=0.0) / span)
+def _is_opposite(up: np.ndarray, down: np.ndarray) -> bool:
+    return bool(np.nanmax(np.abs(up + down), initial=0.0) <= _AGREE * np.nanmax(np.abs(up), initial=0.0))
 
 
-def _is_mirrored(up: Effect, down: Effect, number: int) -> bool:
-    sums = np.abs(up.after[..., number] + down.after[..., number])
-    return bool(np.nanmax(sums, initial=0.0) <= _AGREE * np.nanmax(np.abs(up.after[..., number]), initial=0.0))
-
-
-def _moves(facts: Facts, effect: Effect, numbers: Sequence[int], names: dict[int, str], rest: str) -> str:
+def _moves(facts: Facts, effect: dict[int, np.ndarray], names: dict[int, str], rest: str) -> str:
     moved = []
-    for number in (number for number in numbers if facts.is_moved(number, effect)):
-        after = effect.after[..., number]
-        after = np.where(np.abs(after) < _NEGLIGIBLE * np.nanmax(np.abs(after)), 0, after)
-        first, acted, rested = map(_span, after.T)
-        moved.append(
-            f"{names[number]} by {first} in a step, by {acted} in {N_ACTED}, and by {rested} if {N_ACTED} steps of "
-            f"{rest} follow"
-        )
-    return ", and ".join(moved) or "none of it"
+    for number, after in effect.items():
+        if facts.is_motion(after, number):
+            first, acted, rested = map(_span, _without_traces(after, np.nanmax(np.abs(after))).T)
+            moved.append(
+                f"{names[number]} by {first} in a step, by {acted} in {N_ACTED}, and by {rested} in all if {N_ACTED} "
+                f"steps of {rest} follow"
+            )
+    return ", and ".join(moved)
 
 
-def _part_meaning(facts: Facts, part: _Part, names: dict[int, str]) -> str:
+def _undoes(facts: Facts, component: int, bound: int, numbers: Iterable[int], names: dict[int, str], other: str) -> str:
+    """What a bound moves that moves nothing at the start, such as that which opens an open gripper."""
+    changes = {number: facts.undone[component, bound, :, number] for number in numbers}
+    moved = [
+        f"{names[number]} by {_span(change)}" for number, change in changes.items() if facts.is_motion(change, number)
+    ]
+    after = f"after {N_ACTED} steps of {other}"
+    return f"none of it at the start, but {after} {', and '.join(moved)} in {N_ACTED}" if moved else "none of it"
+
+
+def _without_traces(values: np.ndarray, size: float) -> np.ndarray:
+    return np.where(np.abs(values) < _NEGLIGIBLE * size, 0, values)
+
+
+def _part_meaning(facts: Facts, part: _Part, parts: Sequence[_Part]) -> str:
     said = []
-    number = part.numbers[0]
-    if facts.is_still[number]:
+    numbers = part.numbers
+    if facts.is_still[numbers[0]]:
         said.append("drawn at the start of an episode")
-    if number in facts.change_of:
-        of, factor = facts.change_of[number]
+    if numbers[0] in facts.difference_of:
+        one, other = (_spelt(parts, [facts.difference_of[number][which] for number in numbers]) for which in (0, 1))
+        said.append(f"{one} - {other}")
+    elif numbers[0] in facts.change_of:
+        factor = facts.change_of[numbers[0]][1]
         times = "" if abs(factor - 1) < _AGREE else f", times {factor:.3g}"
-        said.append(f"by how much {names[of].partition('[')[0]} changes in a step{times}")
-    spans = [f"{_number(facts.low[i])} to {_number(facts.high[i])}" for i in part.numbers]
-    said.append(f"seen from {', '.join(spans)}")
+        of = _spelt(parts, [facts.change_of[number][0] for number in numbers])
+        said.append(f"by how much {of} changes in a step{times}")
+    elif any(facts.is_motion(facts.at_rest[:, number], number) for number in numbers):
+        spans = ", ".join(_span(_without_traces(facts.at_rest[:, i], facts.high[i] - facts.low[i])) for i in numbers)
+        said.append(f"when nothing acts, changes by {spans} in {2 * N_ACTED} steps")
+    if not facts.is_still[numbers[0]]:
+        starts = (_span(_without_traces(facts.at_start[:, i], facts.high[i] - facts.low[i])) for i in numbers)
+        said.append(f"at the start {', '.join(starts)}")
+    seen = (_span(np.array([facts.low[number], facts.high[number]])) for number in numbers)
+    said.append(f"seen from {', '.join(seen)}")
     return "; ".join(said)
+
+
+def _spelt(parts: Sequence[_Part], numbers: Sequence[int]) -> str:
+    """What rules call numbers that stand side by side, or numbers of several parts."""
+    part = next((part for part in parts if set(numbers) <= set(part.numbers)), None)
+    if part is None:
+        spelt = {number: part.spelt(i) for part in parts for i, number in enumerate(part.numbers)}
+        return f"[{', '.join(spelt.get(number, '?') for number in numbers)}]"
+    if numbers == part.numbers:
+        return spell(part.name)
+    start = part.numbers.index(numbers[0])
+    return f"{spell(part.name)}[{start}{f':{start + len(numbers)}' if len(numbers) > 1 else ''}]"
 
 
 def _left_out(facts: Facts) -> Iterator[str]:
@@ -202,10 +236,9 @@ def _span(values: np.ndarray) -> str:
     values = values[~np.isnan(values)]
     if not values.size:
         return "an unknown amount"
-    low, high = values.min(), values.max()
-    if high - low <= _AGREE * np.abs(values).max():
-        return _number(float(np.median(values)))
-    return f"{_number(low)} to {_number(high)}"
+    low, high = _number(values.min()), _number(values.max())
+    agree = low == high or np.ptp(values) <= _AGREE * np.abs(values).max()
+    return _number(float(np.median(values))) if agree else f"{low} to {high}"
 
 
 def _number(value: float) -> str:
