@@ -4,8 +4,10 @@ scripted experts where the same states were put to it in six ways. The numbers o
 rules" and "How a state is put to a model".
 """
 
+import functools
 import importlib.util
 import pathlib
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -103,10 +105,41 @@ def test_a_correction_finds_that_the_task_sheet_is_wrong(answer, n_successes):
     assert sum(bool(whole.episode.succeeded) for whole in followed) == n_successes
 
 
-def test_the_rules_of_the_ferry_are_the_answer_to_what_the_preview_shows():
+@pytest.mark.parametrize("n", ["1", "2", "3"])
+@pytest.mark.parametrize("environment", ["Ferry-v0", "Harbour"])
+def test_rules_from_drafted_sheets_succeed(environment, n):
+    """Those of FetchPickAndPlace are followed in test_beyond_metaworld."""
+    folder = ASKED / "drafted" / environment / n
+    make = Harbour if environment == "Harbour" else lambda: gym.wrappers.TimeLimit(_ferry().Ferry(), 100)
+    env, sheet = make(), load_task_sheet(folder / "sheet.yml")
+    rules = Rules.parse((folder / "answer.txt").read_text(), sheet, env.observation_space, env.action_space)
+    assert not rules.rejected
+    assert sum(bool(whole.episode.succeeded) for whole in follow_whole(make, rules, 40, seed=0)) == 40
+
+
+def test_nobody_named_the_numbers_of_drafts_or_said_how_the_launch_moves():
+    """But for the harbour, whose numbers have names and whose success is said."""
+    for environment in ("Ferry-v0", "FetchPickAndPlace-v4"):
+        for path in (ASKED / "drafted" / environment).glob("*/sheet.yml"):
+            sheet = load_task_sheet(path)
+            assert not sheet.success
+            names = [part.name for part in (*sheet.action, *sheet.observation) if part.name != "desired goal"]
+            assert all(re.fullmatch(r"(action|observation) \d+( to \d+)?", name) for name in names)
+    for path in (ASKED / "drafted" / "Harbour").glob("*/sheet.yml"):
+        said = path.read_text()
+        assert not re.search(r"north is|clockwise|starboard|port\b|coast|lag|compass", said)
+
+
+@functools.cache
+def _ferry():
     spec = importlib.util.spec_from_file_location("ferry", ASKED.parents[2] / "examples" / "ferry.py")
     ferry = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(ferry)
+    return ferry
+
+
+def test_the_rules_of_the_ferry_are_the_answer_to_what_the_preview_shows():
+    ferry = _ferry()
     folder = ASKED / "Ferry-v0"
     assert ferry.RULES.read_text() == (folder / "answer.txt").read_text()
     shown = preview(lambda: gym.make("Ferry-v0"), "openai/gpt-4o", frames=False)

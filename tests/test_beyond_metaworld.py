@@ -11,6 +11,7 @@ import pytest
 
 from sb3_varl import Rules, load_task_sheet
 from sb3_varl.preview import preview
+from sb3_varl.preview.episodes import follow_whole
 
 ASKED = pathlib.Path(__file__).parent / "data" / "asked"
 
@@ -69,6 +70,17 @@ def test_what_comes_of_a_second_answer_about_sliding_and_of_its_corrections(fold
         distances.append(np.linalg.norm(observation["achieved_goal"] - observation["desired_goal"]))
     assert sum(successes) == pytest.approx(n_successes, abs=2)
     assert 100 * np.median(distances) == pytest.approx(centimetres, abs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", ["1", "2", "3"])
+def test_rules_from_a_drafted_sheet_pick_and_place(n):
+    folder = ASKED / "drafted" / "FetchPickAndPlace-v4" / n
+    env, sheet = gym.make("gymnasium_robotics:FetchPickAndPlace-v4"), load_task_sheet(folder / "sheet.yml")
+    rules = Rules.parse((folder / "answer.txt").read_text(), sheet, env.observation_space, env.action_space)
+    assert not rules.rejected
+    followed = follow_whole(lambda: env, rules, 40, seed=0)
+    assert sum(bool(whole.episode.succeeded) for whole in followed) >= 39
 
 
 # Of observations, and of goals: panda-gym needs PyBullet, which has no wheels for later versions of Python than 3.11.

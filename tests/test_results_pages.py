@@ -112,6 +112,29 @@ def test_what_is_said_of_roll_ins_alone_follows_from_the_data():
     assert said in readme
 
 
+def test_what_is_said_of_each_part_follows_from_the_data():
+    evaluations, page = Evaluations(results.Results(BENCHMARK / "results")), (DOCS / "results_ablations.md").read_text()
+
+    def success(method, task):
+        return evaluations.table(method, [task], [100, 101, 102], "success", cells.SHORT_STEPS)[1]
+
+    def end(method, task):
+        return f"{success(method, task)[..., -results.N_LAST :].mean():.0%}"
+
+    both, rolled, term, earlier = ("rules", "rules, roll-ins only", "rules, no roll-ins", "{}, earlier prompt")
+    sooner = [f"{100 * (success(both, task).mean() - success(rolled, task).mean()):.0f}" for task in cells.RULES_TASKS]
+    hard = cells.RULES_TASKS[:2]
+    page = " ".join(page.split())
+    for said in (
+        f"the term alone does little**, {' and '.join(end(term, task) for task in hard)}, and",
+        f"by {', '.join(sooner[:3])} and {sooner[3]} points over the run",
+        f"pick-place end higher ({end(both, hard[1])} in place of {end(rolled, hard[1])})",
+        f"{end('rules, no roll-ins, unbounded pull', hard[0])} with the term alone on push and pick-place, and "
+        f"{' and '.join(end(earlier.format(rolled), task) for task in hard)} with roll-ins alone",
+    ):
+        assert said in page, said
+
+
 def test_what_is_said_of_a_lower_threshold_follows_from_the_data():
     evaluations, page = Evaluations(results.Results(BENCHMARK / "results")), (DOCS / "results_ablations.md").read_text()
 

@@ -29,9 +29,6 @@ PUBLISHED = pathlib.Path(__file__).parent / "results" / "published.csv"
 PARTS = {
     "SAC": "SAC",
     "VARL": "VARL, actions",
-    "rules, no roll-ins, unbounded pull": "VARL, rules without roll-ins, earlier prompt",
-    "rules, roll-ins only, earlier prompt": "SAC with the rules' roll-ins, no term, earlier prompt",
-    "rules, unbounded pull": "VARL, rules and roll-ins, earlier prompt",
     "rules, no roll-ins": "VARL, rules without roll-ins",
     "rules, roll-ins only": "SAC with the rules' roll-ins, no term",
     "rules": "VARL, rules and roll-ins",
