@@ -126,6 +126,31 @@ def test_a_bound_that_moves_nothing_at_first_is_tried_after_the_other(tmp_path):
     )
 
 
+class Heading(gym.Env):
+    """It goes where it heads."""
+
+    observation_space = spaces.Box(-9, 9, (2,), np.float64)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.heading = 0.0, seed * np.pi / 2
+        return np.array([self.place, self.heading]), {}
+
+    def step(self, action):
+        self.place += float(action[0]) * np.cos(self.heading)
+        return np.array([self.place, self.heading]), 0.0, False, False, {}
+
+
+def test_what_depends_on_the_start_is_told_with_it(tmp_path):
+    sheet = _sheet(Heading(), tmp_path)
+    assert sheet.action[0].meaning.startswith("1 moves observation_0 by 1 | 0 | -1 in a step, by 5 | 0 | -5 in 5, and")
+    assert "drawn at the start of an episode" in sheet.observation[1].meaning
+    assert sheet.notes == (
+        "Where an effect is a | b | c, it is from the starts with observation_1 0 | 1.57 | 3.14, in this order."
+    )
+
+
 @given(kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=12).filter(lambda kinds: set(kinds) != {"constant"}))
 @settings(deadline=None, max_examples=25)
 def test_each_number_has_one_place(kinds, tmp_path_factory):

@@ -12,10 +12,12 @@ from sb3_varl.rules.names import spell
 # What is told of for each component of the action: those numbers that go farthest by their range, and a fifth as far as
 # the first at least.
 _MOST_TOLD, _FAR_ENOUGH = 3, 0.2
-# Beyond this, by its size, several starts are told of as a range.
+# Beyond this, by its size, what several starts differ by is told of.
 _AGREE = 0.1
-# And below this, by the most that becomes of a number, it is nothing.
+# Below this, by the most that becomes of a number, it is nothing.
 _NEGLIGIBLE = 0.01
+# Between values of several starts.
+_OR = " | "
 
 _HEAD = """\
 # A draft of a task sheet for {name},
@@ -28,8 +30,8 @@ _TAIL = """\
 # success:  # when exactly it counts, and whether once is enough
 # sizes:    # of the things and of the fingers, and where on them the reported points lie
 # lag:      # how motion follows the commands, as far as it is not said above
-# notes:    # where the camera is, and what else the numbers do not tell
 """
+_NOTES = "notes: {}  # where the camera is, and what else the numbers do not tell"
 
 
 def write_sheet(facts: Facts, name: str, goal: str | None = None, preview: str = "python -m sb3_varl.preview") -> str:
@@ -47,8 +49,8 @@ def write_sheet(facts: Facts, name: str, goal: str | None = None, preview: str =
     lines = [_HEAD.format(name=name, episodes=N_EPISODES, starts=N_STARTS, preview=preview).rstrip()]
     lines.append("goal:  # one sentence that says what success is" if goal is None else f"goal: {_quoted(goal)}")
     lines.append("action:")
-    for i in range(len(facts.effects)):
-        lines.append(f"  - {{name: action {i}, meaning: {_quoted(_action_meaning(facts, i, names))}}}")
+    meanings = [_action_meaning(facts, i, names) for i in range(len(facts.effects))]
+    lines += [f"  - {{name: action {i}, meaning: {_quoted(meaning)}}}" for i, meaning in enumerate(meanings)]
     lines.append("observation:")
     for part in parts:
         key = "" if part.key is None else f", key: {_quoted(part.key)}"
@@ -58,7 +60,12 @@ def write_sheet(facts: Facts, name: str, goal: str | None = None, preview: str =
         lines.append(f"  - {{name: {part.name}, {place}, meaning: {_quoted(meaning)}}}")
     lines += [f"  # {remark}" for remark in _left_out(facts)]
     lines += [f"# {remark}" for remark in _remarks(facts)]
-    return "\n".join(lines) + "\n" + _TAIL
+    lines.append(_TAIL.rstrip())
+    if any(_OR in meaning for meaning in meanings):
+        lines.append(_NOTES.format(_quoted(_starts(facts, parts))))
+    else:
+        lines.append(f"# {_NOTES.format('  ')}")
+    return "\n".join(lines) + "\n"
 
 
 class _Part:
@@ -140,7 +147,7 @@ def _moves(facts: Facts, effect: dict[int, np.ndarray], names: dict[int, str], r
     moved = []
     for number, after in effect.items():
         if facts.is_motion(after, number):
-            first, acted, rested = map(_span, _without_traces(after, np.nanmax(np.abs(after))).T)
+            first, acted, rested = map(_each, _without_traces(after, np.nanmax(np.abs(after))).T)
             moved.append(
                 f"{names[number]} by {first} in a step, by {acted} in {N_ACTED}, and by {rested} in all if {N_ACTED} "
                 f"steps of {rest} follow"
@@ -152,7 +159,7 @@ def _undoes(facts: Facts, component: int, bound: int, numbers: Iterable[int], na
     """What a bound moves that moves nothing at the start, such as that which opens an open gripper."""
     changes = {number: facts.undone[component, bound, :, number] for number in numbers}
     moved = [
-        f"{names[number]} by {_span(change)}" for number, change in changes.items() if facts.is_motion(change, number)
+        f"{names[number]} by {_each(change)}" for number, change in changes.items() if facts.is_motion(change, number)
     ]
     after = f"after {N_ACTED} steps of {other}"
     return f"none of it at the start, but {after} {', and '.join(moved)} in {N_ACTED}" if moved else "none of it"
@@ -232,13 +239,41 @@ def _remarks(facts: Facts) -> Iterator[str]:
         yield 'The last step of an episode has no "is_success" in its info, by which rules are corrected and held.'
 
 
-def _span(values: np.ndarray) -> str:
-    values = values[~np.isnan(values)]
-    if not values.size:
+def _starts(facts: Facts, parts: Sequence[_Part]) -> str:
+    """From where effects were measured that depend on it."""
+
+    def values(part: _Part, start: np.ndarray) -> str:
+        numbers = ", ".join(_number(start[number]) for number in part.numbers)
+        return f"[{numbers}]" if len(part.numbers) > 1 else numbers
+
+    told = [
+        f"{spell(part.name)} {_OR.join(values(part, start) for start in facts.at_start[:N_STARTS])}"
+        for part in parts
+        if np.ptp(facts.at_start[:N_STARTS, part.numbers], axis=0).any()
+        and part.numbers[0] not in facts.change_of
+        and part.numbers[0] not in facts.difference_of
+    ]
+    return (
+        f"Where an effect is {_OR.join('abc'[:N_STARTS])}, it is from the starts with {', '.join(told)}, in this order."
+    )
+
+
+def _each(values: np.ndarray) -> str:
+    """What came of several starts, or of all."""
+    known = values[~np.isnan(values)]
+    if not known.size:
         return "an unknown amount"
-    low, high = _number(values.min()), _number(values.max())
-    agree = low == high or np.ptp(values) <= _AGREE * np.abs(values).max()
-    return _number(float(np.median(values))) if agree else f"{low} to {high}"
+    return _number(float(np.median(known))) if _agree(known) else _OR.join(map(_number, values))
+
+
+def _span(values: np.ndarray) -> str:
+    return (
+        _number(float(np.median(values))) if _agree(values) else f"{_number(values.min())} to {_number(values.max())}"
+    )
+
+
+def _agree(values: np.ndarray) -> bool:
+    return bool(np.ptp(values) <= _AGREE * np.abs(values).max())
 
 
 def _number(value: float) -> str:
