@@ -18,6 +18,7 @@ from sb3_varl import Rules, load_task_sheet
 from sb3_varl.advice.answer import parse_answer
 from sb3_varl.advice.types import Briefing
 from sb3_varl.advisors.providers import count_tokens
+from sb3_varl.draft import measure, write_sheet
 from sb3_varl.metaworld import TASKS, ScriptedAdvisor, SparseMetaWorldEnv
 from sb3_varl.preview import preview
 from sb3_varl.preview.episodes import follow_whole
@@ -115,6 +116,14 @@ def test_rules_from_drafted_sheets_succeed(environment, n):
     rules = Rules.parse((folder / "answer.txt").read_text(), sheet, env.observation_space, env.action_space)
     assert not rules.rejected
     assert sum(bool(whole.episode.succeeded) for whole in follow_whole(make, rules, 40, seed=0)) == 40
+
+
+def test_the_third_answer_about_the_ferry_is_to_the_draft_that_the_command_writes(tmp_path):
+    draft = write_sheet(measure(_ferry().Ferry()), "Ferry-v0", "Bring the ferry to the pier and stop there.")
+    (tmp_path / "sheet.yml").write_text(draft)
+    assert load_task_sheet(tmp_path / "sheet.yml") == load_task_sheet(
+        ASKED / "drafted" / "Ferry-v0" / "3" / "sheet.yml"
+    )
 
 
 def test_nobody_named_the_numbers_of_drafts_or_said_how_the_launch_moves():
