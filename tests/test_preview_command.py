@@ -17,7 +17,9 @@ from sb3_varl.testing import VLMServer
 def test_where_a_task_sheet_would_bring_rules_it_is_said(capsys):
     env = ["--env", "Preview/Point-v0", "--model", "openai/gpt-4o", "--no-frames", "--out", "shown"]
     main(env)
-    assert "it would be asked for rules" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "it would be asked for rules" in said
+    assert "python -m sb3_varl.draft --env Preview/Point-v0 --task '...' --out sheet.yml" in said
     assert "it would be asked for rules" in re.sub(r"\s+", " ", pathlib.Path("shown/preview.html").read_text())
     main([*env, "--advisor-kwargs", "form:actions"])
     assert "it would be asked for rules" not in capsys.readouterr().out

@@ -13,6 +13,7 @@ import argparse
 import ast
 import itertools
 import pathlib
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -139,7 +140,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
         print("This advisor is no model: nothing is sent. What a model would be sent:")
     if result.could_be_rules:
         print("It is asked for an action in each state. With a task sheet that names the numbers of an observation")
-        print("(--sheet), it would be asked for rules, which advise in every state.")
+        print("(--sheet), it would be asked for rules, which advise in every state. A draft of one:")
+        print(f"  python -m sb3_varl.draft --env {shlex.quote(args.env)} --task '...' --out sheet.yml")
     print(f"This query: {count(estimate.requests, 'request')}, {_tokens_and_dollars(estimate)}")
     print(f"A run of {result.a_run}: {count(in_a_run.requests, 'request')}, {_tokens_and_dollars(in_a_run)}")
     if result.findings is not None:
