@@ -11,8 +11,10 @@ from cells import (
     EXPERIMENTS,
     FRAME_SKIP,
     FULL_STEPS,
+    LATE_TASKS,
     MAIN_TASKS,
     METHODS,
+    RULES_ABLATIONS,
     RULES_TASKS,
     SHORT_STEPS,
     TASKS,
@@ -32,6 +34,11 @@ PARTS = {
     "rules, no roll-ins": "VARL, rules without roll-ins",
     "rules, roll-ins only": "SAC with the rules' roll-ins, no term",
     "rules": "VARL, rules and roll-ins",
+}
+# One setting at a time, with recorded rules.
+SETTINGS = {
+    "rules": "the defaults",
+    **{f"rules, {name}": name for changes in RULES_ABLATIONS.values() for name in changes},
 }
 # What the successful episodes of the recorded rules are worth as demonstrations.
 DEMONSTRATIONS = {
@@ -220,24 +227,29 @@ def by_step(success: np.ndarray, n_after: int) -> list[str]:
     return [f"{value:.0%}" for value in (*success, success[-n_after:].mean())]
 
 
-def tabulate_named(evaluations: Evaluations, names: Mapping[str, str], same_seeds: bool = False) -> list[str]:
+def tabulate_named(
+    evaluations: Evaluations,
+    names: Mapping[str, str],
+    tasks: Sequence[str] = RULES_TASKS,
+    same_seeds: bool = False,
+) -> list[str]:
     """
-    A table of what some methods come to on the four tasks of the README: success at the end, and the mean of the whole
-    run.
+    A table of what some methods come to: success at the end, and the mean of the whole run.
 
     :param evaluations: All there are
     :param names: What the methods are called here
+    :param tasks: The tasks; a method counts with the seeds that it has on all of them
     :param same_seeds: Whether only those seeds count that all methods have
     :return: Lines of Markdown
     """
-    columns = ["", *(task.removesuffix("-v3") for task in RULES_TASKS), "seeds"]
+    columns = ["", *(task.removesuffix("-v3") for task in tasks), "seeds"]
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for method, name in names.items():
-        seeds = evaluations.seeds([*names] if same_seeds else [method], RULES_TASKS)
+        seeds = evaluations.seeds([*names] if same_seeds else [method], tasks)
         if seeds:
-            success = evaluations.table(method, RULES_TASKS, seeds, "success", SHORT_STEPS)[1]
-            of_tasks = np.split(success, len(RULES_TASKS), axis=1)
-            cells = [name + older(evaluations, method, RULES_TASKS, seeds)]
+            success = evaluations.table(method, tasks, seeds, "success", SHORT_STEPS)[1]
+            of_tasks = np.split(success, len(tasks), axis=1)
+            cells = [name + older(evaluations, method, tasks, seeds)]
             cells += [f"{at_end(of_task)}; {of_task.mean():.0%}" for of_task in of_tasks]
             lines.append("| " + " | ".join([*cells, str(len(seeds))]) + " |")
     return lines
@@ -466,6 +478,7 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     lines += ["## published", "", *tabulate_published(evaluations), ""]
     lines += ["## beyond Meta-World", "", *tabulate_beyond(), ""]
     lines += ["## what each part is worth", "", *tabulate_named(evaluations, PARTS), ""]
+    lines += ["## settings, with rules", "", *tabulate_named(evaluations, SETTINGS, LATE_TASKS), ""]
     lines += ["## demonstrations", "", *tabulate_named(evaluations, DEMONSTRATIONS, same_seeds=True), ""]
     for method in ("five lines", "five lines, unbounded pull"):
         lines += [f"## {method}", "", *tabulate_seeds(evaluations, method, RULES_TASKS), ""]

@@ -240,7 +240,7 @@ def _repaired_definitions(text: str, start: int) -> dict[str, Any]:
     # Not those of a rule, of an earlier draft perhaps.
     if not matches or _ACTION.search(text, matches[-1].end(), start):
         return {}
-    part = text[matches[-1].end() - 1 : start]
+    part = _LONG_NUMBER.sub(r"\1", text[matches[-1].end() - 1 : start])
     part = part[: _end_of_list(part[:MAX_REPAIRED_LENGTH])]
     if len(part) > MAX_REPAIRED_LENGTH or _nesting(part) > _MAX_NESTING:
         return {}
