@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_varl.advice.sheets import load_task_sheet
 from sb3_varl.advice.types import Observation
 from sb3_varl.advisors.by_name import EXAMPLE_MODEL
 from sb3_varl.draft.measure import measure
@@ -37,6 +38,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="its arguments")
     parser.add_argument("--observe", metavar="NAME", help="the environment's attribute or method that the model reads")
     parser.add_argument("--task", help="the task in words; without it the draft has to be completed by hand")
+    parser.add_argument("--sheet", metavar="FILE", help="a draft whose names, places and words are to be kept")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("sheet.yml"), help="file (default: %(default)s)"
@@ -55,24 +57,29 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
     args = parser.parse_args(arguments)
     if args.out.exists():
         sys.exit(f"{parser.prog}: {args.out} is there already. Name another file (--out), or move it away.")
+    if not args.out.parent.is_dir():
+        sys.exit(f"{parser.prog}: There is no folder {args.out.parent} to write {args.out.name} into.")
     try:
+        sheet = None if args.sheet is None else load_task_sheet(args.sheet)
         env = env_maker(args.env, parse_pairs(args.env_kwargs), frames=False)()
         try:
             facts = measure(env, _reader(env, args.observe), args.seed)
         finally:
             env.close()
+        draft = write_sheet(facts, args.env, args.task, _preview(args), sheet)
     except (ImportError, OSError, TypeError, ValueError, gym.error.Error) as error:
         sys.exit(f"{parser.prog}: {error}")
+    args.out.write_text(draft, encoding="utf-8")
+    print(f"See {args.out}")
+
+
+def _preview(args: argparse.Namespace) -> str:
     given = ["--env", args.env]
     if args.env_kwargs:
         given += ["--env-kwargs", *args.env_kwargs]
     if args.observe is not None:
         given += ["--observe", args.observe]
-    preview = shlex.join(
-        ["python", "-m", "sb3_varl.preview", *given, "--sheet", str(args.out), "--model", EXAMPLE_MODEL]
-    )
-    args.out.write_text(write_sheet(facts, args.env, args.task, preview), encoding="utf-8")
-    print(f"See {args.out}")
+    return shlex.join(["python", "-m", "sb3_varl.preview", *given, "--sheet", str(args.out), "--model", EXAMPLE_MODEL])
 
 
 def _reader(env: gym.Env, observe: str | None) -> Any:

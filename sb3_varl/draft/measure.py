@@ -14,16 +14,16 @@ from tqdm import tqdm
 
 from sb3_varl.advice.types import Observation
 from sb3_varl.arguments import ArgumentError
+from sb3_varl.draft.relations import Relations, relate
 
 # Of random actions: episodes, steps of each at most, and for how many of them an action is held, to get somewhere.
 N_EPISODES, N_STEPS, N_HELD = 10, 100, 5
 # Of one component alone: starts, steps at a bound, and as many afterwards with none.
 N_STARTS, N_ACTED = 3, 5
-# By how much two numbers that are the same may differ, by their range.
-_ROUNDING = 1e-4
-# By how much a velocity, as it is taken at the end of a step, may miss the difference of two positions, by its size and
-# mostly; and in how many of the steps with both it has to be seen.
-_MISSED, _LEAST_SEEN = 0.25, 50
+# Of an angle, in radians and in degrees.
+_WHOLE_TURNS = (2 * np.pi, 360.0)
+# How many numbers are told of: more than any sheet will name.
+_MOST = 1000
 
 # Where a number stands: a key, ``None`` for an observation that is an array, and its index there.
 Place = tuple[str | None, int]
@@ -39,10 +39,9 @@ class Facts:
     :param high: The largest that each was
     :param at_start: What each was at the start of an episode, ``(n_episodes, n_numbers)``
     :param is_still: Whether it was the same in an episode from its start to its end
-    :param same_as: For a number that was always the same as an earlier one, which
-    :param before: For a number whose last value another one has, which
-    :param change_of: For a number that is by how much another changes in a step, or a multiple, which, and the multiple
-    :param difference_of: For a number that is one less another, which
+    :param is_finite: Whether it was a number at all times; of others all else is 0
+    :param period: By how much each jumps at its ends, as an angle does, in its units, NaN for one that is none
+    :param relations: What they have to do with each other
     :param rest: The action in which all components rest
     :param action_low: The lower bound of each component
     :param action_high: The upper bound of each component
@@ -63,10 +62,9 @@ class Facts:
     high: np.ndarray
     at_start: np.ndarray
     is_still: np.ndarray
-    same_as: dict[int, int]
-    before: dict[int, int]
-    change_of: dict[int, tuple[int, float]]
-    difference_of: dict[int, tuple[int, int]]
+    is_finite: np.ndarray
+    period: np.ndarray
+    relations: Relations
     rest: np.ndarray
     action_low: np.ndarray
     action_high: np.ndarray
@@ -99,59 +97,60 @@ def measure(env: gym.Env, read: Callable[[Any], Observation] = lambda observatio
         nothing
     :param seed: Of resets and of random actions
     :return: What was measured
-    :raises ArgumentError: if actions are no Box, or there are no numbers
+    :raises ArgumentError: if actions are no Box with bounds, or there are no numbers, or too many
     """
     if not isinstance(env.action_space, spaces.Box):
         raise ArgumentError(f"Advice is for continuous actions, a Box, but the action space is {env.action_space}.")
-    probe = _Probe(env, read, seed)
-    size = env.action_space.low.size
-    with tqdm(total=N_EPISODES + N_STARTS * (4 * size + 2), unit="episode", desc="measuring") as bar:
-        episodes = []
-        for i in range(N_EPISODES):
-            episodes.append(probe.episode(i, probe.random_actions()))
-            bar.update()
-        effects = np.full((size, 2, N_STARTS, 3, len(probe.places)), np.nan)
-        undone = np.full((size, 2, N_STARTS, len(probe.places)), np.nan)
-        noise = np.zeros(len(probe.places))
-        at_rest = []
-        for start in range(N_STARTS):
-            resting = probe.episode(start, [probe.rest] * (2 * N_ACTED))
-            again = probe.episode(start, [probe.rest] * (2 * N_ACTED))
-            n = min(len(resting), len(again))
-            noise = np.maximum(noise, np.abs(resting[:n] - again[:n]).max(axis=0))
-            at_rest.append(resting[-1] - resting[0])
-            bar.update(2)
-            for component in range(size):
-                for bound in range(2):
-                    acted = [probe.alone(component, bound)] * N_ACTED
-                    numbers = probe.episode(start, acted + [probe.rest] * N_ACTED)
-                    for moment, step in enumerate((1, N_ACTED, 2 * N_ACTED)):
-                        if step < min(len(numbers), len(resting)):
-                            effects[component, bound, start, moment] = numbers[step] - resting[step]
-                    numbers = probe.episode(start, [probe.alone(component, 1 - bound)] * N_ACTED + acted)
-                    if len(numbers) > 2 * N_ACTED:
-                        undone[component, bound, start] = numbers[2 * N_ACTED] - numbers[N_ACTED]
-                    bar.update(2)
+    if not env.action_space.is_bounded():
+        raise ArgumentError(
+            f"Nobody can say what an action does at its bounds, as {env.action_space} has none. Wrap the environment "
+            "so that its actions have bounds."
+        )
+    probe = _Probe(env, env.action_space, read, seed)
+    n_episodes = N_EPISODES + N_STARTS * (2 + 4 * probe.rest.size)
+    # Of numbers that are none, which are left out afterwards.
+    with tqdm(total=n_episodes, unit="episode", desc="measuring") as bar, np.errstate(invalid="ignore", over="ignore"):
+        episodes = probe.act_at_random(bar)
+        effects, undone, at_rest, noise = probe.act_by_components(bar)
+    episodes = [np.where(probe.is_finite, episode, 0.0) for episode in episodes]
     numbers = np.concatenate(episodes)
-    is_still = np.all([np.ptp(episode, axis=0) == 0 for episode in episodes], axis=0)
+    period = _period(episodes)
     return Facts(
-        tuple(probe.places),
-        numbers.min(axis=0),
-        numbers.max(axis=0),
-        np.array([episode[0] for episode in episodes]),
-        is_still,
-        *_relations(episodes, np.flatnonzero(~is_still).tolist()),
-        _differences(numbers),
-        probe.rest.ravel(),
-        env.action_space.low.ravel(),
-        env.action_space.high.ravel(),
-        effects,
-        undone,
-        np.array(at_rest),
-        noise,
-        env.get_wrapper_attr("_max_episode_steps") if env.has_wrapper_attr("_max_episode_steps") else None,
-        probe.says_success,
+        places=tuple(probe.places),
+        low=numbers.min(axis=0),
+        high=numbers.max(axis=0),
+        at_start=np.array([episode[0] for episode in episodes]),
+        is_still=np.all([np.ptp(episode, axis=0) == 0 for episode in episodes], axis=0),
+        is_finite=probe.is_finite,
+        period=period,
+        relations=relate(episodes, [key for key, _ in probe.places]),
+        rest=probe.rest.ravel(),
+        action_low=env.action_space.low.ravel(),
+        action_high=env.action_space.high.ravel(),
+        effects=_unwrapped(np.where(probe.is_finite, effects, 0.0), period),
+        undone=_unwrapped(np.where(probe.is_finite, undone, 0.0), period),
+        at_rest=_unwrapped(np.where(probe.is_finite, at_rest, 0.0), period),
+        noise=np.where(probe.is_finite, noise, 0.0),
+        max_episode_steps=(
+            env.get_wrapper_attr("_max_episode_steps") if env.has_wrapper_attr("_max_episode_steps") else None
+        ),
+        says_success=probe.says_success,
     )
+
+
+def _period(episodes: Sequence[np.ndarray]) -> np.ndarray:
+    """2 pi or 360 for what is within this, and jumps by more than half of it from one step to the next."""
+    numbers = np.concatenate(episodes)
+    jump = np.max([np.abs(np.diff(episode, axis=0)).max(axis=0) for episode in episodes], axis=0)
+    period = np.full(numbers.shape[1], np.nan)
+    for whole in _WHOLE_TURNS:
+        period[(np.ptp(numbers, axis=0) <= 1.001 * whole) & (jump > 0.75 * whole)] = whole
+    return period
+
+
+def _unwrapped(changes: np.ndarray, period: np.ndarray) -> np.ndarray:
+    """The shorter way round, for angles."""
+    return np.where(np.isnan(period), changes, (changes + period / 2) % period - period / 2)
 
 
 class _Probe:
@@ -159,38 +158,69 @@ class _Probe:
     An environment to try things in.
 
     :param env: The environment
+    :param actions: Its actions
     :param read: From an observation to what an advisor reads
     :param seed: Of resets and of random actions
     """
 
-    def __init__(self, env: gym.Env, read: Callable[[Any], Observation], seed: int) -> None:
-        assert isinstance(env.action_space, spaces.Box)
+    def __init__(self, env: gym.Env, actions: spaces.Box, read: Callable[[Any], Observation], seed: int) -> None:
         self._env = env
+        self._actions = actions
         self._read = read
         self._seed = seed
-        self._low, self._high = env.action_space.low, env.action_space.high
-        self.rest = np.clip(np.zeros_like(self._low), self._low, self._high)
+        self.rest = np.clip(np.zeros_like(actions.low), actions.low, actions.high)
         self.says_success: bool | None = None
-        env.action_space.seed(seed)
+        actions.seed(seed)
         first = self._parts(env.reset(seed=seed)[0])
         self.places: list[Place] = [(key, i) for key, part in first.items() for i in range(part.size)]
-        if not self.places:
+        if not 0 < len(self.places) <= _MOST:
             raise ArgumentError(
-                f"{env.observation_space} has no numbers to tell of, only pictures. Name an attribute or a method of "
-                "the environment that has some (--observe)."
+                f"An observation has {len(self.places)} numbers that could have names, expected 1 to {_MOST}: "
+                f"{env.observation_space}. Name an attribute or a method of the environment that has those that matter "
+                "(--observe)."
             )
+        self.is_finite = np.ones(len(self.places), bool)
 
-    def random_actions(self) -> list[np.ndarray]:
-        """Draw actions, each for some steps."""
-        return [action for _ in range(N_STEPS // N_HELD) for action in [self._env.action_space.sample()] * N_HELD]
+    def act_at_random(self, bar: tqdm) -> list[np.ndarray]:
+        """What the numbers were in episodes of random actions, each for some steps."""
+        episodes = []
+        for start in range(N_EPISODES):
+            actions = [self._actions.sample() for _ in range(N_STEPS // N_HELD)]
+            episodes.append(self._episode(start, [action for action in actions for _ in range(N_HELD)]))
+            bar.update()
+        return episodes
 
-    def alone(self, component: int, bound: int) -> np.ndarray:
-        """Put one component to its upper (0) or its lower bound (1), while the others rest."""
+    def act_by_components(self, bar: tqdm) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What becomes of the numbers when one component acts at a time: what Facts has of that."""
+        n_components, n_numbers = self.rest.size, len(self.places)
+        effects = np.full((n_components, 2, N_STARTS, 3, n_numbers), np.nan)
+        undone = np.full((n_components, 2, N_STARTS, n_numbers), np.nan)
+        at_rest, noise = np.zeros((2, N_STARTS, n_numbers))
+        for start in range(N_STARTS):
+            resting, again = (self._episode(start, [self.rest] * (2 * N_ACTED)) for _ in range(2))
+            n = min(len(resting), len(again))
+            noise[start] = np.abs(resting[:n] - again[:n]).max(axis=0)
+            at_rest[start] = resting[-1] - resting[0]
+            bar.update(2)
+            for component, bound in np.ndindex(n_components, 2):
+                acted, other = ([self._alone(component, which)] * N_ACTED for which in (bound, 1 - bound))
+                numbers = self._episode(start, acted + [self.rest] * N_ACTED)
+                for moment, step in enumerate((1, N_ACTED, 2 * N_ACTED)):
+                    if step < min(len(numbers), len(resting)):
+                        effects[component, bound, start, moment] = numbers[step] - resting[step]
+                numbers = self._episode(start, other + acted)
+                if len(numbers) > 2 * N_ACTED:
+                    undone[component, bound, start] = numbers[2 * N_ACTED] - numbers[N_ACTED]
+                bar.update(2)
+        return effects, undone, at_rest, noise.max(axis=0)
+
+    def _alone(self, component: int, bound: int) -> np.ndarray:
+        """One component at its upper (0) or its lower bound (1), while the others rest."""
         action = self.rest.copy()
-        action.flat[component] = (self._high, self._low)[bound].flat[component]
+        action.flat[component] = (self._actions.high, self._actions.low)[bound].flat[component]
         return action
 
-    def episode(self, start: int, actions: Sequence[np.ndarray]) -> np.ndarray:
+    def _episode(self, start: int, actions: Sequence[np.ndarray]) -> np.ndarray:
         """The numbers from a start on, until the actions or the episode end: ``(n_steps + 1, n_numbers)``."""
         numbers = [self._numbers(self._env.reset(seed=self._seed + start)[0])]
         for action in actions:
@@ -199,77 +229,19 @@ class _Probe:
             if terminated or truncated:
                 self.says_success = "is_success" in info or bool(self.says_success)
                 break
+        self.is_finite &= np.isfinite(numbers).all(axis=0)
         return np.array(numbers)
 
     def _numbers(self, observation: Any) -> np.ndarray:
         return np.concatenate(list(self._parts(observation).values()))
 
     def _parts(self, observation: Any) -> dict[str | None, np.ndarray]:
+        """Those arrays that a task sheet can name the numbers of."""
         said = self._read(observation)
         parts = said.items() if isinstance(said, dict) else [(None, said)]
-        arrays = {key: np.asarray(part) for key, part in parts}
+        arrays = {key: np.asarray(part) for key, part in parts if not isinstance(part, tuple | dict)}
         return {
             key: array.astype(np.float64).ravel()
             for key, array in arrays.items()
-            if not (array.dtype == np.uint8 and array.ndim >= 2)
+            if array.dtype.kind in "fiub" and not (array.dtype == np.uint8 and array.ndim >= 2)
         }
-
-
-def _relations(
-    episodes: Sequence[np.ndarray], moving: Sequence[int]
-) -> tuple[dict[int, int], dict[int, int], dict[int, tuple[int, float]]]:
-    """Which numbers are the same as others, their last values, or by how much they change."""
-    now = np.concatenate([episode[1:] for episode in episodes])
-    last = np.concatenate([episode[:-1] for episode in episodes])
-    same_as, before, change_of = dict[int, int](), dict[int, int](), dict[int, tuple[int, float]]()
-    for j in moving:
-        others = [i for i in moving if i != j and i not in same_as]
-        rounding = _ROUNDING * np.ptp(now[:, j])
-        same = [i for i in others if i < j and np.abs(now[:, i] - now[:, j]).max() <= rounding]
-        earlier = [i for i in others if np.abs(last[:, i] - now[:, j]).max() <= rounding]
-        if same:
-            same_as[j] = same[0]
-        elif earlier:
-            before[earlier[0]] = j
-    for j in moving:
-        if j in same_as or j in before.values():
-            continue
-        found = [
-            (miss, i, factor)
-            for i in moving
-            if i != j and i not in same_as and i not in before.values()
-            for factor, miss in [_multiple(now[:, i] - last[:, i], now[:, j])]
-            if miss < _MISSED
-        ]
-        if found:
-            _, i, factor = min(found)
-            change_of[j] = i, factor
-    return same_as, before, change_of
-
-
-def _differences(numbers: np.ndarray) -> dict[int, tuple[int, int]]:
-    """Which numbers are one earlier number less another."""
-    found = dict[int, tuple[int, int]]()
-    rounding = _ROUNDING * np.ptp(numbers, axis=0)
-    varies = rounding > 0
-    some = numbers[:: max(1, len(numbers) // 10)]
-    for j in np.flatnonzero(varies).tolist():
-        earlier = np.flatnonzero(varies[:j])
-        left = some[:, earlier, None] - some[:, None, earlier]
-        fits = np.argwhere((np.abs(left - some[:, j, None, None]) <= rounding[j]).all(axis=0))
-        for a, b in earlier[fits].tolist():
-            if np.abs(numbers[:, a] - numbers[:, b] - numbers[:, j]).max() <= rounding[j]:
-                found[j] = a, b
-                break
-    return found
-
-
-def _multiple(change: np.ndarray, number: np.ndarray) -> tuple[float, float]:
-    """What to multiply one with to come near the other where both are something, and by how much that misses."""
-    changes = np.abs(change) > _ROUNDING * np.ptp(change)
-    both = changes & (np.abs(number) > _ROUNDING * np.ptp(number))
-    if both.sum() < max(_LEAST_SEEN, changes.sum() / 2):
-        return 0.0, 1.0
-    change, number = change[both], number[both]
-    factor = float(np.median(number / change))
-    return factor, float(np.median(np.abs(number - factor * change)) / np.median(np.abs(number)))

@@ -1,122 +1,190 @@
 """The draft as a person is to go on with it: YAML with what was measured, and room for what only people know."""
 
 import itertools
-import json
+import math
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
+import yaml
 
-from sb3_varl.draft.measure import N_ACTED, N_EPISODES, N_STARTS, Facts
+from sb3_varl.advice.types import ActionComponent, ObservationSlice, TaskSheet
+from sb3_varl.arguments import ArgumentError
+from sb3_varl.draft.measure import N_ACTED, N_EPISODES, N_STARTS, Facts, Place
 from sb3_varl.rules.names import spell
+from sb3_varl.rules.rule import readable
 
 # What is told of for each component of the action: those numbers that go farthest by their range, and a fifth as far as
-# the first at least.
-_MOST_TOLD, _FAR_ENOUGH = 3, 0.2
+# the first at least; of others their names, of so many at most.
+_MOST_TOLD, _FAR_ENOUGH, _MOST_NAMED = 3, 0.2, 6
 # Beyond this, by its size, what several starts differ by is told of.
 _AGREE = 0.1
 # Below this, by the most that becomes of a number, it is nothing.
 _NEGLIGIBLE = 0.01
 # Between values of several starts.
 _OR = " | "
+# Before what is measured anew where a draft is written again.
+MEASURED = "measured: "
 
 _HEAD = """\
 # A draft of a task sheet for {name},
 # from {episodes} episodes of random actions, and {starts} starts with one component of the action at a time at its
-# bounds. Give everything its name, also where it is named in a meaning, and its unit; part what does not belong
-# together; leave out what does not matter; and say what only you know. Then see what a model would be sent:
+# bounds. Check what it says. Give things names, part what does not belong together, and leave out what does not matter:
+# with --sheet, the command measures anew what has these names, in their words. Say what success is, and what else
+# only you know. Then see what a model would be sent:
 #   {preview}
 """
-_TAIL = """\
-# success:  # when exactly it counts, and whether once is enough
-# sizes:    # of the things and of the fingers, and where on them the reported points lie
-# lag:      # how motion follows the commands, as far as it is not said above
-"""
-_NOTES = "notes: {}  # where the camera is, and what else the numbers do not tell"
+_WORDS = {
+    "goal": "one sentence that says what is wanted",
+    "success": "when exactly it counts, and whether once is enough",
+    "sizes": "of the things and of the fingers, and where on them the reported points lie",
+    "lag": "how motion follows the commands, as far as it is not said above",
+    "notes": "where the camera is, and what else the numbers do not tell",
+}
 
 
-def write_sheet(facts: Facts, name: str, goal: str | None = None, preview: str = "python -m sb3_varl.preview") -> str:
+class _Part:
+    """
+    Numbers that have a name.
+
+    :param part: Where they stand
+    :param numbers: Which they are among all
+    """
+
+    def __init__(self, part: ObservationSlice, numbers: Sequence[int]) -> None:
+        self.numbers = list(numbers)
+        self.name = part.name
+        self.words = _without_measured(part.meaning)
+        self.place = [f"    start: {part.start}", f"    stop: {part.stop}"]
+        if part.key is not None:
+            self.place.append(f"    key: {_quoted(part.key)}")
+        if part.before is not None:
+            self.place.append(f"    before: {part.before}")
+
+    def spelt(self, numbers: Sequence[int]) -> str:
+        """What rules call some of them, which stand side by side."""
+        if list(numbers) == self.numbers:
+            return spell(self.name)
+        start = self.numbers.index(numbers[0])
+        return f"{spell(self.name)}[{start}{f':{start + len(numbers)}' if len(numbers) > 1 else ''}]"
+
+
+def write_sheet(
+    facts: Facts,
+    name: str,
+    goal: str | None = None,
+    preview: str = "python -m sb3_varl.preview",
+    sheet: TaskSheet | None = None,
+) -> str:
     """
     Write a draft.
 
     :param facts: What was measured
     :param name: What the environment is called
-    :param goal: The task in words. ``None`` leaves it open, and the draft is no task sheet until it is filled in
+    :param goal: The task in words. ``None`` for that of ``sheet``, or to leave it open
     :param preview: The command that shows what a model would be sent
+    :param sheet: A draft whose names, places and words are to be kept. ``None`` to make up names
     :return: YAML
+    :raises ArgumentError: if ``sheet`` is not of this environment
     """
-    parts = list(_parts(facts))
-    names = {number: part.spelt(i) for part in parts for i, number in enumerate(part.numbers)}
-    lines = [_HEAD.format(name=name, episodes=N_EPISODES, starts=N_STARTS, preview=preview).rstrip()]
-    lines.append("goal:  # one sentence that says what success is" if goal is None else f"goal: {_quoted(goal)}")
-    lines.append("action:")
+    drafted = TaskSheet("") if sheet is None else sheet
+    parts = _given_parts(facts, drafted.observation) if drafted.observation else _parts(facts)
+    names = {number: part.spelt([number]) for part in parts for number in part.numbers}
+    actions = drafted.action or [ActionComponent(f"action {i}") for i in range(len(facts.effects))]
+    if len(actions) != len(facts.effects):
+        raise ArgumentError(f"The sheet names {len(actions)} action components, expected {len(facts.effects)}.")
+    of = _HEAD.format(name=_line(name), episodes=N_EPISODES, starts=N_STARTS, preview=_line(preview))
+    lines = [of.rstrip(), *_field("goal", drafted.goal if goal is None else goal)]
+    lines.append("action:" if actions else "action: []")
     meanings = [_action_meaning(facts, i, names) for i in range(len(facts.effects))]
-    lines += [f"  - {{name: action {i}, meaning: {_quoted(meaning)}}}" for i, meaning in enumerate(meanings)]
-    lines.append("observation:")
+    for action, meaning in zip(actions, meanings, strict=True):
+        words = _joined(_without_measured(action.meaning), f"{MEASURED}{meaning}")
+        lines += [f"  - name: {_quoted(action.name)}", f"    meaning: {_folded(words)}"]
+    lines.append("observation:" if parts else "observation: []")
     for part in parts:
-        key = "" if part.key is None else f", key: {_quoted(part.key)}"
-        before = "" if part.before is None else f", before: {part.before}"
-        place = f"start: {part.start}, stop: {part.start + len(part.numbers)}{key}{before}"
-        meaning = _part_meaning(facts, part, parts)
-        lines.append(f"  - {{name: {part.name}, {place}, meaning: {_quoted(meaning)}}}")
+        words = _joined(part.words, f"{MEASURED}{_part_meaning(facts, part, parts)}")
+        lines += [f"  - name: {_quoted(part.name)}", *part.place, f"    meaning: {_folded(words)}"]
     lines += [f"  # {remark}" for remark in _left_out(facts)]
     lines += [f"# {remark}" for remark in _remarks(facts)]
-    lines.append(_TAIL.rstrip())
-    if any(_OR in meaning for meaning in meanings):
-        lines.append(_NOTES.format(_quoted(_starts(facts, parts))))
-    else:
-        lines.append(f"# {_NOTES.format('  ')}")
+    for word in ("success", "sizes", "lag"):
+        lines += _field(word, getattr(drafted, word))
+    starts = f"{MEASURED}{_starts(facts, parts)}" if any(_OR in meaning for meaning in meanings) else ""
+    lines += _field("notes", _joined(_without_measured(drafted.notes), starts))
     return "\n".join(lines) + "\n"
 
 
-class _Part:
-    """
-    Numbers that stand side by side and are of a kind.
-
-    :param facts: What was measured
-    :param numbers: The numbers
-    """
-
-    def __init__(self, facts: Facts, numbers: Sequence[int]) -> None:
-        self.numbers = list(numbers)
-        self.key, self.start = facts.places[self.numbers[0]]
-        last = facts.before.get(self.numbers[0])
-        self.before = None if last is None else facts.places[last][1]
-        what = "observation" if self.key is None else self.key
-        is_whole = len(self.numbers) == sum(key == self.key for key, _ in facts.places)
-        stop = self.start + len(self.numbers) - 1
-        where = f" {self.start}" if stop == self.start else f" {self.start} to {stop}"
-        self.name = " ".join(what.split("_")) + ("" if is_whole else where)
-
-    def spelt(self, i: int) -> str:
-        """What rules call one of its numbers."""
-        return spell(self.name) + (f"[{i}]" if len(self.numbers) > 1 else "")
+def _field(word: str, said: str) -> list[str]:
+    return [f"{word}: {_folded(said, 2)}"] if said else [f'{word}: ""  # {_WORDS[word]}']
 
 
-def _parts(facts: Facts) -> Iterator[_Part]:
-    told = [number for number in range(len(facts.places)) if not _is_left_out(facts, number)]
+def _without_measured(words: str) -> str:
+    return words.partition(MEASURED)[0].rstrip("; ")
+
+
+def _joined(words: str, measured: str) -> str:
+    return "; ".join(part for part in (words, measured) if part)
+
+
+# ---- Names of numbers
+
+
+def _parts(facts: Facts) -> list[_Part]:
+    relations = facts.relations
+    left_out = {*relations.same_as, *relations.before.values(), *_constant(facts)}
+    told = [number for number in np.flatnonzero(facts.is_finite).tolist() if number not in left_out]
+    parts, taken = list[_Part](), set[str]()
     for run in _runs(facts, told, lambda number: _kind(facts, number)):
-        yield _Part(facts, run)
+        key, start = facts.places[run[0]]
+        before = relations.before.get(run[0])
+        is_whole = len(run) == sum(other == key for other, _ in facts.places)
+        where = "" if is_whole else f" {start}" if len(run) == 1 else f" {start} to {start + len(run) - 1}"
+        name = ("observation" if key is None else " ".join(key.split("_"))) + where
+        if spell(name) in taken or not spell(name):
+            name = f"part {len(parts)} {name}"
+        taken.add(spell(name))
+        earlier = None if before is None else facts.places[before][1]
+        parts.append(_Part(ObservationSlice(name, start, start + len(run), key=key, before=earlier), run))
+    return parts
 
 
-def _is_left_out(facts: Facts, number: int) -> bool:
-    return (
-        number in facts.same_as
-        or number in facts.before.values()
-        or bool(facts.is_still[number] and facts.low[number] == facts.high[number])
-    )
+def _given_parts(facts: Facts, named: Iterable[ObservationSlice]) -> list[_Part]:
+    numbers = {place: number for number, place in enumerate(facts.places)}
+    parts = []
+    for part in named:
+        places: list[Place] = [(part.key, i) for i in range(part.start, part.stop)]
+        if not places or not all(place in numbers for place in places):
+            raise ArgumentError(f"The sheet's slice {part.name!r} is no part of the numbers of an observation.")
+        parts.append(_Part(part, [numbers[place] for place in places]))
+    return parts
+
+
+def _constant(facts: Facts) -> list[int]:
+    return np.flatnonzero(facts.is_finite & facts.is_still & (facts.low == facts.high)).tolist()
 
 
 def _kind(facts: Facts, number: int) -> tuple[object, ...]:
     """What numbers that are named together have in common."""
-    last = facts.before.get(number)
-    change = facts.change_of.get(number)
+    relations = facts.relations
+    before, change = relations.before.get(number), relations.change_of.get(number)
     return (
         bool(facts.is_still[number]),
         facts.is_motion(facts.effects[..., number], number),
-        None if last is None or facts.places[last][0] != facts.places[number][0] else last - number,
+        bool(np.isnan(facts.period[number])),
+        None if before is None else before - number,
         None if change is None else change[0] - number,
-        tuple(other - number for other in facts.difference_of.get(number, ())),
+        tuple(other - number for other in relations.difference_of.get(number, ())),
     )
+
+
+def _runs(facts: Facts, numbers: Sequence[int], kind: Callable[[int], object]) -> list[list[int]]:
+    """Those in a row that stand side by side and are of a kind."""
+    runs = itertools.groupby(
+        enumerate(numbers), lambda pair: (pair[1] - pair[0], facts.places[pair[1]][0], kind(pair[1]))
+    )
+    return [[number for _, number in run] for _, run in runs]
+
+
+# ---- What actions do
 
 
 def _action_meaning(facts: Facts, component: int, names: dict[int, str]) -> str:
@@ -129,14 +197,21 @@ def _action_meaning(facts: Facts, component: int, names: dict[int, str]) -> str:
     }
     if not reach:
         return f"from {low} to {high}; moves nothing by itself, at least not at the start of an episode"
-    far = [number for number in reach if reach[number] >= _FAR_ENOUGH * max(reach.values())]
     # What something changes by, or differs by, is told of after that.
-    far.sort(key=lambda number: (number in facts.change_of or number in facts.difference_of, -reach[number]))
-    up, down = ({number: effect[..., number] for number in far[:_MOST_TOLD]} for effect in effects)
-    of_up = f"{high} moves {_moves(facts, up, names, rest) or _undoes(facts, component, 0, up, names, low)}"
+    derived = {*facts.relations.change_of, *facts.relations.difference_of}
+    far = [number for number in reach if reach[number] >= _FAR_ENOUGH * max(reach.values())]
+    far = sorted(far, key=lambda number: (number in derived, -reach[number]))[:_MOST_TOLD]
+    others = sorted(reach.keys() - set(far), key=lambda number: -reach[number])
+    up, down = ({number: effect[..., number] for number in far} for effect in effects)
+    said = f"{high} moves {_moves(facts, up, names, rest) or _undoes(facts, component, 0, up, names, low)}"
     if all(_is_opposite(up[number], down[number]) for number in up):
-        return f"{of_up}; {low} does the opposite"
-    return f"{of_up}; {low} moves {_moves(facts, down, names, rest) or _undoes(facts, component, 1, up, names, high)}"
+        said += f"; {low} does the opposite"
+    else:
+        said += f"; {low} moves {_moves(facts, down, names, rest) or _undoes(facts, component, 1, up, names, high)}"
+    if others:
+        more = " and more" if len(others) > _MOST_NAMED else ""
+        said += f"; it also moves {', '.join(names[number] for number in others[:_MOST_NAMED])}{more}"
+    return said
 
 
 def _is_opposite(up: np.ndarray, down: np.ndarray) -> bool:
@@ -165,69 +240,86 @@ def _undoes(facts: Facts, component: int, bound: int, numbers: Iterable[int], na
     return f"none of it at the start, but {after} {', and '.join(moved)} in {N_ACTED}" if moved else "none of it"
 
 
-def _without_traces(values: np.ndarray, size: float) -> np.ndarray:
-    return np.where(np.abs(values) < _NEGLIGIBLE * size, 0, values)
+def _starts(facts: Facts, parts: Sequence[_Part]) -> str:
+    """From where effects were measured that depend on it."""
+
+    def values(part: _Part, start: np.ndarray) -> str:
+        numbers = ", ".join(_number(start[number]) for number in part.numbers)
+        return f"[{numbers}]" if len(part.numbers) > 1 else numbers
+
+    relations = facts.relations
+    told = [
+        f"{spell(part.name)} {_OR.join(values(part, start) for start in facts.at_start[:N_STARTS])}"
+        for part in parts
+        if np.ptp(facts.at_start[:N_STARTS, part.numbers], axis=0).any()
+        and not {*relations.change_of, *relations.difference_of}.issuperset(part.numbers)
+    ]
+    return (
+        f"where an effect is {_OR.join('abc'[:N_STARTS])}, it is from the starts with {', '.join(told)}, in this order"
+    )
+
+
+# ---- What numbers are
 
 
 def _part_meaning(facts: Facts, part: _Part, parts: Sequence[_Part]) -> str:
+    numbers, ranges = part.numbers, facts.high - facts.low
     said = []
-    numbers = part.numbers
-    if facts.is_still[numbers[0]]:
+    if facts.is_still[numbers].all():
         said.append("drawn at the start of an episode")
-    if numbers[0] in facts.difference_of:
-        one, other = (_spelt(parts, [facts.difference_of[number][which] for number in numbers]) for which in (0, 1))
-        said.append(f"{one} - {other}")
-    elif numbers[0] in facts.change_of:
-        factor = facts.change_of[numbers[0]][1]
-        times = "" if abs(factor - 1) < _AGREE else f", times {factor:.3g}"
-        of = _spelt(parts, [facts.change_of[number][0] for number in numbers])
-        said.append(f"by how much {of} changes in a step{times}")
+    relation = _relation(facts, part, parts)
+    if relation:
+        said.append(relation)
     elif any(facts.is_motion(facts.at_rest[:, number], number) for number in numbers):
-        spans = ", ".join(_span(_without_traces(facts.at_rest[:, i], facts.high[i] - facts.low[i])) for i in numbers)
+        spans = ", ".join(_span(_without_traces(facts.at_rest[:, number], ranges[number])) for number in numbers)
         said.append(f"when nothing acts, changes by {spans} in {2 * N_ACTED} steps")
-    if not facts.is_still[numbers[0]]:
-        starts = (_span(_without_traces(facts.at_start[:, i], facts.high[i] - facts.low[i])) for i in numbers)
+    period = facts.period[numbers[0]]
+    if len(numbers) == 1 and not np.isnan(period):
+        said.append(f"an angle, which jumps by {_number(period)} at its ends")
+    if not facts.is_still[numbers].all():
+        starts = (_span(_without_traces(facts.at_start[:, number], ranges[number])) for number in numbers)
         said.append(f"at the start {', '.join(starts)}")
     seen = (_span(np.array([facts.low[number], facts.high[number]])) for number in numbers)
     said.append(f"seen from {', '.join(seen)}")
     return "; ".join(said)
 
 
+def _relation(facts: Facts, part: _Part, parts: Sequence[_Part]) -> str:
+    """What numbers are that are the difference of others, or their change, as far as these have names."""
+    differences = [facts.relations.difference_of.get(number) for number in part.numbers]
+    changes = [facts.relations.change_of.get(number) for number in part.numbers]
+    if all(differences):
+        one, other = (_spelt(parts, [pair[which] for pair in differences if pair]) for which in (0, 1))
+        return f"{one} - {other}" if one and other else ""
+    if all(changes):
+        of, factor = _spelt(parts, [change[0] for change in changes if change]), np.median([c[1] for c in changes if c])
+        times = "" if abs(factor - 1) < _AGREE else f", times {factor:.3g}"
+        return f"by how much {of} changes in a step{times}" if of else ""
+    return ""
+
+
 def _spelt(parts: Sequence[_Part], numbers: Sequence[int]) -> str:
-    """What rules call numbers that stand side by side, or numbers of several parts."""
+    """What rules call numbers of one part, or of several; nothing if some have no name."""
     part = next((part for part in parts if set(numbers) <= set(part.numbers)), None)
-    if part is None:
-        spelt = {number: part.spelt(i) for part in parts for i, number in enumerate(part.numbers)}
-        return f"[{', '.join(spelt.get(number, '?') for number in numbers)}]"
-    if numbers == part.numbers:
-        return spell(part.name)
-    start = part.numbers.index(numbers[0])
-    return f"{spell(part.name)}[{start}{f':{start + len(numbers)}' if len(numbers) > 1 else ''}]"
+    if part is not None:
+        return part.spelt(numbers)
+    spelt = {number: part.spelt([number]) for part in parts for number in part.numbers}
+    return f"[{', '.join(spelt[number] for number in numbers)}]" if spelt.keys() >= set(numbers) else ""
 
 
 def _left_out(facts: Facts) -> Iterator[str]:
-    """What is not named, and why."""
-    constant = [i for i in range(len(facts.places)) if facts.is_still[i] and facts.low[i] == facts.high[i]]
-    runs = _runs(facts, constant, lambda i: facts.low[i])
-    if constant:
-        yield f"always the same: {', '.join(f'{_place(facts, run)} {_number(facts.low[run[0]])}' for run in runs)}"
-    runs = _runs(facts, list(facts.same_as), lambda i: facts.same_as[i] - i)
+    """What is not named by itself, and why."""
+    runs = _runs(facts, _constant(facts), lambda i: facts.low[i])
     if runs:
-        pairs = [(_place(facts, run), _place(facts, [facts.same_as[i] for i in run])) for run in runs]
+        yield f"always the same: {', '.join(f'{_place(facts, run)} {_number(facts.low[run[0]])}' for run in runs)}"
+    same_as = facts.relations.same_as
+    runs = _runs(facts, list(same_as), lambda i: same_as[i] - i)
+    if runs:
+        pairs = [(_place(facts, run), _place(facts, [same_as[i] for i in run])) for run in runs]
         yield f"the same as others: {', '.join(f'{one} as {other}' for one, other in pairs)}"
-
-
-def _runs(facts: Facts, numbers: Sequence[int], kind: Callable[[int], object]) -> list[list[int]]:
-    """Those in a row that stand side by side and are of a kind."""
-    runs = itertools.groupby(
-        enumerate(numbers), lambda pair: (pair[1] - pair[0], facts.places[pair[1]][0], kind(pair[1]))
-    )
-    return [[number for _, number in run] for _, run in runs]
-
-
-def _place(facts: Facts, run: Sequence[int]) -> str:
-    key, start = facts.places[run[0]]
-    return f"{key or 'observation'}[{start}{f':{start + len(run)}' if len(run) > 1 else ''}]"
+    runs = _runs(facts, np.flatnonzero(~facts.is_finite).tolist(), lambda i: None)
+    if runs:
+        yield f"infinite, or no numbers, at times: {', '.join(_place(facts, run) for run in runs)}"
 
 
 def _remarks(facts: Facts) -> Iterator[str]:
@@ -239,23 +331,12 @@ def _remarks(facts: Facts) -> Iterator[str]:
         yield 'The last step of an episode has no "is_success" in its info, by which rules are corrected and held.'
 
 
-def _starts(facts: Facts, parts: Sequence[_Part]) -> str:
-    """From where effects were measured that depend on it."""
+# ---- Numbers and words
 
-    def values(part: _Part, start: np.ndarray) -> str:
-        numbers = ", ".join(_number(start[number]) for number in part.numbers)
-        return f"[{numbers}]" if len(part.numbers) > 1 else numbers
 
-    told = [
-        f"{spell(part.name)} {_OR.join(values(part, start) for start in facts.at_start[:N_STARTS])}"
-        for part in parts
-        if np.ptp(facts.at_start[:N_STARTS, part.numbers], axis=0).any()
-        and part.numbers[0] not in facts.change_of
-        and part.numbers[0] not in facts.difference_of
-    ]
-    return (
-        f"Where an effect is {_OR.join('abc'[:N_STARTS])}, it is from the starts with {', '.join(told)}, in this order."
-    )
+def _place(facts: Facts, run: Sequence[int]) -> str:
+    key, start = facts.places[run[0]]
+    return f"{'observation' if key is None else _line(key)}[{start}{f':{start + len(run)}' if len(run) > 1 else ''}]"
 
 
 def _each(values: np.ndarray) -> str:
@@ -276,10 +357,26 @@ def _agree(values: np.ndarray) -> bool:
     return bool(np.ptp(values) <= _AGREE * np.abs(values).max())
 
 
+def _without_traces(values: np.ndarray, size: float) -> np.ndarray:
+    return np.where(np.abs(values) < _NEGLIGIBLE * size, 0, values)
+
+
 def _number(value: float) -> str:
-    rounded = f"{value:.3g}"
-    return "0" if abs(value) < 1e-6 else rounded
+    return "0" if abs(value) < 1e-6 else f"{value:.3g}"
+
+
+def _folded(text: str, indent: int = 6) -> str:
+    """In lines, where it is long, and can be."""
+    lines = textwrap.wrap(text, 110 - indent, break_long_words=False, break_on_hyphens=False)
+    if len(lines) < 2 or not text.isprintable() or "  " in text:
+        return _quoted(text)
+    return "\n".join([">-", *(f"{' ' * indent}{line}" for line in lines)])
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return yaml.safe_dump(readable(text), default_style='"', allow_unicode=True, width=math.inf).strip()
+
+
+def _line(text: str) -> str:
+    """As it may stand in a comment."""
+    return readable(text) if text.isprintable() else _quoted(text)

@@ -1,0 +1,116 @@
+"""What numbers of an observation have to do with each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# By how much two numbers that are the same may differ, by their range.
+_ROUNDING = 1e-4
+# Which share of a velocity's variance, as it is taken at the end of a step, the difference of two positions has to
+# explain, and in which share of the steps with both, as walls stop what moves; of how many such steps at least; and how
+# many steps are looked at.
+_EXPLAINED, _MOSTLY, _LEAST_SEEN, _LOOKED_AT = 0.95, 0.85, 50, 400
+
+
+@dataclass(frozen=True)
+class Relations:
+    """
+    For numbers by their place among all, the others that they go back to.
+
+    :param same_as: For a number that was always the same as an earlier one, which
+    :param before: For a number whose last value another one of the same array has, which
+    :param change_of: For a number that is by how much another changes in a step, or a multiple, which, and the multiple
+    :param difference_of: For a number that is one earlier number less another, which
+    """
+
+    same_as: dict[int, int]
+    before: dict[int, int]
+    change_of: dict[int, tuple[int, float]]
+    difference_of: dict[int, tuple[int, int]]
+
+
+def relate(episodes: Sequence[np.ndarray], arrays: Sequence[object]) -> Relations:
+    """
+    Find out what numbers have to do with each other.
+
+    :param episodes: What they were, ``(n_steps + 1, n_numbers)`` each
+    :param arrays: To which array of an observation each belongs
+    :return: What was found
+    """
+    numbers = np.concatenate(episodes)
+    moving = np.flatnonzero(np.any([np.ptp(episode, axis=0) > 0 for episode in episodes], axis=0)).tolist()
+    now = np.concatenate([episode[1:] for episode in episodes])
+    last = np.concatenate([episode[:-1] for episode in episodes])
+    same_as = _same(numbers, moving)
+    moving = [number for number in moving if number not in same_as]
+    before = _before(now, last, moving, arrays)
+    moving = [number for number in moving if number not in before.values()]
+    return Relations(same_as, before, _changes(now, last, moving), _differences(numbers))
+
+
+def _same(numbers: np.ndarray, moving: Sequence[int]) -> dict[int, int]:
+    found = dict[int, int]()
+    for j in moving:
+        earlier = [i for i in moving if i < j and i not in found]
+        distance = np.abs(numbers[:, earlier] - numbers[:, [j]]).max(axis=0)
+        same = np.flatnonzero(distance <= _ROUNDING * np.ptp(numbers[:, j]))
+        if same.size:
+            found[j] = earlier[same[0]]
+    return found
+
+
+def _before(now: np.ndarray, last: np.ndarray, moving: Sequence[int], arrays: Sequence[object]) -> dict[int, int]:
+    found = dict[int, int]()
+    for j in moving:
+        others = [i for i in moving if i not in (j, *found) and i not in found.values() and arrays[i] == arrays[j]]
+        distance = np.abs(last[:, others] - now[:, [j]]).max(axis=0)
+        same = np.flatnonzero(distance <= _ROUNDING * np.ptp(now[:, j]))
+        if same.size and j not in found:
+            found[others[same[0]]] = j
+    return found
+
+
+def _changes(now: np.ndarray, last: np.ndarray, moving: Sequence[int]) -> dict[int, tuple[int, float]]:
+    found = dict[int, tuple[int, float]]()
+    some = slice(None, None, max(1, len(now) // _LOOKED_AT))
+    changes = (now - last)[some]
+    for j in moving:
+        multiples = ((*_multiple(changes[:, i], now[some, j]), i) for i in moving if i != j)
+        near = [(explained, factor, i) for factor, explained, i in multiples if explained > _EXPLAINED]
+        if near:
+            _, factor, i = max(near)
+            found[j] = i, factor
+    return found
+
+
+def _multiple(change: np.ndarray, number: np.ndarray) -> tuple[float, float]:
+    """What to multiply one with to come near the other where both are something, and how much that mostly explains."""
+    changes = np.abs(change) > _ROUNDING * np.ptp(change)
+    both = changes & (np.abs(number) > _ROUNDING * np.ptp(number))
+    if both.sum() < max(_LEAST_SEEN, changes.sum() / 2):
+        return 0.0, 0.0
+    change, number = change[both], number[both]
+    factor = float(np.median(number / change))
+    missed = np.abs(number - factor * change)
+    most = np.argsort(missed)[: int(_MOSTLY * len(missed))]
+    # About the mean, as what hardly changes goes with anything.
+    spread = np.var(number[most])
+    return factor, float(1 - np.var((number - factor * change)[most]) / spread) if spread > 0 else 0.0
+
+
+def _differences(numbers: np.ndarray) -> dict[int, tuple[int, int]]:
+    """Which numbers are one earlier number less another."""
+    found = dict[int, tuple[int, int]]()
+    rounding = _ROUNDING * np.ptp(numbers, axis=0)
+    varies = rounding > 0
+    some = numbers[:: max(1, len(numbers) // 10)]
+    for j in np.flatnonzero(varies).tolist():
+        earlier = np.flatnonzero(varies[:j])
+        left = some[:, earlier, None] - some[:, None, earlier]
+        fits = np.argwhere((np.abs(left - some[:, j, None, None]) <= rounding[j]).all(axis=0))
+        for a, b in earlier[fits].tolist():
+            if np.abs(numbers[:, a] - numbers[:, b] - numbers[:, j]).max() <= rounding[j]:
+                found[j] = a, b
+                break
+    return found
