@@ -319,11 +319,16 @@ def test_names_and_words_of_a_sheet_are_kept_and_measured_in(tmp_path):
         first,
         success="There.",
         action=tuple(ActionComponent(name, f"{name}s; {MEASURED}old") for name in ("push", "pull", "rest")),
-        observation=(ObservationSlice("cart", 0, 1, "metres", before=5), ObservationSlice("rate", 6, 7)),
+        observation=(
+            ObservationSlice("cart", 0, 1, "metres", before=5),
+            ObservationSlice("rate", 6, 7),
+            ObservationSlice("flag", 3, 4),
+        ),
     )
     again = _sheet(env, tmp_path, sheet=renamed)
     assert again.success == "There."
-    assert [part.name for part in again.observation] == ["cart", "rate"]
+    assert [part.name for part in again.observation] == ["cart", "rate", "flag"]
+    assert again.observation[2].meaning == "measured: always 3 in what was tried"
     assert again.observation[0].before == 5
     assert again.observation[0].meaning.startswith("metres; measured: at the start ")
     assert again.observation[1].meaning.startswith("measured: by how much cart changes in a step, times 25; ")

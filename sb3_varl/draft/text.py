@@ -264,6 +264,8 @@ def _starts(facts: Facts, parts: Sequence[_Part]) -> str:
 
 def _part_meaning(facts: Facts, part: _Part, parts: Sequence[_Part]) -> str:
     numbers, ranges = part.numbers, facts.high - facts.low
+    if set(numbers) <= {*_constant(facts)}:
+        return f"always {', '.join(_number(facts.low[number]) for number in numbers)} in what was tried"
     said = []
     if facts.is_still[numbers].all():
         said.append("drawn at the start of an episode")
