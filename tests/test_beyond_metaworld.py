@@ -73,7 +73,7 @@ def test_what_comes_of_a_second_answer_about_sliding_and_of_its_corrections(fold
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", ["1", "2", "3"])
+@pytest.mark.parametrize("n", ["1", "2", "3", "4"])
 def test_rules_from_a_drafted_sheet_pick_and_place(n):
     folder = ASKED / "drafted" / "FetchPickAndPlace-v4" / n
     env, sheet = gym.make("gymnasium_robotics:FetchPickAndPlace-v4"), load_task_sheet(folder / "sheet.yml")
