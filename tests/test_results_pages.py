@@ -48,6 +48,7 @@ def test_the_tables_follow_from_the_data(tmp_path):
         "main, 60000 steps",
         "rivals, 60000 steps",
         "what each part is worth",
+        "settings, with rules",
         "settings, the README's code",
     ):
         table = tables.split(f"## {name}\n\n")[1].split("\n\n")[0]
@@ -131,6 +132,32 @@ def test_what_is_said_of_each_part_follows_from_the_data():
         f"pick-place end higher ({end(both, hard[1])} in place of {end(rolled, hard[1])})",
         f"{end('rules, no roll-ins, unbounded pull', hard[0])} with the term alone on push and pick-place, and "
         f"{' and '.join(end(earlier.format(rolled), task) for task in hard)} with roll-ins alone",
+    ):
+        assert said in page, said
+
+
+def test_what_is_said_of_one_setting_at_a_time_follows_from_the_data():
+    evaluations, page = Evaluations(results.Results(BENCHMARK / "results")), (DOCS / "results_ablations.md").read_text()
+
+    def success(method, seed=100):
+        return evaluations.table(method, cells.LATE_TASKS, [seed], "success", cells.SHORT_STEPS)[1]
+
+    def whole(name):
+        return f"{success(f'rules, {name}').mean():.0%}"
+
+    def spread(part):
+        of_seeds = [success("rules", seed)[..., part].mean() for seed in evaluations.seeds(["rules"], cells.LATE_TASKS)]
+        return f"between {min(of_seeds):.0%} and {max(of_seeds):.0%}"
+
+    end = slice(-results.N_LAST, None)
+    page = " ".join(page.split())
+    for said in (
+        f"{whole('raw observations')} without the one and {whole('1-step returns')} without the other, where the "
+        f"defaults' five seeds are {spread(slice(None))}",
+        f"a label in each step {whole('label_freq 1')}, in each eighth {whole('label_freq 8')}",
+        f"plain critics {whole('plain critics')}, the learnt temperature {whole('learnt temperature')}, the discount "
+        f"of 0.99 {whole('discount 0.99')} and the Gaussian noise {whole('other noise')}",
+        f"defaults' seeds are {spread(end)}, the discount is at {success('rules, discount 0.99')[..., end].mean():.0%}",
     ):
         assert said in page, said
 
