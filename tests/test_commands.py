@@ -26,7 +26,7 @@ def run_module(name, *arguments):
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 helps = {}
-for name in ("preview", "report", "relabel", "zoo"):
+for name in ("draft", "preview", "report", "relabel", "zoo"):
     helps[f"sb3-varl {name}"] = first_line(main, [name, "--help"])
     helps[f"python -m sb3_varl.{name}"] = first_line(run_module, f"sb3_varl.{name}", "--help")
     helps[f"python -m sb3_varl {name}"] = first_line(run_module, "sb3_varl", name, "--help")

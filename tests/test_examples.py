@@ -233,7 +233,8 @@ def test_a_run_goes_on_by_the_same_command(long_run, ended, tmp_path):
     steps = [int(folder.name.removeprefix("step_")) for folder in long_run.module.checkpoints(tmp_path)]
     assert steps[0] == 450
     assert 600 <= steps[1] < 608
-    assert re.match(r"Success in \d of 1 episodes", long_run("--act", "--env", "Pendulum-v1", steps=7))
+    # The progress bar of the run that was ended may be drawn once more, when it is collected.
+    assert re.search(r"^Success in \d of 1 episodes", long_run("--act", "--env", "Pendulum-v1", steps=7), re.MULTILINE)
 
 
 @pytest.mark.slow
