@@ -21,7 +21,7 @@ from sb3_varl.advice.types import Observation
 from sb3_varl.advisors.by_name import EXAMPLE_MODEL
 from sb3_varl.draft.measure import measure
 from sb3_varl.draft.text import write_sheet
-from sb3_varl.preview.command import parse_pairs
+from sb3_varl.preview.command import add_environment, parse_pairs
 from sb3_varl.preview.environments import env_maker
 from sb3_varl.training.observing import Privileged
 
@@ -32,11 +32,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         description="Draft a task sheet: what the actions move and by how much, what the numbers are and which belong "
         "together. The environment is stepped; nothing is sent.",
     )
-    parser.add_argument(
-        "--env", required=True, metavar="ID", help="environment, as for gym.make: [module:]name, or file.py:name"
-    )
-    parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="its arguments")
-    parser.add_argument("--observe", metavar="NAME", help="the environment's attribute or method that the model reads")
+    add_environment(parser)
     parser.add_argument("--task", help="the task in words; without it the draft has to be completed by hand")
     parser.add_argument("--sheet", metavar="FILE", help="a draft whose names, places and words are to be kept")
     parser.add_argument("--seed", type=int, default=0)

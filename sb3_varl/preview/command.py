@@ -48,15 +48,25 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
+def add_environment(parser: argparse.ArgumentParser) -> None:
+    """
+    Have a command ask for an environment.
+
+    :param parser: The command's arguments, which get those of the environment
+    """
+    parser.add_argument(
+        "--env", required=True, metavar="ID", help="environment, as for gym.make: [module:]name, or file.py:name"
+    )
+    parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="its arguments")
+    parser.add_argument("--observe", metavar="NAME", help="the environment's attribute or method that the model reads")
+
+
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="See what an advisor is shown, what asking costs and, if told to, what it says.",
     )
-    parser.add_argument(
-        "--env", required=True, metavar="ID", help="environment, as for gym.make: [module:]name, or file.py:name"
-    )
-    parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="its arguments")
+    add_environment(parser)
     parser.add_argument(
         "--model",
         required=True,
@@ -66,7 +76,6 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--advisor-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="the advisor's arguments")
     parser.add_argument("--task", help="the task in words; default: that of the environment's task sheet")
     parser.add_argument("--sheet", metavar="FILE", help="task sheet in YAML; default: that of the environment")
-    parser.add_argument("--observe", metavar="NAME", help="the environment's attribute or method that the model reads")
     parser.add_argument("--policy", default="random", help="random (default), a model's .zip, or file.py:function")
     parser.add_argument("--states", type=int, default=16, help="states to ask about (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=300, help="steps to draw them from (default: %(default)s)")
