@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sb3_varl.algorithms.presets import SPARSE
     from sb3_varl.algorithms.varl import VARL, VARLTQC, VARLCrossQ
     from sb3_varl.arguments import ArgumentError
+    from sb3_varl.draft.sheet import draft_sheet
     from sb3_varl.human.advisor import HumanAdvisor
     from sb3_varl.rules.rules import Rules
     from sb3_varl.training.callback import AdvisorCallback
@@ -71,6 +72,7 @@ __all__ = [
     "VARLCrossQ",
     "VLMAdvisor",
     "VisitedState",
+    "draft_sheet",
     "load_task_sheet",
 ]
 
@@ -92,6 +94,7 @@ _MODULES = {
     "VARLCrossQ": "algorithms.varl",
     "VARLTQC": "algorithms.varl",
     "VLMAdvisor": "advisors.vlm",
+    "draft_sheet": "draft.sheet",
     "load_task_sheet": "advice.sheets",
 }
 

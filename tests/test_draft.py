@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 import yaml
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_varl import ActionComponent, ArgumentError, ObservationSlice, TaskSheet
 from sb3_varl.advice.sheets import load_task_sheet
-from sb3_varl.draft import measure, write_sheet
+from sb3_varl.draft import draft_sheet, measure, write_sheet
 from sb3_varl.draft.command import main
 from sb3_varl.draft.text import MEASURED
 from sb3_varl.preview.command import main as preview_command
@@ -351,6 +354,46 @@ def test_bounds_and_numbers_that_are_not_there_are_refused():
 
 def test_what_never_changes_is_no_sheet_that_cannot_be_read(tmp_path):
     assert _sheet(MadeOf(("constant",)), tmp_path).observation == ()
+
+
+# ---- From code
+
+
+def test_a_draft_is_a_sheet_for_the_callback(tmp_path):
+    env = MadeOf(KINDS)
+    assert draft_sheet(env, "Go.") == _sheet(MadeOf(KINDS), tmp_path)
+    by_name = draft_sheet("MountainCarContinuous-v0")
+    assert by_name == draft_sheet(gym.make("MountainCarContinuous-v0"))
+    assert by_name.goal == ""
+    assert by_name.observation[1].meaning.startswith("measured: by how much observation_0 changes in a step;")
+    assert draft_sheet("previewed:Preview/Hidden-v0", observe="place").observation[0].stop == 2
+
+
+def test_an_environment_of_the_draft_s_own_is_closed_and_others_are_not(monkeypatch):
+    closed = []
+    monkeypatch.setattr(MadeOf, "close", lambda env: closed.append(env))
+    monkeypatch.setitem(
+        gym.registry, "MadeOf-v0", EnvSpec("MadeOf-v0", lambda: MadeOf(("moved",)), disable_env_checker=True)
+    )
+    draft_sheet(MadeOf(("moved",)))
+    assert closed == []
+    draft_sheet("MadeOf-v0")
+    assert len(closed) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"env": DummyVecEnv([lambda: MadeOf(("moved",))])}, "expected one gymnasium environment that was made"),
+        ({"env": "Pendulum-v1", "task": ""}, "task is '', expected text"),
+        ({"env": "Pendulum-v1", "seed": -1}, "seed is -1"),
+        ({"env": MadeOf(("moved",)), "observe": "nothing"}, "observe is 'nothing', expected the name of an attribute"),
+        ({"env": MadeOf(("moved",)), "observe": 3}, "observe is 3"),
+    ],
+)
+def test_what_is_no_environment_to_be_measured(arguments, words):
+    with pytest.raises(ArgumentError, match=re.escape(words)):
+        draft_sheet(**arguments)
 
 
 # ---- The command

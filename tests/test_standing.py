@@ -37,6 +37,7 @@ from sb3_varl import (
     Rules,
     RulesAdvisor,
     TaskSheet,
+    draft_sheet,
 )
 from sb3_varl.advice.history import read_queries
 from sb3_varl.report import write_report
@@ -381,6 +382,23 @@ def test_a_sheet_that_rules_cannot_use_is_told_of(caplog):
         assert "'a' (0 to 2) and 'b' (1 to 3) overlap. Give each number one name." in message
         with pytest.raises(ArgumentError, match="overlap"):
             make_model(OverlappingEnv()).learn(30, callback=make_callback(make_vlm(server, form="rules")))
+
+
+@pytest_vlm
+def test_an_environment_without_names_is_asked_about_rules_once_it_is_measured(caplog):
+    words = "AdvisorCallback(sheet=sb3_varl.draft_sheet(env)) measures one"
+    with VLMServer() as server:
+        for kwargs, n_told in [({}, 1), ({"form": "actions"}, 0)]:
+            caplog.clear()
+            make_model(CounterEnv()).learn(30, callback=make_callback(make_vlm(server, **kwargs), n_queries=1))
+            assert '"advice"' in server.requests[-1].text
+            assert sum(words in message for message in caplog.messages) == n_told
+        caplog.clear()
+        sheet = draft_sheet(CounterEnv(), "Count.")
+        make_model(CounterEnv()).learn(30, callback=make_callback(make_vlm(server), n_queries=1, sheet=sheet))
+        assert '"rules"' in server.requests[-1].text
+        assert "observation_1" in server.requests[-1].text
+        assert not any(words in message for message in caplog.messages)
 
 
 # ---- What the advisor reads may differ from what the policy sees

@@ -44,17 +44,33 @@ def load_task_sheet(path: str | os.PathLike[str]) -> TaskSheet:
     :raises ValueError: if it holds something other than a task sheet
     """
     try:
-        content = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
-        return _ADAPTER.validate_python([content])[0]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    return read_task_sheet(text, str(path))
+
+
+def read_task_sheet(text: str, name: str) -> TaskSheet:
+    """
+    Read a task sheet from YAML.
+
+    :param text: The YAML
+    :param name: What it is called in errors
+    :return: The task sheet
+    :raises ValueError: if it is something other than a task sheet
+    """
+    try:
+        content = yaml.safe_load(text)
+        return _ADAPTER.validate_python([content])[0]
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from None
     except pydantic.ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc'][1:])) or 'the file'} is {fault['input']!r} ({fault['msg']})"
             for fault in error.errors()
         ]
         raise ValueError(
-            f"{path} is no task sheet: {'; '.join(faults)}. Expected goal, and perhaps action, observation, success, "
+            f"{name} is no task sheet: {'; '.join(faults)}. Expected goal, and perhaps action, observation, success, "
             "sizes, lag and notes; see the documentation of sb3_varl.advice.sheets."
         ) from None
 

@@ -11,19 +11,15 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_varl.advice.sheets import load_task_sheet
-from sb3_varl.advice.types import Observation
 from sb3_varl.advisors.by_name import EXAMPLE_MODEL
 from sb3_varl.draft.measure import measure
 from sb3_varl.draft.text import write_sheet
 from sb3_varl.preview.command import add_environment, parse_pairs
 from sb3_varl.preview.environments import env_maker
-from sb3_varl.training.observing import Privileged
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -59,7 +55,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
         sheet = None if args.sheet is None else load_task_sheet(args.sheet)
         env = env_maker(args.env, parse_pairs(args.env_kwargs), frames=False)()
         try:
-            facts = measure(env, _reader(env, args.observe), args.seed)
+            facts = measure(env, args.observe, args.seed)
         finally:
             env.close()
         draft = write_sheet(facts, args.env, args.task, _preview(args), sheet)
@@ -76,15 +72,3 @@ def _preview(args: argparse.Namespace) -> str:
     if args.observe is not None:
         given += ["--observe", args.observe]
     return shlex.join(["python", "-m", "sb3_varl.preview", *given, "--sheet", str(args.out), "--model", EXAMPLE_MODEL])
-
-
-def _reader(env: gym.Env, observe: str | None) -> Any:
-    if observe is None:
-        return lambda observation: observation
-    env.reset()
-    privileged = Privileged(DummyVecEnv([lambda: env]), observe)
-
-    def read(_: Any) -> Observation:
-        return privileged.read()[0]
-
-    return read

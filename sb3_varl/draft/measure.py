@@ -10,11 +10,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
 from tqdm import tqdm
 
 from sb3_varl.advice.types import Observation
 from sb3_varl.arguments import ArgumentError
 from sb3_varl.draft.relations import Relations, relate
+from sb3_varl.training.observing import Privileged
 
 # Of random actions: episodes, steps of each at most, and for how many of them an action is held, to get somewhere.
 N_EPISODES, N_STEPS, N_HELD = 10, 100, 5
@@ -87,17 +89,18 @@ class Facts:
         return bool(np.nanmax(np.abs(changes), initial=0.0) > least)
 
 
-def measure(env: gym.Env, read: Callable[[Any], Observation] = lambda observation: observation, seed: int = 0) -> Facts:
+def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
     """
     Measure an environment, in 10 episodes of at most 100 random actions and, from each of 3 starts, two of 10 steps for
     each bound of each component of the action.
 
     :param env: The environment, with a Box of actions
-    :param read: From an observation to what an advisor reads: an array, or a dictionary of arrays. Pictures count for
-        nothing
+    :param observe: Name of an attribute or a method of the environment that says what an advisor reads, an array or a
+        dictionary of arrays. ``None`` for its observation. Pictures count for nothing
     :param seed: Of resets and of random actions
     :return: What was measured
-    :raises ArgumentError: if actions are no Box with bounds, or there are no numbers, or too many
+    :raises ArgumentError: if actions are no Box with bounds, or there are no numbers, or too many, or nothing that
+        ``observe`` could mean
     """
     if not isinstance(env.action_space, spaces.Box):
         raise ArgumentError(f"Advice is for continuous actions, a Box, but the action space is {env.action_space}.")
@@ -106,7 +109,7 @@ def measure(env: gym.Env, read: Callable[[Any], Observation] = lambda observatio
             f"Nobody can say what an action does at its bounds, as {env.action_space} has none. Wrap the environment "
             "so that its actions have bounds."
         )
-    probe = _Probe(env, env.action_space, read, seed)
+    probe = _Probe(env, env.action_space, _reader(env, observe), seed)
     n_episodes = N_EPISODES + N_STARTS * (2 + 4 * probe.rest.size)
     # Of numbers that are none, which are left out afterwards.
     with tqdm(total=n_episodes, unit="episode", desc="measuring") as bar, np.errstate(invalid="ignore", over="ignore"):
@@ -136,6 +139,15 @@ def measure(env: gym.Env, read: Callable[[Any], Observation] = lambda observatio
         ),
         says_success=probe.says_success,
     )
+
+
+def _reader(env: gym.Env, observe: str | None) -> Callable[[Any], Observation]:
+    """From an observation to what an advisor reads."""
+    if observe is None:
+        return lambda observation: observation
+    env.reset()
+    privileged = Privileged(DummyVecEnv([lambda: env]), observe)
+    return lambda _: privileged.read()[0]
 
 
 def _period(episodes: Sequence[np.ndarray]) -> np.ndarray:
@@ -177,7 +189,7 @@ class _Probe:
             raise ArgumentError(
                 f"An observation has {len(self.places)} numbers that could have names, expected 1 to {_MOST}: "
                 f"{env.observation_space}. Name an attribute or a method of the environment that has those that matter "
-                "(--observe)."
+                "(observe, --observe)."
             )
         self.is_finite = np.ones(len(self.places), bool)
 

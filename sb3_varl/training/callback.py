@@ -297,6 +297,8 @@ class AdvisorCallback(BaseCallback):
             self.hold,
             self._picture,
         )
+        if getattr(self.advisor, "form", "actions") is None:
+            explain.could_be_rules(self._briefing)
         for name, compares, instead in (
             ("until_success", self.until_success == "advice", "give a share of episodes, such as 0.25"),
             ("hold", self.hold, "leave it out"),

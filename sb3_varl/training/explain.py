@@ -6,7 +6,9 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from sb3_varl.advice.types import AdviceWarning
+from gymnasium import spaces
+
+from sb3_varl.advice.types import AdviceWarning, Briefing
 from sb3_varl.rules.rules import LOOKS_BACK, Rules
 from sb3_varl.training.query_queue import Outcome
 from sb3_varl.training.track_record import ENOUGH
@@ -133,6 +135,22 @@ def why_nothing(outcome: Outcome) -> str:
 
 
 # ---- Queries that are not asked, or not answered
+
+
+def could_be_rules(briefing: Briefing) -> None:
+    """
+    Log before training that an advisor would be asked for rules if numbers had names, where there are any to name.
+
+    :param briefing: What the advisor is told
+    """
+    space = briefing.observation_space
+    has_numbers = isinstance(space, spaces.Dict) or (space.shape is not None and len(space.shape) == 1)
+    if has_numbers and not (briefing.sheet and briefing.sheet.observation):
+        logger.warning(
+            "Asked is for an action in each of some states. Rules, which advise in all of them, take a task sheet that "
+            "names the numbers of an observation, and AdvisorCallback(sheet=sb3_varl.draft_sheet(env)) measures one. "
+            'form="actions", among advisor_kwargs, says that single actions are meant.'
+        )
 
 
 def past_cutoff(step: int, cutoff: int, succeeded: bool) -> None:
