@@ -36,6 +36,8 @@ def test_a_class_in_a_file_and_rules_to_go_on_with(capsys, tmp_path):
     output = capsys.readouterr().out
     assert "Does it succeed in whole episodes? yes: 2 of 2" in output
     assert "rules.json" not in output
+    assert "Asking took" not in output
+    assert "requests sent" not in pathlib.Path("shown/preview.html").read_text()
     pathlib.Path("sheet.yml").write_text("goal: Go.\nobservation:\n  - {name: place, start: 0, stop: 2}\n")
     pathlib.Path("registers.py").write_text(
         "import gymnasium as gym\nfrom previewed import PointEnv\n"
@@ -79,7 +81,10 @@ def test_rules_that_somebody_changed_are_not_written_over(capsys):
                 "shown",
             ]
             main([*env, "--steps", "60", "--no-frames", "--advisor-kwargs", f"api_base:{server.api_base}"])
-            written += re.findall(r'AdvisorCallback\("(.*)"\)', capsys.readouterr().out)
+            said = capsys.readouterr().out
+            assert "Asking took 1 request" in said
+            assert "requests sent" in pathlib.Path("shown/preview.html").read_text()
+            written += re.findall(r'AdvisorCallback\("(.*)"\)', said)
     assert written == ["rules/shown/rules.json"] * 2 + ["rules/shown/rules-2.json"]
     texts = [AdvisorCallback(name).advisor.text for name in written[1:]]
     assert "-5 * place" in texts[0]

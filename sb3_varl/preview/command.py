@@ -154,7 +154,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
     print(f"This query: {count(estimate.requests, 'request')}, {_tokens_and_dollars(estimate)}")
     print(f"A run of {result.a_run}: {count(in_a_run.requests, 'request')}, {_tokens_and_dollars(in_a_run)}")
     if result.findings is not None:
-        print(f"Asking took {_measured(result.findings.usage)}.")
+        if result.findings.usage.requests:
+            print(f"Asking took {_measured(result.findings.usage)}.")
         for check in result.findings.checks:
             print(f"{check.name} {_MARKS[check.passed]}: {check.text}")
         for failure in result.findings.failures:
