@@ -147,8 +147,8 @@ def could_be_rules(briefing: Briefing) -> None:
     has_numbers = isinstance(space, spaces.Dict) or (space.shape is not None and len(space.shape) == 1)
     if has_numbers and not (briefing.sheet and briefing.sheet.observation):
         logger.warning(
-            "The advisor is asked for actions in some states. Rules, which advise in all of them, take a task sheet that "
-            "names the numbers of an observation, and AdvisorCallback(sheet=sb3_varl.draft_sheet(env)) measures one. "
+            "The advisor is asked for actions in some states. Rules, which advise in all of them, take a task sheet "
+            "that names the numbers of an observation; AdvisorCallback(sheet=sb3_varl.draft_sheet(env)) measures one. "
             'form="actions", among advisor_kwargs, says that single actions are meant.'
         )
 
