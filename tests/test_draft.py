@@ -63,6 +63,8 @@ class MadeOf(gym.Env):
             "constant": 3.0,
             "same": self.place[0],
             "last": self.last[0],
+            "last_one_way": self.last[1],
+            "tiny": 1e-7 * self.place[0],
             "rate": 25 * (self.place[0] - self.last[0]),
             "gap": self.drawn - self.place[0],
         }
@@ -77,7 +79,7 @@ def _sheet(env, tmp_path, **kwargs):
 
 def test_what_each_number_is(tmp_path):
     sheet = _sheet(MadeOf(KINDS), tmp_path)
-    moved, one_way, drawn, rate, gap = sheet.observation
+    moved, one_way, drawn, constant, rate, gap = sheet.observation
     assert (moved.name, moved.start, moved.stop, moved.before) == ("observation 0", 0, 1, 5)
     assert (one_way.name, one_way.before) == ("observation 1", None)
     assert drawn.meaning.startswith("measured: drawn at the start of an episode; seen from -0.")
@@ -86,17 +88,62 @@ def test_what_each_number_is(tmp_path):
     )
     assert gap.meaning.startswith("measured: observation_2 - observation_0; at the start -")
     written = (tmp_path / "sheet.yml").read_text()
-    assert "# always the same: observation[3] 3\n" in written
+    assert (constant.start, constant.meaning) == (3, "measured: always 3 in what was tried")
     assert "# the same as others: observation[4] as observation[0]\n" in written
+
+
+def test_last_values_of_what_never_moved_are_known_by_their_place(tmp_path):
+    kinds = ("moved", "one_way", "drawn", "constant", "last", "last_one_way", "drawn", "constant")
+    relations = measure(MadeOf(kinds)).relations
+    assert relations.before == {0: 4, 1: 5, 2: 6, 3: 7}
+    assert [part.stop for part in _sheet(MadeOf(kinds), tmp_path).observation] == [2, 3, 4]
+    # Two that are drawn alike may come apart where no others tell what they are.
+    relations = measure(MadeOf(("moved", "drawn", "last", "drawn"))).relations
+    assert relations.before == {0: 2}
+    assert not relations.same_as
+    assert relations.drawn_as == {3: 1}
+    *_, again = _sheet(MadeOf(("moved", "drawn", "last", "drawn")), tmp_path).observation
+    assert again.meaning.startswith("measured: drawn at the start of an episode; the same as observation_1; seen from")
+
+
+def test_less_next_to_nothing_is_no_difference(tmp_path):
+    assert not measure(MadeOf(("drawn", "tiny", "drawn"))).relations.difference_of
+
+
+def test_what_is_drawn_is_looked_at_in_many_episodes(tmp_path):
+    (drawn,) = _sheet(MadeOf(("drawn",)), tmp_path).observation
+    low, high = map(float, re.search(r"seen from (\S+) to (\S+)$", drawn.meaning).groups())
+    assert low < -0.9
+    assert high > 0.9
+
+
+def test_what_is_touched_by_chance_is_no_other_kind(tmp_path):
+    """Three numbers of a thing that drifts, of which one is moved from one start of three."""
+
+    class Touched(MadeOf):
+        def _observation(self):
+            drift = self.drawn + 0.05 * self.n_steps
+            touches = 0.2 * (self.place[1] - self.first) * (self.drawn > 0.5)
+            return np.array([self.place[0], drift, 2 * drift + touches, 3 * drift])
+
+        def reset(self, *, seed=None, options=None):
+            self.first = 0.0
+            super().reset(seed=seed)
+            self.first = self.place[1]
+            return self._observation(), {}
+
+    env = Touched(range(4))
+    assert sum(env.reset(seed=seed)[0][1] > 0.5 for seed in range(3)) == 1
+    assert [(part.start, part.stop) for part in _sheet(env, tmp_path).observation] == [(0, 1), (1, 4)]
 
 
 def test_what_each_action_does(tmp_path):
     moves, pushes, rests = (action.meaning for action in _sheet(MadeOf(KINDS), tmp_path).action)
     assert moves.startswith(
         "measured: 2 moves observation_0 by 0.2 in a step, by 1 in 5, and by 1 in all if 5 steps of 0 follow, and "
-        "observation_6 by 5 in a step, by 5 in 5, and by 0 in all if 5 steps of 0 follow"
     )
-    assert moves.endswith("; -2 does the opposite")
+    # Its change is 0 again when nothing acts, of which there is no more to be said.
+    assert moves.endswith("; -2 does the opposite; it also moves observation_6")
     assert pushes == (
         "measured: 1 moves observation_1 by 0.2 in a step, by 1 in 5, and by 1 in all if 5 steps of 0 follow; "
         "0 moves none of it"
@@ -129,8 +176,26 @@ def test_a_bound_that_moves_nothing_at_first_is_tried_after_the_other(tmp_path):
     (action,) = _sheet(Gripper(), tmp_path).action
     assert action.meaning == (
         "measured: 1 moves observation by -0.1 in a step, by -0.5 in 5, and by -0.5 in all if 5 steps of 0 follow; "
-        "-1 moves none of it at the start, but after 5 steps of 1 observation by 0.5 in 5"
+        "-1 moves none of it at the start, but after 5 steps of 1 it moves observation by 0.5 in 5"
     )
+
+
+class HeavyGripper(Gripper):
+    """It goes on for a while."""
+
+    def reset(self, *, seed=None, options=None):
+        self.speed = 0.0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.speed = 0.9 * self.speed - 0.01 * action
+        self.opening = np.clip(self.opening + self.speed, 0, 1)
+        return self.opening, 0.0, False, False, {}
+
+
+def test_what_is_still_on_its_way_is_not_the_other_bound_s_doing(tmp_path):
+    meaning = _sheet(HeavyGripper(), tmp_path).action[0].meaning
+    assert "but after 5 steps of 1 it moves observation by 0.1" in meaning
 
 
 class Heading(gym.Env):
@@ -171,10 +236,7 @@ def test_each_number_has_one_place(kinds, tmp_path_factory):
     sheet = load_task_sheet(path)
     names = Names(sheet, env.observation_space)
     named = [place for variable in names.variables.values() for place in variable.places]
-    left_out = {i for i, kind in enumerate(kinds) if kind == "constant"} | {
-        *facts.relations.same_as,
-        *facts.relations.before.values(),
-    }
+    left_out = {*facts.relations.same_as, *facts.relations.before.values()}
     assert sorted([*named, *left_out]) == list(range(len(kinds)))
 
 
@@ -269,7 +331,7 @@ def test_numbers_that_are_hard_to_tell_apart(tmp_path):
     assert "an angle, which jumps by 6.28 at its ends" in angle.meaning
     written = (tmp_path / "sheet.yml").read_text()
     assert "# infinite, or no numbers, at times: observation[4]\n" in written
-    assert "# always the same: observation[8] 0\n" in written
+    assert sheet.observation[-1].meaning == "measured: always 0 in what was tried"
 
 
 class Halves(gym.ObservationWrapper):
@@ -352,8 +414,10 @@ def test_bounds_and_numbers_that_are_not_there_are_refused():
         measure(MadeOf(("moved",) * 1200))
 
 
-def test_what_never_changes_is_no_sheet_that_cannot_be_read(tmp_path):
-    assert _sheet(MadeOf(("constant",)), tmp_path).observation == ()
+def test_what_never_changes_is_named_as_well(tmp_path):
+    """A door that nobody has opened yet."""
+    (part,) = _sheet(MadeOf(("constant",) * 3), tmp_path).observation
+    assert (part.start, part.stop, part.meaning) == (0, 3, "measured: always 3 in what was tried")
 
 
 # ---- From code

@@ -18,6 +18,8 @@ from sb3_varl.arguments import ArgumentError
 from sb3_varl.draft.relations import Relations, relate
 from sb3_varl.training.observing import Privileged
 
+# Starts that are only looked at, as what is drawn for an episode is drawn seldom in few.
+N_RESETS = 50
 # Of random actions: episodes, steps of each at most, and for how many of them an action is held, to get somewhere.
 N_EPISODES, N_STEPS, N_HELD = 10, 100, 5
 # Of one component alone: starts, steps at a bound, and as many afterwards with none.
@@ -39,8 +41,9 @@ class Facts:
     :param places: Where each number stands
     :param low: The least that each was, ``(n_numbers,)``
     :param high: The largest that each was
-    :param at_start: What each was at the start of an episode, ``(n_episodes, n_numbers)``
-    :param is_still: Whether it was the same in an episode from its start to its end
+    :param at_start: What each was at the start of an episode, ``(n_episodes, n_numbers)``; from the first ``N_STARTS``
+        of them effects were measured
+    :param most_moved: How far each went in an episode at most
     :param is_finite: Whether it was a number at all times; of others all else is 0
     :param period: By how much each jumps at its ends, as an angle does, in its units, NaN for one that is none
     :param relations: What they have to do with each other
@@ -50,8 +53,8 @@ class Facts:
     :param effects: For each component of the action, what becomes of each number when that is at its upper or its lower
         bound and the others rest, less what becomes of it when all rest: after one step, after ``N_ACTED``, and after
         as many more in which all rest. ``(n_components, 2, n_starts, 3, n_numbers)``, NaN where an episode ended before
-    :param undone: The same of ``N_ACTED`` steps at this bound after as many at the other, less what was there after
-        these: ``(n_components, 2, n_starts, n_numbers)``
+    :param undone: What becomes of each in ``N_ACTED`` steps at this bound after as many at the other, less what becomes
+        of it if the component rests in place of these: ``(n_components, 2, n_starts, n_numbers)``
     :param at_rest: By how much each changes in ``2 * N_ACTED`` steps in which all components rest, or as many as there
         are, ``(n_starts, n_numbers)``
     :param noise: How far two episodes with the same seed and actions were from each other, ``(n_numbers,)``
@@ -63,7 +66,7 @@ class Facts:
     low: np.ndarray
     high: np.ndarray
     at_start: np.ndarray
-    is_still: np.ndarray
+    most_moved: np.ndarray
     is_finite: np.ndarray
     period: np.ndarray
     relations: Relations
@@ -76,6 +79,11 @@ class Facts:
     noise: np.ndarray
     max_episode_steps: int | None
     says_success: bool | None
+
+    @property
+    def is_nearly_still(self) -> np.ndarray:
+        """Whether each was the same in an episode but for a hundredth of its range."""
+        return self.most_moved <= 0.01 * (self.high - self.low)
 
     def is_motion(self, changes: np.ndarray, number: int) -> bool:
         """
@@ -91,8 +99,8 @@ class Facts:
 
 def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
     """
-    Measure an environment, in 10 episodes of at most 100 random actions and, from each of 3 starts, two of 10 steps for
-    each bound of each component of the action.
+    Measure an environment, in 10 episodes of at most 100 random actions, at 50 starts that are only looked at and, from
+    each of 3 starts, in two episodes of 10 steps for each bound of each component of the action.
 
     :param env: The environment, with a Box of actions
     :param observe: Name of an attribute or a method of the environment that says what an advisor reads, an array or a
@@ -110,20 +118,22 @@ def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
             "so that its actions have bounds."
         )
     probe = _Probe(env, env.action_space, _reader(env, observe), seed)
-    n_episodes = N_EPISODES + N_STARTS * (2 + 4 * probe.rest.size)
+    n_episodes = N_EPISODES + N_RESETS + N_STARTS * (2 + 4 * probe.rest.size)
     # Of numbers that are none, which are left out afterwards.
     with tqdm(total=n_episodes, unit="episode", desc="measuring") as bar, np.errstate(invalid="ignore", over="ignore"):
         episodes = probe.act_at_random(bar)
+        starts = probe.look(bar)
         effects, undone, at_rest, noise = probe.act_by_components(bar)
     episodes = [np.where(probe.is_finite, episode, 0.0) for episode in episodes]
-    numbers = np.concatenate(episodes)
+    starts = np.array([*(episode[0] for episode in episodes), *np.where(probe.is_finite, starts, 0.0)])
+    numbers = np.concatenate([*episodes, starts])
     period = _period(episodes)
     return Facts(
         places=tuple(probe.places),
         low=numbers.min(axis=0),
         high=numbers.max(axis=0),
-        at_start=np.array([episode[0] for episode in episodes]),
-        is_still=np.all([np.ptp(episode, axis=0) == 0 for episode in episodes], axis=0),
+        at_start=starts,
+        most_moved=np.max([np.ptp(episode, axis=0) for episode in episodes], axis=0),
         is_finite=probe.is_finite,
         period=period,
         relations=relate(episodes, [key for key, _ in probe.places]),
@@ -202,6 +212,14 @@ class _Probe:
             bar.update()
         return episodes
 
+    def look(self, bar: tqdm) -> np.ndarray:
+        """What the numbers are at starts of which nothing else is done: ``(N_RESETS, n_numbers)``."""
+        starts = []
+        for start in range(N_EPISODES, N_EPISODES + N_RESETS):
+            starts.append(self._episode(start, ())[0])
+            bar.update()
+        return np.array(starts)
+
     def act_by_components(self, bar: tqdm) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What becomes of the numbers when one component acts at a time: what Facts has of that."""
         n_components, n_numbers = self.rest.size, len(self.places)
@@ -221,9 +239,11 @@ class _Probe:
                     if step < min(len(numbers), len(resting)):
                         effects[component, bound, start, moment] = numbers[step] - resting[step]
                 numbers = self._episode(start, other + acted)
-                if len(numbers) > 2 * N_ACTED:
-                    undone[component, bound, start] = numbers[2 * N_ACTED] - numbers[N_ACTED]
+                if min(len(numbers), len(resting)) > 2 * N_ACTED:
+                    undone[component, bound, start] = numbers[2 * N_ACTED] - resting[2 * N_ACTED]
                 bar.update(2)
+        # What the other bound had brought about, if it was left at that.
+        undone -= effects[:, ::-1, :, -1]
         return effects, undone, at_rest, noise.max(axis=0)
 
     def _alone(self, component: int, bound: int) -> np.ndarray:

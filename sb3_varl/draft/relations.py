@@ -1,5 +1,6 @@
 """What numbers of an observation have to do with each other."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,10 +8,14 @@ import numpy as np
 
 # By how much two numbers that are the same may differ, by their range.
 _ROUNDING = 1e-4
+# Of two numbers that a third is the difference of, by its range.
+_TO_SPEAK_OF = 0.01
 # Which share of a velocity's variance, as it is taken at the end of a step, the difference of two positions has to
 # explain, and in which share of the steps with both, as walls stop what moves; of how many such steps at least; and how
 # many steps are looked at.
 _EXPLAINED, _MOSTLY, _LEAST_SEEN, _LOOKED_AT = 0.95, 0.85, 50, 400
+# Of how many numbers the last values have to stand as far behind them, for those that never moved to be taken for such.
+_IN_A_ROW = 2
 
 
 @dataclass(frozen=True)
@@ -19,12 +24,14 @@ class Relations:
     For numbers by their place among all, the others that they go back to.
 
     :param same_as: For a number that was always the same as an earlier one, which
+    :param drawn_as: The same of numbers that never moved in an episode; they may come apart
     :param before: For a number whose last value another one of the same array has, which
     :param change_of: For a number that is by how much another changes in a step, or a multiple, which, and the multiple
     :param difference_of: For a number that is one earlier number less another, which
     """
 
     same_as: dict[int, int]
+    drawn_as: dict[int, int]
     before: dict[int, int]
     change_of: dict[int, tuple[int, float]]
     difference_of: dict[int, tuple[int, int]]
@@ -45,8 +52,11 @@ def relate(episodes: Sequence[np.ndarray], arrays: Sequence[object]) -> Relation
     same_as = _same(numbers, moving)
     moving = [number for number in moving if number not in same_as]
     before = _before(now, last, moving, arrays)
+    before |= _before_that_never_moved(now, last, before, arrays)
+    drawn = [i for i in np.flatnonzero(np.ptp(numbers, axis=0)).tolist() if i not in moving and i not in same_as]
+    drawn_as = _same(numbers, [number for number in drawn if number not in before.values()])
     moving = [number for number in moving if number not in before.values()]
-    return Relations(same_as, before, _changes(now, last, moving), _differences(numbers))
+    return Relations(same_as, drawn_as, before, _changes(now, last, moving), _differences(numbers))
 
 
 def _same(numbers: np.ndarray, moving: Sequence[int]) -> dict[int, int]:
@@ -68,6 +78,22 @@ def _before(now: np.ndarray, last: np.ndarray, moving: Sequence[int], arrays: Se
         same = np.flatnonzero(distance <= _ROUNDING * np.ptp(now[:, j]))
         if same.size and j not in found:
             found[others[same[0]]] = j
+    return found
+
+
+def _before_that_never_moved(
+    now: np.ndarray, last: np.ndarray, before: dict[int, int], arrays: Sequence[object]
+) -> dict[int, int]:
+    """Those that are where the last values of others are, of a thing that nothing touched."""
+    found = dict[int, int]()
+    for offset, n_found in Counter(j - i for i, j in before.items()).items():
+        if n_found < _IN_A_ROW:
+            continue
+        for i in range(max(0, -offset), min(now.shape[1], now.shape[1] - offset)):
+            taken = {*before, *before.values(), *found, *found.values()}
+            is_same = np.abs(last[:, i] - now[:, i + offset]).max() <= _ROUNDING * np.ptp(now[:, i])
+            if is_same and arrays[i] == arrays[i + offset] and not taken & {i, i + offset}:
+                found[i] = i + offset
     return found
 
 
@@ -102,11 +128,13 @@ def _multiple(change: np.ndarray, number: np.ndarray) -> tuple[float, float]:
 def _differences(numbers: np.ndarray) -> dict[int, tuple[int, int]]:
     """Which numbers are one earlier number less another."""
     found = dict[int, tuple[int, int]]()
-    rounding = _ROUNDING * np.ptp(numbers, axis=0)
+    ranges = np.ptp(numbers, axis=0)
+    rounding = _ROUNDING * ranges
     varies = rounding > 0
     some = numbers[:: max(1, len(numbers) // 10)]
     for j in np.flatnonzero(varies).tolist():
-        earlier = np.flatnonzero(varies[:j])
+        # Not of something that next to nothing is taken from.
+        earlier = np.flatnonzero(varies[:j] & (ranges[:j] > _TO_SPEAK_OF * ranges[j]))
         left = some[:, earlier, None] - some[:, None, earlier]
         fits = np.argwhere((np.abs(left - some[:, j, None, None]) <= rounding[j]).all(axis=0))
         for a, b in earlier[fits].tolist():

@@ -21,6 +21,8 @@ _MOST_TOLD, _FAR_ENOUGH, _MOST_NAMED = 3, 0.2, 6
 _AGREE = 0.1
 # Below this, by the most that becomes of a number, it is nothing.
 _NEGLIGIBLE = 0.01
+# Below this, a number is 0, in whatever unit.
+_NOTHING = 1e-6
 # Between values of several starts.
 _OR = " | "
 # Before what is measured anew where a draft is written again.
@@ -130,7 +132,7 @@ def _joined(words: str, measured: str) -> str:
 
 def _parts(facts: Facts) -> list[_Part]:
     relations = facts.relations
-    left_out = {*relations.same_as, *relations.before.values(), *_constant(facts)}
+    left_out = {*relations.same_as, *relations.before.values()}
     told = [number for number in np.flatnonzero(facts.is_finite).tolist() if number not in left_out]
     parts, taken = list[_Part](), set[str]()
     for run in _runs(facts, told, lambda number: _kind(facts, number)):
@@ -159,18 +161,23 @@ def _given_parts(facts: Facts, named: Iterable[ObservationSlice]) -> list[_Part]
 
 
 def _constant(facts: Facts) -> list[int]:
-    return np.flatnonzero(facts.is_finite & facts.is_still & (facts.low == facts.high)).tolist()
+    largest = np.maximum(np.abs(facts.low), np.abs(facts.high))
+    return np.flatnonzero(facts.is_finite & (facts.high - facts.low <= np.maximum(1e-5 * largest, _NOTHING))).tolist()
 
 
 def _kind(facts: Facts, number: int) -> tuple[object, ...]:
     """What numbers that are named together have in common."""
     relations = facts.relations
     before, change = relations.before.get(number), relations.change_of.get(number)
+    moves = [facts.is_motion(facts.effects[:, :, start, :, number], number) for start in range(N_STARTS)]
     return (
-        bool(facts.is_still[number]),
-        facts.is_motion(facts.effects[..., number], number),
+        number in _constant(facts),
+        bool(facts.is_nearly_still[number]),
+        # Not if it was touched by chance.
+        sum(moves) > N_STARTS / 2,
         bool(np.isnan(facts.period[number])),
         None if before is None else before - number,
+        number in relations.drawn_as,
         None if change is None else change[0] - number,
         tuple(other - number for other in relations.difference_of.get(number, ())),
     )
@@ -190,16 +197,14 @@ def _runs(facts: Facts, numbers: Sequence[int], kind: Callable[[int], object]) -
 def _action_meaning(facts: Facts, component: int, names: dict[int, str]) -> str:
     effects = facts.effects[component]
     high, low, rest = (_number(bound[component]) for bound in (facts.action_high, facts.action_low, facts.rest))
-    reach = {
-        number: np.nanmax(np.abs(effects[..., number])) / max(facts.high[number] - facts.low[number], 1e-9)
-        for number in names
-        if facts.is_motion(effects[..., number], number)
-    }
+    reach = _reach(facts, effects, names)
     if not reach:
         return f"from {low} to {high}; moves nothing by itself, at least not at the start of an episode"
     # What something changes by, or differs by, is told of after that.
     derived = {*facts.relations.change_of, *facts.relations.difference_of}
-    far = [number for number in reach if reach[number] >= _FAR_ENOUGH * max(reach.values())]
+    # Of what is as before once nothing acts, only its name, if there is something else.
+    told = _reach(facts, effects[..., -1:, :], names) or reach
+    far = [number for number in told if told[number] >= _FAR_ENOUGH * max(told.values())]
     far = sorted(far, key=lambda number: (number in derived, -reach[number]))[:_MOST_TOLD]
     others = sorted(reach.keys() - set(far), key=lambda number: -reach[number])
     up, down = ({number: effect[..., number] for number in far} for effect in effects)
@@ -212,6 +217,15 @@ def _action_meaning(facts: Facts, component: int, names: dict[int, str]) -> str:
         more = " and more" if len(others) > _MOST_NAMED else ""
         said += f"; it also moves {', '.join(names[number] for number in others[:_MOST_NAMED])}{more}"
     return said
+
+
+def _reach(facts: Facts, effects: np.ndarray, numbers: Iterable[int]) -> dict[int, float]:
+    """How far each number goes that is moved, by its range."""
+    return {
+        number: np.nanmax(np.abs(effects[..., number])) / max(facts.high[number] - facts.low[number], 1e-9)
+        for number in numbers
+        if facts.is_motion(effects[..., number], number)
+    }
 
 
 def _is_opposite(up: np.ndarray, down: np.ndarray) -> bool:
@@ -236,8 +250,9 @@ def _undoes(facts: Facts, component: int, bound: int, numbers: Iterable[int], na
     moved = [
         f"{names[number]} by {_each(change)}" for number, change in changes.items() if facts.is_motion(change, number)
     ]
-    after = f"after {N_ACTED} steps of {other}"
-    return f"none of it at the start, but {after} {', and '.join(moved)} in {N_ACTED}" if moved else "none of it"
+    if not moved:
+        return "none of it"
+    return f"none of it at the start, but after {N_ACTED} steps of {other} it moves {', and '.join(moved)} in {N_ACTED}"
 
 
 def _starts(facts: Facts, parts: Sequence[_Part]) -> str:
@@ -265,9 +280,11 @@ def _starts(facts: Facts, parts: Sequence[_Part]) -> str:
 def _part_meaning(facts: Facts, part: _Part, parts: Sequence[_Part]) -> str:
     numbers, ranges = part.numbers, facts.high - facts.low
     if set(numbers) <= {*_constant(facts)}:
-        return f"always {', '.join(_number(facts.low[number]) for number in numbers)} in what was tried"
+        values = [_number(facts.low[number]) for number in numbers]
+        return f"always {', '.join(values if len(set(values)) > 1 else values[:1])} in what was tried"
     said = []
-    if facts.is_still[numbers].all():
+    is_still = not facts.most_moved[numbers].any()
+    if is_still:
         said.append("drawn at the start of an episode")
     relation = _relation(facts, part, parts)
     if relation:
@@ -278,7 +295,7 @@ def _part_meaning(facts: Facts, part: _Part, parts: Sequence[_Part]) -> str:
     period = facts.period[numbers[0]]
     if len(numbers) == 1 and not np.isnan(period):
         said.append(f"an angle, which jumps by {_number(period)} at its ends")
-    if not facts.is_still[numbers].all():
+    if not is_still:
         starts = (_span(_without_traces(facts.at_start[:, number], ranges[number])) for number in numbers)
         said.append(f"at the start {', '.join(starts)}")
     seen = (_span(np.array([facts.low[number], facts.high[number]])) for number in numbers)
@@ -288,6 +305,10 @@ def _part_meaning(facts: Facts, part: _Part, parts: Sequence[_Part]) -> str:
 
 def _relation(facts: Facts, part: _Part, parts: Sequence[_Part]) -> str:
     """What numbers are that are the difference of others, or their change, as far as these have names."""
+    same = [facts.relations.drawn_as.get(number) for number in part.numbers]
+    if all(number is not None for number in same):
+        first = _spelt(parts, [number for number in same if number is not None])
+        return f"the same as {first}" if first else ""
     differences = [facts.relations.difference_of.get(number) for number in part.numbers]
     changes = [facts.relations.change_of.get(number) for number in part.numbers]
     if all(differences):
@@ -311,9 +332,6 @@ def _spelt(parts: Sequence[_Part], numbers: Sequence[int]) -> str:
 
 def _left_out(facts: Facts) -> Iterator[str]:
     """What is not named by itself, and why."""
-    runs = _runs(facts, _constant(facts), lambda i: facts.low[i])
-    if runs:
-        yield f"always the same: {', '.join(f'{_place(facts, run)} {_number(facts.low[run[0]])}' for run in runs)}"
     same_as = facts.relations.same_as
     runs = _runs(facts, list(same_as), lambda i: same_as[i] - i)
     if runs:
@@ -350,13 +368,13 @@ def _each(values: np.ndarray) -> str:
 
 
 def _span(values: np.ndarray) -> str:
-    return (
-        _number(float(np.median(values))) if _agree(values) else f"{_number(values.min())} to {_number(values.max())}"
-    )
+    if _agree(values, _NEGLIGIBLE):
+        return _number(float(np.median(values)))
+    return f"{_number(values.min())} to {_number(values.max())}"
 
 
-def _agree(values: np.ndarray) -> bool:
-    return bool(np.ptp(values) <= _AGREE * np.abs(values).max())
+def _agree(values: np.ndarray, share: float = _AGREE) -> bool:
+    return bool(np.ptp(values) <= share * np.abs(values).max())
 
 
 def _without_traces(values: np.ndarray, size: float) -> np.ndarray:
@@ -364,7 +382,7 @@ def _without_traces(values: np.ndarray, size: float) -> np.ndarray:
 
 
 def _number(value: float) -> str:
-    return "0" if abs(value) < 1e-6 else f"{value:.3g}"
+    return "0" if abs(value) < _NOTHING else f"{value:.3g}"
 
 
 def _folded(text: str, indent: int = 6) -> str:
