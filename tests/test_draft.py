@@ -79,16 +79,18 @@ def _sheet(env, tmp_path, **kwargs):
 
 def test_what_each_number_is(tmp_path):
     sheet = _sheet(MadeOf(KINDS), tmp_path)
-    moved, one_way, drawn, constant, rate, gap = sheet.observation
+    moved, one_way, drawn, rate, gap = sheet.observation
     assert (moved.name, moved.start, moved.stop, moved.before) == ("observation 0", 0, 1, 5)
     assert (one_way.name, one_way.before) == ("observation 1", None)
+    # With the constant beside it.
+    assert (drawn.start, drawn.stop) == (2, 4)
     assert drawn.meaning.startswith("measured: drawn at the start of an episode; seen from -0.")
+    assert drawn.meaning.endswith(", 3")
     assert rate.meaning.startswith(
         "measured: by how much observation_0 changes in a step, times 25; at the start 0; seen from -4.83"
     )
-    assert gap.meaning.startswith("measured: observation_2 - observation_0; at the start -")
+    assert gap.meaning.startswith("measured: observation_2_to_3[0] - observation_0; at the start -")
     written = (tmp_path / "sheet.yml").read_text()
-    assert (constant.start, constant.meaning) == (3, "measured: always 3 in what was tried")
     assert "# the same as others: observation[4] as observation[0]\n" in written
 
 
@@ -96,7 +98,7 @@ def test_last_values_of_what_never_moved_are_known_by_their_place(tmp_path):
     kinds = ("moved", "one_way", "drawn", "constant", "last", "last_one_way", "drawn", "constant")
     relations = measure(MadeOf(kinds)).relations
     assert relations.before == {0: 4, 1: 5, 2: 6, 3: 7}
-    assert [part.stop for part in _sheet(MadeOf(kinds), tmp_path).observation] == [2, 3, 4]
+    assert [part.stop for part in _sheet(MadeOf(kinds), tmp_path).observation] == [2, 4]
     # Two that are drawn alike may come apart where no others tell what they are.
     relations = measure(MadeOf(("moved", "drawn", "last", "drawn"))).relations
     assert relations.before == {0: 2}

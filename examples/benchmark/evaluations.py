@@ -31,6 +31,9 @@ class Evaluations:
         rows = pd.read_csv(results.evaluations_path, dtype={"id": str})
         self._by_run = dict(list(rows.sort_values("step").groupby("id")))
         self._ids = {(run.method, run.task, run.seed): run.id for run in self.runs.itertuples()}
+        self._steps: dict[tuple[str, str], dict[int, int]] = {}
+        for run in self.runs.itertuples():
+            self._steps.setdefault((run.method, run.task), {})[run.seed] = run.steps
 
     def seeds(self, methods: Sequence[str], tasks: Sequence[str], steps: int = 0) -> list[int]:
         """
@@ -41,9 +44,10 @@ class Evaluations:
         :param steps: For at least that many steps
         :return: The seeds; none if there is no method
         """
-        runs = self.runs[self.runs["steps"] >= steps]
-        seeds = runs.groupby(["method", "task"])["seed"].agg(set).to_dict()
-        of_each = [seeds.get(cell, set()) for cell in itertools.product(methods, tasks)]
+        of_each = [
+            {seed for seed, n_steps in self._steps.get(cell, {}).items() if n_steps >= steps}
+            for cell in itertools.product(methods, tasks)
+        ]
         return sorted(set.intersection(*of_each)) if of_each else []
 
     def compared(self, experiment: str) -> list[str]:
@@ -151,7 +155,7 @@ def overall(at_end: np.ndarray, of_run: np.ndarray) -> list[Interval]:
 
     def of_sample(runs: np.ndarray) -> np.ndarray:
         end, run = at_end.flat[runs[..., 0]], of_run.flat[runs[..., 0]]
-        return np.array([metrics.aggregate_mean(end), interquartile_mean(end), metrics.aggregate_mean(run)])
+        return np.array([end.mean(), interquartile_mean(end), run.mean()])
 
     # Runs are drawn by their numbers, and once for all three.
     return intervals(np.arange(at_end.size).reshape(*at_end.shape, 1), of_sample)

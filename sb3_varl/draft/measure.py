@@ -80,11 +80,6 @@ class Facts:
     max_episode_steps: int | None
     says_success: bool | None
 
-    @property
-    def is_nearly_still(self) -> np.ndarray:
-        """Whether each was the same in an episode but for a hundredth of its range."""
-        return self.most_moved <= 0.01 * (self.high - self.low)
-
     def is_motion(self, changes: np.ndarray, number: int) -> bool:
         """
         Tell whether a number moves, beyond noise and a hundredth of its range.

@@ -171,8 +171,8 @@ def _kind(facts: Facts, number: int) -> tuple[object, ...]:
     before, change = relations.before.get(number), relations.change_of.get(number)
     moves = [facts.is_motion(facts.effects[:, :, start, :, number], number) for start in range(N_STARTS)]
     return (
-        number in _constant(facts),
-        bool(facts.is_nearly_still[number]),
+        # One alone is a height, or what else belongs to its neighbours.
+        number in (constant := _constant(facts)) and not {number - 1, number + 1}.isdisjoint(constant),
         # Not if it was touched by chance.
         sum(moves) > N_STARTS / 2,
         bool(np.isnan(facts.period[number])),
