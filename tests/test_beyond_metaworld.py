@@ -83,6 +83,29 @@ def test_rules_from_a_drafted_sheet_pick_and_place(n):
     assert sum(bool(whole.episode.succeeded) for whole in followed) >= 39
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "n_episodes", "n_successes"),
+    [("FetchReach-v4", 20, 20), ("FetchPush-v4", 20, 20), ("FetchSlide-v4", 20, 4), ("PointMaze_Medium-v3", 5, 5)],
+)
+def test_rules_from_drafted_sheets(name, n_episodes, n_successes):
+    folder = ASKED / "drafted" / name / "1"
+    env, sheet = gym.make(f"gymnasium_robotics:{name}"), load_task_sheet(folder / "sheet.yml")
+    rules = Rules.parse((folder / "answer.txt").read_text(), sheet, env.observation_space, env.action_space)
+    assert not rules.rejected
+    followed = follow_whole(lambda: env, rules, n_episodes, seed=0)
+    assert sum(bool(whole.episode.succeeded) for whole in followed) == pytest.approx(n_successes, abs=2)
+
+
+def test_rules_from_a_drafted_sheet_drive_up_the_hill():
+    folder = ASKED / "drafted" / "MountainCarContinuous-v0" / "1"
+    env, sheet = gym.make("MountainCarContinuous-v0"), load_task_sheet(folder / "sheet.yml")
+    rules = Rules.parse((folder / "answer.txt").read_text(), sheet, env.observation_space, env.action_space)
+    followed = follow_whole(lambda: env, rules, 20, seed=0)
+    assert min(whole.reward for whole in followed) > 90
+    assert f"{np.mean([whole.reward for whole in followed]):.0f}" == "93"
+
+
 # Of observations, and of goals: panda-gym needs PyBullet, which has no wheels for later versions of Python than 3.11.
 PANDA = {"PandaPickAndPlace-v3": (19, 3), "PandaStack-v3": (31, 6)}
 

@@ -29,6 +29,7 @@ def test_the_tables_follow_from_the_data(tmp_path):
     for name in (
         "rules alone",
         "asked again",
+        "drafted",
         "fifteen tasks, 60000 steps",
         "fifteen tasks by the step",
         "prompts",
@@ -145,6 +146,10 @@ def test_what_is_said_of_one_setting_at_a_time_follows_from_the_data():
     def whole(name):
         return f"{success(f'rules, {name}').mean():.0%}"
 
+    def of_seeds(name, part):
+        first, second, third = [f"{success(f'rules, {name}', seed)[..., part].mean():.0%}" for seed in (100, 101, 102)]
+        return f"{first}, {second} and {third}"
+
     def spread(part):
         of_seeds = [success("rules", seed)[..., part].mean() for seed in evaluations.seeds(["rules"], cells.LATE_TASKS)]
         return f"between {min(of_seeds):.0%} and {max(of_seeds):.0%}"
@@ -154,9 +159,11 @@ def test_what_is_said_of_one_setting_at_a_time_follows_from_the_data():
     for said in (
         f"{whole('raw observations')} without the one and {whole('1-step returns')} without the other, where the "
         f"defaults' five seeds are {spread(slice(None))}",
-        f"a label in each step {whole('label_freq 1')}, in each eighth {whole('label_freq 8')}",
-        f"plain critics {whole('plain critics')}, the learnt temperature {whole('learnt temperature')}, the discount "
-        f"of 0.99 {whole('discount 0.99')} and the Gaussian noise {whole('other noise')}",
+        f"a label in each eighth step {whole('label_freq 8')}",
+        f"the learnt temperature {whole('learnt temperature')}, the discount of 0.99 {whole('discount 0.99')} and the "
+        f"Gaussian noise {whole('other noise')}",
+        f"comes to {of_seeds('label_freq 1', slice(None))} over the run, and ends at {of_seeds('label_freq 1', end)}",
+        f"come to {of_seeds('plain critics', slice(None))}, and end at {of_seeds('plain critics', end)}",
         f"defaults' seeds are {spread(end)}, the discount is at {success('rules, discount 0.99')[..., end].mean():.0%}",
     ):
         assert said in page, said
@@ -255,6 +262,30 @@ def test_the_tables_of_mistakes_follow_from_the_data(right, mistaken):
     for name, methods in rows.items():
         found = [cell(method, task) for task in ("push-v3", "drawer-open-v3") for method in methods]
         assert f"| {name} | {' | '.join(found)} |" in page
+
+
+def test_what_is_said_of_mistakes_follows_from_the_data():
+    evaluations = Evaluations(results.Results(BENCHMARK / "results"))
+
+    def end(method, task):
+        (success,) = evaluations.table(method, [task], [100], "success", cells.SHORT_STEPS)[1]
+        return success[0, -results.N_LAST :].mean(), success[0]
+
+    tasks = ("push-v3", "drawer-open-v3")
+    corrected = [end(f"rules, mistake {name}, corrected", task)[0] for name in MISTAKES for task in tasks]
+    push, drawer = ([end(f"rules, mistake {name}", task)[0] for name in MISTAKES] for task in tasks)
+    *five, best = sorted(push)
+    not_held, by_step = end("rules, mistake too_fast, no hold", "push-v3")
+    page = " ".join((DOCS / "results_ablations.md").read_text().split())
+    assert f"**All that is corrected ends at {min(corrected):.0%} to {max(corrected):.0%}**" in page
+    assert min(drawer) == 1
+    assert f"Five mistakes of six leave little or nothing of push, {max(five):.0%} at most" in page
+    assert f"and ends at {best:.0%}. Without holding" in page
+    assert f"it ends at {not_held:.0%}, after {by_step[3]:.0%} in the first evaluation behind the cutoff" in page
+    said = " ".join((DOCS / "results.md").read_text().split())
+    assert (
+        f"on push for one of six, in part ({best:.0%}); corrected in the middle of the advice they all end at" in said
+    )
 
 
 def test_what_is_said_of_gates_that_are_open_at_the_cutoff_follows_from_the_data():

@@ -22,6 +22,7 @@ from cells import (
 )
 from evaluations import Evaluations, Interval, describe, overall, ranges
 from results import N_LAST
+from rules_alone import DRAFTS
 from rules_alone import RESULTS as RULES_ALONE
 from sb3_varl.wording import count
 
@@ -379,6 +380,18 @@ def tabulate_asked_again() -> list[str]:
     return lines + [_told_of_answers(answers, task, ("present", "again")) for task in MAIN_TASKS if task in again]
 
 
+def tabulate_drafted() -> list[str]:
+    """
+    The same of answers to prompts whose sheet a program drafted.
+
+    :return: Lines of Markdown
+    """
+    answers = pd.read_csv(RULES_ALONE)
+    prompts = [f"drafted {stage}" for stage in DRAFTS]
+    lines = ["| task | the first draft | the second | today's |", "| --- | --- | --- | --- |"]
+    return lines + [_told_of_answers(answers, task, prompts) for task in MAIN_TASKS]
+
+
 def _told_of_answers(answers: pd.DataFrame, task: str, prompts: Sequence[str]) -> str:
     cells = [task.removesuffix("-v3")]
     for prompt in prompts:
@@ -452,6 +465,7 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     ]
     lines += ["## rules alone", "", *tabulate_rules_alone(), ""]
     lines += ["## asked again", "", *tabulate_asked_again(), ""]
+    lines += ["## drafted", "", *tabulate_drafted(), ""]
     lines += [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
     lines += [*tabulate_tasks(evaluations, MAIN_TASKS, SHORT_STEPS), ""]
     lines += [

@@ -6,8 +6,9 @@ answers are RECORDED: a large multimodal model wrote each of them once.
 
 writes ``results/rules_alone.csv`` anew: a row for each answer to the present prompt, to the same once more, and to an
 earlier one, on Meta-World's tasks as in the grid, with an action for 3 steps of the simulator and 50 actions in an
-episode; and for each about a task in disguise (``disguised.py``) or an invented one (``invented.py``), with an action
-for 4 steps and 38 or 60 actions.
+episode; for each to a prompt with a sheet that a program drafted, which lies beside it, with an action for 1 step and
+150 of them; and for each about a task in disguise (``disguised.py``) or an invented one (``invented.py``), with an
+action for 4 steps and 38 or 60 actions.
 """
 
 import argparse
@@ -26,17 +27,20 @@ import disguised
 import invented
 import sb3_varl
 from cells import FRAME_SKIP
-from sb3_varl import Rules
+from sb3_varl import Rules, load_task_sheet
 from sb3_varl.metaworld import SparseMetaWorldEnv
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results" / "rules_alone.csv"
+# Stages of the program.
+DRAFTS = ("1", "2", "3")
 FOLDERS = {
     "present": pathlib.Path(sb3_varl.__file__).parent / "advisors" / "recorded_rules",
     "again": HERE / "rules_asked_again",
     "earlier": HERE / "earlier_rules",
     "disguised": HERE / "disguised_rules",
     "invented": HERE / "invented_rules",
+    **{f"drafted {stage}": HERE / "drafted_rules" / stage for stage in DRAFTS},
 }
 SEEDS = range(1000, 1020)
 MAX_ACTIONS = {
@@ -45,6 +49,7 @@ MAX_ACTIONS = {
     "earlier": 150 // FRAME_SKIP,
     "disguised": disguised.MAX_EPISODE_STEPS,
     "invented": invented.MAX_EPISODE_STEPS,
+    **{f"drafted {stage}": 150 for stage in DRAFTS},
 }
 COLUMNS = ("prompt", "task", "answer", "rules", "success", "actions", "failed_seeds")
 
@@ -69,7 +74,8 @@ def make_env(prompt: str, task: str) -> disguised.Disguised | SparseMetaWorldEnv
         return disguised.Disguised(task, terminate_on_success=True)
     if prompt == "invented":
         return invented.Invented(task, terminate_on_success=True)
-    return SparseMetaWorldEnv(task, frame_skip=FRAME_SKIP, terminate_on_success=True)
+    frame_skip = 1 if prompt.startswith("drafted") else FRAME_SKIP
+    return SparseMetaWorldEnv(task, frame_skip=frame_skip, terminate_on_success=True)
 
 
 def follow(
@@ -86,7 +92,9 @@ def follow(
     """
     env = make_env(prompt, task)
     assert isinstance(env.action_space, spaces.Box)
-    rules = Rules.parse(file.read_text(), env.task_sheet, env.observation_space, env.action_space)
+    drafted = file.with_suffix(".yml")
+    sheet = load_task_sheet(drafted) if drafted.exists() else env.task_sheet
+    rules = Rules.parse(file.read_text(), sheet, env.observation_space, env.action_space)
     lengths: dict[int, int | None] = {}
     for seed in seeds:
         observation, _ = env.reset(seed=seed)
@@ -131,7 +139,7 @@ def main() -> None:
         writer.writerows(rows)
     for row in rows:
         print(
-            f"{row['prompt']:<9}{row['task']:<30}{row['answer']:>2}{row['rules']:>4}{row['success']:>6.0%}{row['actions']:>6}"
+            f"{row['prompt']:<10}{row['task']:<30}{row['answer']:>2}{row['rules']:>4}{row['success']:>6.0%}{row['actions']:>6}"
         )
 
 
