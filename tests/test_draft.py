@@ -97,6 +97,8 @@ def test_last_values_of_what_never_moved_are_known_by_their_place(tmp_path):
     relations = measure(MadeOf(kinds)).relations
     assert relations.before == {0: 4, 1: 5, 2: 6, 3: 7}
     assert [part.stop for part in _sheet(MadeOf(kinds), tmp_path).observation] == [2, 4]
+    # Not of what lies outside of these.
+    assert measure(MadeOf((*kinds[:2], *kinds[4:6], "constant", "drawn", "constant"))).relations.before == {0: 2, 1: 3}
     # Two that are drawn alike may come apart where no others tell what they are.
     relations = measure(MadeOf(("moved", "drawn", "last", "drawn"))).relations
     assert relations.before == {0: 2}

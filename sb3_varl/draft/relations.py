@@ -89,7 +89,9 @@ def _before_that_never_moved(
     for offset, n_found in Counter(j - i for i, j in before.items()).items():
         if n_found < _IN_A_ROW:
             continue
-        for i in range(max(0, -offset), min(now.shape[1], now.shape[1] - offset)):
+        # One observation beside the other, each as long as they are apart.
+        first = min(i for i, j in before.items() if j - i == offset)
+        for i in range(first, min(first + abs(offset), now.shape[1] - max(offset, 0))):
             taken = {*before, *before.values(), *found, *found.values()}
             is_same = np.abs(last[:, i] - now[:, i + offset]).max() <= _ROUNDING * np.ptp(now[:, i])
             if is_same and arrays[i] == arrays[i + offset] and not taken & {i, i + offset}:
