@@ -109,7 +109,8 @@ def test_a_correction_finds_that_the_task_sheet_is_wrong(answer, n_successes):
 
 
 @pytest.mark.parametrize(
-    ("environment", "n"), [*itertools.product(("Ferry-v0", "Harbour"), ("1", "2", "3", "4")), ("Ferry-v0", "5")]
+    ("environment", "n"),
+    [*itertools.product(("Ferry-v0", "Harbour"), ("1", "2", "3", "4")), ("Ferry-v0", "5"), ("Ferry-v0", "6")],
 )
 def test_rules_from_drafted_sheets_succeed(environment, n):
     """Those of FetchPickAndPlace are followed in test_beyond_metaworld."""
@@ -125,7 +126,7 @@ def test_the_last_answer_about_the_ferry_is_to_the_draft_that_the_command_writes
     draft = write_sheet(measure(_ferry().Ferry()), "Ferry-v0", "Bring the ferry to the pier and stop there.")
     (tmp_path / "sheet.yml").write_text(draft)
     assert load_task_sheet(tmp_path / "sheet.yml") == load_task_sheet(
-        ASKED / "drafted" / "Ferry-v0" / "5" / "sheet.yml"
+        ASKED / "drafted" / "Ferry-v0" / "6" / "sheet.yml"
     )
 
 

@@ -77,17 +77,17 @@ def _sheet(env, tmp_path, **kwargs):
 
 def test_what_each_number_is(tmp_path):
     sheet = _sheet(MadeOf(KINDS), tmp_path)
-    moved, one_way, drawn, rate, gap = sheet.observation
+    moved, one_way, drawn, constant, rate, gap = sheet.observation
     assert (moved.name, moved.start, moved.stop, moved.before) == ("observation 0", 0, 1, 5)
     assert (one_way.name, one_way.before) == ("observation 1", None)
-    # With the constant beside it.
-    assert (drawn.start, drawn.stop) == (2, 4)
-    assert drawn.meaning.startswith("measured: drawn at the start of an episode; seen from -0.")
-    assert drawn.meaning.endswith(", 3")
+    assert drawn.meaning.startswith(
+        "measured: drawn at the start of an episode, and the same to its end in what was tried; seen from -0."
+    )
+    assert (constant.start, constant.meaning) == (3, "measured: always 3 in what was tried")
     assert rate.meaning.startswith(
         "measured: by how much observation_0 changes in a step, times 25; at the start 0; seen from -4.83"
     )
-    assert gap.meaning.startswith("measured: observation_2_to_3[0] - observation_0; at the start -")
+    assert gap.meaning.startswith("measured: observation_2 - observation_0; at the start -")
     written = (tmp_path / "sheet.yml").read_text()
     assert "# the same as others: observation[4] as observation[0]\n" in written
 
@@ -96,7 +96,7 @@ def test_last_values_of_what_never_moved_are_known_by_their_place(tmp_path):
     kinds = ("moved", "one_way", "drawn", "constant", "last", "last_one_way", "drawn", "constant")
     relations = measure(MadeOf(kinds)).relations
     assert relations.before == {0: 4, 1: 5, 2: 6, 3: 7}
-    assert [part.stop for part in _sheet(MadeOf(kinds), tmp_path).observation] == [2, 4]
+    assert [part.stop for part in _sheet(MadeOf(kinds), tmp_path).observation] == [2, 3, 4]
     # Not of what lies outside of these.
     assert measure(MadeOf((*kinds[:2], *kinds[4:6], "constant", "drawn", "constant"))).relations.before == {0: 2, 1: 3}
     # Two that are drawn alike may come apart where no others tell what they are.
@@ -105,7 +105,9 @@ def test_last_values_of_what_never_moved_are_known_by_their_place(tmp_path):
     assert not relations.same_as
     assert relations.drawn_as == {3: 1}
     *_, again = _sheet(MadeOf(("moved", "drawn", "last", "drawn")), tmp_path).observation
-    assert again.meaning.startswith("measured: drawn at the start of an episode; the same as observation_1; seen from")
+    assert again.meaning.startswith(
+        "measured: drawn at the start of an episode, and the same to its end in what was tried; the same as obs"
+    )
 
 
 def test_less_next_to_nothing_is_no_difference(tmp_path):
@@ -401,7 +403,7 @@ def test_names_and_words_of_a_sheet_are_kept_and_measured_in(tmp_path):
     assert again.observation[1].meaning.startswith("measured: by how much cart changes in a step, times 25; ")
     assert again.action[0].meaning.startswith("pushs; measured: 2 moves cart by 0.2 in a step, by 1 in 5")
     assert _sheet(env, tmp_path, sheet=again) == again
-    with pytest.raises(ArgumentError, match=r"The sheet's slice 'far' is no part"):
+    with pytest.raises(ArgumentError, match=r"'far' is 7 to 9, which is no part of .* there are 8 of these"):
         write_sheet(measure(env), "x", sheet=TaskSheet("Go.", (), (ObservationSlice("far", 7, 9),)))
     with pytest.raises(ArgumentError, match=r"The sheet names 1 action components, expected 3"):
         write_sheet(measure(env), "x", sheet=TaskSheet("Go.", (ActionComponent("a"),)))
@@ -420,6 +422,99 @@ def test_what_never_changes_is_named_as_well(tmp_path):
     """A door that nobody has opened yet."""
     (part,) = _sheet(MadeOf(("constant",) * 3), tmp_path).observation
     assert (part.start, part.stop, part.meaning) == (0, 3, "measured: always 3 in what was tried")
+
+
+class Told(gym.Env):
+    """
+    Numbers that a function says of the step, the last action and what was drawn.
+
+    :param tell: The function
+    """
+
+    def __init__(self, tell, low=-1.0, high=1.0, length=60):
+        self.tell, self.length = tell, length
+        self.action_space = spaces.Box(low, high, (1,), np.float32)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (len(tell(0, 0.0, 0.0, 0.0)),), np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.sum, self.drawn = 0, 0.0, self.np_random.uniform(0, 1)
+        return np.array(self.tell(0, 0.0, 0.0, self.drawn)), {}
+
+    def step(self, action):
+        self.t, self.sum = self.t + 1, self.sum + float(action[0])
+        observation = np.array(self.tell(self.t, float(action[0]), self.sum, self.drawn))
+        return observation, 0.0, False, self.t >= self.length, {}
+
+
+@pytest.mark.parametrize("tell", [lambda t, action, *_: [6 * abs(action)], lambda t, *_: [t % 7]])
+def test_what_jumps_is_no_angle(tell, tmp_path):
+    sheet = _sheet(Told(tell), tmp_path)
+    assert "an angle" not in sheet.observation[0].meaning
+
+
+def test_a_small_effect_is_told_of_where_there_is_no_larger_one(tmp_path):
+    sheet = _sheet(Told(lambda t, action, total, drawn: [t + 0.03 * total]), tmp_path)
+    assert sheet.action[0].meaning.startswith(
+        "measured: 1 moves observation by 0.03 in a step, by 0.15 in 5, and by 0.15"
+    )
+
+
+def test_a_start_that_is_small_beside_the_range_is_not_0(tmp_path):
+    sheet = _sheet(Told(lambda t, action, total, drawn: [3 + 2 * drawn + 40 * t + total]), tmp_path)
+    low, high = map(float, re.search(r"at the start (\S+) to (\S+);", sheet.observation[0].meaning).groups())
+    assert 3 <= low < high <= 5
+
+
+def test_an_action_that_cannot_rest_is_compared_with_what_it_does_least(tmp_path):
+    sheet = _sheet(Told(lambda t, action, total, drawn: [total], low=0.5), tmp_path)
+    assert sheet.action[0].meaning.startswith("measured: compared with 0.5, 1 moves observation by 0.5 in a step")
+    assert "at actions of 0.5, changes by 5 in 10 steps" in sheet.observation[0].meaning
+
+
+def test_what_is_drawn_what_is_touched_and_flags_stand_apart(tmp_path):
+    """A thing that goes along from step 30 on, with a flag beside it, and a place for it."""
+
+    def tell(t, action, total, drawn):
+        held = float(t > 30 and total > 0)
+        return [total, drawn + 0.1 * held * t, -drawn - 0.1 * held * t, held, 3 * drawn, 5 * drawn]
+
+    parts = _sheet(Told(tell), tmp_path).observation
+    assert [(part.start, part.stop) for part in parts] == [(0, 1), (1, 3), (3, 4), (4, 6)]
+    assert parts[2].meaning == "measured: at the start 0; either 0 or 1"
+
+
+def test_one_of_another_kind_between_two_belongs_to_them(tmp_path):
+    parts = _sheet(
+        Told(lambda t, action, total, drawn: [drawn, 2 * drawn, 0.5, 3 * drawn, 4.0, 4.0]), tmp_path
+    ).observation
+    assert [(part.start, part.stop) for part in parts] == [(0, 4), (4, 6)]
+
+
+def test_keys_that_come_in_another_order_are_not_mixed_up(tmp_path):
+    class Turned(WithPictures):
+        def observation(self, observation):
+            parts = {"a": observation[:1], "b": observation[1:]}
+            return parts if self.unwrapped.t == 0 else dict(reversed(parts.items()))
+
+    env = Turned(Told(lambda t, action, total, drawn: [total, 7.0]))
+    one, other = _sheet(env, tmp_path).observation
+    assert (one.key, other.key, other.meaning) == ("a", "b", "measured: always 7 in what was tried")
+
+
+def test_observations_that_are_not_alike_and_numbers_that_are_none_are_refused():
+    env = Told(lambda t, *_: [0.0] * (2 if t > 3 else 1))
+    with pytest.raises(ArgumentError, match=r"other numbers than the first one: 2, after 1\."):
+        measure(env)
+    with pytest.raises(ArgumentError, match="was infinite, or no number, at some time"):
+        measure(Told(lambda t, *_: [np.nan if t == 5 else 0.0, np.inf]))
+
+
+def test_what_is_taken_for_last_values_is_said(tmp_path):
+    _sheet(MadeOf(KINDS), tmp_path)
+    assert (
+        "# taken for last values of others: observation[5] of observation[0]\n" in (tmp_path / "sheet.yml").read_text()
+    )
 
 
 # ---- From code
@@ -476,7 +571,7 @@ def test_the_command_and_what_comes_after_it(capsys, tmp_path):
     place, speed, pier = yaml.safe_load(draft)["observation"]
     assert (place["start"], place["stop"], speed["start"], speed["stop"]) == (0, 2, 2, 4)
     assert speed["meaning"].startswith("measured: by how much observation_0_to_1 changes in a step;")
-    assert pier["meaning"].startswith("measured: drawn at the start of an episode;")
+    assert pier["meaning"].startswith("measured: drawn at the start of an episode, and")
     with pytest.raises(SystemExit, match=r"sheet.yml is there already. Name another file \(--out\)"):
         main(["--env", f"{ferry}:Ferry-v0"])
     assert pathlib.Path("sheet.yml").read_text() == draft

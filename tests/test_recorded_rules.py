@@ -4,7 +4,6 @@ import csv
 import json
 import pathlib
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -14,7 +13,7 @@ import disguised
 import invented
 import rules_alone
 import sb3_varl
-from sb3_varl import ObservationSlice, draft_sheet, load_task_sheet
+from sb3_varl import ObservationSlice
 from sb3_varl.advisors.rules_advisor import recorded_tasks
 from sb3_varl.metaworld import TASKS, SparseMetaWorldEnv, task_sheet
 
@@ -182,19 +181,7 @@ def test_what_is_told_of_rules_from_drafts():
     page = " ".join((DATA.parents[2] / "docs" / "results_rules.md").read_text().split())
     drafted = [row for row in FOLLOWED if row["prompt"].startswith("drafted")]
     always = [row for row in drafted if float(row["success"]) == 1]
-    todays = [row for row in drafted if row["prompt"] == f"drafted {rules_alone.DRAFTS[-1]}"]
-    assert all(row in always for row in todays)
+    last = [row for row in drafted if row["prompt"] == f"drafted {rules_alone.DRAFTS[-1]}"]
+    assert all(row in always for row in last)
     said = f"{len(always)} of the {len(drafted)} answers succeed in all 20 episodes"
-    assert f"**{said}, and all {len(todays)} to today's draft do.**" in page, said
-
-
-@pytest.mark.slow
-def test_the_last_drafts_are_those_that_the_command_writes():
-    """Of two tasks, as it steps a simulator."""
-    for task in ("push-v3", "drawer-open-v3"):
-        env = SparseMetaWorldEnv(task)
-        sheet = load_task_sheet(rules_alone.FOLDERS[f"drafted {rules_alone.DRAFTS[-1]}"] / f"{task}.yml")
-        again = draft_sheet(gym.wrappers.TimeLimit(env, 150), env.task_sheet.goal)
-        assert [(part.name, part.start, part.stop) for part in again.observation] == [
-            (part.name, part.start, part.stop) for part in sheet.observation
-        ]
+    assert f"**{said}, and all {len(last)} to the third draft do.**" in page, said

@@ -44,6 +44,7 @@ class Facts:
     :param at_start: What each was at the start of an episode, ``(n_episodes, n_numbers)``; from the first ``N_STARTS``
         of them effects were measured
     :param most_moved: How far each went in an episode at most
+    :param is_flag: Whether it had two values, and went from one to the other
     :param is_finite: Whether it was a number at all times; of others all else is 0
     :param period: By how much each jumps at its ends, as an angle does, in its units, NaN for one that is none
     :param relations: What they have to do with each other
@@ -67,6 +68,7 @@ class Facts:
     high: np.ndarray
     at_start: np.ndarray
     most_moved: np.ndarray
+    is_flag: np.ndarray
     is_finite: np.ndarray
     period: np.ndarray
     relations: Relations
@@ -80,15 +82,16 @@ class Facts:
     max_episode_steps: int | None
     says_success: bool | None
 
-    def is_motion(self, changes: np.ndarray, number: int) -> bool:
+    def is_motion(self, changes: np.ndarray, number: int, share: float = 0.01) -> bool:
         """
-        Tell whether a number moves, beyond noise and a hundredth of its range.
+        Tell whether a number moves, beyond noise and some share of its range.
 
         :param changes: Changes of it, of any shape
         :param number: The number
+        :param share: The share
         :return: Whether it does
         """
-        least = max(self.noise[number], 0.01 * (self.high[number] - self.low[number]), 1e-9)
+        least = max(self.noise[number], share * (self.high[number] - self.low[number]), 1e-9)
         return bool(np.nanmax(np.abs(changes), initial=0.0) > least)
 
 
@@ -119,16 +122,23 @@ def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
         episodes = probe.act_at_random(bar)
         starts = probe.look(bar)
         effects, undone, at_rest, noise = probe.act_by_components(bar)
+    if not probe.is_finite.any():
+        raise ArgumentError(
+            "Each number of an observation was infinite, or no number, at some time, so that none can have a name."
+        )
     episodes = [np.where(probe.is_finite, episode, 0.0) for episode in episodes]
     starts = np.array([*(episode[0] for episode in episodes), *np.where(probe.is_finite, starts, 0.0)])
     numbers = np.concatenate([*episodes, starts])
     period = _period(episodes)
+    most_moved = np.max([np.ptp(episode, axis=0) for episode in episodes], axis=0)
+    low, high = numbers.min(axis=0), numbers.max(axis=0)
     return Facts(
         places=tuple(probe.places),
-        low=numbers.min(axis=0),
-        high=numbers.max(axis=0),
+        low=low,
+        high=high,
         at_start=starts,
-        most_moved=np.max([np.ptp(episode, axis=0) for episode in episodes], axis=0),
+        most_moved=most_moved,
+        is_flag=((numbers == low) | (numbers == high)).all(axis=0) & (most_moved > 0),
         is_finite=probe.is_finite,
         period=period,
         relations=relate(episodes, [key for key, _ in probe.places]),
@@ -156,18 +166,26 @@ def _reader(env: gym.Env, observe: str | None) -> Callable[[Any], Observation]:
 
 
 def _period(episodes: Sequence[np.ndarray]) -> np.ndarray:
-    """2 pi or 360 for what is within this, and jumps by more than half of it from one step to the next."""
+    """2 pi or 360 for what is within this, and goes in small steps but for jumps of nearly all of it."""
     numbers = np.concatenate(episodes)
-    jump = np.max([np.abs(np.diff(episode, axis=0)).max(axis=0) for episode in episodes], axis=0)
+    steps = np.abs(np.concatenate([np.diff(episode, axis=0) for episode in episodes]))
     period = np.full(numbers.shape[1], np.nan)
     for whole in _WHOLE_TURNS:
-        period[(np.ptp(numbers, axis=0) <= 1.001 * whole) & (jump > 0.75 * whole)] = whole
+        jumps = steps > 0.75 * whole
+        is_one = np.ptp(numbers, axis=0) <= 1.001 * whole
+        period[is_one & jumps.any(axis=0) & (jumps | (steps < 0.25 * whole)).all(axis=0)] = whole
+    # A counter is none.
+    period[(period < 7) & (numbers == np.round(numbers)).all(axis=0)] = np.nan
     return period
 
 
 def _unwrapped(changes: np.ndarray, period: np.ndarray) -> np.ndarray:
     """The shorter way round, for angles."""
     return np.where(np.isnan(period), changes, (changes + period / 2) % period - period / 2)
+
+
+def _told(sizes: dict[str | None, int]) -> str:
+    return ", ".join(f"{size} of {key!r}" if key is not None else str(size) for key, size in sizes.items()) or "none"
 
 
 class _Probe:
@@ -189,7 +207,8 @@ class _Probe:
         self.says_success: bool | None = None
         actions.seed(seed)
         first = self._parts(env.reset(seed=seed)[0])
-        self.places: list[Place] = [(key, i) for key, part in first.items() for i in range(part.size)]
+        self._sizes = {key: part.size for key, part in first.items()}
+        self.places: list[Place] = [(key, i) for key, size in self._sizes.items() for i in range(size)]
         if not 0 < len(self.places) <= _MOST:
             raise ArgumentError(
                 f"An observation has {len(self.places)} numbers that could have names, expected 1 to {_MOST}: "
@@ -260,7 +279,13 @@ class _Probe:
         return np.array(numbers)
 
     def _numbers(self, observation: Any) -> np.ndarray:
-        return np.concatenate(list(self._parts(observation).values()))
+        parts = self._parts(observation)
+        sizes = {key: part.size for key, part in parts.items()}
+        if sizes != self._sizes:
+            raise ArgumentError(
+                f"An observation has other numbers than the first one: {_told(sizes)}, after {_told(self._sizes)}."
+            )
+        return np.concatenate([parts[key] for key in self._sizes])
 
     def _parts(self, observation: Any) -> dict[str | None, np.ndarray]:
         """Those arrays that a task sheet can name the numbers of."""

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# By how much two numbers that are the same may differ, by their range.
-_ROUNDING = 1e-4
+# By how much two numbers that are the same may differ, by their range, and what is computed from others.
+_COPIED, _ROUNDING = 1e-6, 1e-4
+# Of how many numbers differences are looked for, which takes their third power of steps.
+_MOST_COMPARED = 200
 # Of two numbers that a third is the difference of, by its range.
 _TO_SPEAK_OF = 0.01
 # Which share of a velocity's variance, as it is taken at the end of a step, the difference of two positions has to
@@ -64,7 +66,7 @@ def _same(numbers: np.ndarray, moving: Sequence[int]) -> dict[int, int]:
     for j in moving:
         earlier = [i for i in moving if i < j and i not in found]
         distance = np.abs(numbers[:, earlier] - numbers[:, [j]]).max(axis=0)
-        same = np.flatnonzero(distance <= _ROUNDING * np.ptp(numbers[:, j]))
+        same = np.flatnonzero(distance <= _COPIED * np.ptp(numbers[:, j]))
         if same.size:
             found[j] = earlier[same[0]]
     return found
@@ -133,6 +135,8 @@ def _differences(numbers: np.ndarray) -> dict[int, tuple[int, int]]:
     ranges = np.ptp(numbers, axis=0)
     rounding = _ROUNDING * ranges
     varies = rounding > 0
+    if varies.sum() > _MOST_COMPARED:
+        return found
     some = numbers[:: max(1, len(numbers) // 10)]
     for j in np.flatnonzero(varies).tolist():
         # Not of something that next to nothing is taken from.

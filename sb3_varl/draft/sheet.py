@@ -7,6 +7,7 @@ from sb3_varl.advice.types import TaskSheet
 from sb3_varl.arguments import ArgumentError, check_integer, check_text
 from sb3_varl.draft.measure import measure
 from sb3_varl.draft.text import write_sheet
+from sb3_varl.preview.environments import env_maker
 
 
 def draft_sheet(env: gym.Env | str, task: str | None = None, *, observe: str | None = None, seed: int = 0) -> TaskSheet:
@@ -19,8 +20,8 @@ def draft_sheet(env: gym.Env | str, task: str | None = None, *, observe: str | N
     The environment is reset and stepped, as :func:`measure` says; nothing is sent. ``python -m sb3_varl.draft`` writes
     the same to a file, where names and what success is can be added.
 
-    :param env: Its name, as for ``gym.make``, or one that was made for this, with the observations and actions that the
-        agent's has. VecNormalize and frames that are stacked do not belong to it
+    :param env: Its name, as for ``gym.make`` or, with its file, ``"boat.py:Boat-v0"``; or one that was made for this,
+        with the observations and actions that the agent's has, without VecNormalize or stacked frames
     :param task: The task in words. ``None`` to say it elsewhere, as in ``AdvisorCallback(task=...)``
     :param observe: As in :class:`~sb3_varl.AdvisorCallback`: an attribute or a method of the environment with what the
         advisor reads
@@ -37,7 +38,7 @@ def draft_sheet(env: gym.Env | str, task: str | None = None, *, observe: str | N
     check_text("task", task, "Open the drawer.")
     check_text("observe", observe, "state")
     check_integer("seed", seed, low=0)
-    measured = gym.make(env) if isinstance(env, str) else env
+    measured = env_maker(env, {}, frames=False)() if isinstance(env, str) else env
     try:
         facts = measure(measured, observe, seed)
     finally:

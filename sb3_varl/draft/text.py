@@ -21,6 +21,8 @@ _MOST_TOLD, _FAR_ENOUGH, _MOST_NAMED = 3, 0.2, 6
 _AGREE = 0.1
 # Below this, by the most that becomes of a number, it is nothing.
 _NEGLIGIBLE = 0.01
+# Below this share of its range, nothing is told of a number's motion, even if there is nothing else to be told of.
+_ROUNDING = 1e-4
 # Below this, a number is 0, in whatever unit.
 _NOTHING = 1e-6
 # Between values of several starts.
@@ -134,14 +136,16 @@ def _parts(facts: Facts) -> list[_Part]:
     relations = facts.relations
     left_out = {*relations.same_as, *relations.before.values()}
     told = [number for number in np.flatnonzero(facts.is_finite).tolist() if number not in left_out]
+    motion = _like_neighbours([_motion(facts, number) for number in told])
+    kinds = {number: (how, *_kind(facts, number)) for number, how in zip(told, motion, strict=True)}
     parts, taken = list[_Part](), set[str]()
-    for run in _runs(facts, told, lambda number: _kind(facts, number)):
+    for run in _runs(facts, told, kinds.__getitem__):
         key, start = facts.places[run[0]]
         before = relations.before.get(run[0])
         is_whole = len(run) == sum(other == key for other, _ in facts.places)
         where = "" if is_whole else f" {start}" if len(run) == 1 else f" {start} to {start + len(run) - 1}"
         name = ("observation" if key is None else " ".join(key.split("_"))) + where
-        if spell(name) in taken or not spell(name):
+        while spell(name) in taken or not spell(name):
             name = f"part {len(parts)} {name}"
         taken.add(spell(name))
         earlier = None if before is None else facts.places[before][1]
@@ -155,7 +159,11 @@ def _given_parts(facts: Facts, named: Iterable[ObservationSlice]) -> list[_Part]
     for part in named:
         places: list[Place] = [(part.key, i) for i in range(part.start, part.stop)]
         if not places or not all(place in numbers for place in places):
-            raise ArgumentError(f"The sheet's slice {part.name!r} is no part of the numbers of an observation.")
+            key = "" if part.key is None else f" of {part.key!r}"
+            raise ArgumentError(
+                f"The sheet's slice {part.name!r} is {part.start} to {part.stop}{key}, which is no part of the numbers "
+                f"of an observation: there are {sum(place[0] == part.key for place in facts.places)} of these."
+            )
         parts.append(_Part(part, [numbers[place] for place in places]))
     return parts
 
@@ -165,14 +173,26 @@ def _constant(facts: Facts) -> list[int]:
     return np.flatnonzero(facts.is_finite & (facts.high - facts.low <= np.maximum(1e-5 * largest, _NOTHING))).tolist()
 
 
+def _motion(facts: Facts, number: int) -> str:
+    return "constant" if number in _constant(facts) else "changes" if facts.most_moved[number] else "drawn"
+
+
+def _like_neighbours(kinds: Sequence[str]) -> list[str]:
+    """With what is alone among others of one kind taken for one of these, such as a height between two places."""
+    kinds = [*kinds]
+    for i in range(1, len(kinds) - 1):
+        if kinds[i - 1] == kinds[i + 1]:
+            kinds[i] = kinds[i - 1]
+    return kinds
+
+
 def _kind(facts: Facts, number: int) -> tuple[object, ...]:
     """What numbers that are named together have in common."""
     relations = facts.relations
     before, change = relations.before.get(number), relations.change_of.get(number)
     moves = [facts.is_motion(facts.effects[:, :, start, :, number], number) for start in range(N_STARTS)]
     return (
-        # One alone is a height, or what else belongs to its neighbours.
-        number in (constant := _constant(facts)) and not {number - 1, number + 1}.isdisjoint(constant),
+        bool(facts.is_flag[number]),
         # Not if it was touched by chance.
         sum(moves) > N_STARTS / 2,
         bool(np.isnan(facts.period[number])),
@@ -197,34 +217,38 @@ def _runs(facts: Facts, numbers: Sequence[int], kind: Callable[[int], object]) -
 def _action_meaning(facts: Facts, component: int, names: dict[int, str]) -> str:
     effects = facts.effects[component]
     high, low, rest = (_number(bound[component]) for bound in (facts.action_high, facts.action_low, facts.rest))
-    reach = _reach(facts, effects, names)
-    if not reach:
+    share = next((share for share in (_NEGLIGIBLE, _ROUNDING) if _reach(facts, effects, names, share)), None)
+    if share is None:
         return f"from {low} to {high}; moves nothing by itself, at least not at the start of an episode"
+    reach = _reach(facts, effects, names, share)
     # What something changes by, or differs by, is told of after that.
     derived = {*facts.relations.change_of, *facts.relations.difference_of}
     # Of what is as before once nothing acts, only its name, if there is something else.
-    told = _reach(facts, effects[..., -1:, :], names) or reach
+    told = _reach(facts, effects[..., -1:, :], names, share) or reach
     far = [number for number in told if told[number] >= _FAR_ENOUGH * max(told.values())]
     far = sorted(far, key=lambda number: (number in derived, -reach[number]))[:_MOST_TOLD]
     others = sorted(reach.keys() - set(far), key=lambda number: -reach[number])
     up, down = ({number: effect[..., number] for number in far} for effect in effects)
-    said = f"{high} moves {_moves(facts, up, names, rest) or _undoes(facts, component, 0, up, names, low)}"
+    said = "" if rest == "0" else f"compared with {rest}, "
+    said += f"{high} moves {_moves(facts, up, names, rest, share) or _undoes(facts, component, 0, up, names, low)}"
     if all(_is_opposite(up[number], down[number]) for number in up):
         said += f"; {low} does the opposite"
     else:
-        said += f"; {low} moves {_moves(facts, down, names, rest) or _undoes(facts, component, 1, up, names, high)}"
+        said += (
+            f"; {low} moves {_moves(facts, down, names, rest, share) or _undoes(facts, component, 1, up, names, high)}"
+        )
     if others:
         more = " and more" if len(others) > _MOST_NAMED else ""
         said += f"; it also moves {', '.join(names[number] for number in others[:_MOST_NAMED])}{more}"
     return said
 
 
-def _reach(facts: Facts, effects: np.ndarray, numbers: Iterable[int]) -> dict[int, float]:
-    """How far each number goes that is moved, by its range."""
+def _reach(facts: Facts, effects: np.ndarray, numbers: Iterable[int], share: float) -> dict[int, float]:
+    """How far each number goes, by its range, that goes farther than some share of that."""
     return {
         number: np.nanmax(np.abs(effects[..., number])) / max(facts.high[number] - facts.low[number], 1e-9)
         for number in numbers
-        if facts.is_motion(effects[..., number], number)
+        if facts.is_motion(effects[..., number], number, share)
     }
 
 
@@ -232,10 +256,10 @@ def _is_opposite(up: np.ndarray, down: np.ndarray) -> bool:
     return bool(np.nanmax(np.abs(up + down), initial=0.0) <= _AGREE * np.nanmax(np.abs(up), initial=0.0))
 
 
-def _moves(facts: Facts, effect: dict[int, np.ndarray], names: dict[int, str], rest: str) -> str:
+def _moves(facts: Facts, effect: dict[int, np.ndarray], names: dict[int, str], rest: str, share: float) -> str:
     moved = []
     for number, after in effect.items():
-        if facts.is_motion(after, number):
+        if facts.is_motion(after, number, share):
             first, acted, rested = map(_each, _without_traces(after, np.nanmax(np.abs(after))).T)
             moved.append(
                 f"{names[number]} by {first} in a step, by {acted} in {N_ACTED}, and by {rested} in all if {N_ACTED} "
@@ -269,9 +293,8 @@ def _starts(facts: Facts, parts: Sequence[_Part]) -> str:
         if np.ptp(facts.at_start[:N_STARTS, part.numbers], axis=0).any()
         and not {*relations.change_of, *relations.difference_of}.issuperset(part.numbers)
     ]
-    return (
-        f"where an effect is {_OR.join('abc'[:N_STARTS])}, it is from the starts with {', '.join(told)}, in this order"
-    )
+    effects = f"where an effect is {_OR.join('abc'[:N_STARTS])}, it is from"
+    return f"{effects} the starts with {', '.join(told)}, in this order" if told else f"{effects} different starts"
 
 
 # ---- What numbers are
@@ -285,21 +308,31 @@ def _part_meaning(facts: Facts, part: _Part, parts: Sequence[_Part]) -> str:
     said = []
     is_still = not facts.most_moved[numbers].any()
     if is_still:
-        said.append("drawn at the start of an episode")
+        said.append("drawn at the start of an episode, and the same to its end in what was tried")
     relation = _relation(facts, part, parts)
     if relation:
         said.append(relation)
     elif any(facts.is_motion(facts.at_rest[:, number], number) for number in numbers):
         spans = ", ".join(_span(_without_traces(facts.at_rest[:, number], ranges[number])) for number in numbers)
-        said.append(f"when nothing acts, changes by {spans} in {2 * N_ACTED} steps")
+        rest = ", ".join(map(_number, facts.rest))
+        when = f"at actions of {rest}" if facts.rest.any() else "when nothing acts"
+        said.append(f"{when}, changes by {spans} in {2 * N_ACTED} steps")
     period = facts.period[numbers[0]]
     if len(numbers) == 1 and not np.isnan(period):
         said.append(f"an angle, which jumps by {_number(period)} at its ends")
     if not is_still:
-        starts = (_span(_without_traces(facts.at_start[:, number], ranges[number])) for number in numbers)
+        # Next to nothing is told as nothing only where the number may be that.
+        smallest = [ranges[number] if facts.low[number] <= 0 <= facts.high[number] else 0.0 for number in numbers]
+        starts = (
+            _span(_without_traces(facts.at_start[:, number], size))
+            for number, size in zip(numbers, smallest, strict=True)
+        )
         said.append(f"at the start {', '.join(starts)}")
-    seen = (_span(np.array([facts.low[number], facts.high[number]])) for number in numbers)
-    said.append(f"seen from {', '.join(seen)}")
+    if facts.is_flag[numbers].all():
+        said.append(f"either {' or '.join(', '.join(map(_number, ends[numbers])) for ends in (facts.low, facts.high))}")
+    else:
+        seen = (_span(np.array([facts.low[number], facts.high[number]])) for number in numbers)
+        said.append(f"seen from {', '.join(seen)}")
     return "; ".join(said)
 
 
@@ -337,6 +370,11 @@ def _left_out(facts: Facts) -> Iterator[str]:
     if runs:
         pairs = [(_place(facts, run), _place(facts, [same_as[i] for i in run])) for run in runs]
         yield f"the same as others: {', '.join(f'{one} as {other}' for one, other in pairs)}"
+    before = {last: number for number, last in facts.relations.before.items()}
+    runs = _runs(facts, sorted(before), lambda i: before[i] - i)
+    if runs:
+        pairs = [(_place(facts, run), _place(facts, [before[i] for i in run])) for run in runs]
+        yield f"taken for last values of others: {', '.join(f'{one} of {other}' for one, other in pairs)}"
     runs = _runs(facts, np.flatnonzero(~facts.is_finite).tolist(), lambda i: None)
     if runs:
         yield f"infinite, or no numbers, at times: {', '.join(_place(facts, run) for run in runs)}"
@@ -382,6 +420,8 @@ def _without_traces(values: np.ndarray, size: float) -> np.ndarray:
 
 
 def _number(value: float) -> str:
+    if np.isnan(value):
+        return "unknown"
     return "0" if abs(value) < _NOTHING else f"{value:.3g}"
 
 

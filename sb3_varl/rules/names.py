@@ -69,7 +69,8 @@ class Names:
             raise ArgumentError(
                 f"Rules are about numbers that have names, and of {observation_space} none has any. Give the "
                 "environment a task sheet that names the parts of its observation (TaskSheet(observation=...), or a "
-                'YAML file of one); a model can be asked for single actions instead, with form="actions".'
+                "YAML file of one), which sb3_varl.draft_sheet and python -m sb3_varl.draft make a draft of; a model "
+                'can be asked for single actions instead, with form="actions".'
             )
         self._sizes: dict[str | None, int] = {}
         for part in named:

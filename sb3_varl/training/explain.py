@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_varl.advice.types import AdviceWarning, Briefing
 from sb3_varl.rules.rules import LOOKS_BACK, Rules
@@ -144,7 +145,8 @@ def could_be_rules(briefing: Briefing) -> None:
     :param briefing: What the advisor is told
     """
     space = briefing.observation_space
-    has_numbers = isinstance(space, spaces.Dict) or (space.shape is not None and len(space.shape) == 1)
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    has_numbers = any(isinstance(part, spaces.Box) and not is_image_space(part) for part in parts)
     if has_numbers and not (briefing.sheet and briefing.sheet.observation):
         logger.warning(
             "The advisor is asked for actions in some states. Rules, which advise in all of them, take a task sheet "
