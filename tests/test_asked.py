@@ -133,7 +133,7 @@ def test_the_last_answer_about_the_ferry_is_to_the_draft_that_the_command_writes
 def test_nobody_named_the_numbers_of_drafts_or_said_how_the_launch_moves():
     """But for the harbour, whose numbers have names and whose success is said."""
     of_metaworld = [*(ASKED.parents[2] / "examples" / "benchmark" / "drafted_rules").glob("*/*.yml")]
-    assert len(of_metaworld) == 45
+    assert len(of_metaworld) == 60
     paths = [path for path in (ASKED / "drafted").glob("*/*/sheet.yml") if path.parts[-3] != "Harbour"]
     for path in [*of_metaworld, *paths]:
         sheet = load_task_sheet(path)

@@ -388,7 +388,7 @@ def tabulate_drafted() -> list[str]:
     """
     answers = pd.read_csv(RULES_ALONE)
     prompts = [f"drafted {stage}" for stage in DRAFTS]
-    lines = ["| task | the first draft | the second | the third |", "| --- | --- | --- | --- |"]
+    lines = ["| task | the first draft | the second | the third | today's |", "| --- | --- | --- | --- | --- |"]
     return lines + [_told_of_answers(answers, task, prompts) for task in MAIN_TASKS]
 
 

@@ -33,7 +33,7 @@ from sb3_varl.metaworld import SparseMetaWorldEnv
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results" / "rules_alone.csv"
 # Stages of the program.
-DRAFTS = ("1", "2", "3")
+DRAFTS = ("1", "2", "3", "4")
 FOLDERS = {
     "present": pathlib.Path(sb3_varl.__file__).parent / "advisors" / "recorded_rules",
     "again": HERE / "rules_asked_again",
