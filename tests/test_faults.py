@@ -122,6 +122,7 @@ def train(fault, log_path, model="openai/test"):
             server.always = dataclasses.replace(fault, headers={"Location": f"{elsewhere.api_base}/chat/completions"})
         deadline = DEADLINE if fault in SLOW else 60.0
         settings = {"states_per_request": 2, "deadline": deadline, "max_retries": RETRIES, "max_failures": 9}
+        settings["form"] = "actions"  # of which nothing has to be said where nothing has a name
         advisor = VLMAdvisor(model, "Go.", api_base=server.api_base, **settings)
         if fault is REFUSED:
             advisor.endpoint.api_base = "http://127.0.0.1:9/v1"
