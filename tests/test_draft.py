@@ -527,6 +527,8 @@ def test_a_draft_is_a_sheet_for_the_callback(tmp_path):
     assert by_name == draft_sheet(gym.make("MountainCarContinuous-v0"))
     assert by_name.goal == ""
     assert by_name.observation[1].meaning.startswith("measured: by how much observation_0 changes in a step;")
+    ferry = pathlib.Path(__file__).parents[1] / "examples" / "ferry.py"
+    assert [part.start for part in draft_sheet(f"{ferry}:Ferry-v0").observation] == [0, 2, 4]
     assert draft_sheet("previewed:Preview/Hidden-v0", observe="place").observation[0].stop == 2
 
 

@@ -29,6 +29,7 @@ def draft_sheet(env: gym.Env | str, task: str | None = None, *, observe: str | N
     :return: The task sheet
     :raises ArgumentError: if an argument is of the wrong type, actions are no Box with bounds, or there are no numbers
         to name, or more than 1000
+    :raises ValueError: if nothing of this name is registered
     """
     if not isinstance(env, gym.Env | str):
         raise ArgumentError(

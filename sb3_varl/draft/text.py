@@ -22,7 +22,7 @@ _AGREE = 0.1
 # Below this, by the most that becomes of a number, it is nothing.
 _NEGLIGIBLE = 0.01
 # Below this share of its range, nothing is told of a number's motion, even if there is nothing else to be told of.
-_ROUNDING = 1e-4
+_LEAST_TOLD = 1e-4
 # Below this, a number is 0, in whatever unit.
 _NOTHING = 1e-6
 # Between values of several starts.
@@ -136,7 +136,10 @@ def _parts(facts: Facts) -> list[_Part]:
     relations = facts.relations
     left_out = {*relations.same_as, *relations.before.values()}
     told = [number for number in np.flatnonzero(facts.is_finite).tolist() if number not in left_out]
-    motion = _like_neighbours([_motion(facts, number) for number in told])
+    constant = _constant(facts)
+    motion = _like_neighbours(
+        "constant" if number in constant else "changes" if facts.most_moved[number] else "drawn" for number in told
+    )
     kinds = {number: (how, *_kind(facts, number)) for number, how in zip(told, motion, strict=True)}
     parts, taken = list[_Part](), set[str]()
     for run in _runs(facts, told, kinds.__getitem__):
@@ -169,15 +172,12 @@ def _given_parts(facts: Facts, named: Iterable[ObservationSlice]) -> list[_Part]
 
 
 def _constant(facts: Facts) -> list[int]:
+    """Those that never changed, but for rounding."""
     largest = np.maximum(np.abs(facts.low), np.abs(facts.high))
     return np.flatnonzero(facts.is_finite & (facts.high - facts.low <= np.maximum(1e-5 * largest, _NOTHING))).tolist()
 
 
-def _motion(facts: Facts, number: int) -> str:
-    return "constant" if number in _constant(facts) else "changes" if facts.most_moved[number] else "drawn"
-
-
-def _like_neighbours(kinds: Sequence[str]) -> list[str]:
+def _like_neighbours(kinds: Iterable[str]) -> list[str]:
     """With what is alone among others of one kind taken for one of these, such as a height between two places."""
     kinds = [*kinds]
     for i in range(1, len(kinds) - 1):
@@ -217,7 +217,7 @@ def _runs(facts: Facts, numbers: Sequence[int], kind: Callable[[int], object]) -
 def _action_meaning(facts: Facts, component: int, names: dict[int, str]) -> str:
     effects = facts.effects[component]
     high, low, rest = (_number(bound[component]) for bound in (facts.action_high, facts.action_low, facts.rest))
-    share = next((share for share in (_NEGLIGIBLE, _ROUNDING) if _reach(facts, effects, names, share)), None)
+    share = next((share for share in (_NEGLIGIBLE, _LEAST_TOLD) if _reach(facts, effects, names, share)), None)
     if share is None:
         return f"from {low} to {high}; moves nothing by itself, at least not at the start of an episode"
     reach = _reach(facts, effects, names, share)
