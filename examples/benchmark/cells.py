@@ -103,6 +103,8 @@ EARLIER_PROMPT = "recorded, earlier prompt"
 FIRST_ANSWER = f"{EARLIER_PROMPT}, first answer"
 # Second answers to the present prompt, of a model that knew nothing of the first.
 ASKED_AGAIN = "recorded, asked again"
+# Answers to a prompt that had nothing but a sentence and what a program measured.
+DRAFTED = "recorded, drafted"
 
 # What each method changes; None leaves a part out.
 NO_ADVICE: Settings = {"advice": None, "advisor": None, "shaping": None}
@@ -204,6 +206,7 @@ METHODS: dict[str, Settings] = {
     **OTHER_SETTINGS,
     "rules": _merge(RECORDED_RULES, HOLD),
     "rules, asked again": _merge(RECORDED_RULES, HOLD, {"advisor": ASKED_AGAIN}),
+    "rules, drafted": _merge(RECORDED_RULES, HOLD, {"advisor": DRAFTED}),
     "rules, no hold": RECORDED_RULES,
     "rules, earlier prompt": EARLIER_RULES,
     "rules, unbounded pull": UNBOUNDED_RULES,
@@ -318,6 +321,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "recorded": (("rules",), RECORDED_TASKS),
     "fifteen tasks": (("SAC", "rules"), MAIN_TASKS),
     "asked again": (("rules", "rules, asked again"), MAIN_TASKS),
+    "drafted": (("rules", "rules, drafted"), MAIN_TASKS),
     "fifteen tasks, no hold": (("SAC", "rules, no hold"), MAIN_TASKS),
     "fifteen tasks, earlier prompt": (("SAC", "rules, earlier prompt"), MAIN_TASKS),
     "prompt": (("rules, no hold", "rules, earlier prompt"), MAIN_TASKS),

@@ -21,7 +21,16 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import sb3_varl.metaworld
-from cells import ASKED_AGAIN, EARLIER_PROMPT, FIRST_ANSWER, Cell, Settings, actions_between_scores, is_recorded
+from cells import (
+    ASKED_AGAIN,
+    DRAFTED,
+    EARLIER_PROMPT,
+    FIRST_ANSWER,
+    Cell,
+    Settings,
+    actions_between_scores,
+    is_recorded,
+)
 from demonstrations import (
     Demonstration,
     HalfDemonstrations,
@@ -39,6 +48,8 @@ from variants import Choosy, FadingCoefficient, FallingCoefficient, least_std
 
 EARLIER_RULES = pathlib.Path(__file__).parent / "earlier_rules"
 RULES_ASKED_AGAIN = EARLIER_RULES.with_name("rules_asked_again")
+# Of today's draft, each with its sheet.
+DRAFTED_RULES = EARLIER_RULES.with_name("drafted_rules") / "4"
 N_EVAL_EPISODES = 20
 PROGRESS_FILE = "steps"
 # States that the policy's entropy is averaged over.
@@ -150,7 +161,10 @@ def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
             advisor = sb3_varl.metaworld.ScriptedAdvisor(cell.task, seed=cell.seed, **settings["advisor"])
         if "choice" in settings:
             advisor = Choosy(advisor, episode_length=settings["env"]["max_episode_steps"], **settings["choice"])
-        recorder.advice = AdvisorCallback(advisor, frames=False, blocking=True, log_path=folder / "advice", **advice)
+        sheet = DRAFTED_RULES / f"{cell.task}.yml" if settings["advisor"] == DRAFTED else None
+        recorder.advice = AdvisorCallback(
+            advisor, sheet=sheet, frames=False, blocking=True, log_path=folder / "advice", **advice
+        )
         callbacks.append(recorder.advice)
     if branching is not None:
         callbacks.append(AdviceInReplay(branching))
@@ -173,11 +187,12 @@ def train(cell: Cell, folder: pathlib.Path, recorder: "Recorder") -> VARL:
 
 def recorded_rules(task: str, which: str) -> RulesAdvisor:
     """
-    Take a recorded answer: the present one, the second one to the same prompt, or one to the earlier prompt, after a
-    correction or before it.
+    Take a recorded answer: the present one, the second one to the same prompt, the one to a draft, or one to the
+    earlier prompt, after a correction or before it.
     """
-    if which == ASKED_AGAIN:
-        return RulesAdvisor.load(RULES_ASKED_AGAIN / f"{task}.txt")
+    folder = {ASKED_AGAIN: RULES_ASKED_AGAIN, DRAFTED: DRAFTED_RULES}.get(which)
+    if folder is not None:
+        return RulesAdvisor.load(folder / f"{task}.txt")
     names = (f"{task}.round2.txt",) * (which == EARLIER_PROMPT) + (f"{task}.txt",)
     earlier = [EARLIER_RULES / name for name in names if which in (EARLIER_PROMPT, FIRST_ANSWER)]
     file = next((file for file in earlier if file.exists()), None)
