@@ -20,7 +20,7 @@ from sb3_varl.advice.answer import parse_answer
 from sb3_varl.advice.types import Briefing
 from sb3_varl.advisors.providers import count_tokens
 from sb3_varl.draft import measure, write_sheet
-from sb3_varl.draft.text import MEASURED
+from sb3_varl.draft.parts import MEASURED
 from sb3_varl.metaworld import TASKS, ScriptedAdvisor, SparseMetaWorldEnv
 from sb3_varl.preview import preview
 from sb3_varl.preview.episodes import follow_whole

@@ -18,7 +18,7 @@ from sb3_varl import ActionComponent, ArgumentError, ObservationSlice, TaskSheet
 from sb3_varl.advice.sheets import load_task_sheet
 from sb3_varl.draft import draft_sheet, measure, write_sheet
 from sb3_varl.draft.command import main
-from sb3_varl.draft.text import MEASURED
+from sb3_varl.draft.parts import MEASURED
 from sb3_varl.preview.command import main as preview_command
 from sb3_varl.rules.names import Names
 

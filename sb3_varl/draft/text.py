@@ -1,16 +1,26 @@
 """The draft as a person is to go on with it: YAML with what was measured, and room for what only people know."""
 
-import itertools
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import yaml
 
-from sb3_varl.advice.types import ActionComponent, ObservationSlice, TaskSheet
+from sb3_varl.advice.types import ActionComponent, TaskSheet
 from sb3_varl.arguments import ArgumentError
-from sb3_varl.draft.measure import N_ACTED, N_EPISODES, N_STARTS, Facts, Place
+from sb3_varl.draft.measure import Facts
+from sb3_varl.draft.parts import (
+    MEASURED,
+    NOTHING,
+    Part,
+    constant,
+    given_parts,
+    in_runs,
+    made_up_parts,
+    without_measured,
+)
+from sb3_varl.draft.probe import N_ACTED, N_EPISODES, N_STARTS
 from sb3_varl.rules.names import spell
 from sb3_varl.rules.rule import readable
 
@@ -23,12 +33,8 @@ _AGREE = 0.1
 _NEGLIGIBLE = 0.01
 # Below this share of its range, nothing is told of a number's motion, even if there is nothing else to be told of.
 _LEAST_TOLD = 1e-4
-# Below this, a number is 0, in whatever unit.
-_NOTHING = 1e-6
 # Between values of several starts.
 _OR = " | "
-# Before what is measured anew where a draft is written again.
-MEASURED = "measured: "
 
 _HEAD = """\
 # A draft of a task sheet for {name},
@@ -45,32 +51,6 @@ _WORDS = {
     "lag": "how motion follows the commands, as far as it is not said above",
     "notes": "where the camera is, and what else the numbers do not tell",
 }
-
-
-class _Part:
-    """
-    Numbers that have a name.
-
-    :param part: Where they stand
-    :param numbers: Which they are among all
-    """
-
-    def __init__(self, part: ObservationSlice, numbers: Sequence[int]) -> None:
-        self.numbers = list(numbers)
-        self.name = part.name
-        self.words = _without_measured(part.meaning)
-        self.place = [f"    start: {part.start}", f"    stop: {part.stop}"]
-        if part.key is not None:
-            self.place.append(f"    key: {_quoted(part.key)}")
-        if part.before is not None:
-            self.place.append(f"    before: {part.before}")
-
-    def spelt(self, numbers: Sequence[int]) -> str:
-        """What rules call some of them, which stand side by side."""
-        if list(numbers) == self.numbers:
-            return spell(self.name)
-        start = self.numbers.index(numbers[0])
-        return f"{spell(self.name)}[{start}{f':{start + len(numbers)}' if len(numbers) > 1 else ''}]"
 
 
 def write_sheet(
@@ -92,7 +72,7 @@ def write_sheet(
     :raises ArgumentError: if ``sheet`` is not of this environment
     """
     drafted = TaskSheet("") if sheet is None else sheet
-    parts = _given_parts(facts, drafted.observation) if drafted.observation else _parts(facts)
+    parts = given_parts(facts, drafted.observation) if drafted.observation else made_up_parts(facts)
     names = {number: part.spelt([number]) for part in parts for number in part.numbers}
     actions = drafted.action or [ActionComponent(f"action {i}") for i in range(len(facts.effects))]
     if len(actions) != len(facts.effects):
@@ -102,18 +82,18 @@ def write_sheet(
     lines.append("action:" if actions else "action: []")
     meanings = [_action_meaning(facts, i, names) for i in range(len(facts.effects))]
     for action, meaning in zip(actions, meanings, strict=True):
-        words = _joined(_without_measured(action.meaning), f"{MEASURED}{meaning}")
+        words = _joined(without_measured(action.meaning), f"{MEASURED}{meaning}")
         lines += [f"  - name: {_quoted(action.name)}", f"    meaning: {_folded(words)}"]
     lines.append("observation:" if parts else "observation: []")
     for part in parts:
         words = _joined(part.words, f"{MEASURED}{_part_meaning(facts, part, parts)}")
-        lines += [f"  - name: {_quoted(part.name)}", *part.place, f"    meaning: {_folded(words)}"]
+        lines += [f"  - name: {_quoted(part.name)}", *_place_of(part), f"    meaning: {_folded(words)}"]
     lines += [f"  # {remark}" for remark in _left_out(facts)]
     lines += [f"# {remark}" for remark in _remarks(facts)]
     for word in ("success", "sizes", "lag"):
         lines += _field(word, getattr(drafted, word))
     starts = f"{MEASURED}{_starts(facts, parts)}" if any(_OR in meaning for meaning in meanings) else ""
-    lines += _field("notes", _joined(_without_measured(drafted.notes), starts))
+    lines += _field("notes", _joined(without_measured(drafted.notes), starts))
     return "\n".join(lines) + "\n"
 
 
@@ -121,94 +101,17 @@ def _field(word: str, said: str) -> list[str]:
     return [f"{word}: {_folded(said, 2)}"] if said else [f'{word}: ""  # {_WORDS[word]}']
 
 
-def _without_measured(words: str) -> str:
-    return words.partition(MEASURED)[0].rstrip("; ")
+def _place_of(part: Part) -> list[str]:
+    lines = [f"    start: {part.slice.start}", f"    stop: {part.slice.stop}"]
+    if part.slice.key is not None:
+        lines.append(f"    key: {_quoted(part.slice.key)}")
+    if part.slice.before is not None:
+        lines.append(f"    before: {part.slice.before}")
+    return lines
 
 
 def _joined(words: str, measured: str) -> str:
     return "; ".join(part for part in (words, measured) if part)
-
-
-# ---- Names of numbers
-
-
-def _parts(facts: Facts) -> list[_Part]:
-    relations = facts.relations
-    left_out = {*relations.same_as, *relations.before.values()}
-    told = [number for number in np.flatnonzero(facts.is_finite).tolist() if number not in left_out]
-    constant = _constant(facts)
-    motion = _like_neighbours(
-        "constant" if number in constant else "changes" if facts.most_moved[number] else "drawn" for number in told
-    )
-    kinds = {number: (how, *_kind(facts, number)) for number, how in zip(told, motion, strict=True)}
-    parts, taken = list[_Part](), set[str]()
-    for run in _runs(facts, told, kinds.__getitem__):
-        key, start = facts.places[run[0]]
-        before = relations.before.get(run[0])
-        is_whole = len(run) == sum(other == key for other, _ in facts.places)
-        where = "" if is_whole else f" {start}" if len(run) == 1 else f" {start} to {start + len(run) - 1}"
-        name = ("observation" if key is None else " ".join(key.split("_"))) + where
-        while spell(name) in taken or not spell(name):
-            name = f"part {len(parts)} {name}"
-        taken.add(spell(name))
-        earlier = None if before is None else facts.places[before][1]
-        parts.append(_Part(ObservationSlice(name, start, start + len(run), key=key, before=earlier), run))
-    return parts
-
-
-def _given_parts(facts: Facts, named: Iterable[ObservationSlice]) -> list[_Part]:
-    numbers = {place: number for number, place in enumerate(facts.places)}
-    parts = []
-    for part in named:
-        places: list[Place] = [(part.key, i) for i in range(part.start, part.stop)]
-        if not places or not all(place in numbers for place in places):
-            key = "" if part.key is None else f" of {part.key!r}"
-            raise ArgumentError(
-                f"The sheet's slice {part.name!r} is {part.start} to {part.stop}{key}, which is no part of the numbers "
-                f"of an observation: there are {sum(place[0] == part.key for place in facts.places)} of these."
-            )
-        parts.append(_Part(part, [numbers[place] for place in places]))
-    return parts
-
-
-def _constant(facts: Facts) -> list[int]:
-    """Those that never changed, but for rounding."""
-    largest = np.maximum(np.abs(facts.low), np.abs(facts.high))
-    return np.flatnonzero(facts.is_finite & (facts.high - facts.low <= np.maximum(1e-5 * largest, _NOTHING))).tolist()
-
-
-def _like_neighbours(kinds: Iterable[str]) -> list[str]:
-    """With what is alone among others of one kind taken for one of these, such as a height between two places."""
-    kinds = [*kinds]
-    for i in range(1, len(kinds) - 1):
-        if kinds[i - 1] == kinds[i + 1]:
-            kinds[i] = kinds[i - 1]
-    return kinds
-
-
-def _kind(facts: Facts, number: int) -> tuple[object, ...]:
-    """What numbers that are named together have in common."""
-    relations = facts.relations
-    before, change = relations.before.get(number), relations.change_of.get(number)
-    moves = [facts.is_motion(facts.effects[:, :, start, :, number], number) for start in range(N_STARTS)]
-    return (
-        bool(facts.is_flag[number]),
-        # Not if it was touched by chance.
-        sum(moves) > N_STARTS / 2,
-        bool(np.isnan(facts.period[number])),
-        None if before is None else before - number,
-        number in relations.drawn_as,
-        None if change is None else change[0] - number,
-        tuple(other - number for other in relations.difference_of.get(number, ())),
-    )
-
-
-def _runs(facts: Facts, numbers: Sequence[int], kind: Callable[[int], object]) -> list[list[int]]:
-    """Those in a row that stand side by side and are of a kind."""
-    runs = itertools.groupby(
-        enumerate(numbers), lambda pair: (pair[1] - pair[0], facts.places[pair[1]][0], kind(pair[1]))
-    )
-    return [[number for _, number in run] for _, run in runs]
 
 
 # ---- What actions do
@@ -279,10 +182,10 @@ def _undoes(facts: Facts, component: int, bound: int, numbers: Iterable[int], na
     return f"none of it at the start, but after {N_ACTED} steps of {other} it moves {', and '.join(moved)} in {N_ACTED}"
 
 
-def _starts(facts: Facts, parts: Sequence[_Part]) -> str:
+def _starts(facts: Facts, parts: Sequence[Part]) -> str:
     """From where effects were measured that depend on it."""
 
-    def values(part: _Part, start: np.ndarray) -> str:
+    def values(part: Part, start: np.ndarray) -> str:
         numbers = ", ".join(_number(start[number]) for number in part.numbers)
         return f"[{numbers}]" if len(part.numbers) > 1 else numbers
 
@@ -300,9 +203,9 @@ def _starts(facts: Facts, parts: Sequence[_Part]) -> str:
 # ---- What numbers are
 
 
-def _part_meaning(facts: Facts, part: _Part, parts: Sequence[_Part]) -> str:
+def _part_meaning(facts: Facts, part: Part, parts: Sequence[Part]) -> str:
     numbers, ranges = part.numbers, facts.high - facts.low
-    if set(numbers) <= {*_constant(facts)}:
+    if set(numbers) <= {*constant(facts)}:
         values = [_number(facts.low[number]) for number in numbers]
         return f"always {', '.join(values if len(set(values)) > 1 else values[:1])} in what was tried"
     said = []
@@ -336,7 +239,7 @@ def _part_meaning(facts: Facts, part: _Part, parts: Sequence[_Part]) -> str:
     return "; ".join(said)
 
 
-def _relation(facts: Facts, part: _Part, parts: Sequence[_Part]) -> str:
+def _relation(facts: Facts, part: Part, parts: Sequence[Part]) -> str:
     """What numbers are that are the difference of others, or their change, as far as these have names."""
     same = [facts.relations.drawn_as.get(number) for number in part.numbers]
     if all(number is not None for number in same):
@@ -354,7 +257,7 @@ def _relation(facts: Facts, part: _Part, parts: Sequence[_Part]) -> str:
     return ""
 
 
-def _spelt(parts: Sequence[_Part], numbers: Sequence[int]) -> str:
+def _spelt(parts: Sequence[Part], numbers: Sequence[int]) -> str:
     """What rules call numbers of one part, or of several; nothing if some have no name."""
     part = next((part for part in parts if set(numbers) <= set(part.numbers)), None)
     if part is not None:
@@ -366,16 +269,16 @@ def _spelt(parts: Sequence[_Part], numbers: Sequence[int]) -> str:
 def _left_out(facts: Facts) -> Iterator[str]:
     """What is not named by itself, and why."""
     same_as = facts.relations.same_as
-    runs = _runs(facts, list(same_as), lambda i: same_as[i] - i)
+    runs = in_runs(facts, list(same_as), lambda i: same_as[i] - i)
     if runs:
         pairs = [(_place(facts, run), _place(facts, [same_as[i] for i in run])) for run in runs]
         yield f"the same as others: {', '.join(f'{one} as {other}' for one, other in pairs)}"
     before = {last: number for number, last in facts.relations.before.items()}
-    runs = _runs(facts, sorted(before), lambda i: before[i] - i)
+    runs = in_runs(facts, sorted(before), lambda i: before[i] - i)
     if runs:
         pairs = [(_place(facts, run), _place(facts, [before[i] for i in run])) for run in runs]
         yield f"taken for last values of others: {', '.join(f'{one} of {other}' for one, other in pairs)}"
-    runs = _runs(facts, np.flatnonzero(~facts.is_finite).tolist(), lambda i: None)
+    runs = in_runs(facts, np.flatnonzero(~facts.is_finite).tolist(), lambda i: None)
     if runs:
         yield f"infinite, or no numbers, at times: {', '.join(_place(facts, run) for run in runs)}"
 
@@ -422,7 +325,7 @@ def _without_traces(values: np.ndarray, size: float) -> np.ndarray:
 def _number(value: float) -> str:
     if np.isnan(value):
         return "unknown"
-    return "0" if abs(value) < _NOTHING else f"{value:.3g}"
+    return "0" if abs(value) < NOTHING else f"{value:.3g}"
 
 
 def _folded(text: str, indent: int = 6) -> str:

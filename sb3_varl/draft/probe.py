@@ -1,0 +1,139 @@
+"""An environment to try things in."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from tqdm import tqdm
+
+from sb3_varl.advice.types import Observation
+from sb3_varl.arguments import ArgumentError
+
+# Starts that are only looked at, as what is drawn for an episode is drawn seldom in few.
+N_RESETS = 50
+# Of random actions: episodes, steps of each at most, and for how many of them an action is held, to get somewhere.
+N_EPISODES, N_STEPS, N_HELD = 10, 100, 5
+# Of one component alone: starts, steps at a bound, and as many afterwards with none.
+N_STARTS, N_ACTED = 3, 5
+# How many numbers are told of: more than any sheet will name.
+_MOST = 1000
+
+# Where a number stands: a key, ``None`` for an observation that is an array, and its index there.
+Place = tuple[str | None, int]
+
+
+class Probe:
+    """
+    An environment to try things in.
+
+    :param env: The environment
+    :param actions: Its actions
+    :param read: From an observation to what an advisor reads
+    :param seed: Of resets and of random actions
+    """
+
+    def __init__(self, env: gym.Env, actions: spaces.Box, read: Callable[[Any], Observation], seed: int) -> None:
+        self._env = env
+        self._actions = actions
+        self._read = read
+        self._seed = seed
+        self.rest = np.clip(np.zeros_like(actions.low), actions.low, actions.high)
+        self.says_success: bool | None = None
+        actions.seed(seed)
+        first = self._parts(env.reset(seed=seed)[0])
+        self._sizes = {key: part.size for key, part in first.items()}
+        self.places: list[Place] = [(key, i) for key, size in self._sizes.items() for i in range(size)]
+        if not 0 < len(self.places) <= _MOST:
+            raise ArgumentError(
+                f"An observation has {len(self.places)} numbers that could have names, expected 1 to {_MOST}: "
+                f"{env.observation_space}. Name an attribute or a method of the environment that has those that matter "
+                "(observe, --observe)."
+            )
+        self.is_finite = np.ones(len(self.places), bool)
+
+    def act_at_random(self, bar: tqdm) -> list[np.ndarray]:
+        """What the numbers were in episodes of random actions, each for some steps."""
+        episodes = []
+        for start in range(N_EPISODES):
+            actions = [self._actions.sample() for _ in range(N_STEPS // N_HELD)]
+            episodes.append(self._episode(start, [action for action in actions for _ in range(N_HELD)]))
+            bar.update()
+        return episodes
+
+    def look(self, bar: tqdm) -> np.ndarray:
+        """What the numbers are at starts of which nothing else is done: ``(N_RESETS, n_numbers)``."""
+        starts = []
+        for start in range(N_EPISODES, N_EPISODES + N_RESETS):
+            starts.append(self._episode(start, ())[0])
+            bar.update()
+        return np.array(starts)
+
+    def act_by_components(self, bar: tqdm) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What becomes of the numbers when one component acts at a time: what Facts has of that."""
+        n_components, n_numbers = self.rest.size, len(self.places)
+        effects = np.full((n_components, 2, N_STARTS, 3, n_numbers), np.nan)
+        undone = np.full((n_components, 2, N_STARTS, n_numbers), np.nan)
+        at_rest, noise = np.zeros((2, N_STARTS, n_numbers))
+        for start in range(N_STARTS):
+            resting, again = (self._episode(start, [self.rest] * (2 * N_ACTED)) for _ in range(2))
+            n = min(len(resting), len(again))
+            noise[start] = np.abs(resting[:n] - again[:n]).max(axis=0)
+            at_rest[start] = resting[-1] - resting[0]
+            bar.update(2)
+            for component, bound in np.ndindex(n_components, 2):
+                acted, other = ([self._alone(component, which)] * N_ACTED for which in (bound, 1 - bound))
+                numbers = self._episode(start, acted + [self.rest] * N_ACTED)
+                for moment, step in enumerate((1, N_ACTED, 2 * N_ACTED)):
+                    if step < min(len(numbers), len(resting)):
+                        effects[component, bound, start, moment] = numbers[step] - resting[step]
+                numbers = self._episode(start, other + acted)
+                if min(len(numbers), len(resting)) > 2 * N_ACTED:
+                    undone[component, bound, start] = numbers[2 * N_ACTED] - resting[2 * N_ACTED]
+                bar.update(2)
+        # What the other bound had brought about, if it was left at that.
+        undone -= effects[:, ::-1, :, -1]
+        return effects, undone, at_rest, noise.max(axis=0)
+
+    def _alone(self, component: int, bound: int) -> np.ndarray:
+        """One component at its upper (0) or its lower bound (1), while the others rest."""
+        action = self.rest.copy()
+        action.flat[component] = (self._actions.high, self._actions.low)[bound].flat[component]
+        return action
+
+    def _episode(self, start: int, actions: Sequence[np.ndarray]) -> np.ndarray:
+        """The numbers from a start on, until the actions or the episode end: ``(n_steps + 1, n_numbers)``."""
+        numbers = [self._numbers(self._env.reset(seed=self._seed + start)[0])]
+        for action in actions:
+            observation, _, terminated, truncated, info = self._env.step(action.copy())
+            numbers.append(self._numbers(observation))
+            if terminated or truncated:
+                self.says_success = "is_success" in info or bool(self.says_success)
+                break
+        self.is_finite &= np.isfinite(numbers).all(axis=0)
+        return np.array(numbers)
+
+    def _numbers(self, observation: Any) -> np.ndarray:
+        parts = self._parts(observation)
+        sizes = {key: part.size for key, part in parts.items()}
+        if sizes != self._sizes:
+            raise ArgumentError(
+                f"An observation has other numbers than the first one: {_told(sizes)}, after {_told(self._sizes)}."
+            )
+        return np.concatenate([parts[key] for key in self._sizes])
+
+    def _parts(self, observation: Any) -> dict[str | None, np.ndarray]:
+        """Those arrays that a task sheet can name the numbers of."""
+        said = self._read(observation)
+        parts = said.items() if isinstance(said, dict) else [(None, said)]
+        arrays = {key: np.asarray(part) for key, part in parts if not isinstance(part, tuple | dict)}
+        return {
+            key: array.astype(np.float64).ravel()
+            for key, array in arrays.items()
+            if array.dtype.kind in "fiub" and not (array.dtype == np.uint8 and array.ndim >= 2)
+        }
+
+
+def _told(sizes: dict[str | None, int]) -> str:
+    return ", ".join(f"{size} of {key!r}" if key is not None else str(size) for key, size in sizes.items()) or "none"
