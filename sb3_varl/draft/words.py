@@ -1,0 +1,44 @@
+"""Numbers in words."""
+
+import numpy as np
+
+from sb3_varl.draft.parts import NOTHING
+
+# Beyond this, by its size, what several starts differ by is told of.
+AGREE = 0.1
+# Below this, by the most that becomes of a number, it is nothing.
+NEGLIGIBLE = 0.01
+# Between values of several starts.
+OR = " | "
+
+
+def each(values: np.ndarray) -> str:
+    """What came of several starts, or of all."""
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return "an unknown amount"
+    return digits(float(np.median(known))) if agree(known) else OR.join(map(digits, values))
+
+
+def span(values: np.ndarray) -> str:
+    """From where to where values go, or where they all are."""
+    if agree(values, NEGLIGIBLE):
+        return digits(float(np.median(values)))
+    return f"{digits(values.min())} to {digits(values.max())}"
+
+
+def agree(values: np.ndarray, share: float = AGREE) -> bool:
+    """Whether values differ by no more than a share of their size."""
+    return bool(np.ptp(values) <= share * np.abs(values).max())
+
+
+def without_traces(values: np.ndarray, size: float) -> np.ndarray:
+    """With 0 for what is next to nothing beside a size."""
+    return np.where(np.abs(values) < NEGLIGIBLE * size, 0, values)
+
+
+def digits(value: float) -> str:
+    """A number, in three digits."""
+    if np.isnan(value):
+        return "unknown"
+    return "0" if abs(value) < NOTHING else f"{value:.3g}"
