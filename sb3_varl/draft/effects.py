@@ -1,11 +1,12 @@
 """What actions do, in words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
 from sb3_varl.draft.measure import Facts
 from sb3_varl.draft.parts import Part
+from sb3_varl.draft.places import SetPlace
 from sb3_varl.draft.probe import N_ACTED, N_STARTS
 from sb3_varl.draft.words import AGREE, NEGLIGIBLE, OR, digits, each, without_traces
 from sb3_varl.rules.names import spell
@@ -17,30 +18,58 @@ _MOST_TOLD, _FAR_ENOUGH, _MOST_NAMED = 3, 0.2, 6
 _LEAST_TOLD = 1e-4
 
 
-def action_meaning(facts: Facts, component: int, names: dict[int, str]) -> str:
+def action_meaning(facts: Facts, component: int, names: dict[int, str], actions: Sequence[str]) -> str:
     """
     Say what a component of the action does.
 
     :param facts: What was measured
     :param component: Which it is
     :param names: What rules call the numbers
+    :param actions: What all components are called
     :return: One sentence
     """
+    # What is said of an angle is not said of its cosine and sine.
+    turned = {number for angle, pair in facts.angles.items() if angle in names for number in pair}
+    names = {number: name for number, name in names.items() if number not in turned}
+    sets = [place for place in facts.sets[component] if place.number in names]
+    said = [_sets(facts, component, place, names) for place in sets[:_MOST_TOLD]]
+    names = {number: name for number, name in names.items() if number not in [place.number for place in sets]}
+    effects = facts.effects[component]
+    share = next((share for share in (NEGLIGIBLE, _LEAST_TOLD) if _reach(facts, effects, names, share)), None)
+    if share is not None:
+        said.append(_moves_alone(facts, component, names, share))
+    elif component in facts.together:
+        said.append(_moves_together(facts, component, names, actions))
+    elif not said:
+        low, high = (digits(bound[component]) for bound in (facts.action_low, facts.action_high))
+        said.append(f"from {low} to {high}; moves nothing by itself, at least not at the start of an episode")
+    return "; ".join(said)
+
+
+def _sets(facts: Facts, component: int, place: SetPlace, names: dict[int, str]) -> str:
+    """Where it takes a number to."""
+    bounds = (facts.action_low, facts.rest, facts.action_high)
+    commands = [digits(bound[component]) for bound in bounds]
+    values = without_traces(np.array([place.low, place.rest, place.high]), abs(place.high - place.low))
+    low, *more = [
+        f"{command} to {digits(value)}" for command, value in dict(zip(commands, values, strict=True)).items()
+    ]
+    return (
+        f"says where {names[place.number]} goes to, wherever it was: {low}, {', and '.join(more)}, by "
+        f"{place.first:.0%} of the way in a step, and {place.acted:.0%} in {N_ACTED}"
+    )
+
+
+def _moves_alone(facts: Facts, component: int, names: dict[int, str], share: float) -> str:
     effects = facts.effects[component]
     high, low, rest = (digits(bound[component]) for bound in (facts.action_high, facts.action_low, facts.rest))
-    share = next((share for share in (NEGLIGIBLE, _LEAST_TOLD) if _reach(facts, effects, names, share)), None)
-    if share is None:
-        return f"from {low} to {high}; moves nothing by itself, at least not at the start of an episode"
+    compared, rest = ("staying", "going back") if facts.stays[component] else (rest, rest)
     reach = _reach(facts, effects, names, share)
-    # What something changes by, or differs by, is told of after that.
-    derived = {*facts.relations.change_of, *facts.relations.difference_of}
     # Of what is as before once nothing acts, only its name, if there is something else.
-    told = _reach(facts, effects[..., -1:, :], names, share) or reach
-    far = [number for number in told if told[number] >= _FAR_ENOUGH * max(told.values())]
-    far = sorted(far, key=lambda number: (number in derived, -reach[number]))[:_MOST_TOLD]
-    others = sorted(reach.keys() - set(far), key=lambda number: -reach[number])
+    left = _reach(facts, effects[..., -1:, :], names, share) or reach
+    far = _farthest(facts, left, reach)
     up, down = ({number: effect[..., number] for number in far} for effect in effects)
-    said = "" if rest == "0" else f"compared with {rest}, "
+    said = "" if compared == "0" else f"compared with {compared}, "
     said += f"{high} moves {_moves(facts, up, names, rest, share) or _undoes(facts, component, 0, up, names, low)}"
     if all(_is_opposite(up[number], down[number]) for number in up):
         said += f"; {low} does the opposite"
@@ -48,10 +77,34 @@ def action_meaning(facts: Facts, component: int, names: dict[int, str]) -> str:
         said += (
             f"; {low} moves {_moves(facts, down, names, rest, share) or _undoes(facts, component, 1, up, names, high)}"
         )
-    if others:
-        more = " and more" if len(others) > _MOST_NAMED else ""
-        said += f"; it also moves {', '.join(names[number] for number in others[:_MOST_NAMED])}{more}"
-    return said
+    return said + _also(reach, far, names)
+
+
+def _moves_together(facts: Facts, component: int, names: dict[int, str], actions: Sequence[str]) -> str:
+    company, effects = facts.together[component]
+    high, low = (digits(bound[component]) for bound in (facts.action_high, facts.action_low))
+    reach = _reach(facts, effects, names, _LEAST_TOLD)
+    far = _farthest(facts, reach, reach)
+    up, down = ({number: effect[..., number] for number in far} for effect in effects)
+    beside = f"when {actions[company]} is {digits(facts.action_high[company])}, and has been for {N_ACTED} steps"
+    said = f"moves nothing by itself; but {beside}, {high} moves {_moves_besides(facts, up, names)}; {low} "
+    is_opposite = all(_is_opposite(up[number], down[number]) for number in up)
+    said += "does the opposite" if is_opposite else f"moves {_moves_besides(facts, down, names) or 'none of it'}"
+    return said + _also(reach, far, names)
+
+
+def _farthest(facts: Facts, left: dict[int, float], reach: dict[int, float]) -> list[int]:
+    """Of what to tell, by how far numbers are in the end and have been, first what others do not follow from."""
+    derived = {*facts.relations.change_of, *facts.relations.difference_of}
+    far = [number for number in left if left[number] >= _FAR_ENOUGH * max(left.values())]
+    return sorted(far, key=lambda number: (number in derived, -reach[number]))[:_MOST_TOLD]
+
+
+def _also(reach: dict[int, float], told: Collection[int], names: dict[int, str]) -> str:
+    """Names of what else it moves."""
+    others = sorted(reach.keys() - set(told), key=lambda number: -reach[number])
+    more = " and more" if len(others) > _MOST_NAMED else ""
+    return f"; it also moves {', '.join(names[number] for number in others[:_MOST_NAMED])}{more}" if others else ""
 
 
 def _reach(facts: Facts, effects: np.ndarray, numbers: Iterable[int], share: float) -> dict[int, float]:
@@ -76,6 +129,15 @@ def _moves(facts: Facts, effect: dict[int, np.ndarray], names: dict[int, str], r
                 f"{names[number]} by {first} in a step, by {acted} in {N_ACTED}, and by {rested} in all if {N_ACTED} "
                 f"steps of {rest} follow"
             )
+    return ", and ".join(moved)
+
+
+def _moves_besides(facts: Facts, effect: dict[int, np.ndarray], names: dict[int, str]) -> str:
+    moved = []
+    for number, after in effect.items():
+        if facts.is_motion(after, number, _LEAST_TOLD):
+            first, acted = map(each, without_traces(after, np.nanmax(np.abs(after))).T)
+            moved.append(f"{names[number]} by {first} in a step and by {acted} in {N_ACTED}")
     return ", and ".join(moved)
 
 

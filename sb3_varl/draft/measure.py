@@ -3,8 +3,8 @@ What an environment shows of itself: episodes of random actions, and some in whi
 same ones in which none does.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -15,20 +15,25 @@ from tqdm import tqdm
 
 from sb3_varl.advice.types import Observation
 from sb3_varl.arguments import ArgumentError
+from sb3_varl.draft.places import STILL, SetPlace, find_places, stay
 from sb3_varl.draft.probe import N_EPISODES, N_RESETS, N_STARTS, Place, Probe
-from sb3_varl.draft.relations import Relations, relate
+from sb3_varl.draft.relations import Relations, find_of_length_one, relate, unwrapped
 from sb3_varl.training.observing import Privileged
 
 # Of an angle, in radians and in degrees.
 _WHOLE_TURNS = (2 * np.pi, 360.0)
+# Below this share of its range, a number does not move.
+_LEAST = 1e-4
+# Beside how many others a component is tried that moves nothing by itself.
+_MOST_COMPANY = 3
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Facts:
     """
     What was measured.
 
-    :param places: Where each number stands
+    :param places: Where each number stands, but for those at the end that are ``angles``
     :param low: The least that each was, ``(n_numbers,)``
     :param high: The largest that each was
     :param at_start: What each was at the start of an episode, ``(n_episodes, n_numbers)``; from the first ``N_STARTS``
@@ -38,7 +43,11 @@ class Facts:
     :param is_finite: Whether it was a number at all times; of others all else is 0
     :param period: By how much each jumps at its ends, as an angle does, in its units, NaN for one that is none
     :param relations: What they have to do with each other
+    :param of_length_one: Numbers whose squares always sum to 1: two of them, or three or four side by side
+    :param angles: For an angle that no number is, but two are cosine and sine of, which these are
     :param rest: The action in which all components rest
+    :param sets: For each component the numbers that it says the place of
+    :param stays: Whether it rests, in ``effects`` and so on, where such a number was at the start, in place of ``rest``
     :param action_low: The lower bound of each component
     :param action_high: The upper bound of each component
     :param effects: For each component of the action, what becomes of each number when that is at its upper or its lower
@@ -46,6 +55,10 @@ class Facts:
         as many more in which all rest. ``(n_components, 2, n_starts, 3, n_numbers)``, NaN where an episode ended before
     :param undone: What becomes of each in ``N_ACTED`` steps at this bound after as many at the other, less what becomes
         of it if the component rests in place of these: ``(n_components, 2, n_starts, n_numbers)``
+    :param together: For a component that moves nothing by itself another one, and what becomes of each number, in one
+        step and in ``N_ACTED``, when the first is at its upper or its lower bound and the other has been at its upper
+        one for ``N_ACTED`` steps and stays there, less what becomes of it without the first: ``(2, n_starts, 2,
+        n_numbers)``
     :param at_rest: By how much each changes in ``2 * N_ACTED`` steps in which all components rest, or as many as there
         are, ``(n_starts, n_numbers)``
     :param noise: How far two episodes with the same seed and actions were from each other, ``(n_numbers,)``
@@ -62,11 +75,16 @@ class Facts:
     is_finite: np.ndarray
     period: np.ndarray
     relations: Relations
+    of_length_one: tuple[tuple[int, ...], ...]
+    angles: dict[int, tuple[int, int]]
     rest: np.ndarray
+    sets: tuple[tuple[SetPlace, ...], ...]
+    stays: np.ndarray
     action_low: np.ndarray
     action_high: np.ndarray
     effects: np.ndarray
     undone: np.ndarray
+    together: dict[int, tuple[int, np.ndarray]]
     at_rest: np.ndarray
     noise: np.ndarray
     max_episode_steps: int | None
@@ -84,11 +102,25 @@ class Facts:
         least = max(self.noise[number], share * (self.high[number] - self.low[number]), 1e-9)
         return bool(np.nanmax(np.abs(changes), initial=0.0) > least)
 
+    def reach(self, changes: np.ndarray) -> float:
+        """
+        Tell how far numbers go.
+
+        :param changes: Changes of them, ``(..., n_numbers)``
+        :return: The farthest that one of them goes, by its range, 0 if none moves
+        """
+        ranges = np.maximum(self.high - self.low, 1e-9)
+        farthest = np.nanmax(np.abs(changes), axis=tuple(range(changes.ndim - 1)), initial=0.0)
+        return max(
+            (farthest[i] / ranges[i] for i in range(len(ranges)) if self.is_motion(changes[..., i], i, _LEAST)),
+            default=0.0,
+        )
+
 
 def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
     """
     Measure an environment, in 10 episodes of at most 100 random actions, at 50 starts that are only looked at and, from
-    each of 3 starts, in two episodes of 10 steps for each bound of each component of the action.
+    each of 3 starts, in an episode of 50 steps and two of 10 for each bound of each component of the action.
 
     :param env: The environment, with a Box of actions
     :param observe: Name of an attribute or a method of the environment that says what an advisor reads, an array or a
@@ -106,44 +138,93 @@ def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
             "so that its actions have bounds."
         )
     probe = Probe(env, env.action_space, _reader(env, observe), seed)
-    n_episodes = N_EPISODES + N_RESETS + N_STARTS * (2 + 4 * probe.rest.size)
+    n_episodes = N_EPISODES + N_RESETS + N_STARTS * (2 + 6 * probe.rest.size)
     # Of numbers that are none, which are left out afterwards.
     with tqdm(total=n_episodes, unit="episode", desc="measuring") as bar, np.errstate(invalid="ignore", over="ignore"):
         episodes = probe.act_at_random(bar)
         starts = probe.look(bar)
-        effects, undone, at_rest, noise = probe.act_by_components(bar)
-    if not probe.is_finite.any():
-        raise ArgumentError(
-            "Each number of an observation was infinite, or no number, at some time, so that none can have a name."
+        episodes, starts = [np.where(probe.is_finite, x, 0.0) for x in episodes], np.where(probe.is_finite, starts, 0.0)
+        arrays: list[object] = [key for key, _ in probe.places]
+        of_length_one = find_of_length_one(np.concatenate([*episodes, starts]), arrays)
+        probe.add_angles([(pair[0], pair[1]) for pair in of_length_one if len(pair) == 2])
+        held = probe.hold(bar)
+        episodes = [probe.with_angles(episode) for episode in episodes]
+        starts = np.array([*(episode[0] for episode in episodes), *probe.with_angles(starts)])
+        numbers = np.concatenate([*episodes, starts])
+        low, high, period = numbers.min(axis=0), numbers.max(axis=0), _period(episodes)
+        period[len(probe.places) :] = 2 * np.pi
+        angles = {len(probe.places) + i: angle for i, angle in enumerate(probe.angles)}
+        relations = relate(episodes, arrays, period, angles)
+        derived = {*relations.same_as, *relations.before.values(), *relations.change_of, *relations.difference_of}
+        others = {*derived, *np.flatnonzero(~probe.is_finite | ~np.isnan(period)).tolist()}
+        sets = find_places(held, high - low, others)
+        rests, stays = _rests(env.action_space, probe.rest, sets, held, starts)
+        effects, undone, at_rest, noise = probe.act_by_components(rests, bar)
+        if not probe.is_finite.any():
+            raise ArgumentError(
+                "Each number of an observation was infinite, or no number, at some time, so that none can have a name."
+            )
+        most_moved = np.max([np.ptp(episode, axis=0) for episode in episodes], axis=0)
+        facts = Facts(
+            places=tuple(probe.places),
+            low=low,
+            high=high,
+            at_start=starts,
+            most_moved=most_moved,
+            is_flag=((numbers == low) | (numbers == high)).all(axis=0) & (most_moved > 0),
+            is_finite=probe.is_finite,
+            period=period,
+            relations=relations,
+            of_length_one=tuple(of_length_one),
+            angles=angles,
+            rest=probe.rest.ravel(),
+            sets=sets,
+            stays=stays,
+            action_low=env.action_space.low.ravel(),
+            action_high=env.action_space.high.ravel(),
+            effects=_changes(probe, effects, period),
+            undone=_changes(probe, undone, period),
+            together={},
+            at_rest=_changes(probe, at_rest, period),
+            noise=np.where(probe.is_finite, noise, 0.0),
+            max_episode_steps=(
+                env.get_wrapper_attr("_max_episode_steps") if env.has_wrapper_attr("_max_episode_steps") else None
+            ),
+            says_success=probe.says_success,
         )
-    episodes = [np.where(probe.is_finite, episode, 0.0) for episode in episodes]
-    starts = np.array([*(episode[0] for episode in episodes), *np.where(probe.is_finite, starts, 0.0)])
-    numbers = np.concatenate([*episodes, starts])
-    period = _period(episodes)
-    most_moved = np.max([np.ptp(episode, axis=0) for episode in episodes], axis=0)
-    low, high = numbers.min(axis=0), numbers.max(axis=0)
-    return Facts(
-        places=tuple(probe.places),
-        low=low,
-        high=high,
-        at_start=starts,
-        most_moved=most_moved,
-        is_flag=((numbers == low) | (numbers == high)).all(axis=0) & (most_moved > 0),
-        is_finite=probe.is_finite,
-        period=period,
-        relations=relate(episodes, [key for key, _ in probe.places]),
-        rest=probe.rest.ravel(),
-        action_low=env.action_space.low.ravel(),
-        action_high=env.action_space.high.ravel(),
-        effects=_unwrapped(np.where(probe.is_finite, effects, 0.0), period),
-        undone=_unwrapped(np.where(probe.is_finite, undone, 0.0), period),
-        at_rest=_unwrapped(np.where(probe.is_finite, at_rest, 0.0), period),
-        noise=np.where(probe.is_finite, noise, 0.0),
-        max_episode_steps=(
-            env.get_wrapper_attr("_max_episode_steps") if env.has_wrapper_attr("_max_episode_steps") else None
-        ),
-        says_success=probe.says_success,
-    )
+        return dataclasses.replace(facts, together=dict(_together(facts, probe, rests, bar)))
+
+
+def _rests(
+    actions: spaces.Box, rest: np.ndarray, sets: Sequence[Sequence[SetPlace]], held: np.ndarray, starts: np.ndarray
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """For each start the action that leaves things where they are, and which components that is another one for."""
+    stays = np.zeros(len(sets), bool)
+    for component, places in enumerate(sets):
+        for place in places[:1]:
+            begun = held[component, 0, :, 0, place.number]
+            stays[component] = np.abs(begun - place.rest).max() > STILL * abs(place.high - place.low)
+    staying = [places if stays[component] else () for component, places in enumerate(sets)]
+    return [stay(rest, actions.low, actions.high, staying, numbers) for numbers in starts[:N_STARTS]], stays
+
+
+def _together(
+    facts: Facts, probe: Probe, rests: Sequence[np.ndarray], bar: tqdm
+) -> Iterator[tuple[int, tuple[int, np.ndarray]]]:
+    """For components that move nothing by themselves, what they do beside those that move most."""
+    reach = np.array([facts.reach(effects) for effects in facts.effects])
+    movers = [component for component in np.argsort(-reach).tolist() if reach[component] > 0][:_MOST_COMPANY]
+    for component in np.flatnonzero(reach == 0).tolist():
+        for company in movers:
+            bar.total += 3 * N_STARTS
+            effects = _changes(probe, probe.act_together(rests, component, company, bar), facts.period)
+            if facts.reach(effects) > 0:
+                yield component, (company, effects)
+                break
+
+
+def _changes(probe: Probe, changes: np.ndarray, period: np.ndarray) -> np.ndarray:
+    return unwrapped(np.where(probe.is_finite, changes, 0.0), period)
 
 
 def _reader(env: gym.Env, observe: str | None) -> Callable[[Any], Observation]:
@@ -167,8 +248,3 @@ def _period(episodes: Sequence[np.ndarray]) -> np.ndarray:
     # A counter is none.
     period[(period < 7) & (numbers == np.round(numbers)).all(axis=0)] = np.nan
     return period
-
-
-def _unwrapped(changes: np.ndarray, period: np.ndarray) -> np.ndarray:
-    """The shorter way round, for angles."""
-    return np.where(np.isnan(period), changes, (changes + period / 2) % period - period / 2)

@@ -48,7 +48,7 @@ def made_up_parts(facts: Facts) -> list[Part]:
     """
     relations = facts.relations
     left_out = {*relations.same_as, *relations.before.values()}
-    told = [number for number in np.flatnonzero(facts.is_finite).tolist() if number not in left_out]
+    told = [number for number in range(len(facts.places)) if facts.is_finite[number] and number not in left_out]
     never_changed = constant(facts)
     motion = _like_neighbours(
         "constant" if number in never_changed else "changes" if facts.most_moved[number] else "drawn" for number in told
@@ -92,6 +92,21 @@ def given_parts(facts: Facts, named: Iterable[ObservationSlice]) -> list[Part]:
     return parts
 
 
+def names_of(facts: Facts, parts: Iterable[Part]) -> dict[int, str]:
+    """
+    Say what rules call each number, and an angle.
+
+    :param facts: What was measured
+    :param parts: What has a name
+    :return: For numbers and angles that have one
+    """
+    names = {number: part.spelt([number]) for part in parts for number in part.numbers}
+    for angle, (cosine, sine) in facts.angles.items():
+        if cosine in names and sine in names:
+            names[angle] = f"atan2({names[sine]}, {names[cosine]})"
+    return names
+
+
 def constant(facts: Facts) -> list[int]:
     """Those that never changed, but for rounding."""
     largest = np.maximum(np.abs(facts.low), np.abs(facts.high))
@@ -121,6 +136,7 @@ def _kind(facts: Facts, number: int) -> tuple[object, ...]:
         number in relations.drawn_as,
         None if change is None else change[0] - number,
         tuple(other - number for other in relations.difference_of.get(number, ())),
+        next((group for group in facts.of_length_one if number in group), ()),
     )
 
 

@@ -17,6 +17,9 @@ N_RESETS = 50
 N_EPISODES, N_STEPS, N_HELD = 10, 100, 5
 # Of one component alone: starts, steps at a bound, and as many afterwards with none.
 N_STARTS, N_ACTED = 3, 5
+# The same, until things have come to rest; and after which steps is looked.
+N_LONG = 25
+LOOKED_AT = (0, 1, N_ACTED, N_LONG - N_ACTED, N_LONG, 2 * N_LONG)
 # How many numbers are told of: more than any sheet will name.
 _MOST = 1000
 
@@ -51,7 +54,18 @@ class Probe:
                 f"{env.observation_space}. Name an attribute or a method of the environment that has those that matter "
                 "(observe, --observe)."
             )
+        self.angles: list[tuple[int, int]] = []
         self.is_finite = np.ones(len(self.places), bool)
+
+    def add_angles(self, angles: Sequence[tuple[int, int]]) -> None:
+        """Measure some angles from now on, behind the numbers, each by the places of its cosine and its sine."""
+        self.angles = [*angles]
+        self.is_finite = np.append(self.is_finite, [self.is_finite[[*angle]].all() for angle in angles]).astype(bool)
+
+    def with_angles(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers, and angles behind them."""
+        angles = [np.arctan2(numbers[..., sine], numbers[..., cosine]) for cosine, sine in self.angles]
+        return np.concatenate([numbers, *(angle[..., None] for angle in angles)], axis=-1)
 
     def act_at_random(self, bar: tqdm) -> list[np.ndarray]:
         """What the numbers were in episodes of random actions, each for some steps."""
@@ -70,21 +84,39 @@ class Probe:
             bar.update()
         return np.array(starts)
 
-    def act_by_components(self, bar: tqdm) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def hold(self, bar: tqdm) -> np.ndarray:
+        """
+        What the numbers are while one component is at a bound for long, and when it has rested for as long again, after
+        the steps that ``LOOKED_AT`` says: ``(n_components, 2, n_starts, 6, n_numbers)``, NaN where an episode ended.
+        """
+        n_components = self.rest.size
+        held = np.full((n_components, 2, N_STARTS, len(LOOKED_AT), self.is_finite.size), np.nan)
+        for component, bound, start in np.ndindex(n_components, 2, N_STARTS):
+            acted = self._alone(self.rest, component, bound)
+            numbers = self._episode(start, [acted] * N_LONG + [self.rest] * N_LONG)
+            for moment, step in enumerate(LOOKED_AT):
+                if step < len(numbers):
+                    held[component, bound, start, moment] = numbers[step]
+            bar.update()
+        return held
+
+    def act_by_components(
+        self, rests: Sequence[np.ndarray], bar: tqdm
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What becomes of the numbers when one component acts at a time: what Facts has of that."""
-        n_components, n_numbers = self.rest.size, len(self.places)
+        n_components, n_numbers = self.rest.size, self.is_finite.size
         effects = np.full((n_components, 2, N_STARTS, 3, n_numbers), np.nan)
         undone = np.full((n_components, 2, N_STARTS, n_numbers), np.nan)
         at_rest, noise = np.zeros((2, N_STARTS, n_numbers))
-        for start in range(N_STARTS):
-            resting, again = (self._episode(start, [self.rest] * (2 * N_ACTED)) for _ in range(2))
+        for start, rest in enumerate(rests):
+            resting, again = (self._episode(start, [rest] * (2 * N_ACTED)) for _ in range(2))
             n = min(len(resting), len(again))
             noise[start] = np.abs(resting[:n] - again[:n]).max(axis=0)
             at_rest[start] = resting[-1] - resting[0]
             bar.update(2)
             for component, bound in np.ndindex(n_components, 2):
-                acted, other = ([self._alone(component, which)] * N_ACTED for which in (bound, 1 - bound))
-                numbers = self._episode(start, acted + [self.rest] * N_ACTED)
+                acted, other = ([self._alone(rest, component, which)] * N_ACTED for which in (bound, 1 - bound))
+                numbers = self._episode(start, acted + [rest] * N_ACTED)
                 for moment, step in enumerate((1, N_ACTED, 2 * N_ACTED)):
                     if step < min(len(numbers), len(resting)):
                         effects[component, bound, start, moment] = numbers[step] - resting[step]
@@ -96,9 +128,28 @@ class Probe:
         undone -= effects[:, ::-1, :, -1]
         return effects, undone, at_rest, noise.max(axis=0)
 
-    def _alone(self, component: int, bound: int) -> np.ndarray:
-        """One component at its upper (0) or its lower bound (1), while the others rest."""
-        action = self.rest.copy()
+    def act_together(self, rests: Sequence[np.ndarray], component: int, company: int, bar: tqdm) -> np.ndarray:
+        """
+        What becomes of the numbers when a component acts while another one is at its upper bound, and has been for some
+        steps, less what becomes of them without it, in one step and in ``N_ACTED``: ``(2, n_starts, 2, n_numbers)``.
+        """
+        effects = np.full((2, N_STARTS, 2, self.is_finite.size), np.nan)
+        for start, rest in enumerate(rests):
+            driven = self._alone(rest, company, 0)
+            alone = self._episode(start, [driven] * (2 * N_ACTED))
+            bar.update()
+            for bound in range(2):
+                both = [self._alone(driven, component, bound)] * N_ACTED
+                numbers = self._episode(start, [driven] * N_ACTED + both)
+                for moment, step in enumerate((N_ACTED + 1, 2 * N_ACTED)):
+                    if step < min(len(numbers), len(alone)):
+                        effects[bound, start, moment] = numbers[step] - alone[step]
+                bar.update()
+        return effects
+
+    def _alone(self, others: np.ndarray, component: int, bound: int) -> np.ndarray:
+        """One component at its upper (0) or its lower bound (1), the others as they are."""
+        action = others.copy()
         action.flat[component] = (self._actions.high, self._actions.low)[bound].flat[component]
         return action
 
@@ -121,7 +172,7 @@ class Probe:
             raise ArgumentError(
                 f"An observation has other numbers than the first one: {_told(sizes)}, after {_told(self._sizes)}."
             )
-        return np.concatenate([parts[key] for key in self._sizes])
+        return self.with_angles(np.concatenate([parts[key] for key in self._sizes]))
 
     def _parts(self, observation: Any) -> dict[str | None, np.ndarray]:
         """Those arrays that a task sheet can name the numbers of."""

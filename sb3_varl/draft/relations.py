@@ -1,5 +1,6 @@
 """What numbers of an observation have to do with each other."""
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ _TO_SPEAK_OF = 0.01
 # explain, and in which share of the steps with both, as walls stop what moves; of how many such steps at least; and how
 # many steps are looked at.
 _EXPLAINED, _MOSTLY, _LEAST_SEEN, _LOOKED_AT = 0.95, 0.85, 50, 400
+# How far a length may be from 1, and how far two numbers at least go that it is of.
+_ONE, _TURNED = 1e-3, 0.01
 # Of how many numbers the last values have to stand as far behind them, for those that never moved to be taken for such.
 _IN_A_ROW = 2
 
@@ -39,16 +42,24 @@ class Relations:
     difference_of: dict[int, tuple[int, int]]
 
 
-def relate(episodes: Sequence[np.ndarray], arrays: Sequence[object]) -> Relations:
+def relate(
+    episodes: Sequence[np.ndarray],
+    arrays: Sequence[object],
+    period: np.ndarray,
+    angles: dict[int, tuple[int, int]],
+) -> Relations:
     """
     Find out what numbers have to do with each other.
 
-    :param episodes: What they were, ``(n_steps + 1, n_numbers)`` each
-    :param arrays: To which array of an observation each belongs
+    :param episodes: What they and the angles behind them were, ``(n_steps + 1, n_numbers + n_angles)`` each
+    :param arrays: To which array of an observation each number belongs
+    :param period: By how much each jumps at its ends, as an angle does, NaN for one that is none
+    :param angles: Of which numbers an angle is, by its place behind them
     :return: What was found
     """
-    numbers = np.concatenate(episodes)
-    moving = np.flatnonzero(np.any([np.ptp(episode, axis=0) > 0 for episode in episodes], axis=0)).tolist()
+    numbers = np.concatenate(episodes)[:, : len(arrays)]
+    moves = np.any([np.ptp(episode, axis=0) > 0 for episode in episodes], axis=0)
+    moving = np.flatnonzero(moves[: len(arrays)]).tolist()
     now = np.concatenate([episode[1:] for episode in episodes])
     last = np.concatenate([episode[:-1] for episode in episodes])
     same_as = _same(numbers, moving)
@@ -58,7 +69,9 @@ def relate(episodes: Sequence[np.ndarray], arrays: Sequence[object]) -> Relation
     drawn = [i for i in np.flatnonzero(np.ptp(numbers, axis=0)).tolist() if i not in moving and i not in same_as]
     drawn_as = _same(numbers, [number for number in drawn if number not in before.values()])
     moving = [number for number in moving if number not in before.values()]
-    return Relations(same_as, drawn_as, before, _changes(now, last, moving), _differences(numbers))
+    turning = [angle for angle, pair in angles.items() if moves[angle] and {*pair} <= {*moving}]
+    changes = _changes(unwrapped(now - last, period), now, moving, [*moving, *turning])
+    return Relations(same_as, drawn_as, before, changes, _differences(numbers))
 
 
 def _same(numbers: np.ndarray, moving: Sequence[int]) -> dict[int, int]:
@@ -101,12 +114,19 @@ def _before_that_never_moved(
     return found
 
 
-def _changes(now: np.ndarray, last: np.ndarray, moving: Sequence[int]) -> dict[int, tuple[int, float]]:
+def unwrapped(changes: np.ndarray, period: np.ndarray) -> np.ndarray:
+    """The shorter way round, for angles."""
+    return np.where(np.isnan(period), changes, (changes + period / 2) % period - period / 2)
+
+
+def _changes(
+    changes: np.ndarray, now: np.ndarray, moving: Sequence[int], those: Sequence[int]
+) -> dict[int, tuple[int, float]]:
+    """For numbers that move, which of those they are the change of."""
     found = dict[int, tuple[int, float]]()
     some = slice(None, None, max(1, len(now) // _LOOKED_AT))
-    changes = (now - last)[some]
     for j in moving:
-        multiples = ((*_multiple(changes[:, i], now[some, j]), i) for i in moving if i != j)
+        multiples = ((*_multiple(changes[some, i], now[some, j]), i) for i in those if i != j)
         near = [(explained, factor, i) for factor, explained, i in multiples if explained > _EXPLAINED]
         if near:
             _, factor, i = max(near)
@@ -148,3 +168,23 @@ def _differences(numbers: np.ndarray) -> dict[int, tuple[int, int]]:
                 found[j] = a, b
                 break
     return found
+
+
+def find_of_length_one(numbers: np.ndarray, arrays: Sequence[object]) -> list[tuple[int, ...]]:
+    """
+    Find numbers whose squares always sum to 1: two of them, or three or four side by side.
+
+    :param numbers: What they were, ``(n, n_numbers)``
+    :param arrays: To which array of an observation each belongs
+    :return: Their places, each in one at most
+    """
+    squares, turns = np.square(numbers), np.ptp(numbers, axis=0) > _TURNED
+    candidates = np.flatnonzero(turns & (squares.max(axis=0) <= 1 + _ONE))[:_MOST_COMPARED]
+    groups: list[Sequence[int]] = [*itertools.combinations(candidates.tolist(), 2)]
+    groups += [range(start, start + length) for length in (3, 4) for start in range(len(turns) - length + 1)]
+    found = list[tuple[int, ...]]()
+    for group in map(list, groups):
+        is_new = len({arrays[number] for number in group}) == 1 and not {*itertools.chain(*found)} & {*group}
+        if is_new and turns[group].sum() >= 2 and np.abs(squares[:, group].sum(axis=1) - 1).max() <= _ONE:
+            found.append(tuple(group))
+    return sorted(found)

@@ -4,7 +4,6 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import yaml
 
 from sb3_varl.advice.types import ActionComponent, TaskSheet
@@ -12,7 +11,7 @@ from sb3_varl.arguments import ArgumentError
 from sb3_varl.draft.effects import action_meaning, starts_told
 from sb3_varl.draft.meanings import part_meaning
 from sb3_varl.draft.measure import Facts
-from sb3_varl.draft.parts import MEASURED, Part, given_parts, in_runs, made_up_parts, without_measured
+from sb3_varl.draft.parts import MEASURED, Part, given_parts, in_runs, made_up_parts, names_of, without_measured
 from sb3_varl.draft.probe import N_EPISODES, N_STARTS
 from sb3_varl.draft.words import OR
 from sb3_varl.rules.rule import readable
@@ -54,14 +53,14 @@ def write_sheet(
     """
     drafted = TaskSheet("") if sheet is None else sheet
     parts = given_parts(facts, drafted.observation) if drafted.observation else made_up_parts(facts)
-    names = {number: part.spelt([number]) for part in parts for number in part.numbers}
+    names = names_of(facts, parts)
     actions = drafted.action or [ActionComponent(f"action {i}") for i in range(len(facts.effects))]
     if len(actions) != len(facts.effects):
         raise ArgumentError(f"The sheet names {len(actions)} action components, expected {len(facts.effects)}.")
     of = _HEAD.format(name=_line(name), episodes=N_EPISODES, starts=N_STARTS, preview=_line(preview))
     lines = [of.rstrip(), *_field("goal", drafted.goal if goal is None else goal)]
     lines.append("action:" if actions else "action: []")
-    meanings = [action_meaning(facts, i, names) for i in range(len(facts.effects))]
+    meanings = [action_meaning(facts, i, names, [action.name for action in actions]) for i in range(len(facts.effects))]
     for action, meaning in zip(actions, meanings, strict=True):
         words = _joined(without_measured(action.meaning), f"{MEASURED}{meaning}")
         lines += [f"  - name: {_quoted(action.name)}", f"    meaning: {_folded(words)}"]
@@ -107,7 +106,9 @@ def _left_out(facts: Facts) -> Iterator[str]:
     if runs:
         pairs = [(_place(facts, run), _place(facts, [before[i] for i in run])) for run in runs]
         yield f"taken for last values of others: {', '.join(f'{one} of {other}' for one, other in pairs)}"
-    runs = in_runs(facts, np.flatnonzero(~facts.is_finite).tolist(), lambda i: None)
+    runs = in_runs(
+        facts, [number for number in range(len(facts.places)) if not facts.is_finite[number]], lambda i: None
+    )
     if runs:
         yield f"infinite, or no numbers, at times: {', '.join(_place(facts, run) for run in runs)}"
 
