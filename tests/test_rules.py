@@ -40,6 +40,8 @@ from sb3_varl import ArgumentError, ObservationSlice, Rules, TaskSheet
         ("gripper_position[0] ** 2", 0.01),
         ("0.04 ** 0.5", 0.2),
         ("abs(-0.5)", 0.5),
+        ("sign(-0.1) + sign(0) + 2 * sign(opening)", 1),
+        ("sign(-puck)[0]", -1),
         ("min(0.5, 0.25, 0.75)", 0.25),
         ("max(gripper_position)", 0.3),
         ("min(puck - 0.75)", 0.25),
@@ -346,7 +348,7 @@ VECTORS = st.sampled_from(["gripper_position", "previously", "[1, opening, puck[
 def _scalars(part):
     binary = st.sampled_from(["+", "-", "*", "/", "<", "<=", ">", ">=", "==", "!=", "and", "or"])
     two = st.sampled_from(["min", "max", "atan2"])
-    one = st.sampled_from(["abs", "sqrt", "sin", "cos", "not ", "-"])
+    one = st.sampled_from(["abs", "sign", "sqrt", "sin", "cos", "not ", "-"])
     return (
         st.tuples(part, binary, part).map(lambda t: f"({t[0]} {t[1]} {t[2]})")
         | st.tuples(two, part, part).map(lambda t: f"{t[0]}({t[1]}, {t[2]})")

@@ -6,7 +6,6 @@ import numpy as np
 
 from sb3_varl.draft.measure import Facts
 from sb3_varl.draft.parts import Part
-from sb3_varl.draft.places import SetPlace
 from sb3_varl.draft.probe import N_ACTED, N_STARTS
 from sb3_varl.draft.words import AGREE, NEGLIGIBLE, OR, digits, each, without_traces
 from sb3_varl.rules.names import spell
@@ -14,6 +13,8 @@ from sb3_varl.rules.names import spell
 # What is told of for each component of the action: those numbers that go farthest by their range, and a fifth as far as
 # the first at least; of others their names, of so many at most.
 _MOST_TOLD, _FAR_ENOUGH, _MOST_NAMED = 3, 0.2, 6
+# How far numbers go at least that a component sets, beside what goes farthest.
+_MOST = 0.5
 # Below this share of its range, nothing is told of a number's motion, even if there is nothing else to be told of.
 _LEAST_TOLD = 1e-4
 
@@ -31,45 +32,47 @@ def action_meaning(facts: Facts, component: int, names: dict[int, str], actions:
     # What is said of an angle is not said of its cosine and sine.
     turned = {number for angle, pair in facts.angles.items() if angle in names for number in pair}
     names = {number: name for number, name in names.items() if number not in turned}
-    sets = [place for place in facts.sets[component] if place.number in names]
-    said = [_sets(facts, component, place, names) for place in sets[:_MOST_TOLD]]
-    names = {number: name for number, name in names.items() if number not in [place.number for place in sets]}
     effects = facts.effects[component]
     share = next((share for share in (NEGLIGIBLE, _LEAST_TOLD) if _reach(facts, effects, names, share)), None)
     if share is not None:
-        said.append(_moves_alone(facts, component, names, share))
-    elif component in facts.together:
-        said.append(_moves_together(facts, component, names, actions))
-    elif not said:
-        low, high = (digits(bound[component]) for bound in (facts.action_low, facts.action_high))
-        said.append(f"from {low} to {high}; moves nothing by itself, at least not at the start of an episode")
-    return "; ".join(said)
+        return _sets(facts, component, names) or _moves_alone(facts, component, names, share)
+    if component in facts.together:
+        return _moves_together(facts, component, names, actions)
+    low, high = (digits(bound[component]) for bound in (facts.action_low, facts.action_high))
+    return f"from {low} to {high}; moves nothing by itself, at least not at the start of an episode"
 
 
-def _sets(facts: Facts, component: int, place: SetPlace, names: dict[int, str]) -> str:
-    """Where it takes a number to."""
-    bounds = (facts.action_low, facts.rest, facts.action_high)
-    commands = [digits(bound[component]) for bound in bounds]
-    values = without_traces(np.array([place.low, place.rest, place.high]), abs(place.high - place.low))
-    low, *more = [
-        f"{command} to {digits(value)}" for command, value in dict(zip(commands, values, strict=True)).items()
-    ]
-    return (
-        f"says where {names[place.number]} goes to, wherever it was: {low}, {', and '.join(more)}, by "
-        f"{place.first:.0%} of the way in a step, and {place.acted:.0%} in {N_ACTED}"
-    )
+def _sets(facts: Facts, component: int, names: dict[int, str]) -> str:
+    """Where it takes numbers to, if it sets those that it moves most."""
+    reach = _reach(facts, facts.effects[component], names, NEGLIGIBLE)
+    places = [place for place in facts.sets[component] if place.number in reach]
+    if not places or max(reach[place.number] for place in places) < _MOST * max(reach.values()):
+        return ""
+    said = []
+    for place in places[:_MOST_TOLD]:
+        bounds = (facts.action_low, facts.rest, facts.action_high)
+        commands = [digits(bound[component]) for bound in bounds]
+        values = without_traces(np.array([place.low, place.rest, place.high]), abs(place.high - place.low))
+        takes = dict(zip(commands, map(digits, values), strict=True))
+        *first, last = [f"{command} to {value}" for command, value in takes.items()]
+        is_alone = sum(place.number == other.number for places in facts.sets for other in places) == 1
+        said.append(
+            f"says where {names[place.number]} goes to, wherever it was{'' if is_alone else ', if the others rest'}: "
+            f"{', '.join(first)}, and {last}, by {place.first:.0%} of the way in a step, and {place.acted:.0%} in "
+            f"{N_ACTED}"
+        )
+    return "; ".join(said) + _also(reach, [place.number for place in places], names)
 
 
 def _moves_alone(facts: Facts, component: int, names: dict[int, str], share: float) -> str:
     effects = facts.effects[component]
     high, low, rest = (digits(bound[component]) for bound in (facts.action_high, facts.action_low, facts.rest))
-    compared, rest = ("staying", "going back") if facts.stays[component] else (rest, rest)
     reach = _reach(facts, effects, names, share)
     # Of what is as before once nothing acts, only its name, if there is something else.
     left = _reach(facts, effects[..., -1:, :], names, share) or reach
     far = _farthest(facts, left, reach)
     up, down = ({number: effect[..., number] for number in far} for effect in effects)
-    said = "" if compared == "0" else f"compared with {compared}, "
+    said = "" if rest == "0" else f"compared with {rest}, "
     said += f"{high} moves {_moves(facts, up, names, rest, share) or _undoes(facts, component, 0, up, names, low)}"
     if all(_is_opposite(up[number], down[number]) for number in up):
         said += f"; {low} does the opposite"

@@ -11,8 +11,8 @@ from sb3_varl.draft.probe import LOOKED_AT
 # How far what has come to rest may still go, and the same place may be from itself, by how far those of the two bounds
 # are apart.
 STILL, _SAME = 0.05, 0.1
-# How far these are apart at least, by the number's range.
-_FAR_APART = 0.1
+# How far these are apart at least, by the number's range, and which share of the way it goes in ``N_ACTED`` steps.
+_FAR_APART, _UNDER_WAY = 0.1, 0.2
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def _places(held: np.ndarray, ranges: np.ndarray, skipped: Collection[int]) -> l
             farthest = np.unravel_index(np.abs(way).argmax(), way.shape)
             shares = [float(((after - begun)[..., number] / way)[farthest]) for after in (first, acted)]
             values = [float(np.median(values[..., number])) for values in (low, rested, high)]
-            places.append(SetPlace(number, *values, *shares))
+            if shares[1] >= _UNDER_WAY:
+                places.append(SetPlace(number, *values, *shares))
     return places
 
 

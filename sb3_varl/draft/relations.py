@@ -17,8 +17,8 @@ _TO_SPEAK_OF = 0.01
 # explain, and in which share of the steps with both, as walls stop what moves; of how many such steps at least; and how
 # many steps are looked at.
 _EXPLAINED, _MOSTLY, _LEAST_SEEN, _LOOKED_AT = 0.95, 0.85, 50, 400
-# How far a length may be from 1, and how far two numbers at least go that it is of.
-_ONE, _TURNED = 1e-3, 0.01
+# How far a length may be from 1, and how far two of the numbers at least go that it is of.
+_ONE, _TURNED = 1e-4, 0.1
 # Of how many numbers the last values have to stand as far behind them, for those that never moved to be taken for such.
 _IN_A_ROW = 2
 

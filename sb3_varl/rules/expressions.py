@@ -29,7 +29,9 @@ _LONG_NUMBER = re.compile(rf"\d{{{_MAX_DIGITS},}}")
 _SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "≤": "<=", "≥": ">=", "≠": "!=", "^": "**"})  # noqa: RUF001
 _ANDS, _ORS, _NOTS = re.compile(r"&&|\bAND\b"), re.compile(r"\|\||\bOR\b"), re.compile(r"\bNOT\b")
 
-FUNCTIONS = ("abs", "min", "max", "clip", "sqrt", "sin", "cos", "atan2", "norm", "distance", "dot", "velocity")
+FUNCTIONS = (
+    *("abs", "sign", "min", "max", "clip", "sqrt", "sin", "cos", "atan2", "norm", "distance", "dot", "velocity"),
+)
 
 _OPERATORS: dict[type[ast.operator], str] = {
     ast.Add: "+",
@@ -285,6 +287,9 @@ class Translator:
         match name, values:
             case (("abs" | "sqrt" | "sin" | "cos"), [x]):
                 return _each(lambda a: graph.apply(_UNARY[name], a), x)
+            case "sign", [x]:
+                zero = graph.constant(0.0)
+                return _each(lambda a: graph.apply("-", graph.apply(">", a, zero), graph.apply("<", a, zero)), x)
             case (("min" | "max"), [list() as x]):
                 return graph.chain(name, x)
             case (("min" | "max"), [first, *rest]) if rest:
@@ -327,6 +332,7 @@ class Translator:
 
 _USE = {
     "abs": "abs(x)",
+    "sign": "sign(x)",
     "sqrt": "sqrt(x)",
     "sin": "sin(x)",
     "cos": "cos(x)",

@@ -1,0 +1,199 @@
+"""Drafts of task sheets: actions that set places, that act beside others only, and what turns."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sb3_varl import draft_sheet
+from sb3_varl.draft import measure
+from sb3_varl.draft.places import SetPlace, stay
+from sb3_varl.draft.relations import find_of_length_one
+
+
+class Motion(gym.Env):
+    """
+    Numbers that go as a function says.
+
+    :param start: From random numbers, four from -1 to 1, to those at the start of an episode
+    :param move: From numbers and an action to the next ones
+    """
+
+    def __init__(self, start, move, n_actions=1, low=-1.0, high=1.0, keys=None):
+        self.start, self.move, self.keys = start, move, keys
+        self.action_space = spaces.Box(low, high, (n_actions,), np.float32)
+        n = len(start(np.zeros(4)))
+        part = spaces.Box(-np.inf, np.inf, (n,), np.float64)
+        self.observation_space = part if keys is None else spaces.Dict(dict.fromkeys(keys, part))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.numbers = np.array(self.start(self.np_random.uniform(-1, 1, 4)), float)
+        return self._observation(), {}
+
+    def step(self, action):
+        self.numbers = np.array(self.move(self.numbers, action), float)
+        return self._observation(), 0.0, False, False, {}
+
+    def _observation(self):
+        return self.numbers if self.keys is None else {key: tell(self.numbers) for key, tell in self.keys.items()}
+
+
+def servo(low=-1.0, high=1.0):
+    """A joint that is told its place, ``2 a + 1``, and goes half of the way; and one that is told its speed."""
+
+    def move(numbers, action):
+        told, driven, *_ = numbers
+        return told + 0.5 * (2 * action[0] + 1 - told), np.clip(driven + 0.1 * action[1], -1, 1)
+
+    return Motion(lambda drawn: drawn[:2] * [1, 0.1], move, n_actions=2, low=low, high=high)
+
+
+def test_an_action_that_says_where_something_is_to_be():
+    sheet = draft_sheet(servo(), "Go.")
+    told, driven = sheet.action
+    assert told.meaning == (
+        "measured: says where observation[0] goes to, wherever it was: -1 to -1, 0 to 1, and 1 to 3, by 50% of the way "
+        "in a step, and 97% in 5"
+    )
+    # It comes to rest as well, but where it is stopped.
+    assert driven.meaning.startswith("measured: 1 moves observation[1] by 0.1 in a step, ")
+    # An action of 0 would take it elsewhere.
+    assert "when nothing acts" not in sheet.observation[0].meaning
+
+
+def test_an_action_whose_rest_is_a_bound_says_both_places():
+    told, _ = draft_sheet(servo(low=0.0), "Go.").action
+    assert told.meaning.startswith("measured: says where observation[0] goes to, wherever it was: 0 to 1, and 1 to 3, ")
+
+
+def test_what_two_actions_set_together_is_said_with_the_others_at_rest():
+    def move(numbers, action):
+        return numbers + 0.5 * (2 * action[0] + action[1] - numbers)
+
+    for action in draft_sheet(Motion(lambda drawn: drawn[:1], move, n_actions=2), "Go.").action:
+        assert "says where observation goes to, wherever it was, if the others rest: -1 to " in action.meaning
+
+
+def test_what_goes_farther_than_the_place_that_is_set_is_told_of():
+    """A valve that follows its action, and a tank that it fills."""
+
+    def move(numbers, action):
+        valve, tank = numbers
+        return valve + 0.9 * (action[0] - valve), tank + 2 * valve
+
+    (action,) = draft_sheet(Motion(lambda drawn: (0.1 * drawn[0], 0), move), "Go.").action
+    assert action.meaning.startswith("measured: 1 moves observation_1 by 0 in a step, by 7.78 in 5")
+    assert action.meaning.endswith("; it also moves observation_0")
+
+
+@given(
+    place=st.tuples(*[st.floats(-10, 10)] * 3).filter(lambda values: len({*values}) == 3).map(sorted),
+    is_turned=st.booleans(),
+)
+def test_to_stay_is_the_action_that_goes_there(place, is_turned):
+    low, rest, high = reversed(place) if is_turned else place
+    sets = [[SetPlace(0, low, rest, high, 0.5, 0.9)], []]
+    bounds = np.zeros(2), -np.ones(2), np.ones(2)
+    for number, command in ((low, -1), (rest, 0), (high, 1)):
+        assert stay(*bounds, sets, np.array([number])).tolist() == [command, 0]
+    beyond = max(place) + 1
+    assert stay(*bounds, sets, np.array([beyond])).tolist() == [-1 if is_turned else 1, 0]
+
+
+def car(numbers, action):
+    """East, north, speed, heading: it turns as far as it rolls."""
+    east, north, speed, heading = numbers
+    speed = speed + 0.1 * action[0]
+    heading = heading + 0.5 * action[1] * speed
+    return east + speed * np.cos(heading), north + speed * np.sin(heading), speed, heading
+
+
+class Car(gym.ObservationWrapper):
+    """With cosine and sine for its heading."""
+
+    def __init__(self):
+        super().__init__(Motion(lambda drawn: (0, 0, 0, 3 * drawn[0]), car, n_actions=2))
+        self.observation_space = spaces.Box(-np.inf, np.inf, (5,), np.float64)
+
+    def observation(self, observation):
+        east, north, speed, heading = observation
+        return np.array([east, north, speed, np.cos(heading), np.sin(heading)])
+
+
+def test_an_action_that_does_something_beside_another_only():
+    throttle, wheel = draft_sheet(Car(), "Go.").action
+    assert "observation_0_to_2[2] by 0.1 in a step, by 0.5 in 5" in throttle.meaning
+    # 0.5 times a speed of 0.6 in the first step, and of 0.6 to 1 in all five.
+    assert wheel.meaning.startswith(
+        "measured: moves nothing by itself; but when action 0 is 1, and has been for 5 steps, 1 moves "
+        "atan2(observation_3_to_4[1], observation_3_to_4[0]) by 0.3 in a step and by 2 in 5, and "
+    )
+    assert "; -1 moves atan2(observation_3_to_4[1], observation_3_to_4[0]) by -0.3 in a step and" in wheel.meaning
+
+
+def test_where_no_action_does_anything_there_is_no_company_either():
+    env = Motion(lambda drawn: drawn[:1], lambda numbers, action: numbers, n_actions=2)
+    assert {action.meaning for action in draft_sheet(env, "Go.").action} == {
+        "measured: from -1 to 1; moves nothing by itself, at least not at the start of an episode"
+    }
+
+
+def test_an_angle_that_two_numbers_are_cosine_and_sine_of():
+    sheet = draft_sheet("Pendulum-v1", "Go.")
+    angle = "atan2(observation_0_to_1[1], observation_0_to_1[0])"
+    assert sheet.action[0].meaning.startswith(f"measured: 2 moves {angle} by ")
+    pair, rate = sheet.observation
+    assert pair.meaning.startswith("measured: of length 1, as the cosine and sine of an angle are; ")
+    assert rate.meaning.startswith(f"measured: by how much {angle} changes in a step, times 20; ")
+
+
+def test_cosines_and_sines_that_do_not_stand_side_by_side():
+    def two(numbers):
+        return np.concatenate([np.cos(numbers), np.sin(numbers)])
+
+    env = Motion(lambda drawn: 3 * drawn[:2], lambda numbers, action: numbers + 0.1 * action, 2, keys={"arm": two})
+    assert measure(env).of_length_one == ((0, 2), (1, 3))
+    sheet = draft_sheet(env, "Go.")
+    assert sheet.action[1].meaning == (
+        "measured: 1 moves atan2(arm_3, arm_1) by 0.1 in a step, by 0.5 in 5, and by 0.5 in all if 5 steps of 0 "
+        "follow; -1 does the opposite"
+    )
+    assert sheet.observation[0].meaning.startswith("measured: arm_0, arm_2 are of length 1, as the cosine and sine of")
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_directions_and_quaternions_are_of_length_one(n):
+    vectors = np.random.default_rng(0).normal(size=(50, n))
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    numbers = np.concatenate([vectors[:, :1], units, vectors[:, 1:]], axis=1)
+    assert find_of_length_one(numbers, [None] * (2 * n)) == [tuple(range(1, n + 1))]
+    # Not of two arrays, and not if it hardly turns.
+    assert find_of_length_one(numbers, [0] * n + [1] * n) == []
+    near = np.array([1.0, *[0.0] * (n - 1)]) + 0.001 * vectors
+    assert find_of_length_one(near / np.linalg.norm(near, axis=1, keepdims=True), [None] * n) == []
+
+
+def test_goals_are_known_by_their_key():
+    def move(numbers, action):
+        return numbers + np.array([0.1 * action[0], 0, 0])
+
+    keys = {
+        "achieved_goal": lambda numbers: numbers[:2],
+        "desired_goal": lambda numbers: numbers[[2, 1]],
+        "observation": lambda numbers: numbers[:2],
+    }
+    env = Motion(lambda drawn: drawn[:3], move, keys=keys)
+    achieved, *_, wanted = draft_sheet(env, "Go.").observation[:3]
+    assert achieved.key == "achieved_goal"
+    assert wanted.meaning.startswith("measured: what achieved_goal")
+    assert " is to be, by its key; drawn at the start of an episode" in wanted.meaning
+
+
+def test_many_numbers_are_counted_and_what_is_the_same_of_all_is_said_once():
+    env = Motion(lambda drawn: np.zeros(6), lambda numbers, action: numbers + action[0] * np.arange(1, 7))
+    (part,) = draft_sheet(env, "Go.").observation
+    assert "; at the start 0 each; seen from [0] -" in f"; {part.meaning.removeprefix('measured: ')}"
+    assert ", [5] -" in part.meaning
