@@ -97,6 +97,63 @@ def test_rules_from_drafted_sheets(name, n_episodes, n_successes):
     assert sum(bool(whole.episode.succeeded) for whole in followed) == pytest.approx(n_successes, abs=2)
 
 
+# Of packages that are not among those of the tests: the sizes of observations, and of actions.
+ELSEWHERE = {"parking-v0": ({"observation": 6, "achieved_goal": 6, "desired_goal": 6}, 2), "PushT-v0": (5, 2)}
+
+
+def _drafted(name, n, observation_space, action_space):
+    folder = ASKED / "drafted" / name / n
+    sheet = load_task_sheet(folder / "sheet.yml")
+    return Rules.parse((folder / "answer.txt").read_text(), sheet, observation_space, action_space)
+
+
+@pytest.mark.parametrize("n", ["1", "2"])
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_rules_from_drafted_sheets_elsewhere_can_be_followed(name, n):
+    sizes, n_actions = ELSEWHERE[name]
+    space = gym.spaces.Box(-np.inf, np.inf, (sizes if isinstance(sizes, int) else 6,))
+    if isinstance(sizes, dict):
+        space = gym.spaces.Dict(dict.fromkeys(sizes, space))
+    rules = _drafted(name, n, space, gym.spaces.Box(-1, 1, (n_actions,)))
+    assert not rules.rejected
+    assert np.shape(rules(space.sample())) == (n_actions,)
+
+
+def test_the_rules_for_push_t_are_the_answer_to_today_s_draft():
+    for file, kept in (("PushT-v0.txt", "answer.txt"), ("PushT-v0.yml", "sheet.yml")):
+        text = (ASKED / "drafted" / "PushT-v0" / "2" / kept).read_text()
+        assert (beyond_metaworld.RULES / file).read_text() == text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("package", "name", "n", "n_successes"),
+    [
+        ("highway_env", "highway_env:parking-v0", "1", 20),
+        ("highway_env", "highway_env:parking-v0", "2", 20),
+        ("gym_pusht", "gym_pusht:gym_pusht/PushT-v0", "1", 10),
+        ("gym_pusht", "gym_pusht:gym_pusht/PushT-v0", "2", 9),
+    ],
+)
+def test_rules_from_drafted_sheets_elsewhere_succeed(package, name, n, n_successes):
+    pytest.importorskip(package)
+    env = gym.make(name)
+    rules = _drafted(name.split(":")[1].split("/")[-1], n, env.observation_space, env.action_space)
+    followed = follow_whole(lambda: env, rules, 20, seed=0)
+    assert sum(bool(whole.episode.succeeded) for whole in followed) == pytest.approx(n_successes, abs=2)
+
+
+@pytest.mark.slow
+def test_a_door_for_a_hand_of_28_joints_is_not_opened():
+    env = gym.make("gymnasium_robotics:AdroitHandDoorSparse-v1")
+    rules = _drafted("AdroitHandDoorSparse-v1", "1", env.observation_space, env.action_space)
+    assert not rules.rejected
+    assert not any(whole.episode.succeeded for whole in follow_whole(lambda: env, rules, 5, seed=0))
+    miscounted = _drafted("AdroitHandDoorSparse-v1", "2", env.observation_space, env.action_space)
+    assert len(miscounted) == 0
+    assert all("its action has 27 components, expected 28" in str(lost) for lost in miscounted.rejected)
+
+
 def test_rules_from_a_drafted_sheet_drive_up_the_hill():
     folder = ASKED / "drafted" / "MountainCarContinuous-v0" / "1"
     env, sheet = gym.make("MountainCarContinuous-v0"), load_task_sheet(folder / "sheet.yml")

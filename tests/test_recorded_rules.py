@@ -184,5 +184,5 @@ def test_what_is_told_of_rules_from_drafts():
     last = [row for row in drafted if row["prompt"] == f"drafted {rules_alone.DRAFTS[-1]}"]
     (other,) = [row for row in last if row not in always]
     said = f"{len(always)} of the {len(drafted)} answers succeed in all 20 episodes"
-    assert f"**{said}**; of those to today's draft {len(last) - 1} do, and soccer's in 19" in page, said
+    assert f"**{said}**; of those to the fourth draft {len(last) - 1} do, and soccer's in 19" in page, said
     assert (other["task"], len(other["failed_seeds"].split())) == ("soccer-v3", 1)

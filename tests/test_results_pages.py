@@ -37,6 +37,7 @@ def test_the_tables_follow_from_the_data(tmp_path):
         "beyond Meta-World",
         "demonstrations",
         "asked again by the step",
+        "drafted, with VARL",
         "how the advice ends",
         "five lines",
         "five lines, SAC",
@@ -167,6 +168,41 @@ def test_what_is_said_of_one_setting_at_a_time_follows_from_the_data():
         f"defaults' seeds are {spread(end)}, the discount is at {success('rules, discount 0.99')[..., end].mean():.0%}",
     ):
         assert said in page, said
+
+
+def test_what_is_said_of_rules_from_drafts_follows_from_the_data():
+    evaluations, page = Evaluations(results.Results(BENCHMARK / "results")), (DOCS / "results_ablations.md").read_text()
+
+    def success(method, part, tasks=cells.MAIN_TASKS):
+        values = evaluations.table(method, tasks, [100], "success", cells.SHORT_STEPS)[1]
+        return f"{values[..., part].mean():.0%}"
+
+    end, first = slice(-results.N_LAST, None), slice(1)
+    (coffee, soccer), pick = (
+        [success("rules, drafted", end, [f"{task}-v3"]) for task in tasks]
+        for tasks in (("coffee-pull", "soccer"), ("pick-place",))
+    )
+    assert coffee == soccer
+    alone = pd.read_csv(result_tables.RULES_ALONE).query("prompt == @rules_alone.IN_THE_GRID")
+    partly = {row.task: round(20 * row.success) for row in alone.itertuples() if row.success < 1}
+    page = " ".join(page.split())
+    for said in (
+        f"measured VARL comes to {success('rules, drafted', end)}**, in place of {success('rules', end)} with",
+        f"with the same seed SAC comes to {success('SAC', end)}.",
+        f"{success('rules, drafted', first)} after 6 000 steps in place of {success('rules', first)}",
+        f"coffee-pull and soccer at {coffee} and pick-place at {pick[0]}",
+        f"coffee-pull's in {partly.pop('coffee-pull-v3')} of 20 episodes, soccer's in {partly.pop('soccer-v3')}",
+    ):
+        assert said in page, said
+    assert partly == {}
+    readme, rules_page = (
+        " ".join(file.read_text().split()) for file in (DOCS.parent / "README.md", DOCS / "results_rules.md")
+    )
+    short = (
+        f"{success('rules, drafted', end)} on the fifteen tasks, in place of {success('rules', end)} with sheets that"
+    )
+    assert short in rules_page
+    assert f"comes to {success('rules, drafted', end)} on them" in readme
 
 
 def test_what_is_said_of_a_lower_threshold_follows_from_the_data():

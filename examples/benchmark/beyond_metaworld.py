@@ -98,7 +98,6 @@ TASKS = {
     "Pusher-v5": Task("Pusher-v5", {}, 30_000, {}),
     "PandaPickAndPlace-v3": Task("panda_gym:PandaPickAndPlace-v3", {}, 40_000, HER),
     "PandaStack-v3": Task("panda_gym:PandaStack-v3", {}, 40_000, HER),
-    "parking-v0": Task("highway_env:parking-v0", {}, 40_000, HER),
     "PushT-v0": Task("gym_pusht:gym_pusht/PushT-v0", {}, 40_000, {}),
 }
 

@@ -388,7 +388,7 @@ def tabulate_drafted() -> list[str]:
     """
     answers = pd.read_csv(RULES_ALONE)
     prompts = [f"drafted {stage}" for stage in DRAFTS]
-    lines = ["| task | the first draft | the second | the third | today's |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| task | the first draft | the second | the third | the fourth |", "| --- | --- | --- | --- | --- |"]
     return lines + [_told_of_answers(answers, task, prompts) for task in MAIN_TASKS]
 
 
@@ -483,6 +483,8 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
         "",
     ]
     lines += ["## asked again by the step", "", *tabulate_both(evaluations, *EXPERIMENTS["asked again"]), ""]
+    drafted = tabulate_two(evaluations, *EXPERIMENTS["drafted"], FIRST | WHOLE_AND_END)
+    lines += ["## drafted, with VARL", "", *drafted, ""]
     lines += [
         "## how the advice ends",
         "",

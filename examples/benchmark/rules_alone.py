@@ -7,8 +7,8 @@ answers are RECORDED: a large multimodal model wrote each of them once.
 writes ``results/rules_alone.csv`` anew: a row for each answer to the present prompt, to the same once more, and to an
 earlier one, on Meta-World's tasks as in the grid, with an action for 3 steps of the simulator and 50 actions in an
 episode; for each to a prompt with a sheet that a program drafted, which lies beside it, with an action for 1 step and
-150 of them; and for each about a task in disguise (``disguised.py``) or an invented one (``invented.py``), with an
-action for 4 steps and 38 or 60 actions.
+150 of them, and for the last of these as in the grid as well; and for each about a task in disguise
+(``disguised.py``) or an invented one (``invented.py``), with an action for 4 steps and 38 or 60 actions.
 """
 
 import argparse
@@ -34,6 +34,7 @@ HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results" / "rules_alone.csv"
 # Stages of the program.
 DRAFTS = ("1", "2", "3", "4")
+IN_THE_GRID = f"in the grid, drafted {DRAFTS[-1]}"
 FOLDERS = {
     "present": pathlib.Path(sb3_varl.__file__).parent / "advisors" / "recorded_rules",
     "again": HERE / "rules_asked_again",
@@ -41,6 +42,7 @@ FOLDERS = {
     "disguised": HERE / "disguised_rules",
     "invented": HERE / "invented_rules",
     **{f"drafted {stage}": HERE / "drafted_rules" / stage for stage in DRAFTS},
+    IN_THE_GRID: HERE / "drafted_rules" / DRAFTS[-1],
 }
 SEEDS = range(1000, 1020)
 MAX_ACTIONS = {
@@ -50,6 +52,7 @@ MAX_ACTIONS = {
     "disguised": disguised.MAX_EPISODE_STEPS,
     "invented": invented.MAX_EPISODE_STEPS,
     **{f"drafted {stage}": 150 for stage in DRAFTS},
+    IN_THE_GRID: 150 // FRAME_SKIP,
 }
 COLUMNS = ("prompt", "task", "answer", "rules", "success", "actions", "failed_seeds")
 
