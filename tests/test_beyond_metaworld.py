@@ -119,7 +119,7 @@ def test_rules_from_drafted_sheets_elsewhere_can_be_followed(name, n):
     assert np.shape(rules(space.sample())) == (n_actions,)
 
 
-def test_the_rules_for_push_t_are_the_answer_to_today_s_draft():
+def test_the_rules_for_push_t_are_the_answer_to_the_last_draft():
     for file, kept in (("PushT-v0.txt", "answer.txt"), ("PushT-v0.yml", "sheet.yml")):
         text = (ASKED / "drafted" / "PushT-v0" / "2" / kept).read_text()
         assert (beyond_metaworld.RULES / file).read_text() == text

@@ -55,18 +55,21 @@ def test_an_action_that_says_where_something_is_to_be():
     sheet = draft_sheet(servo(), "Go.")
     told, driven = sheet.action
     assert told.meaning == (
-        "measured: says where observation[0] goes to, wherever it was: -1 to -1, 0 to 1, and 1 to 3, by 50% of the way "
-        "in a step, and 97% in 5"
+        "measured: says where observation[0] goes to, wherever it was: -1 to -1, 0 to 1, 0.5 to 2, and 1 to 3, by 50% "
+        "of the way in a step, and 97% in 5"
     )
     # It comes to rest as well, but where it is stopped.
     assert driven.meaning.startswith("measured: 1 moves observation[1] by 0.1 in a step, ")
     # An action of 0 would take it elsewhere.
     assert "when nothing acts" not in sheet.observation[0].meaning
+    assert sheet.notes.endswith("when others were tried, action 0 kept what they set where it was")
 
 
 def test_an_action_whose_rest_is_a_bound_says_both_places():
     told, _ = draft_sheet(servo(low=0.0), "Go.").action
-    assert told.meaning.startswith("measured: says where observation[0] goes to, wherever it was: 0 to 1, and 1 to 3, ")
+    assert told.meaning.startswith(
+        "measured: says where observation[0] goes to, wherever it was: 0 to 1, 0.5 to 2, and 1 to 3"
+    )
 
 
 def test_what_two_actions_set_together_is_said_with_the_others_at_rest():
@@ -89,13 +92,61 @@ def test_what_goes_farther_than_the_place_that_is_set_is_told_of():
     assert action.meaning.endswith("; it also moves observation_0")
 
 
+@pytest.mark.parametrize(
+    ("move", "said"),
+    [
+        # Speeds that limits stop, one of them with a drift, and a place that is clipped.
+        (lambda x, a: np.clip(x + 0.2 * a - 0.05, 0, 1), "1 moves observation by "),
+        (lambda x, a: np.clip(x + 0.5 * (10 * a - x), -1, 1), "1 moves observation by "),
+        (lambda x, a: x + 0.1 * a, "1 moves observation by 0.1 in a step"),
+        # First the other way.
+        (lambda x, a: 2 * a if abs(x) > 3 else 0.2 * a + 0.9 * x, "says where observation goes to"),
+    ],
+)
+def test_what_is_a_place_and_what_is_none(move, said):
+    env = Motion(lambda drawn: drawn[:1], lambda numbers, action: move(numbers, action[:1]))
+    assert said in draft_sheet(env, "Go.").action[0].meaning
+
+
+def test_a_place_that_is_far_from_0_is_told_as_exactly_as_it_is_set():
+    env = Motion(lambda drawn: 5000 + drawn[:1], lambda numbers, action: numbers + 0.5 * (5000 + 3 * action - numbers))
+    said = draft_sheet(env, "Go.").action[0].meaning
+    assert "wherever it was: -1 to 4997, 0 to 5000, 0.5 to 5001.5, and 1 to 5003, by" in said
+
+
+def test_what_is_driven_is_told_of_beside_the_place_of_something_small():
+    """A joint that is driven with a lag, beside an echo of the last action."""
+
+    def move(numbers, action):
+        joint, speed, _ = numbers
+        speed = speed + 0.2 * (0.05 * action[0] - speed)
+        return joint + speed, speed, action[0]
+
+    env = Motion(lambda drawn: (drawn[0], 0, 0), move, keys={"arm": lambda numbers: numbers[[0, 2]]})
+    (action,) = draft_sheet(env, "Go.").action
+    assert action.meaning.startswith("measured: says where arm[1] goes to, wherever it was: -1 to -1, 0 to 0, ")
+    assert "; 1 moves arm[0] by 0.01 in a step, by " in action.meaning
+
+
+def test_a_place_that_another_component_moves_is_said_with_that_at_rest():
+    """An arm on a base that drives."""
+
+    def move(numbers, action):
+        hand, base = numbers
+        driven = base + 0.02 * action[0]
+        return driven + (hand - base) + 0.5 * (0.3 * action[1] - (hand - base)), driven
+
+    _, arm = draft_sheet(Motion(lambda drawn: (drawn[0], drawn[0]), move, n_actions=2), "Go.").action
+    assert "wherever it was" not in arm.meaning or "if the others rest" in arm.meaning
+
+
 @given(
     place=st.tuples(*[st.floats(-10, 10)] * 3).filter(lambda values: len({*values}) == 3).map(sorted),
     is_turned=st.booleans(),
 )
 def test_to_stay_is_the_action_that_goes_there(place, is_turned):
     low, rest, high = reversed(place) if is_turned else place
-    sets = [[SetPlace(0, low, rest, high, 0.5, 0.9)], []]
+    sets = [[SetPlace(0, low, rest, (rest + high) / 2, high, 0.5, 0.9)], []]
     bounds = np.zeros(2), -np.ones(2), np.ones(2)
     for number, command in ((low, -1), (rest, 0), (high, 1)):
         assert stay(*bounds, sets, np.array([number])).tolist() == [command, 0]
@@ -134,6 +185,25 @@ def test_an_action_that_does_something_beside_another_only():
     assert "; -1 moves atan2(observation_3_to_4[1], observation_3_to_4[0]) by -0.3 in a step and" in wheel.meaning
 
 
+def test_company_may_be_at_a_lower_bound():
+    """A throttle that is pulled, and a wheel."""
+
+    def move(numbers, action):
+        speed = numbers[0] - 0.1 * action[0]
+        return speed, numbers[1] + 0.5 * action[1] * speed
+
+    env = Motion(lambda drawn: (0, drawn[0]), move, 2, np.array([-1, -1], np.float32), np.array([0, 1], np.float32))
+    _, wheel = draft_sheet(env, "Go.").action
+    assert wheel.meaning.startswith(
+        "measured: moves nothing by itself; but when action 0 is -1, and has been for 5 steps"
+    )
+
+
+def test_a_bound_that_is_near_rest_moves_little():
+    env = Motion(lambda drawn: drawn[:1], lambda numbers, action: numbers + 0.1 * action, low=-0.02, high=5.0)
+    assert "; -0.02 moves observation by -0.002 in a step" in draft_sheet(env, "Go.").action[0].meaning
+
+
 def test_where_no_action_does_anything_there_is_no_company_either():
     env = Motion(lambda drawn: drawn[:1], lambda numbers, action: numbers, n_actions=2)
     assert {action.meaning for action in draft_sheet(env, "Go.").action} == {
@@ -162,6 +232,36 @@ def test_cosines_and_sines_that_do_not_stand_side_by_side():
         "follow; -1 does the opposite"
     )
     assert sheet.observation[0].meaning.startswith("measured: arm_0, arm_2 are of length 1, as the cosine and sine of")
+
+
+def test_an_angle_that_turns_far_and_one_whose_sine_comes_first():
+    def turning(numbers):
+        angle, rate = numbers
+        return np.array([np.sin(angle), np.cos(angle), rate])
+
+    def move(numbers, action):
+        return numbers[0] + 0.8 * action[0], 0.8 * action[0]
+
+    env = Motion(lambda drawn: (3 * drawn[0], 0), move, keys={"arm": turning})
+    sheet = draft_sheet(env, "Go.")
+    assert sheet.action[0].meaning.startswith(
+        "measured: 1 moves atan2(arm_0_to_1[0], arm_0_to_1[1]) by 0.8 in a step, by 4 "
+    )
+    assert "by how much atan2(arm_0_to_1[0], arm_0_to_1[1]) changes in a step; " in sheet.observation[1].meaning
+
+
+def test_flags_are_no_angles_and_planar_quaternions_none_either():
+    numbers = np.random.default_rng(0).uniform(-2, 2, (50, 1))
+    is_open = (numbers > 0).astype(float)
+    assert find_of_length_one(np.concatenate([is_open, 1 - is_open], axis=1), [None] * 2) == []
+    zero, half = np.zeros_like(numbers), numbers / 2
+    quaternions = np.concatenate([np.cos(half), zero, zero, np.sin(half)], axis=1)
+    assert find_of_length_one(quaternions, [None] * 4) == [(0, 1, 2, 3)]
+    keys = {"clock": lambda numbers: np.array([np.cos(numbers[0]), np.sin(numbers[0])])}
+    clock = Motion(lambda drawn: drawn[:1], lambda numbers, action: numbers + 0.3, keys=keys)
+    assert not measure(clock).relations.change_of
+    env = Motion(lambda drawn: np.zeros(2), lambda numbers, action: [action[0] > 0, action[0] <= 0])
+    assert draft_sheet(env, "Go.").observation[0].meaning.endswith("; each either 0 or 1")
 
 
 @pytest.mark.parametrize("n", [3, 4])

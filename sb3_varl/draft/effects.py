@@ -6,15 +6,14 @@ import numpy as np
 
 from sb3_varl.draft.measure import Facts
 from sb3_varl.draft.parts import Part
+from sb3_varl.draft.places import SetPlace
 from sb3_varl.draft.probe import N_ACTED, N_STARTS
-from sb3_varl.draft.words import AGREE, NEGLIGIBLE, OR, digits, each, without_traces
+from sb3_varl.draft.words import AGREE, NEGLIGIBLE, OR, digits, digits_beside, each, without_traces
 from sb3_varl.rules.names import spell
 
 # What is told of for each component of the action: those numbers that go farthest by their range, and a fifth as far as
 # the first at least; of others their names, of so many at most.
 _MOST_TOLD, _FAR_ENOUGH, _MOST_NAMED = 3, 0.2, 6
-# How far numbers go at least that a component sets, beside what goes farthest.
-_MOST = 0.5
 # Below this share of its range, nothing is told of a number's motion, even if there is nothing else to be told of.
 _LEAST_TOLD = 1e-4
 
@@ -32,82 +31,105 @@ def action_meaning(facts: Facts, component: int, names: dict[int, str], actions:
     # What is said of an angle is not said of its cosine and sine.
     turned = {number for angle, pair in facts.angles.items() if angle in names for number in pair}
     names = {number: name for number, name in names.items() if number not in turned}
+    places = [place for place in facts.sets[component] if place.number in names]
+    said = [_sets(facts, component, place, names[place.number]) for place in places[:_MOST_TOLD]]
+    names = {number: name for number, name in names.items() if number not in [place.number for place in places]}
     effects = facts.effects[component]
     share = next((share for share in (NEGLIGIBLE, _LEAST_TOLD) if _reach(facts, effects, names, share)), None)
+    if said:
+        return "; ".join([*said, *([_moves_besides_places(facts, component, names)] if share == NEGLIGIBLE else [])])
     if share is not None:
-        return _sets(facts, component, names) or _moves_alone(facts, component, names, share)
+        return _moves_alone(facts, component, names, share, _MOST_TOLD)
     if component in facts.together:
         return _moves_together(facts, component, names, actions)
     low, high = (digits(bound[component]) for bound in (facts.action_low, facts.action_high))
     return f"from {low} to {high}; moves nothing by itself, at least not at the start of an episode"
 
 
-def _sets(facts: Facts, component: int, names: dict[int, str]) -> str:
-    """Where it takes numbers to, if it sets those that it moves most."""
+def _sets(facts: Facts, component: int, place: SetPlace, name: str) -> str:
+    """Where it takes a number to."""
+    commands = (facts.action_low, facts.rest, facts.between, facts.action_high)
+    values, size = np.array([place.low, place.rest, place.between, place.high]), abs(place.high - place.low)
+    told = [digits_beside(value, size) for value in without_traces(values, size)]
+    takes = dict(sorted(zip((command[component] for command in commands), told, strict=True)))
+    *first, last = [f"{digits(command)} to {value}" for command, value in takes.items()]
+    also = [
+        other
+        for other, effects in enumerate(facts.effects)
+        if other != component and facts.is_motion(effects[..., place.number], place.number)
+    ]
+    share = f"by {place.first:.0%} of the way in a step, and {place.acted:.0%} in {N_ACTED}"
+    return (
+        f"says where {name} goes to, wherever it was{', if the others rest' if also else ''}: {', '.join(first)}, and "
+        f"{last}, {share if place.first >= 0 else f'by {place.acted:.0%} of the way in {N_ACTED} steps'}"
+    )
+
+
+def _moves_besides_places(facts: Facts, component: int, names: dict[int, str]) -> str:
+    """What else it moves, by how much only of what no component sets."""
+    set_by_some = {place.number for places in facts.sets for place in places}
+    free = {number: name for number, name in names.items() if number not in set_by_some}
     reach = _reach(facts, facts.effects[component], names, NEGLIGIBLE)
-    places = [place for place in facts.sets[component] if place.number in reach]
-    if not places or max(reach[place.number] for place in places) < _MOST * max(reach.values()):
-        return ""
-    said = []
-    for place in places[:_MOST_TOLD]:
-        bounds = (facts.action_low, facts.rest, facts.action_high)
-        commands = [digits(bound[component]) for bound in bounds]
-        values = without_traces(np.array([place.low, place.rest, place.high]), abs(place.high - place.low))
-        takes = dict(zip(commands, map(digits, values), strict=True))
-        *first, last = [f"{command} to {value}" for command, value in takes.items()]
-        is_alone = sum(place.number == other.number for places in facts.sets for other in places) == 1
-        said.append(
-            f"says where {names[place.number]} goes to, wherever it was{'' if is_alone else ', if the others rest'}: "
-            f"{', '.join(first)}, and {last}, by {place.first:.0%} of the way in a step, and {place.acted:.0%} in "
-            f"{N_ACTED}"
-        )
-    return "; ".join(said) + _also(reach, [place.number for place in places], names)
+    if not reach.keys() & free.keys():
+        return _named(reach, (), names)
+    told = max(reach.keys() & free.keys(), key=lambda number: reach[number])
+    moved = _moves_alone(facts, component, {told: names[told]}, NEGLIGIBLE, 1)
+    return "; ".join(part for part in (moved, _named(reach, (told,), names)) if part)
 
 
-def _moves_alone(facts: Facts, component: int, names: dict[int, str], share: float) -> str:
+def _moves_alone(facts: Facts, component: int, names: dict[int, str], share: float, most: int) -> str:
     effects = facts.effects[component]
     high, low, rest = (digits(bound[component]) for bound in (facts.action_high, facts.action_low, facts.rest))
+    compared, rest = ("staying", "going back") if facts.stays[component] else (rest, rest)
     reach = _reach(facts, effects, names, share)
     # Of what is as before once nothing acts, only its name, if there is something else.
     left = _reach(facts, effects[..., -1:, :], names, share) or reach
-    far = _farthest(facts, left, reach)
+    far = _farthest(facts, left, reach)[:most]
     up, down = ({number: effect[..., number] for number in far} for effect in effects)
-    said = "" if rest == "0" else f"compared with {rest}, "
-    said += f"{high} moves {_moves(facts, up, names, rest, share) or _undoes(facts, component, 0, up, names, low)}"
+    shares = [share * part for part in _parts_of_range(facts, component)]
+    said = "" if compared == "0" else f"compared with {compared}, "
+    said += f"{high} moves {_moves(facts, up, names, rest, shares[0]) or _undoes(facts, component, 0, up, names, low)}"
     if all(_is_opposite(up[number], down[number]) for number in up):
         said += f"; {low} does the opposite"
     else:
-        said += (
-            f"; {low} moves {_moves(facts, down, names, rest, share) or _undoes(facts, component, 1, up, names, high)}"
-        )
-    return said + _also(reach, far, names)
+        moves = _moves(facts, down, names, rest, shares[1]) or _undoes(facts, component, 1, up, names, high)
+        said += f"; {low} moves {moves}"
+    return "; ".join(part for part in (said, _named(reach, far, names)) if part)
+
+
+def _parts_of_range(facts: Facts, component: int) -> tuple[float, float]:
+    """How far the upper and the lower bound are from rest, by the farther one."""
+    up = facts.action_high[component] - facts.rest[component]
+    down = facts.rest[component] - facts.action_low[component]
+    return up / max(up, down), down / max(up, down)
 
 
 def _moves_together(facts: Facts, component: int, names: dict[int, str], actions: Sequence[str]) -> str:
-    company, effects = facts.together[component]
+    company, company_bound, effects = facts.together[component]
     high, low = (digits(bound[component]) for bound in (facts.action_high, facts.action_low))
     reach = _reach(facts, effects, names, _LEAST_TOLD)
-    far = _farthest(facts, reach, reach)
+    far = _farthest(facts, reach, reach)[:_MOST_TOLD]
     up, down = ({number: effect[..., number] for number in far} for effect in effects)
-    beside = f"when {actions[company]} is {digits(facts.action_high[company])}, and has been for {N_ACTED} steps"
+    driven = (facts.action_high, facts.action_low)[company_bound][company]
+    beside = f"when {actions[company]} is {digits(driven)}, and has been for {N_ACTED} steps"
     said = f"moves nothing by itself; but {beside}, {high} moves {_moves_besides(facts, up, names)}; {low} "
     is_opposite = all(_is_opposite(up[number], down[number]) for number in up)
     said += "does the opposite" if is_opposite else f"moves {_moves_besides(facts, down, names) or 'none of it'}"
-    return said + _also(reach, far, names)
+    return "; ".join(part for part in (said, _named(reach, far, names)) if part)
 
 
 def _farthest(facts: Facts, left: dict[int, float], reach: dict[int, float]) -> list[int]:
     """Of what to tell, by how far numbers are in the end and have been, first what others do not follow from."""
     derived = {*facts.relations.change_of, *facts.relations.difference_of}
     far = [number for number in left if left[number] >= _FAR_ENOUGH * max(left.values())]
-    return sorted(far, key=lambda number: (number in derived, -reach[number]))[:_MOST_TOLD]
+    return sorted(far, key=lambda number: (number in derived, -reach[number]))
 
 
-def _also(reach: dict[int, float], told: Collection[int], names: dict[int, str]) -> str:
+def _named(reach: dict[int, float], told: Collection[int], names: dict[int, str]) -> str:
     """Names of what else it moves."""
-    others = sorted(reach.keys() - set(told), key=lambda number: -reach[number])
+    others = sorted(reach.keys() - {*told}, key=lambda number: -reach[number])
     more = " and more" if len(others) > _MOST_NAMED else ""
-    return f"; it also moves {', '.join(names[number] for number in others[:_MOST_NAMED])}{more}" if others else ""
+    return f"it also moves {', '.join(names[number] for number in others[:_MOST_NAMED])}{more}" if others else ""
 
 
 def _reach(facts: Facts, effects: np.ndarray, numbers: Iterable[int], share: float) -> dict[int, float]:

@@ -52,7 +52,9 @@ def part_meaning(facts: Facts, part: Part, parts: Sequence[Part]) -> str:
         )
         said.append(f"at the start {starts}")
     if facts.is_flag[numbers].all():
-        said.append(f"either {' or '.join(', '.join(map(digits, ends[numbers])) for ends in (facts.low, facts.high))}")
+        ends = [" or ".join(map(digits, (facts.low[number], facts.high[number]))) for number in numbers]
+        each = "" if len(numbers) == 1 else "each "
+        said.append(f"{each}either {ends[0]}" if len({*ends}) == 1 else f"either {', either '.join(ends)}")
     else:
         seen = _listed(span(np.array([facts.low[number], facts.high[number]])) for number in numbers)
         said.append(f"seen from {seen}")

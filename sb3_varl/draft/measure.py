@@ -4,6 +4,7 @@ same ones in which none does.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,14 +17,16 @@ from tqdm import tqdm
 from sb3_varl.advice.types import Observation
 from sb3_varl.arguments import ArgumentError
 from sb3_varl.draft.places import STILL, SetPlace, find_places, stay
-from sb3_varl.draft.probe import N_EPISODES, N_RESETS, N_STARTS, Place, Probe
-from sb3_varl.draft.relations import Relations, find_of_length_one, relate, unwrapped
+from sb3_varl.draft.probe import N_EPISODES, N_RESETS, N_STARTS, Place, Probe, with_angles
+from sb3_varl.draft.relations import Relations, find_of_length_one, relate
 from sb3_varl.training.observing import Privileged
 
 # Of an angle, in radians and in degrees.
 _WHOLE_TURNS = (2 * np.pi, 360.0)
 # Below this share of its range, a number does not move.
 _LEAST = 1e-4
+# How far noise may go, by how far it went in a few episodes.
+_NOISE = 3
 # Beside how many others a component is tried that moves nothing by itself.
 _MOST_COMPANY = 3
 
@@ -47,6 +50,7 @@ class Facts:
     :param angles: For an angle that no number is, but two are cosine and sine of, which these are
     :param rest: The action in which all components rest
     :param sets: For each component the numbers that it says the place of
+    :param between: A command between rest and a bound, of each component
     :param stays: Whether it rests, in ``effects`` and so on, where such a number was at the start, in place of ``rest``
     :param action_low: The lower bound of each component
     :param action_high: The upper bound of each component
@@ -55,10 +59,10 @@ class Facts:
         as many more in which all rest. ``(n_components, 2, n_starts, 3, n_numbers)``, NaN where an episode ended before
     :param undone: What becomes of each in ``N_ACTED`` steps at this bound after as many at the other, less what becomes
         of it if the component rests in place of these: ``(n_components, 2, n_starts, n_numbers)``
-    :param together: For a component that moves nothing by itself another one, and what becomes of each number, in one
-        step and in ``N_ACTED``, when the first is at its upper or its lower bound and the other has been at its upper
-        one for ``N_ACTED`` steps and stays there, less what becomes of it without the first: ``(2, n_starts, 2,
-        n_numbers)``
+    :param together: For a component that moves nothing by itself another one, 0 or 1 for its upper or its lower bound,
+        and what becomes of each number, in one step and in ``N_ACTED``, when the first is at its upper or its lower
+        bound and the other has been at that one for ``N_ACTED`` steps and stays there, less what becomes of it without
+        the first: ``(2, n_starts, 2, n_numbers)``
     :param at_rest: By how much each changes in ``2 * N_ACTED`` steps in which all components rest, or as many as there
         are, ``(n_starts, n_numbers)``
     :param noise: How far two episodes with the same seed and actions were from each other, ``(n_numbers,)``
@@ -79,12 +83,13 @@ class Facts:
     angles: dict[int, tuple[int, int]]
     rest: np.ndarray
     sets: tuple[tuple[SetPlace, ...], ...]
+    between: np.ndarray
     stays: np.ndarray
     action_low: np.ndarray
     action_high: np.ndarray
     effects: np.ndarray
     undone: np.ndarray
-    together: dict[int, tuple[int, np.ndarray]]
+    together: dict[int, tuple[int, int, np.ndarray]]
     at_rest: np.ndarray
     noise: np.ndarray
     max_episode_steps: int | None
@@ -99,7 +104,7 @@ class Facts:
         :param share: The share
         :return: Whether it does
         """
-        least = max(self.noise[number], share * (self.high[number] - self.low[number]), 1e-9)
+        least = max(_NOISE * self.noise[number], share * (self.high[number] - self.low[number]), 1e-9)
         return bool(np.nanmax(np.abs(changes), initial=0.0) > least)
 
     def reach(self, changes: np.ndarray) -> float:
@@ -138,7 +143,7 @@ def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
             "so that its actions have bounds."
         )
     probe = Probe(env, env.action_space, _reader(env, observe), seed)
-    n_episodes = N_EPISODES + N_RESETS + N_STARTS * (2 + 6 * probe.rest.size)
+    n_episodes = N_EPISODES + N_RESETS + N_STARTS * (2 + 7 * probe.rest.size)
     # Of numbers that are none, which are left out afterwards.
     with tqdm(total=n_episodes, unit="episode", desc="measuring") as bar, np.errstate(invalid="ignore", over="ignore"):
         episodes = probe.act_at_random(bar)
@@ -146,18 +151,21 @@ def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
         episodes, starts = [np.where(probe.is_finite, x, 0.0) for x in episodes], np.where(probe.is_finite, starts, 0.0)
         arrays: list[object] = [key for key, _ in probe.places]
         of_length_one = find_of_length_one(np.concatenate([*episodes, starts]), arrays)
-        probe.add_angles([(pair[0], pair[1]) for pair in of_length_one if len(pair) == 2])
-        held = probe.hold(bar)
-        episodes = [probe.with_angles(episode) for episode in episodes]
-        starts = np.array([*(episode[0] for episode in episodes), *probe.with_angles(starts)])
+        pairs, relations = _relate(
+            episodes, arrays, [(group[0], group[1]) for group in of_length_one if len(group) == 2]
+        )
+        angles = {len(probe.places) + i: pair for i, pair in enumerate(pairs)}
+        of_length_one = [*pairs, *(group for group in of_length_one if len(group) > 2)]
+        episodes = [with_angles(episode, pairs) for episode in episodes]
+        starts = np.array([*(episode[0] for episode in episodes), *with_angles(starts, pairs)])
         numbers = np.concatenate([*episodes, starts])
-        low, high, period = numbers.min(axis=0), numbers.max(axis=0), _period(episodes)
-        period[len(probe.places) :] = 2 * np.pi
-        angles = {len(probe.places) + i: angle for i, angle in enumerate(probe.angles)}
-        relations = relate(episodes, arrays, period, angles)
+        low, high, period = numbers.min(axis=0), numbers.max(axis=0), _period(episodes, len(pairs))
+        probe.turn(pairs, period)
+        held = probe.hold(bar)
         derived = {*relations.same_as, *relations.before.values(), *relations.change_of, *relations.difference_of}
-        others = {*derived, *np.flatnonzero(~probe.is_finite | ~np.isnan(period)).tolist()}
-        sets = find_places(held, high - low, others)
+        others = {*derived, *itertools.chain(*pairs), *np.flatnonzero(~probe.is_finite | ~np.isnan(period)).tolist()}
+        to_upper = probe.between >= probe.rest.ravel()
+        sets = find_places(held, to_upper.tolist(), high - low, others)
         rests, stays = _rests(env.action_space, probe.rest, sets, held, starts)
         effects, undone, at_rest, noise = probe.act_by_components(rests, bar)
         if not probe.is_finite.any():
@@ -179,13 +187,14 @@ def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
             angles=angles,
             rest=probe.rest.ravel(),
             sets=sets,
+            between=probe.between,
             stays=stays,
             action_low=env.action_space.low.ravel(),
             action_high=env.action_space.high.ravel(),
-            effects=_changes(probe, effects, period),
-            undone=_changes(probe, undone, period),
+            effects=np.where(probe.is_finite, effects, 0.0),
+            undone=np.where(probe.is_finite, undone, 0.0),
             together={},
-            at_rest=_changes(probe, at_rest, period),
+            at_rest=np.where(probe.is_finite, at_rest, 0.0),
             noise=np.where(probe.is_finite, noise, 0.0),
             max_episode_steps=(
                 env.get_wrapper_attr("_max_episode_steps") if env.has_wrapper_attr("_max_episode_steps") else None
@@ -195,36 +204,55 @@ def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
         return dataclasses.replace(facts, together=dict(_together(facts, probe, rests, bar)))
 
 
+def _relate(
+    episodes: Sequence[np.ndarray], arrays: Sequence[object], pairs: list[tuple[int, int]]
+) -> tuple[list[tuple[int, int]], Relations]:
+    """With the sine as the first of two numbers where the rate of the angle says so."""
+
+    def related() -> Relations:
+        told = [with_angles(episode, pairs) for episode in episodes]
+        return relate(told, arrays, _period(told, len(pairs)), {len(arrays) + i: pair for i, pair in enumerate(pairs)})
+
+    relations = related()
+    falling = {of - len(arrays) for of, factor in relations.change_of.values() if factor < 0}
+    if not falling & {*range(len(pairs))}:
+        return pairs, relations
+    pairs = [(pair[1], pair[0]) if i in falling else pair for i, pair in enumerate(pairs)]
+    return pairs, related()
+
+
 def _rests(
     actions: spaces.Box, rest: np.ndarray, sets: Sequence[Sequence[SetPlace]], held: np.ndarray, starts: np.ndarray
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """For each start the action that leaves things where they are, and which components that is another one for."""
-    stays = np.zeros(len(sets), bool)
+    stays, kept = np.zeros(len(sets), bool), set[int]()
     for component, places in enumerate(sets):
         for place in places[:1]:
             begun = held[component, 0, :, 0, place.number]
-            stays[component] = np.abs(begun - place.rest).max() > STILL * abs(place.high - place.low)
+            is_elsewhere = np.abs(begun - place.rest).max() > STILL * abs(place.high - place.low)
+            stays[component] = is_elsewhere and place.number not in kept
+            kept.add(place.number)
     staying = [places if stays[component] else () for component, places in enumerate(sets)]
     return [stay(rest, actions.low, actions.high, staying, numbers) for numbers in starts[:N_STARTS]], stays
 
 
 def _together(
     facts: Facts, probe: Probe, rests: Sequence[np.ndarray], bar: tqdm
-) -> Iterator[tuple[int, tuple[int, np.ndarray]]]:
+) -> Iterator[tuple[int, tuple[int, int, np.ndarray]]]:
     """For components that move nothing by themselves, what they do beside those that move most."""
     reach = np.array([facts.reach(effects) for effects in facts.effects])
     movers = [component for component in np.argsort(-reach).tolist() if reach[component] > 0][:_MOST_COMPANY]
     for component in np.flatnonzero(reach == 0).tolist():
         for company in movers:
             bar.total += 3 * N_STARTS
-            effects = _changes(probe, probe.act_together(rests, component, company, bar), facts.period)
+            bound = int(
+                facts.rest[company] - facts.action_low[company] > facts.action_high[company] - facts.rest[company]
+            )
+            effects = probe.act_together(rests, component, company, bound, bar)
+            effects = np.where(probe.is_finite, effects, 0.0)
             if facts.reach(effects) > 0:
-                yield component, (company, effects)
+                yield component, (company, bound, effects)
                 break
-
-
-def _changes(probe: Probe, changes: np.ndarray, period: np.ndarray) -> np.ndarray:
-    return unwrapped(np.where(probe.is_finite, changes, 0.0), period)
 
 
 def _reader(env: gym.Env, observe: str | None) -> Callable[[Any], Observation]:
@@ -236,8 +264,8 @@ def _reader(env: gym.Env, observe: str | None) -> Callable[[Any], Observation]:
     return lambda _: privileged.read()[0]
 
 
-def _period(episodes: Sequence[np.ndarray]) -> np.ndarray:
-    """2 pi or 360 for what is within this, and goes in small steps but for jumps of nearly all of it."""
+def _period(episodes: Sequence[np.ndarray], n_angles: int) -> np.ndarray:
+    """2 pi or 360 for the angles at the end, and what is within this, and goes in small steps but for jumps of it."""
     numbers = np.concatenate(episodes)
     steps = np.abs(np.concatenate([np.diff(episode, axis=0) for episode in episodes]))
     period = np.full(numbers.shape[1], np.nan)
@@ -247,4 +275,5 @@ def _period(episodes: Sequence[np.ndarray]) -> np.ndarray:
         period[is_one & jumps.any(axis=0) & (jumps | (steps < 0.25 * whole)).all(axis=0)] = whole
     # A counter is none.
     period[(period < 7) & (numbers == np.round(numbers)).all(axis=0)] = np.nan
+    period[period.size - n_angles :] = _WHOLE_TURNS[0]
     return period

@@ -8,11 +8,9 @@ import numpy as np
 from sb3_varl.advice.types import ObservationSlice
 from sb3_varl.arguments import ArgumentError
 from sb3_varl.draft.measure import Facts
-from sb3_varl.draft.probe import N_STARTS, Place
+from sb3_varl.draft.probe import N_STARTS, NOTHING, Place
 from sb3_varl.rules.names import spell
 
-# Below this, a number is 0, in whatever unit.
-NOTHING = 1e-6
 # Before what is measured anew where a draft is written again.
 MEASURED = "measured: "
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_varl.draft.probe import LOOKED_AT
+from sb3_varl.draft.probe import LOOKED_AT, NOTHING
 
 # How far what has come to rest may still go, and the same place may be from itself, by how far those of the two bounds
 # are apart.
@@ -23,6 +23,7 @@ class SetPlace:
     :param number: The number
     :param low: What it comes to with the component at its lower bound
     :param rest: With 0, or what is next to it
+    :param between: With the component half-way from there to the farther bound
     :param high: With the component at its upper bound
     :param first: Which share of the way it goes in the first step
     :param acted: In ``N_ACTED`` steps
@@ -31,22 +32,28 @@ class SetPlace:
     number: int
     low: float
     rest: float
+    between: float
     high: float
     first: float
     acted: float
 
 
-def find_places(held: np.ndarray, ranges: np.ndarray, skipped: Collection[int]) -> tuple[tuple[SetPlace, ...], ...]:
+def find_places(
+    held: np.ndarray, to_upper: Sequence[bool], ranges: np.ndarray, skipped: Collection[int]
+) -> tuple[tuple[SetPlace, ...], ...]:
     """
-    Find out which numbers come to rest at a place of each bound, the same from all starts, and leave it when the
-    component rests; what is only stopped by a limit stays there.
+    Find out which numbers come to rest at a place of each command, the same from all starts, and leave it when the
+    component rests. What is driven until a limit stops it stays there, or has no place between.
 
     :param held: What ``Probe.hold`` says
+    :param to_upper: Whether the command between is on the way to the upper bound, of each component
     :param ranges: Of each number
     :param skipped: Numbers that are not looked at
     :return: Of each component those that it sets, what fewest others set first
     """
-    found = [tuple(_places(of_component, ranges, skipped)) for of_component in held]
+    found = [
+        tuple(_places(of_component, is_up, ranges, skipped)) for of_component, is_up in zip(held, to_upper, strict=True)
+    ]
     n_set = Counter(place.number for places in found for place in places)
     return tuple(
         tuple(
@@ -56,22 +63,25 @@ def find_places(held: np.ndarray, ranges: np.ndarray, skipped: Collection[int]) 
     )
 
 
-def _places(held: np.ndarray, ranges: np.ndarray, skipped: Collection[int]) -> list[SetPlace]:
+def _places(held: np.ndarray, is_up: bool, ranges: np.ndarray, skipped: Collection[int]) -> list[SetPlace]:
     begun, first, acted, nearly, long, rested = (held[:, :, LOOKED_AT.index(step)] for step in LOOKED_AT)
-    high, low = long
-    span = np.abs(high - low).min(axis=0)
-    least = np.maximum(_FAR_APART * ranges, 1e-9)
+    high, low, between = np.median(long, axis=1)
+    rest = np.median(rested, axis=(0, 1))
+    span = np.abs(high - low)
     # NaN is in none of these.
+    is_far = span >= np.maximum(_FAR_APART * ranges, NOTHING)
     is_still = np.abs(long - nearly).max(axis=(0, 1)) <= STILL * span
     is_same = np.ptp(long, axis=1).max(axis=0) <= _SAME * span
     comes_back = np.ptp(rested, axis=(0, 1)) <= _SAME * span
+    ways = between - rest, (high if is_up else low) - between
+    is_between = (ways[0] * ways[1] > 0) & (np.minimum(*np.abs(ways)) > _SAME * span)
     places = []
-    for number in np.flatnonzero((span >= least) & is_still & is_same & comes_back).tolist():
+    for number in np.flatnonzero(is_far & is_still & is_same & comes_back & is_between).tolist():
         if number not in skipped:
             way = (long - begun)[..., number]
             farthest = np.unravel_index(np.abs(way).argmax(), way.shape)
             shares = [float(((after - begun)[..., number] / way)[farthest]) for after in (first, acted)]
-            values = [float(np.median(values[..., number])) for values in (low, rested, high)]
+            values = [float(values[number]) for values in (low, rest, between, high)]
             if shares[1] >= _UNDER_WAY:
                 places.append(SetPlace(number, *values, *shares))
     return places

@@ -20,6 +20,8 @@ N_STARTS, N_ACTED = 3, 5
 # The same, until things have come to rest; and after which steps is looked.
 N_LONG = 25
 LOOKED_AT = (0, 1, N_ACTED, N_LONG - N_ACTED, N_LONG, 2 * N_LONG)
+# Below this, a number is 0, in whatever unit.
+NOTHING = 1e-6
 # How many numbers are told of: more than any sheet will name.
 _MOST = 1000
 
@@ -42,7 +44,7 @@ class Probe:
         self._actions = actions
         self._read = read
         self._seed = seed
-        self.rest = np.clip(np.zeros_like(actions.low), actions.low, actions.high)
+        self.rest = np.array(np.clip(np.zeros_like(actions.low), actions.low, actions.high))
         self.says_success: bool | None = None
         actions.seed(seed)
         first = self._parts(env.reset(seed=seed)[0])
@@ -55,17 +57,19 @@ class Probe:
                 "(observe, --observe)."
             )
         self.angles: list[tuple[int, int]] = []
+        self.period = np.full(len(self.places), np.nan)
         self.is_finite = np.ones(len(self.places), bool)
 
-    def add_angles(self, angles: Sequence[tuple[int, int]]) -> None:
-        """Measure some angles from now on, behind the numbers, each by the places of its cosine and its sine."""
-        self.angles = [*angles]
-        self.is_finite = np.append(self.is_finite, [self.is_finite[[*angle]].all() for angle in angles]).astype(bool)
+    def turn(self, angles: Sequence[tuple[int, int]], period: np.ndarray) -> None:
+        """
+        Measure angles from now on by how far they have turned.
 
-    def with_angles(self, numbers: np.ndarray) -> np.ndarray:
-        """Numbers, and angles behind them."""
-        angles = [np.arctan2(numbers[..., sine], numbers[..., cosine]) for cosine, sine in self.angles]
-        return np.concatenate([numbers, *(angle[..., None] for angle in angles)], axis=-1)
+        :param angles: Those that are told behind the numbers, each by the places of its cosine and its sine
+        :param period: By how much each of all jumps at its ends, NaN for what is no angle
+        """
+        self.angles, self.period = [*angles], period
+        are_finite = [self.is_finite[[*angle]].all() for angle in angles]
+        self.is_finite = np.append(self.is_finite, are_finite).astype(bool)
 
     def act_at_random(self, bar: tqdm) -> list[np.ndarray]:
         """What the numbers were in episodes of random actions, each for some steps."""
@@ -84,19 +88,28 @@ class Probe:
             bar.update()
         return np.array(starts)
 
+    @property
+    def between(self) -> np.ndarray:
+        """A command for each component half-way from rest to its farther bound."""
+        low, rest, high = (np.ravel(command) for command in (self._actions.low, self.rest, self._actions.high))
+        return np.where(high - rest >= rest - low, (rest + high) / 2, (rest + low) / 2)
+
     def hold(self, bar: tqdm) -> np.ndarray:
         """
-        What the numbers are while one component is at a bound for long, and when it has rested for as long again, after
-        the steps that ``LOOKED_AT`` says: ``(n_components, 2, n_starts, 6, n_numbers)``, NaN where an episode ended.
+        What the numbers are while one component is at its upper bound, its lower one or ``between`` for long, and when
+        it has rested for as long again, after the steps that ``LOOKED_AT`` says: ``(n_components, 3, n_starts, 6,
+        n_numbers)``, NaN where an episode ended.
         """
         n_components = self.rest.size
-        held = np.full((n_components, 2, N_STARTS, len(LOOKED_AT), self.is_finite.size), np.nan)
-        for component, bound, start in np.ndindex(n_components, 2, N_STARTS):
-            acted = self._alone(self.rest, component, bound)
+        held = np.full((n_components, 3, N_STARTS, len(LOOKED_AT), self.is_finite.size), np.nan)
+        for component, command, start in np.ndindex(n_components, 3, N_STARTS):
+            acted = self._alone(self.rest, component, min(command, 1))
+            if command == 2:
+                acted.flat[component] = self.between[component]
             numbers = self._episode(start, [acted] * N_LONG + [self.rest] * N_LONG)
             for moment, step in enumerate(LOOKED_AT):
                 if step < len(numbers):
-                    held[component, bound, start, moment] = numbers[step]
+                    held[component, command, start, moment] = numbers[step]
             bar.update()
         return held
 
@@ -128,14 +141,16 @@ class Probe:
         undone -= effects[:, ::-1, :, -1]
         return effects, undone, at_rest, noise.max(axis=0)
 
-    def act_together(self, rests: Sequence[np.ndarray], component: int, company: int, bar: tqdm) -> np.ndarray:
+    def act_together(
+        self, rests: Sequence[np.ndarray], component: int, company: int, company_bound: int, bar: tqdm
+    ) -> np.ndarray:
         """
-        What becomes of the numbers when a component acts while another one is at its upper bound, and has been for some
-        steps, less what becomes of them without it, in one step and in ``N_ACTED``: ``(2, n_starts, 2, n_numbers)``.
+        What becomes of the numbers when a component acts while another one is at a bound, and has been for some steps,
+        less what becomes of them without it, in one step and in ``N_ACTED``: ``(2, n_starts, 2, n_numbers)``.
         """
         effects = np.full((2, N_STARTS, 2, self.is_finite.size), np.nan)
         for start, rest in enumerate(rests):
-            driven = self._alone(rest, company, 0)
+            driven = self._alone(rest, company, company_bound)
             alone = self._episode(start, [driven] * (2 * N_ACTED))
             bar.update()
             for bound in range(2):
@@ -163,7 +178,10 @@ class Probe:
                 self.says_success = "is_success" in info or bool(self.says_success)
                 break
         self.is_finite &= np.isfinite(numbers).all(axis=0)
-        return np.array(numbers)
+        told = np.array(numbers)
+        for number in np.flatnonzero(~np.isnan(self.period) & self.is_finite):
+            told[:, number] = np.unwrap(told[:, number], period=self.period[number])
+        return told
 
     def _numbers(self, observation: Any) -> np.ndarray:
         parts = self._parts(observation)
@@ -172,7 +190,7 @@ class Probe:
             raise ArgumentError(
                 f"An observation has other numbers than the first one: {_told(sizes)}, after {_told(self._sizes)}."
             )
-        return self.with_angles(np.concatenate([parts[key] for key in self._sizes]))
+        return with_angles(np.concatenate([parts[key] for key in self._sizes]), self.angles)
 
     def _parts(self, observation: Any) -> dict[str | None, np.ndarray]:
         """Those arrays that a task sheet can name the numbers of."""
@@ -188,3 +206,15 @@ class Probe:
 
 def _told(sizes: dict[str | None, int]) -> str:
     return ", ".join(f"{size} of {key!r}" if key is not None else str(size) for key, size in sizes.items()) or "none"
+
+
+def with_angles(numbers: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """
+    Put angles behind numbers.
+
+    :param numbers: The numbers, ``(..., n_numbers)``
+    :param pairs: The places of the cosine and the sine of each angle
+    :return: Both, ``(..., n_numbers + n_angles)``
+    """
+    angles = [np.arctan2(numbers[..., sine], numbers[..., cosine]) for cosine, sine in pairs]
+    return np.concatenate([numbers, *(angle[..., None] for angle in angles)], axis=-1)

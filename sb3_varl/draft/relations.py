@@ -70,7 +70,8 @@ def relate(
     drawn_as = _same(numbers, [number for number in drawn if number not in before.values()])
     moving = [number for number in moving if number not in before.values()]
     turning = [angle for angle, pair in angles.items() if moves[angle] and {*pair} <= {*moving}]
-    changes = _changes(unwrapped(now - last, period), now, moving, [*moving, *turning])
+    of_angles = {number: {*pair} for pair in angles.values() for number in pair}
+    changes = _changes(_unwrapped(now - last, period), now, moving, [*moving, *turning], of_angles)
     return Relations(same_as, drawn_as, before, changes, _differences(numbers))
 
 
@@ -114,19 +115,23 @@ def _before_that_never_moved(
     return found
 
 
-def unwrapped(changes: np.ndarray, period: np.ndarray) -> np.ndarray:
+def _unwrapped(changes: np.ndarray, period: np.ndarray) -> np.ndarray:
     """The shorter way round, for angles."""
     return np.where(np.isnan(period), changes, (changes + period / 2) % period - period / 2)
 
 
 def _changes(
-    changes: np.ndarray, now: np.ndarray, moving: Sequence[int], those: Sequence[int]
+    changes: np.ndarray,
+    now: np.ndarray,
+    moving: Sequence[int],
+    those: Sequence[int],
+    of_angles: dict[int, set[int]],
 ) -> dict[int, tuple[int, float]]:
-    """For numbers that move, which of those they are the change of."""
+    """For numbers that move, which of those they are the change of, but not a cosine of its sine."""
     found = dict[int, tuple[int, float]]()
     some = slice(None, None, max(1, len(now) // _LOOKED_AT))
     for j in moving:
-        multiples = ((*_multiple(changes[some, i], now[some, j]), i) for i in those if i != j)
+        multiples = ((*_multiple(changes[some, i], now[some, j]), i) for i in those if i not in of_angles.get(j, {j}))
         near = [(explained, factor, i) for factor, explained, i in multiples if explained > _EXPLAINED]
         if near:
             _, factor, i = max(near)
@@ -179,12 +184,16 @@ def find_of_length_one(numbers: np.ndarray, arrays: Sequence[object]) -> list[tu
     :return: Their places, each in one at most
     """
     squares, turns = np.square(numbers), np.ptp(numbers, axis=0) > _TURNED
-    candidates = np.flatnonzero(turns & (squares.max(axis=0) <= 1 + _ONE))[:_MOST_COMPARED]
-    groups: list[Sequence[int]] = [*itertools.combinations(candidates.tolist(), 2)]
-    groups += [range(start, start + length) for length in (3, 4) for start in range(len(turns) - length + 1)]
+    # Flags are none, of which one is on.
+    turns &= ~np.isin(numbers, (-1, 0, 1)).all(axis=0)
+    candidates = np.flatnonzero(turns & (squares.max(axis=0) <= 1 + _ONE))[:_MOST_COMPARED].tolist()
+    side_by_side = [range(start, start + n) for n in (4, 3) for start in range(len(turns) - n + 1)]
     found = list[tuple[int, ...]]()
-    for group in map(list, groups):
+    for group in (*side_by_side, *itertools.combinations(candidates, 2)):
+        # Of a quaternion two may always be 0.
+        n_turning = turns[[*group]].sum()
         is_new = len({arrays[number] for number in group}) == 1 and not {*itertools.chain(*found)} & {*group}
-        if is_new and turns[group].sum() >= 2 and np.abs(squares[:, group].sum(axis=1) - 1).max() <= _ONE:
+        is_turning = n_turning >= (3 if len(group) == 3 else 2)
+        if is_new and is_turning and np.abs(squares[:, [*group]].sum(axis=1) - 1).max() <= _ONE:
             found.append(tuple(group))
     return sorted(found)

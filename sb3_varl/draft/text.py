@@ -72,8 +72,12 @@ def write_sheet(
     lines += [f"# {remark}" for remark in _remarks(facts)]
     for word in ("success", "sizes", "lag"):
         lines += _field(word, getattr(drafted, word))
-    starts = f"{MEASURED}{starts_told(facts, parts)}" if any(OR in meaning for meaning in meanings) else ""
-    lines += _field("notes", _joined(without_measured(drafted.notes), starts))
+    notes = [starts_told(facts, parts)] if any(OR in meaning for meaning in meanings) else []
+    staying = [action.name for action, stays in zip(actions, facts.stays, strict=True) if stays]
+    if staying:
+        notes.append(f"when others were tried, {', '.join(staying)} kept what they set where it was")
+    measured = f"{MEASURED}{'; '.join(notes)}" if notes else ""
+    lines += _field("notes", _joined(without_measured(drafted.notes), measured))
     return "\n".join(lines) + "\n"
 
 

@@ -1,8 +1,10 @@
 """Numbers in words."""
 
+import math
+
 import numpy as np
 
-from sb3_varl.draft.parts import NOTHING
+from sb3_varl.draft.probe import NOTHING
 
 # Beyond this, by its size, what several starts differ by is told of.
 AGREE = 0.1
@@ -42,3 +44,11 @@ def digits(value: float) -> str:
     if np.isnan(value):
         return "unknown"
     return "0" if abs(value) < NOTHING else f"{value:.3g}"
+
+
+def digits_beside(value: float, size: float) -> str:
+    """A number, as exactly as its difference from others is to be seen, which is of some size."""
+    if abs(value) < NOTHING:
+        return "0"
+    rounded = round(value, 2 - math.floor(math.log10(size)))
+    return f"{rounded:.12g}"
