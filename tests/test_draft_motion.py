@@ -204,6 +204,13 @@ def test_a_bound_that_is_near_rest_moves_little():
     assert "; -0.02 moves observation by -0.002 in a step" in draft_sheet(env, "Go.").action[0].meaning
 
 
+def test_bounds_that_are_equal_move_nothing():
+    env = Motion(lambda drawn: drawn[:1], lambda numbers, action: numbers + 0.1 * action, low=0.0, high=0.0)
+    assert "moves nothing by itself" in draft_sheet(env, "Go.").action[0].meaning
+    env = Motion(lambda drawn: drawn[:1], lambda numbers, action: numbers + 0.1 * action, low=0.5, high=0.5)
+    assert "at actions of 0.5, changes by 0.5 in 10 steps" in draft_sheet(env, "Go.").observation[0].meaning
+
+
 def test_where_no_action_does_anything_there_is_no_company_either():
     env = Motion(lambda drawn: drawn[:1], lambda numbers, action: numbers, n_actions=2)
     assert {action.meaning for action in draft_sheet(env, "Go.").action} == {

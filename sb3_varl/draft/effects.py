@@ -53,16 +53,15 @@ def _sets(facts: Facts, component: int, place: SetPlace, name: str) -> str:
     told = [digits_beside(value, size) for value in without_traces(values, size)]
     takes = dict(sorted(zip((command[component] for command in commands), told, strict=True)))
     *first, last = [f"{digits(command)} to {value}" for command, value in takes.items()]
-    also = [
-        other
+    is_alone = not any(
+        facts.is_motion(effects[..., place.number], place.number)
         for other, effects in enumerate(facts.effects)
-        if other != component and facts.is_motion(effects[..., place.number], place.number)
-    ]
-    share = f"by {place.first:.0%} of the way in a step, and {place.acted:.0%} in {N_ACTED}"
-    return (
-        f"says where {name} goes to, wherever it was{', if the others rest' if also else ''}: {', '.join(first)}, and "
-        f"{last}, {share if place.first >= 0 else f'by {place.acted:.0%} of the way in {N_ACTED} steps'}"
+        if other != component
     )
+    share = f"by {place.first:.0%} of the way in a step, and {place.acted:.0%} in {N_ACTED}"
+    share = share if place.first >= 0 else f"by {place.acted:.0%} of the way in {N_ACTED} steps"
+    always = "wherever it was" if is_alone else "wherever it was, if the others rest"
+    return f"says where {name} goes to, {always}: {', '.join(first)}, and {last}, {share}"
 
 
 def _moves_besides_places(facts: Facts, component: int, names: dict[int, str]) -> str:
@@ -101,7 +100,8 @@ def _parts_of_range(facts: Facts, component: int) -> tuple[float, float]:
     """How far the upper and the lower bound are from rest, by the farther one."""
     up = facts.action_high[component] - facts.rest[component]
     down = facts.rest[component] - facts.action_low[component]
-    return up / max(up, down), down / max(up, down)
+    farther = max(up, down) or 1.0
+    return up / farther, down / farther
 
 
 def _moves_together(facts: Facts, component: int, names: dict[int, str], actions: Sequence[str]) -> str:
@@ -112,7 +112,8 @@ def _moves_together(facts: Facts, component: int, names: dict[int, str], actions
     up, down = ({number: effect[..., number] for number in far} for effect in effects)
     driven = (facts.action_high, facts.action_low)[company_bound][company]
     beside = f"when {actions[company]} is {digits(driven)}, and has been for {N_ACTED} steps"
-    said = f"moves nothing by itself; but {beside}, {high} moves {_moves_besides(facts, up, names)}; {low} "
+    moves = _moves_besides(facts, up, names) or "none of it"
+    said = f"moves nothing by itself; but {beside}, {high} moves {moves}; {low} "
     is_opposite = all(_is_opposite(up[number], down[number]) for number in up)
     said += "does the opposite" if is_opposite else f"moves {_moves_besides(facts, down, names) or 'none of it'}"
     return "; ".join(part for part in (said, _named(reach, far, names)) if part)

@@ -125,7 +125,7 @@ class Facts:
 def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
     """
     Measure an environment, in 10 episodes of at most 100 random actions, at 50 starts that are only looked at and, from
-    each of 3 starts, in an episode of 50 steps and two of 10 for each bound of each component of the action.
+    each of 3 starts, in three episodes of 50 steps and four of 10 for each component of the action.
 
     :param env: The environment, with a Box of actions
     :param observe: Name of an attribute or a method of the environment that says what an advisor reads, an array or a
