@@ -10,6 +10,7 @@ import pytest
 import cells
 import result_tables
 import results
+import rules_alone
 from evaluations import Evaluations
 from sb3_varl.metaworld import MISTAKES
 from sb3_varl.training import explain
@@ -147,6 +148,9 @@ def test_what_is_said_of_one_setting_at_a_time_follows_from_the_data():
     def whole(name):
         return f"{success(f'rules, {name}').mean():.0%}"
 
+    def at_end(name):
+        return f"{success(f'rules, {name}')[..., -results.N_LAST :].mean():.0%}"
+
     def of_seeds(name, part):
         first, second, third = [f"{success(f'rules, {name}', seed)[..., part].mean():.0%}" for seed in (100, 101, 102)]
         return f"{first}, {second} and {third}"
@@ -165,6 +169,14 @@ def test_what_is_said_of_one_setting_at_a_time_follows_from_the_data():
         f"Gaussian noise {whole('other noise')}",
         f"comes to {of_seeds('label_freq 1', slice(None))} over the run, and ends at {of_seeds('label_freq 1', end)}",
         f"come to {of_seeds('plain critics', slice(None))}, and end at {of_seeds('plain critics', end)}",
+        f"{success('rules, gate always')[..., 0].mean():.0%} after 6 000 steps where the defaults' five seeds are "
+        f"{spread(slice(1))}, and {whole('gate always')} over the run",
+        f"it ends at {at_end('gate always')}.",
+        f"the Q-filter ({whole('gate likelihood')} and {whole('gate q_filter')} over the run, ends "
+        f"{at_end('gate likelihood')} and {at_end('gate q_filter')})",
+        f"the coefficient ({whole('coef 10')} and {whole('coef 50')}, ends {at_end('coef 10')} and "
+        f"{at_end('coef 50')})",
+        f"a guidance batch of 32 ({whole('batch 32')}, end {at_end('batch 32')})",
         f"defaults' seeds are {spread(end)}, the discount is at {success('rules, discount 0.99')[..., end].mean():.0%}",
     ):
         assert said in page, said
@@ -183,8 +195,9 @@ def test_what_is_said_of_rules_from_drafts_follows_from_the_data():
         for tasks in (("coffee-pull", "soccer"), ("pick-place",))
     )
     assert coffee == soccer
-    alone = pd.read_csv(result_tables.RULES_ALONE).query("prompt == @rules_alone.IN_THE_GRID")
-    partly = {row.task: round(20 * row.success) for row in alone.itertuples() if row.success < 1}
+    alone = pd.read_csv(rules_alone.RESULTS)
+    of_grid = alone[alone["prompt"] == rules_alone.IN_THE_GRID]
+    partly = {row.task: round(20 * row.success) for row in of_grid.itertuples() if row.success < 1}
     page = " ".join(page.split())
     for said in (
         f"measured VARL comes to {success('rules, drafted', end)}**, in place of {success('rules', end)} with",
