@@ -215,7 +215,7 @@ def test_what_is_said_of_rules_from_drafts_follows_from_the_data():
         f"{success('rules, drafted', end)} on the fifteen tasks, in place of {success('rules', end)} with sheets that"
     )
     assert short in rules_page
-    assert f"comes to {success('rules, drafted', end)} on them" in readme
+    assert f"comes to {success('rules, drafted', end)} on these fifteen" in readme
 
 
 def test_what_is_said_of_a_lower_threshold_follows_from_the_data():
