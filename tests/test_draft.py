@@ -250,6 +250,8 @@ def test_an_environment_that_is_never_the_same_says_so(tmp_path):
     assert "# Two episodes with one seed and the same actions were not the same" in written
     assert '# The last step of an episode has no "is_success" in its info' in written
     assert "# Nobody says how long an episode may be" in written
+    written = write_sheet(measure(MadeOf(("moved", "drawn"), length=1000)), "MadeOf-v0")
+    assert '# No episode ended in what was tried: check that its last step has "is_success"' in written
     written = write_sheet(measure(gym.wrappers.TimeLimit(MadeOf(("moved", "drawn")), 40)), "MadeOf-v0")
     assert "were not the same" not in written
     assert "is_success" not in written

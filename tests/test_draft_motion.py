@@ -204,6 +204,11 @@ def test_a_bound_that_is_near_rest_moves_little():
     assert "; -0.02 moves observation by -0.002 in a step" in draft_sheet(env, "Go.").action[0].meaning
 
 
+def test_a_bound_that_does_nothing_is_told_after_the_one_that_does_something():
+    env = Motion(lambda drawn: (0,), lambda numbers, action: np.minimum(numbers + 0.1 * action, 0))
+    assert draft_sheet(env, "Go.").action[0].meaning.startswith("measured: -1 moves observation by -0.1 in a step, ")
+
+
 def test_bounds_that_are_equal_move_nothing():
     env = Motion(lambda drawn: drawn[:1], lambda numbers, action: numbers + 0.1 * action, low=0.0, high=0.0)
     assert "moves nothing by itself" in draft_sheet(env, "Go.").action[0].meaning

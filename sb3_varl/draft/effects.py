@@ -87,12 +87,14 @@ def _moves_alone(facts: Facts, component: int, names: dict[int, str], share: flo
     up, down = ({number: effect[..., number] for number in far} for effect in effects)
     shares = [share * part for part in _parts_of_range(facts, component)]
     said = "" if compared == "0" else f"compared with {compared}, "
-    said += f"{high} moves {_moves(facts, up, names, rest, shares[0]) or _undoes(facts, component, 0, up, names, low)}"
-    if all(_is_opposite(up[number], down[number]) for number in up):
-        said += f"; {low} does the opposite"
+    moves_up = _moves(facts, up, names, rest, shares[0])
+    moves_down = _moves(facts, down, names, rest, shares[1]) or _undoes(facts, component, 1, up, names, high)
+    if not moves_up:
+        said += f"{low} moves {moves_down}; {high} moves {_undoes(facts, component, 0, up, names, low)}"
+    elif all(_is_opposite(up[number], down[number]) for number in up):
+        said += f"{high} moves {moves_up}; {low} does the opposite"
     else:
-        moves = _moves(facts, down, names, rest, shares[1]) or _undoes(facts, component, 1, up, names, high)
-        said += f"; {low} moves {moves}"
+        said += f"{high} moves {moves_up}; {low} moves {moves_down}"
     return "; ".join(part for part in (said, _named(reach, far, names)) if part)
 
 

@@ -18,10 +18,11 @@ from sb3_varl.rules.rule import readable
 
 _HEAD = """\
 # A draft of a task sheet for {name},
-# from {episodes} episodes of random actions, and {starts} starts with one component of the action at a time at its
-# bounds. Check what it says. Give things names, part what does not belong together, and leave out what does not matter:
-# with --sheet, the command measures anew what has these names, in their words. Say what success is, and what else
-# only you know. Then see what a model would be sent:
+# from {episodes} episodes of random actions, and from trying a component of the action at a time, from {starts} starts.
+# Check what it says. Give things names, part what does not belong together, and leave out what does not matter. Write
+# your own words before "measured:": what follows that is measured anew, in your names, when the same command is given
+# this file (--sheet) and another one to write (--out). Say what success is, and what else only you know.
+# Then see what a model would be sent:
 #   {preview}
 """
 _WORDS = {
@@ -122,6 +123,8 @@ def _remarks(facts: Facts) -> Iterator[str]:
         yield "Two episodes with one seed and the same actions were not the same: what is said of actions is uncertain."
     if facts.max_episode_steps is None:
         yield "Nobody says how long an episode may be (max_episode_steps of gym.register)."
+    if facts.says_success is None:
+        yield 'No episode ended in what was tried: check that its last step has "is_success" in its info.'
     if facts.says_success is False:
         yield 'The last step of an episode has no "is_success" in its info, by which rules are corrected and held.'
 
