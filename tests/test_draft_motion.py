@@ -55,20 +55,20 @@ def test_an_action_that_says_where_something_is_to_be():
     sheet = draft_sheet(servo(), "Go.")
     told, driven = sheet.action
     assert told.meaning == (
-        "measured: says where observation[0] goes to, wherever it was: -1 to -1, 0 to 1, 0.5 to 2, and 1 to 3, by 50% "
-        "of the way in a step, and 97% in 5"
+        "measured: sets where observation[0] goes, wherever it was: -1 -> -1, 0 -> 1, 0.5 -> 2, 1 -> 3; 50% of the "
+        "way in a step, 97% in 5"
     )
     # It comes to rest as well, but where it is stopped.
     assert driven.meaning.startswith("measured: 1 moves observation[1] by 0.1 in a step, ")
     # An action of 0 would take it elsewhere.
     assert "when nothing acts" not in sheet.observation[0].meaning
-    assert sheet.notes.endswith("when others were tried, action 0 kept what they set where it was")
+    assert sheet.notes.endswith("where something moves, or nothing acts, action 0 held in place what they set")
 
 
 def test_an_action_whose_rest_is_a_bound_says_both_places():
     told, _ = draft_sheet(servo(low=0.0), "Go.").action
     assert told.meaning.startswith(
-        "measured: says where observation[0] goes to, wherever it was: 0 to 1, 0.5 to 2, and 1 to 3"
+        "measured: sets where observation[0] goes, wherever it was: 0 -> 1, 0.5 -> 2, 1 -> 3"
     )
 
 
@@ -77,7 +77,7 @@ def test_what_two_actions_set_together_is_said_with_the_others_at_rest():
         return numbers + 0.5 * (2 * action[0] + action[1] - numbers)
 
     for action in draft_sheet(Motion(lambda drawn: drawn[:1], move, n_actions=2), "Go.").action:
-        assert "says where observation goes to, wherever it was, if the others rest: -1 to " in action.meaning
+        assert "sets where observation goes, wherever it was, if the others rest: -1 -> " in action.meaning
 
 
 def test_what_goes_farther_than_the_place_that_is_set_is_told_of():
@@ -100,7 +100,7 @@ def test_what_goes_farther_than_the_place_that_is_set_is_told_of():
         (lambda x, a: np.clip(x + 0.5 * (10 * a - x), -1, 1), "1 moves observation by "),
         (lambda x, a: x + 0.1 * a, "1 moves observation by 0.1 in a step"),
         # First the other way.
-        (lambda x, a: 2 * a if abs(x) > 3 else 0.2 * a + 0.9 * x, "says where observation goes to"),
+        (lambda x, a: 2 * a if abs(x) > 3 else 0.2 * a + 0.9 * x, "sets where observation goes"),
     ],
 )
 def test_what_is_a_place_and_what_is_none(move, said):
@@ -111,7 +111,7 @@ def test_what_is_a_place_and_what_is_none(move, said):
 def test_a_place_that_is_far_from_0_is_told_as_exactly_as_it_is_set():
     env = Motion(lambda drawn: 5000 + drawn[:1], lambda numbers, action: numbers + 0.5 * (5000 + 3 * action - numbers))
     said = draft_sheet(env, "Go.").action[0].meaning
-    assert "wherever it was: -1 to 4997, 0 to 5000, 0.5 to 5001.5, and 1 to 5003, by" in said
+    assert "wherever it was: -1 -> 4997, 0 -> 5000, 0.5 -> 5001.5, 1 -> 5003; " in said
 
 
 def test_what_is_driven_is_told_of_beside_the_place_of_something_small():
@@ -124,7 +124,7 @@ def test_what_is_driven_is_told_of_beside_the_place_of_something_small():
 
     env = Motion(lambda drawn: (drawn[0], 0, 0), move, keys={"arm": lambda numbers: numbers[[0, 2]]})
     (action,) = draft_sheet(env, "Go.").action
-    assert action.meaning.startswith("measured: says where arm[1] goes to, wherever it was: -1 to -1, 0 to 0, ")
+    assert action.meaning.startswith("measured: sets where arm[1] goes, wherever it was: -1 -> -1, 0 -> 0, ")
     assert "; 1 moves arm[0] by 0.01 in a step, by " in action.meaning
 
 

@@ -52,16 +52,17 @@ def _sets(facts: Facts, component: int, place: SetPlace, name: str) -> str:
     values, size = np.array([place.low, place.rest, place.between, place.high]), abs(place.high - place.low)
     told = [digits_beside(value, size) for value in without_traces(values, size)]
     takes = dict(sorted(zip((command[component] for command in commands), told, strict=True)))
-    *first, last = [f"{digits(command)} to {value}" for command, value in takes.items()]
+    pairs = ", ".join(f"{digits(command)} -> {value}" for command, value in takes.items())
     is_alone = not any(
         facts.is_motion(effects[..., place.number], place.number)
         for other, effects in enumerate(facts.effects)
         if other != component
     )
-    share = f"by {place.first:.0%} of the way in a step, and {place.acted:.0%} in {N_ACTED}"
-    share = share if place.first >= 0 else f"by {place.acted:.0%} of the way in {N_ACTED} steps"
     always = "wherever it was" if is_alone else "wherever it was, if the others rest"
-    return f"says where {name} goes to, {always}: {', '.join(first)}, and {last}, {share}"
+    share = f"{place.first:.0%} of the way in a step, {place.acted:.0%} in {N_ACTED}"
+    if place.first < 0:
+        share = f"{place.acted:.0%} of the way in {N_ACTED} steps"
+    return f"sets where {name} goes, {always}: {pairs}; {share}"
 
 
 def _moves_besides_places(facts: Facts, component: int, names: dict[int, str]) -> str:

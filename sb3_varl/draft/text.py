@@ -76,7 +76,7 @@ def write_sheet(
     notes = [starts_told(facts, parts)] if any(OR in meaning for meaning in meanings) else []
     staying = [action.name for action, stays in zip(actions, facts.stays, strict=True) if stays]
     if staying:
-        notes.append(f"when others were tried, {', '.join(staying)} kept what they set where it was")
+        notes.append(f"where something moves, or nothing acts, {', '.join(staying)} held in place what they set")
     measured = f"{MEASURED}{'; '.join(notes)}" if notes else ""
     lines += _field("notes", _joined(without_measured(drafted.notes), measured))
     return "\n".join(lines) + "\n"
