@@ -176,7 +176,8 @@ def test_what_is_said_of_one_setting_at_a_time_follows_from_the_data():
         f"{at_end('gate likelihood')} and {at_end('gate q_filter')})",
         f"the coefficient ({whole('coef 10')} and {whole('coef 50')}, ends {at_end('coef 10')} and "
         f"{at_end('coef 50')})",
-        f"a guidance batch of 32 ({whole('batch 32')}, end {at_end('batch 32')})",
+        f"guidance batches of 32 and 512 ({whole('batch 32')} and {whole('batch 512')}, ends {at_end('batch 32')} and "
+        f"{at_end('batch 512')})",
         f"defaults' seeds are {spread(end)}, the discount is at {success('rules, discount 0.99')[..., end].mean():.0%}",
     ):
         assert said in page, said
