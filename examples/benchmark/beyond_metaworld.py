@@ -1,7 +1,7 @@
 """
 Environments beyond Meta-World: what VARL makes of rules, beside the rules alone and SAC with the same settings. The
-rules are RECORDED: a large multimodal model wrote them once, from a few states with pictures, and nobody corrected
-them. Those of FetchPickAndPlace and PointMaze solve their task, and those of FetchSlide and Pusher do not; for
+rules are RECORDED: a large multimodal model wrote them once, mostly from a few states with pictures, and nobody
+corrected them. Those of FetchSlide, Pusher and PushT do not solve their task, or not always, and the others do; for
 FetchSlide there are rules that were corrected, too.
 
     python examples/benchmark/beyond_metaworld.py FetchSlide-v4 --seeds 0 1 2

@@ -48,7 +48,7 @@ from variants import Choosy, FadingCoefficient, FallingCoefficient, least_std
 
 EARLIER_RULES = pathlib.Path(__file__).parent / "earlier_rules"
 RULES_ASKED_AGAIN = EARLIER_RULES.with_name("rules_asked_again")
-# Of today's draft, each with its sheet.
+# Of the fourth stage of drafts, each with its sheet.
 DRAFTED_RULES = EARLIER_RULES.with_name("drafted_rules") / "4"
 N_EVAL_EPISODES = 20
 PROGRESS_FILE = "steps"

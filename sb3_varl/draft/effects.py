@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
-from sb3_varl.draft.measure import Facts
+from sb3_varl.draft.measure import LEAST, Facts
 from sb3_varl.draft.parts import Part
 from sb3_varl.draft.places import SetPlace
 from sb3_varl.draft.probe import N_ACTED, N_STARTS
@@ -14,8 +14,6 @@ from sb3_varl.rules.names import spell
 # What is told of for each component of the action: those numbers that go farthest by their range, and a fifth as far as
 # the first at least; of others their names, of so many at most.
 _MOST_TOLD, _FAR_ENOUGH, _MOST_NAMED = 3, 0.2, 6
-# Below this share of its range, nothing is told of a number's motion, even if there is nothing else to be told of.
-_LEAST_TOLD = 1e-4
 
 
 def action_meaning(facts: Facts, component: int, names: dict[int, str], actions: Sequence[str]) -> str:
@@ -35,7 +33,7 @@ def action_meaning(facts: Facts, component: int, names: dict[int, str], actions:
     said = [_sets(facts, component, place, names[place.number]) for place in places[:_MOST_TOLD]]
     names = {number: name for number, name in names.items() if number not in [place.number for place in places]}
     effects = facts.effects[component]
-    share = next((share for share in (NEGLIGIBLE, _LEAST_TOLD) if _reach(facts, effects, names, share)), None)
+    share = next((share for share in (NEGLIGIBLE, LEAST) if facts.reach(effects, names, share)), None)
     if said:
         return "; ".join([*said, *([_moves_besides_places(facts, component, names)] if share == NEGLIGIBLE else [])])
     if share is not None:
@@ -69,7 +67,7 @@ def _moves_besides_places(facts: Facts, component: int, names: dict[int, str]) -
     """What else it moves, by how much only of what no component sets."""
     set_by_some = {place.number for places in facts.sets for place in places}
     free = {number: name for number, name in names.items() if number not in set_by_some}
-    reach = _reach(facts, facts.effects[component], names, NEGLIGIBLE)
+    reach = facts.reach(facts.effects[component], names, NEGLIGIBLE)
     if not reach.keys() & free.keys():
         return _named(reach, (), names)
     told = max(reach.keys() & free.keys(), key=lambda number: reach[number])
@@ -81,9 +79,9 @@ def _moves_alone(facts: Facts, component: int, names: dict[int, str], share: flo
     effects = facts.effects[component]
     high, low, rest = (digits(bound[component]) for bound in (facts.action_high, facts.action_low, facts.rest))
     compared, rest = ("staying", "going back") if facts.stays[component] else (rest, rest)
-    reach = _reach(facts, effects, names, share)
+    reach = facts.reach(effects, names, share)
     # Of what is as before once nothing acts, only its name, if there is something else.
-    left = _reach(facts, effects[..., -1:, :], names, share) or reach
+    left = facts.reach(effects[..., -1:, :], names, share) or reach
     far = _farthest(facts, left, reach)[:most]
     up, down = ({number: effect[..., number] for number in far} for effect in effects)
     shares = [share * part for part in _parts_of_range(facts, component)]
@@ -110,7 +108,7 @@ def _parts_of_range(facts: Facts, component: int) -> tuple[float, float]:
 def _moves_together(facts: Facts, component: int, names: dict[int, str], actions: Sequence[str]) -> str:
     company, company_bound, effects = facts.together[component]
     high, low = (digits(bound[component]) for bound in (facts.action_high, facts.action_low))
-    reach = _reach(facts, effects, names, _LEAST_TOLD)
+    reach = facts.reach(effects, names, LEAST)
     far = _farthest(facts, reach, reach)[:_MOST_TOLD]
     up, down = ({number: effect[..., number] for number in far} for effect in effects)
     driven = (facts.action_high, facts.action_low)[company_bound][company]
@@ -136,15 +134,6 @@ def _named(reach: dict[int, float], told: Collection[int], names: dict[int, str]
     return f"it also moves {', '.join(names[number] for number in others[:_MOST_NAMED])}{more}" if others else ""
 
 
-def _reach(facts: Facts, effects: np.ndarray, numbers: Iterable[int], share: float) -> dict[int, float]:
-    """How far each number goes, by its range, that goes farther than some share of that."""
-    return {
-        number: np.nanmax(np.abs(effects[..., number])) / max(facts.high[number] - facts.low[number], 1e-9)
-        for number in numbers
-        if facts.is_motion(effects[..., number], number, share)
-    }
-
-
 def _is_opposite(up: np.ndarray, down: np.ndarray) -> bool:
     return bool(np.nanmax(np.abs(up + down), initial=0.0) <= AGREE * np.nanmax(np.abs(up), initial=0.0))
 
@@ -164,7 +153,7 @@ def _moves(facts: Facts, effect: dict[int, np.ndarray], names: dict[int, str], r
 def _moves_besides(facts: Facts, effect: dict[int, np.ndarray], names: dict[int, str]) -> str:
     moved = []
     for number, after in effect.items():
-        if facts.is_motion(after, number, _LEAST_TOLD):
+        if facts.is_motion(after, number, LEAST):
             first, acted = map(each, without_traces(after, np.nanmax(np.abs(after))).T)
             moved.append(f"{names[number]} by {first} in a step and by {acted} in {N_ACTED}")
     return ", and ".join(moved)

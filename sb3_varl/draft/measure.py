@@ -5,7 +5,7 @@ same ones in which none does.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -23,8 +23,8 @@ from sb3_varl.training.observing import Privileged
 
 # Of an angle, in radians and in degrees.
 _WHOLE_TURNS = (2 * np.pi, 360.0)
-# Below this share of its range, a number does not move.
-_LEAST = 1e-4
+# Below this share of its range, a number does not move, even if nothing else does.
+LEAST = 1e-4
 # How far noise may go, by how far it went in a few episodes.
 _NOISE = 3
 # Beside how many others a component is tried that moves nothing by itself.
@@ -107,19 +107,20 @@ class Facts:
         least = max(_NOISE * self.noise[number], share * (self.high[number] - self.low[number]), 1e-9)
         return bool(np.nanmax(np.abs(changes), initial=0.0) > least)
 
-    def reach(self, changes: np.ndarray) -> float:
+    def reach(self, changes: np.ndarray, numbers: Iterable[int], share: float) -> dict[int, float]:
         """
         Tell how far numbers go.
 
-        :param changes: Changes of them, ``(..., n_numbers)``
-        :return: The farthest that one of them goes, by its range, 0 if none moves
+        :param changes: Changes of all, ``(..., n_numbers)``
+        :param numbers: Those that are wanted
+        :param share: The share of its range that a number has to go farther than
+        :return: For those that do, how far they go, by their range
         """
-        ranges = np.maximum(self.high - self.low, 1e-9)
-        farthest = np.nanmax(np.abs(changes), axis=tuple(range(changes.ndim - 1)), initial=0.0)
-        return max(
-            (farthest[i] / ranges[i] for i in range(len(ranges)) if self.is_motion(changes[..., i], i, _LEAST)),
-            default=0.0,
-        )
+        return {
+            number: np.nanmax(np.abs(changes[..., number])) / max(self.high[number] - self.low[number], 1e-9)
+            for number in numbers
+            if self.is_motion(changes[..., number], number, share)
+        }
 
 
 def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
@@ -240,7 +241,8 @@ def _together(
     facts: Facts, probe: Probe, rests: Sequence[np.ndarray], bar: tqdm
 ) -> Iterator[tuple[int, tuple[int, int, np.ndarray]]]:
     """For components that move nothing by themselves, what they do beside those that move most."""
-    reach = np.array([facts.reach(effects) for effects in facts.effects])
+    numbers = range(facts.low.size)
+    reach = np.array([max(facts.reach(effects, numbers, LEAST).values(), default=0.0) for effects in facts.effects])
     movers = [component for component in np.argsort(-reach).tolist() if reach[component] > 0][:_MOST_COMPANY]
     for component in np.flatnonzero(reach == 0).tolist():
         for company in movers:
@@ -250,7 +252,7 @@ def _together(
             )
             effects = probe.act_together(rests, component, company, bound, bar)
             effects = np.where(probe.is_finite, effects, 0.0)
-            if facts.reach(effects) > 0:
+            if facts.reach(effects, numbers, LEAST):
                 yield component, (company, bound, effects)
                 break
 

@@ -30,7 +30,19 @@ _SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "≤": "<=
 _ANDS, _ORS, _NOTS = re.compile(r"&&|\bAND\b"), re.compile(r"\|\||\bOR\b"), re.compile(r"\bNOT\b")
 
 FUNCTIONS = (
-    *("abs", "sign", "min", "max", "clip", "sqrt", "sin", "cos", "atan2", "norm", "distance", "dot", "velocity"),
+    "abs",
+    "sign",
+    "min",
+    "max",
+    "clip",
+    "sqrt",
+    "sin",
+    "cos",
+    "atan2",
+    "norm",
+    "distance",
+    "dot",
+    "velocity",
 )
 
 _OPERATORS: dict[type[ast.operator], str] = {
