@@ -407,6 +407,9 @@ def test_names_and_words_of_a_sheet_are_kept_and_measured_in(tmp_path):
     assert _sheet(env, tmp_path, sheet=again) == again
     with pytest.raises(ArgumentError, match=r"'far' is 7 to 9, which is no part of .* there are 8 of these"):
         write_sheet(measure(env), "x", sheet=TaskSheet("Go.", (), (ObservationSlice("far", 7, 9),)))
+    twice = ObservationSlice("cart", 0, 2), ObservationSlice("Cart", 2, 4)
+    with pytest.raises(ArgumentError, match="'cart' and 'Cart' are both cart in rules"):
+        write_sheet(measure(env), "x", sheet=TaskSheet("Go.", (), twice))
     with pytest.raises(ArgumentError, match=r"The sheet names 1 action components, expected 3"):
         write_sheet(measure(env), "x", sheet=TaskSheet("Go.", (ActionComponent("a"),)))
 

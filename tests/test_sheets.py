@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_varl import VARL, ActionComponent, AdvisorCallback, FunctionAdvisor, ObservationSlice, TaskSheet
 from sb3_varl.advice.sheets import load_task_sheet
+from sb3_varl.metaworld import TASKS, task_sheet
 from sb3_varl.training.briefing import make_briefing
 
 SHEET = TaskSheet(
@@ -51,6 +52,15 @@ def test_a_file_holds_what_a_sheet_holds(tmp_path):
     assert load_task_sheet(tmp_path / "sheet.yml") == SHEET
     (tmp_path / "goal.yml").write_text("goal: Stand up.")
     assert load_task_sheet(str(tmp_path / "goal.yml")) == TaskSheet("Stand up.")
+    (tmp_path / "names.yml").write_text("{goal: Go., action: [dx, {name: dy, meaning: up}]}")
+    names = ActionComponent("dx"), ActionComponent("dy", "up")
+    assert load_task_sheet(tmp_path / "names.yml") == TaskSheet("Go.", names)
+
+
+@pytest.mark.parametrize("sheet", [SHEET, TaskSheet("Stand up."), *map(task_sheet, TASKS)])
+def test_a_sheet_is_printed_as_a_file_of_it(tmp_path, sheet):
+    (tmp_path / "sheet.yml").write_text(str(sheet))
+    assert load_task_sheet(tmp_path / "sheet.yml") == sheet
 
 
 @pytest.mark.parametrize(
@@ -58,13 +68,17 @@ def test_a_file_holds_what_a_sheet_holds(tmp_path):
     [
         ("goal: [", "is no YAML: while parsing"),
         ("", "is no task sheet: the file is None"),
-        ("notes: x", r"goal is .* \(Field required\)"),
+        ("notes: x", "it has no goal"),
         ("goal: 3", r"goal is 3 \(Input should be a valid string\)"),
-        ("{goal: x, actions: []}", r"actions is \[\] \(Unexpected keyword argument\)"),
-        ("{goal: x, size: 5 cm}", r"size is '5 cm' \(Unexpected keyword argument\).*success, sizes, lag and notes"),
+        ("{goal: x, actions: []}", "it has actions, which is none of goal, action, observation"),
+        ("{goal: x, size: 5 cm}", "it has size, which is none of .*success, sizes, lag and notes"),
         ("{goal: x, sizes: 5}", r"sizes is 5 \(Input should be a valid string\)"),
-        ("{goal: x, action: [{meaning: up}]}", r"action.0.name is .* \(Field required\)"),
+        ("{goal: x, action: [{meaning: up}]}", "action.0 has no name"),
         ("{goal: x, observation: [{name: a, start: one, stop: 2}]}", "observation.0.start is 'one'"),
+        (
+            "{goal: x, observation: [{name: a, start: 0, end: 2}]}",
+            "has no stop; observation.0 has end, which is none of",
+        ),
         ("{goal: x, observation: hand}", "observation is 'hand'"),
     ],
 )

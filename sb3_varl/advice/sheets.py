@@ -14,19 +14,21 @@ A file is YAML, with the names that :class:`~sb3_varl.TaskSheet` has::
     lag: The gripper trails the commanded motion by about 1 cm.
     notes: The camera looks along the y-axis.
 
-All but ``goal`` may be left out. An action's components are all named, in order, or none. ``key`` is for Dict
-observations.
+All but ``goal`` may be left out. An action's components are all named, in order, or none; ``action: [dx, dy]`` says no
+more than their names. ``key`` is for Dict observations. ``print(sheet)`` writes a sheet in this form.
 """
 
+import dataclasses
 import math
 import os
 import pathlib
 import re
 
 import pydantic
+import pydantic_core
 import yaml
 
-from sb3_varl.advice.types import Briefing, TaskSheet
+from sb3_varl.advice.types import ActionComponent, Briefing, ObservationSlice, TaskSheet
 
 # What might be taken for the markers of the environment's part.
 _MARKER = re.compile(r"<(?=\s*/?\s*environment)", re.IGNORECASE)
@@ -61,18 +63,30 @@ def read_task_sheet(text: str, name: str) -> TaskSheet:
     """
     try:
         content = yaml.safe_load(text)
+        if isinstance(content, dict) and isinstance(content.get("action"), list):
+            named = [{"name": part} if isinstance(part, str) else part for part in content["action"]]
+            content = {**content, "action": named}
         return _ADAPTER.validate_python([content])[0]
     except yaml.YAMLError as error:
         raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from None
     except pydantic.ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc'][1:])) or 'the file'} is {fault['input']!r} ({fault['msg']})"
-            for fault in error.errors()
-        ]
+        faults = "; ".join(map(_in_words, error.errors()))
         raise ValueError(
-            f"{name} is no task sheet: {'; '.join(faults)}. Expected goal, and perhaps action, observation, success, "
+            f"{name} is no task sheet: {faults}. Expected goal, and perhaps action, observation, success, "
             "sizes, lag and notes; see the documentation of sb3_varl.advice.sheets."
         ) from None
+
+
+def _in_words(fault: pydantic_core.ErrorDetails) -> str:
+    *outer, last = list(map(str, fault["loc"][1:])) or ["the file"]
+    place = ".".join(outer) or "it"
+    if fault["type"] == "missing":
+        return f"{place} has no {last}"
+    if fault["type"] == "unexpected_keyword_argument":
+        fields = {"action": ActionComponent, "observation": ObservationSlice}.get(outer[0] if outer else "", TaskSheet)
+        expected = ", ".join(field.name for field in dataclasses.fields(fields))
+        return f"{place} has {last}, which is none of {expected}"
+    return f"{'.'.join([*outer, last])} is {fault['input']!r} ({fault['msg']})"
 
 
 def action_names(briefing: Briefing) -> list[str]:

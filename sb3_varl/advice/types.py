@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import yaml
 from gymnasium import spaces
 
 from sb3_varl.redaction import scrub
@@ -84,6 +85,12 @@ class TaskSheet:
     sizes: str = ""
     success: str = ""
     lag: str = ""
+
+    def __str__(self) -> str:
+        def said(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+            return {name: value for name, value in fields if value not in ("", (), None)}
+
+        return yaml.safe_dump(asdict(self, dict_factory=said), sort_keys=False, allow_unicode=True, width=100)
 
 
 @dataclass(frozen=True)

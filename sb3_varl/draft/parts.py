@@ -9,7 +9,7 @@ from sb3_varl.advice.types import ObservationSlice
 from sb3_varl.arguments import ArgumentError
 from sb3_varl.draft.measure import Facts
 from sb3_varl.draft.probe import N_STARTS, NOTHING, Place
-from sb3_varl.rules.names import spell
+from sb3_varl.rules.names import check_names, spell
 
 # Before what is measured anew where a draft is written again.
 MEASURED = "measured: "
@@ -67,15 +67,16 @@ def made_up_parts(facts: Facts) -> list[Part]:
     return parts
 
 
-def given_parts(facts: Facts, named: Iterable[ObservationSlice]) -> list[Part]:
+def given_parts(facts: Facts, named: Sequence[ObservationSlice]) -> list[Part]:
     """
     Take those of a task sheet.
 
     :param facts: What was measured
     :param named: Its slices
     :return: The same
-    :raises ArgumentError: if one is of numbers that are not there
+    :raises ArgumentError: if one is of numbers that are not there, or they cannot be told apart
     """
+    check_names(named)
     numbers = {place: number for number, place in enumerate(facts.places)}
     parts = []
     for part in named:

@@ -3,14 +3,14 @@
 import keyword
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from sb3_varl.advice.types import Observation, TaskSheet
+from sb3_varl.advice.types import Observation, ObservationSlice, TaskSheet
 from sb3_varl.arguments import ArgumentError
 
 _NOT_SPELT = re.compile(r"[^a-z0-9]+")
@@ -50,6 +50,34 @@ def spell(name: str) -> str:
     return f"_{spelt}" if spelt[:1].isdigit() or spelt in _RESERVED else spelt
 
 
+def check_names(named: Sequence[ObservationSlice]) -> None:
+    """
+    Refuse names that cannot be told apart.
+
+    :param named: What has a name
+    :raises ArgumentError: if one has no letter or digit, two are spelt alike in rules, or are of the same number
+    """
+    spelt_as: dict[str, str] = {}
+    for i, part in enumerate(named):
+        name = spell(part.name)
+        if not name:
+            raise ArgumentError(
+                f"The task sheet's slice {part.name!r} has no letter or digit to name it with in rules. Rename it."
+            )
+        if name in spelt_as:
+            raise ArgumentError(
+                f"The task sheet's slices {spelt_as[name]!r} and {part.name!r} are both {name} in rules. "
+                "Rename one of them."
+            )
+        spelt_as[name] = part.name
+        for other in named[:i]:
+            if other.key == part.key and other.start < part.stop and part.start < other.stop:
+                raise ArgumentError(
+                    f"The task sheet's slices {other.name!r} ({other.start} to {other.stop}) and {part.name!r} "
+                    f"({part.start} to {part.stop}) overlap. Give each number one name."
+                )
+
+
 class Names:
     """
     The named numbers of an environment's observations.
@@ -78,25 +106,8 @@ class Names:
         offsets = dict(zip(self._sizes, np.cumsum([0, *self._sizes.values()]).tolist(), strict=False))
         self.n_numbers = sum(self._sizes.values())
         self.variables: dict[str, Variable] = {}
-        spelt_as: dict[str, str] = {}
-        for i, part in enumerate(named):
-            name = spell(part.name)
-            if not name:
-                raise ArgumentError(
-                    f"The task sheet's slice {part.name!r} has no letter or digit to name it with in rules. Rename it."
-                )
-            if name in spelt_as:
-                raise ArgumentError(
-                    f"The task sheet's slices {spelt_as[name]!r} and {part.name!r} are both {name} in rules. "
-                    "Rename one of them."
-                )
-            spelt_as[name] = part.name
-            for other in named[:i]:
-                if other.key == part.key and other.start < part.stop and part.start < other.stop:
-                    raise ArgumentError(
-                        f"The task sheet's slices {other.name!r} ({other.start} to {other.stop}) and {part.name!r} "
-                        f"({part.start} to {part.stop}) overlap. Give each number one name."
-                    )
+        check_names(named)
+        for part in named:
             places = _places(part.name, part.start, part.stop, self._sizes[part.key], offsets[part.key])
             before: tuple[int, ...] = ()
             if part.before is not None:
@@ -108,6 +119,7 @@ class Names:
                         f"a moment before begins at {part.before}, among its own numbers. Name the place where the "
                         "observation has the earlier ones, or leave before out."
                     )
+            name = spell(part.name)
             self.variables[name] = Variable(name, places, before, part.meaning)
 
     def numbers(self, observation: Observation) -> np.ndarray:
