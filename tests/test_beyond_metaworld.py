@@ -8,10 +8,13 @@ import beyond_metaworld
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from sb3_varl import Rules, load_task_sheet
+from sb3_varl.advisors.rules_prompt import objection
 from sb3_varl.preview import preview
 from sb3_varl.preview.episodes import follow_whole
+from sb3_varl.rules.rule import outline
 
 ASKED = pathlib.Path(__file__).parent / "data" / "asked"
 
@@ -101,10 +104,10 @@ def test_rules_from_drafted_sheets(name, n_episodes, n_successes):
 ELSEWHERE = {"parking-v0": ({"observation": 6, "achieved_goal": 6, "desired_goal": 6}, 2), "PushT-v0": (5, 2)}
 
 
-def _drafted(name, n, observation_space, action_space):
+def _drafted(name, n, observation_space, action_space, answer="answer.txt"):
     folder = ASKED / "drafted" / name / n
     sheet = load_task_sheet(folder / "sheet.yml")
-    return Rules.parse((folder / "answer.txt").read_text(), sheet, observation_space, action_space)
+    return Rules.parse((folder / answer).read_text(), sheet, observation_space, action_space)
 
 
 @pytest.mark.parametrize("n", ["1", "2"])
@@ -149,9 +152,23 @@ def test_a_door_for_a_hand_of_28_joints_is_not_opened():
     rules = _drafted("AdroitHandDoorSparse-v1", "1", env.observation_space, env.action_space)
     assert not rules.rejected
     assert not any(whole.episode.succeeded for whole in follow_whole(lambda: env, rules, 5, seed=0))
-    miscounted = _drafted("AdroitHandDoorSparse-v1", "2", env.observation_space, env.action_space)
+    mended = _drafted("AdroitHandDoorSparse-v1", "2", env.observation_space, env.action_space, "sent_back/answer.txt")
+    assert not any(whole.episode.succeeded for whole in follow_whole(lambda: env, mended, 5, seed=0))
+
+
+def test_a_model_mends_actions_that_are_a_component_short():
+    actions, sent_back = spaces.Box(-1, 1, (28,)), ASKED / "drafted" / "AdroitHandDoorSparse-v1" / "2" / "sent_back"
+    miscounted, mended = (
+        _drafted("AdroitHandDoorSparse-v1", "2", spaces.Box(-np.inf, np.inf, (39,)), actions, answer)
+        for answer in ("answer.txt", "sent_back/answer.txt")
+    )
     assert len(miscounted) == 0
     assert all("its action has 27 components, expected 28" in str(lost) for lost in miscounted.rejected)
+    assert (sent_back / "objection.txt").read_text() == f"{objection(miscounted)}\n"
+    assert len(mended) == 4
+    assert not mended.rejected
+    before = outline((sent_back.parent / "answer.txt").read_text())
+    assert [(rule.name, rule.when) for rule in mended.rules] == [(rule.name, rule.when) for rule in before]
 
 
 def test_rules_from_a_drafted_sheet_drive_up_the_hill():

@@ -113,7 +113,7 @@ def test_the_next_rules_replace_these_and_their_labels():
 
 @pytest_vlm
 def test_an_answer_without_rules_costs_that_answer(caplog):
-    with VLMServer(answers("I would rather not.", TEXT)) as server:
+    with VLMServer(answers("I would rather not.", "I mean it.", TEXT)) as server:
         model, callback = make_model(), make_callback(make_vlm(server), n_queries=2)
         model.learn(60, callback=callback)
     assert callback.totals["rejected_no_rules"] == 4

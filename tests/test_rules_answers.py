@@ -39,7 +39,7 @@ from sb3_varl.rules.rule import outline
     [
         (rule("wrist", "0"), "unknown_name", ["wrist", "gripper_position, puck, opening"]),
         (rule("0", "0", when="wrist > 0"), "unknown_name", ["wrist"]),
-        (rule("0"), "wrong_shape", ["1 components", "expected 2: dx, dy"]),
+        (rule("0"), "wrong_shape", ["1 component,", "expected 2: dx, dy"]),
         (rule("0", "0", "0"), "wrong_shape", ["3 components"]),
         (rule("gripper_position", "0"), "wrong_shape", ["4 components"]),
         (rule(), "wrong_shape", ["0 components"]),

@@ -679,14 +679,14 @@ def test_the_report_has_corrections_beside_each_other():
     texts = [
         answer(("grasp", "t > 5", "1"), ("lower", "t > 3", "-0.5"), ("approach", "true", "-0.1")),
         answer(("grasp", "t > 5", "1"), ("lift", "t > 4", "0.7"), ("lower", "t > 3", "-0.4")),
-        '{"keep": true}',
+        *['{"keep": true}'] * 2,
     ]
     with VLMServer(lambda states, images: texts.pop(0)) as server:
         callback = make_callback(make_vlm(server), n_queries=3, query_freq=30, roll_in=0, log_path="run/advice")
         model = make_model()
         model.set_logger(configure("run", ["csv"]))
         model.learn(120, callback=callback, log_interval=1)
-        assert len(server.requests) == 3
+        assert len(server.requests) == 4
     page = write_report("run").read_text()
     table = page.partition("<h2>Rules</h2>")[2].partition("</table>")[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.S) for row in table.split("<tr>")[2:]]

@@ -1,6 +1,7 @@
 """From a query to the messages of a chat, of bounded size, with what comes from the environment marked as data."""
 
 import base64
+import dataclasses
 import io
 import itertools
 import json
@@ -69,6 +70,17 @@ class Chat:
     states: tuple[int, ...]
     messages: list[dict[str, Any]]
     is_divisible: bool = True
+
+    def sent_back(self, answer: str, objection: str) -> "Chat":
+        """
+        Go on with it.
+
+        :param answer: What was answered
+        :param objection: What is said to that
+        :return: The longer chat
+        """
+        said = [{"role": "assistant", "content": answer}, {"role": "user", "content": objection}]
+        return dataclasses.replace(self, messages=[*self.messages, *said])
 
 
 def default_form(briefing: Briefing) -> tuple[Form, str]:

@@ -155,7 +155,7 @@ def _latest_rules(log: pathlib.Path) -> str:
         if not query.altered and not rejected.issuperset(range(query.n_states)):
             said = [answer.text for answer in query.answers if answer.form == "rules" and outline(answer.text)]
             latest = next(reversed(said), latest)
-        latest = query.put_back or latest
+        latest = query.put_back or query.rules or latest
     if latest is None:
         raise ValueError(f"The advice log {log} holds no rules. Those of single actions are repeated by replay/{log}.")
     return latest

@@ -10,7 +10,7 @@ import numpy as np
 from sb3_varl.advice.sheets import action_names, as_data
 from sb3_varl.advice.types import Briefing, Followed, VisitedState
 from sb3_varl.rules import Rules
-from sb3_varl.rules.description import Part, describe
+from sb3_varl.rules.description import Part, describe, unusable
 from sb3_varl.rules.names import Names, Variable
 
 # States that are shown, at most.
@@ -70,6 +70,8 @@ _CORRECTION = """\
 Find out what went wrong, and answer with a revised list of rules, complete, in the same form; "plan" may say what you \
 found. If you would leave them as they are, answer {"keep": true}."""
 
+_MEND = "Answer once more, with the complete list of rules in the same form, so that all of it can be used."
+
 
 def language(briefing: Briefing) -> str:
     """
@@ -113,6 +115,21 @@ def correction(followed: Followed) -> list[Part]:
         raise TypeError(f"Only rules can be corrected, and {followed.advice!r} are none.")
     remarks = [Part(text) for text in (followed.remark, _CORRECTION) if text]
     return [*describe(followed.advice, followed.episodes), *remarks]
+
+
+def objection(rules: Rules) -> str:
+    """
+    Say to a model what is of no use in its rules.
+
+    :param rules: The rules, perhaps none
+    :return: What that is, with reasons, and that they are to be mended; nothing if all of it is of use
+    """
+    idle = rules.idle
+    faults = [
+        unusable(rules.rejected) if rules.rejected else "",
+        "\n- ".join(["These rules can decide in no state:", *idle]) if idle else "",
+    ]
+    return "\n\n".join([*filter(None, faults), _MEND]) if any(faults) else ""
 
 
 def names_section(briefing: Briefing) -> str:

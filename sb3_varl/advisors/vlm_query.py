@@ -14,7 +14,7 @@ import tenacity
 from gymnasium import spaces
 
 from sb3_varl.advice.answer import ParsedAnswer, parse_answer
-from sb3_varl.advice.items import MAX_ANSWER_LENGTH
+from sb3_varl.advice.items import MAX_ANSWER_LENGTH, without_thoughts
 from sb3_varl.advice.sheets import action_names
 from sb3_varl.advice.types import Advice, AdviceQuery, Answer, Failure, Rejection, Request, StandingAdvice, Usage
 from sb3_varl.advisors.answer_schema import response_format
@@ -23,8 +23,10 @@ from sb3_varl.advisors.completion import Completion
 from sb3_varl.advisors.limits import ServerLimits, without_pictures
 from sb3_varl.advisors.prompt import Chat, Form, chats, system_prompt
 from sb3_varl.advisors.providers import Endpoint, RequestFailed, complete, count_tokens, import_litellm, price_of
+from sb3_varl.advisors.rules_prompt import objection
 from sb3_varl.redaction import without_secrets
-from sb3_varl.rules.answers import read_rules
+from sb3_varl.rules import Rules
+from sb3_varl.rules.answers import mended, read_rules
 from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ RETRY_WAIT = 2.0
 MAX_RETRY_WAIT = 30.0
 # Fewer equal answers may be right.
 _MIN_EQUAL_ACTIONS = 8
+# Characters of an answer; rules that solve a task take some thousand.
+_MAX_SENT_BACK = 20_000
 _CUT_OFF = "it was cut off. Raise max_tokens (completion_kwargs), or the server's context"
 
 
@@ -114,6 +118,21 @@ class CircuitBreaker:
         return self._n_failures >= self.max_failures
 
 
+@dataclasses.dataclass(frozen=True)
+class _Reply:
+    """
+    What came of a request.
+
+    :param parsed: What it was worth
+    :param text: The model's words
+    :param objection: What is to be said to these, if they can be mended
+    """
+
+    parsed: ParsedAnswer
+    text: str
+    objection: str
+
+
 class VLMQuery:
     """
     One query on its way.
@@ -179,7 +198,7 @@ class VLMQuery:
                 pending = [index for index in pending if index not in chat.states]
                 continue
             try:
-                parsed = await self._request(number, chat)
+                reply = await self._request(number, chat)
             except RequestFailed as failure:
                 is_about_request = not (failure.retryable or failure.permanent)
                 may_ask_again = self.budget.is_left(self._spent())
@@ -189,6 +208,10 @@ class VLMQuery:
                 rejected += [Rejection("request_failed", index, str(failure)) for index in chat.states]
                 self.breaker.count(failed=True, permanent=failure.permanent)
             else:
+                parsed = reply.parsed
+                if reply.objection and self._reason_not_to_ask() is None and not self._is_trial:
+                    number += 1
+                    parsed = await self._send_back(number, chat, reply)
                 actions.update(parsed.actions)
                 rejected += parsed.rejected
                 standing = parsed.standing or standing
@@ -200,6 +223,16 @@ class VLMQuery:
         if standing is None:
             self._warn_of_equal_actions(list(actions.values()))
         return Advice([actions.get(i) for i in range(len(query.states))], rejected, self.usage, standing)
+
+    async def _send_back(self, number: int, chat: Chat, reply: _Reply) -> ParsedAnswer:
+        """Have rules mended that cannot all be used, once; they count as they were if that comes to nothing."""
+        logger.info("Query %d: the rules are sent back. %s", self.query.index + 1, reply.objection)
+        try:
+            said = without_thoughts(reply.text)[:_MAX_SENT_BACK]
+            second = await self._request(number, chat.sent_back(said, reply.objection))
+        except RequestFailed:
+            return reply.parsed
+        return mended(reply.parsed, second.parsed)
 
     def _next_chat(self, pending: list[int]) -> Chat | None:
         settings = self.settings
@@ -218,7 +251,7 @@ class VLMQuery:
         now = self.usage + Usage(seconds=time.monotonic() - self._counted_until)
         return (self.query.spent + now).at_least(self._spent_in_life + now)
 
-    async def _request(self, number: int, chat: Chat) -> ParsedAnswer:
+    async def _request(self, number: int, chat: Chat) -> _Reply:
         max_retries = 0 if self._is_trial else self.settings.max_retries
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda error: self._may_pass(error, chat)),
@@ -242,10 +275,17 @@ class VLMQuery:
             limit = f"only the first {MAX_ANSWER_LENGTH} characters of an answer are kept and read. Set max_tokens"
             parsed = dataclasses.replace(parsed, rejected=(*parsed.rejected, Rejection("too_long", None, limit)))
         reason = None if parsed.actions or parsed.standing else _no_answer(completion)
-        if reason is None:
-            return parsed
-        example = _CUT_OFF if reason == "truncated" else ""
-        return ParsedAnswer({}, tuple(Rejection(reason, index, example) for index in chat.states))
+        if reason is not None:
+            example = _CUT_OFF if reason == "truncated" else ""
+            parsed = ParsedAnswer({}, tuple(Rejection(reason, index, example) for index in chat.states))
+        return _Reply(parsed, text, "" if reason is not None or is_cut else self._objection(text, parsed))
+
+    def _objection(self, text: str, parsed: ParsedAnswer) -> str:
+        keeps = parsed.standing is None and not parsed.rejected
+        if self.form != "rules" or keeps:
+            return ""
+        briefing = self.query.briefing
+        return objection(Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space))
 
     def _may_pass(self, error: BaseException, chat: Chat) -> bool:
         """Whether the same request may be answered if it is sent again."""

@@ -66,6 +66,7 @@ class QueryView:
     :param altered: What was changed about the states to check the advisor, or nothing
     :param was_put_back: Whether its rules did worse than older ones, which stood again
     :param remarks: What could not be used of its answers beside single states
+    :param rules: The rules that it brought, if they are not those of its last answer
     """
 
     number: int
@@ -85,6 +86,7 @@ class QueryView:
     altered: str
     was_put_back: bool
     remarks: list[str]
+    rules: str | None
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def _view_run(index: int, name: str, run: RunLogs, progress: Any) -> RunView:
             progress.update(query.n_states)
     queries = [query for of_log in by_log.values() for query in of_log]
     answers = [
-        (_label(query, by_log), answer, query.remarks)
+        (_label(query, by_log, answer), answer, query.remarks if answer is query.answers[-1] else [])
         for query in queries
         if not query.altered
         for answer in query.answers
@@ -210,14 +212,14 @@ def _view_run(index: int, name: str, run: RunLogs, progress: Any) -> RunView:
         {log: _totals(of_log) for log, of_log in by_log.items()} if len(by_log) > 1 else {},
         queries,
         run.missing,
-        view_rules(answers, () if _was_put_back(queries) else _shares(run)),
+        view_rules(answers, _shares(run) if _latest_stand(queries) else ()),
     )
 
 
-def _was_put_back(queries: Sequence[QueryView]) -> bool:
-    """Whether the rules that stand are not the latest."""
+def _latest_stand(queries: Sequence[QueryView]) -> bool:
+    """Whether the rules that stand are those of the latest answer."""
     with_rules = [q for q in queries if any(a.form == "rules" and outline(a.text) for a in q.answers)]
-    return bool(with_rules) and with_rules[-1].was_put_back
+    return not with_rules or not (with_rules[-1].was_put_back or with_rules[-1].rules)
 
 
 def _shares(run: RunLogs) -> list[float | None]:
@@ -225,9 +227,11 @@ def _shares(run: RunLogs) -> list[float | None]:
     return [float(curve.iloc[-1]) if len(curve) else None for curve in curves]
 
 
-def _label(query: QueryView, by_log: dict[str, list[QueryView]]) -> str:
+def _label(query: QueryView, by_log: dict[str, list[QueryView]], answer: Answer) -> str:
     of_log = f" of {query.log}" if len(by_log) > 1 else ""
-    return f"query {query.number}{of_log}, step {query.step:,}{', put back' if query.was_put_back else ''}"
+    sent_back = answer is not query.answers[-1]
+    became = ", sent back" if sent_back else ", put back" if query.was_put_back else ""
+    return f"query {query.number}{of_log}, step {query.step:,}{became}"
 
 
 def _totals(queries: Sequence[QueryView]) -> Totals:
@@ -317,6 +321,7 @@ def _view_query(log: str, query: LoggedQuery) -> QueryView:
         query.altered,
         query.put_back is not None,
         [rejection.example for rejection in advice.rejected if rejection.state is None and rejection.example],
+        query.rules,
     )
 
 

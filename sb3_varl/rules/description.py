@@ -9,6 +9,7 @@ import numpy as np
 
 from sb3_varl.advice.types import Episode
 from sb3_varl.rules.names import Names, Variable
+from sb3_varl.rules.rule import RejectedRule
 from sb3_varl.rules.rules import Rules
 from sb3_varl.wording import count
 
@@ -61,10 +62,7 @@ def describe(rules: Rules, episodes: Sequence[Episode]) -> list[Part]:
         f"In how many steps each rule was the first to hold: {', '.join(counts)}.",
     ]
     if rules.rejected:
-        shown = [str(lost)[:_MAX_REASON] for lost in rules.rejected[:_MAX_REJECTED]]
-        if len(rules.rejected) > len(shown):
-            shown.append(f"and {len(rules.rejected) - len(shown)} more")
-        parts.insert(1, "Of your answer, this could not be used: " + "; ".join(shown) + ".")
+        parts.insert(1, unusable(rules.rejected))
     chosen = _chosen(episodes)
     others = [episode for episode in episodes if not any(episode is shown for shown in chosen)]
     if others:
@@ -73,6 +71,19 @@ def describe(rules: Rules, episodes: Sequence[Episode]) -> list[Part]:
         parts.append("Steps that are near the line from one row to the next are left out below.")
     tables = [Part(_table(rules, episode), _pictures(episode)) for episode in chosen]
     return [Part("\n\n".join(parts)), *tables]
+
+
+def unusable(rejected: Sequence[RejectedRule]) -> str:
+    """
+    Say what could not be used of an answer, and why.
+
+    :param rejected: That, at least one thing
+    :return: A line for each thing
+    """
+    shown = [f"- {lost}"[:_MAX_REASON] for lost in rejected[:_MAX_REJECTED]]
+    if len(rejected) > len(shown):
+        shown.append(f"- and {len(rejected) - len(shown)} more")
+    return "\n".join(["Of your answer, this could not be used:", *shown])
 
 
 def _pictures(episode: Episode) -> dict[int, np.ndarray]:

@@ -18,8 +18,11 @@ from sb3_varl.rules.graph import Column, Graph, Node, TooDeep, Undefined
 from sb3_varl.rules.names import Names, spell
 from sb3_varl.rules.reading import read_answer
 from sb3_varl.rules.rule import MAX_RULES, RejectedRule, Rule, readable, rules_of
+from sb3_varl.wording import count
 
 _MAX_REJECTED = 100
+# Components of an action that are named where their number is wrong.
+_MAX_NAMED = 10
 # What is said where rules that look back were asked about states without the step before.
 LOOKS_BACK = "Rules with velocity() say nothing of single states, whose step before is not known; whole episodes tell."
 
@@ -323,9 +326,9 @@ class Rules:
         nodes = tuple(node for part in parts for node in _nodes(part))
         n = int(np.prod(self.action_space.shape))
         if len(nodes) != n:
-            raise ExpressionError(
-                "wrong_shape", f"its action has {len(nodes)} components, expected {n}: {', '.join(self._components)}"
-            )
+            names = f": {', '.join(self._components)}" if n <= _MAX_NAMED else ""
+            given = f"its action has {count(len(nodes), 'component')}"
+            raise ExpressionError("wrong_shape", f"{given}, expected {n}{names}")
         return nodes
 
 
