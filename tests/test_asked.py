@@ -110,7 +110,7 @@ def test_a_correction_finds_that_the_task_sheet_is_wrong(answer, n_successes):
 
 @pytest.mark.parametrize(
     ("environment", "n"),
-    [*itertools.product(("Ferry-v0", "Harbour"), ("1", "2", "3", "4")), ("Ferry-v0", "5"), ("Ferry-v0", "6")],
+    [*itertools.product(("Ferry-v0", "Harbour"), ("1", "2", "3", "4", "5", "6")), ("Ferry-v0", "7")],
 )
 def test_rules_from_drafted_sheets_succeed(environment, n):
     """Those of FetchPickAndPlace are followed in test_beyond_metaworld."""
@@ -122,11 +122,22 @@ def test_rules_from_drafted_sheets_succeed(environment, n):
     assert sum(bool(whole.episode.succeeded) for whole in follow_whole(make, rules, 40, seed=0)) == 40
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "n_successes"), [("soccer-v3", 19), ("coffee-pull-v3", 20), ("push-v3", 20)])
+def test_rules_from_the_present_draft_of_three_metaworld_tasks_succeed(task, n_successes):
+    folder = ASKED / "drafted" / task / "5"
+    env = gym.make(f"sb3_varl.metaworld:SparseMetaWorld/{task}")
+    sheet = load_task_sheet(folder / "sheet.yml")
+    rules = Rules.parse((folder / "answer.txt").read_text(), sheet, env.observation_space, env.action_space)
+    followed = follow_whole(lambda: env, rules, 20, seed=0)
+    assert sum(bool(whole.episode.succeeded) for whole in followed) == pytest.approx(n_successes, abs=1)
+
+
 def test_the_last_answer_about_the_ferry_is_to_the_draft_that_the_command_writes(tmp_path):
     draft = write_sheet(measure(_ferry().Ferry()), "Ferry-v0", "Bring the ferry to the pier and stop there.")
     (tmp_path / "sheet.yml").write_text(draft)
     assert load_task_sheet(tmp_path / "sheet.yml") == load_task_sheet(
-        ASKED / "drafted" / "Ferry-v0" / "6" / "sheet.yml"
+        ASKED / "drafted" / "Ferry-v0" / "7" / "sheet.yml"
     )
 
 

@@ -144,13 +144,12 @@ def test_what_is_touched_by_chance_is_no_other_kind(tmp_path):
 def test_what_each_action_does(tmp_path):
     moves, pushes, rests = (action.meaning for action in _sheet(MadeOf(KINDS), tmp_path).action)
     assert moves.startswith(
-        "measured: 2 moves observation_0 by 0.2 in a step, by 1 in 5, and by 1 in all if 5 steps of 0 follow, and "
+        "measured: 2 moves observation_0 by 0.2 after a step, 1 after 5, and 1 after 5 more of 0, and "
     )
     # Its change is 0 again when nothing acts, of which there is no more to be said.
     assert moves.endswith("; -2 does the opposite; it also moves observation_6")
     assert pushes == (
-        "measured: 1 moves observation_1 by 0.2 in a step, by 1 in 5, and by 1 in all if 5 steps of 0 follow; "
-        "0 moves none of it"
+        "measured: 1 moves observation_1 by 0.2 after a step, 1 after 5, and 1 after 5 more of 0; 0 moves none of it"
     )
     assert rests == "measured: from -1 to 1; moves nothing by itself, at least not at the start of an episode"
 
@@ -179,7 +178,7 @@ class Gripper(gym.Env):
 def test_a_bound_that_moves_nothing_at_first_is_tried_after_the_other(tmp_path):
     (action,) = _sheet(Gripper(), tmp_path).action
     assert action.meaning == (
-        "measured: 1 moves observation by -0.1 in a step, by -0.5 in 5, and by -0.5 in all if 5 steps of 0 follow; "
+        "measured: 1 moves observation by -0.1 after a step, -0.5 after 5, and -0.5 after 5 more of 0; "
         "-1 moves none of it at the start, but after 5 steps of 1 it moves observation by 0.5 in 5"
     )
 
@@ -221,12 +220,13 @@ class Heading(gym.Env):
 def test_what_depends_on_the_start_is_told_with_it(tmp_path):
     sheet = _sheet(Heading(), tmp_path)
     assert sheet.action[0].meaning.startswith(
-        "measured: 1 moves observation_0 by 1 | 0 | -1 in a step, by 5 | 0 | -5 in 5, and"
+        "measured: 1 moves observation_0 by 1 | 0 | -1 after a step, 5 | 0 | -5 after 5, and"
     )
     assert "drawn at the start of an episode" in sheet.observation[1].meaning
     assert sheet.notes == (
-        "measured: where an effect is a | b | c, it is from the starts with observation_1 0 | 1.57 | 3.14, in this "
-        "order"
+        "measured: what actions move is counted from where it would be when nothing acts; where nothing is said of "
+        "that, it hardly moves then; where something moves or changes by a | b | c, these are from the starts with "
+        "observation_1 0 | 1.57 | 3.14, in this order"
     )
 
 
@@ -265,8 +265,8 @@ def test_episodes_that_end_soon(length):
     assert np.isnan(after).any()
     assert np.isfinite(after[:, 0]).all()
     written = " ".join(write_sheet(facts, "MadeOf-v0").split())
-    assert "by 0.2 in a step" in written
-    assert "by an unknown amount in all if 5 steps of 0 follow" in written
+    assert "by 0.2 after a step" in written
+    assert "an unknown amount after 5 more of 0" in written
 
 
 class WithPictures(gym.ObservationWrapper):
@@ -332,7 +332,7 @@ def test_numbers_that_are_hard_to_tell_apart(tmp_path):
     assert len(facts.relations.before) == 1
     sheet = _sheet(Odd(), tmp_path)
     (action,) = sheet.action
-    assert "observation_3 by 0.5 in a step, by 2.5 in 5, and by 2.5 in all if 5 steps of 0 follow" in action.meaning
+    assert "observation_3 by 0.5 after a step, 2.5 after 5, and 2.5 after 5 more of 0" in action.meaning
     angle = next(part for part in sheet.observation if part.start == 3)
     assert "an angle, which jumps by 6.28 at its ends" in angle.meaning
     written = (tmp_path / "sheet.yml").read_text()
@@ -403,7 +403,7 @@ def test_names_and_words_of_a_sheet_are_kept_and_measured_in(tmp_path):
     assert again.observation[0].before == 5
     assert again.observation[0].meaning.startswith("metres; measured: at the start ")
     assert again.observation[1].meaning.startswith("measured: by how much cart changes in a step, times 25; ")
-    assert again.action[0].meaning.startswith("pushs; measured: 2 moves cart by 0.2 in a step, by 1 in 5")
+    assert again.action[0].meaning.startswith("pushs; measured: 2 moves cart by 0.2 after a step, 1 after 5")
     assert _sheet(env, tmp_path, sheet=again) == again
     with pytest.raises(ArgumentError, match=r"'far' is 7 to 9, which is no part of .* there are 8 of these"):
         write_sheet(measure(env), "x", sheet=TaskSheet("Go.", (), (ObservationSlice("far", 7, 9),)))
@@ -461,7 +461,7 @@ def test_what_jumps_is_no_angle(tell, tmp_path):
 def test_a_small_effect_is_told_of_where_there_is_no_larger_one(tmp_path):
     sheet = _sheet(Told(lambda t, action, total, drawn: [t + 0.03 * total]), tmp_path)
     assert sheet.action[0].meaning.startswith(
-        "measured: 1 moves observation by 0.03 in a step, by 0.15 in 5, and by 0.15"
+        "measured: 1 moves observation by 0.03 after a step, 0.15 after 5, and 0.15"
     )
 
 
@@ -473,7 +473,7 @@ def test_a_start_that_is_small_beside_the_range_is_not_0(tmp_path):
 
 def test_an_action_that_cannot_rest_is_compared_with_what_it_does_least(tmp_path):
     sheet = _sheet(Told(lambda t, action, total, drawn: [total], low=0.5), tmp_path)
-    assert sheet.action[0].meaning.startswith("measured: compared with 0.5, 1 moves observation by 0.5 in a step")
+    assert sheet.action[0].meaning.startswith("measured: compared with 0.5, 1 moves observation by 0.5 after a step")
     assert "at actions of 0.5, changes by 5 in 10 steps" in sheet.observation[0].meaning
 
 
@@ -594,7 +594,7 @@ def test_the_command_reads_what_the_advisor_reads():
     sheet = load_task_sheet("sheet.yml")
     assert sheet.goal == "Come to the middle."
     assert [(part.name, part.start, part.stop) for part in sheet.observation] == [("observation", 0, 2)]
-    assert sheet.action[0].meaning.startswith("measured: 1 moves observation[0] by 0.1 in a step, by 0.5 in 5")
+    assert sheet.action[0].meaning.startswith("measured: 1 moves observation[0] by 0.1 after a step, 0.5 after 5")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Drafts of task sheets: actions that set places, that act beside others only, and what turns."""
 
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -59,7 +61,7 @@ def test_an_action_that_says_where_something_is_to_be():
         "way in a step, 97% in 5"
     )
     # It comes to rest as well, but where it is stopped.
-    assert driven.meaning.startswith("measured: 1 moves observation[1] by 0.1 in a step, ")
+    assert driven.meaning.startswith("measured: 1 moves observation[1] by 0.1 after a step, ")
     # An action of 0 would take it elsewhere.
     assert "when nothing acts" not in sheet.observation[0].meaning
     assert sheet.notes.endswith("where something moves, or nothing acts, action 0 held in place what they set")
@@ -88,7 +90,7 @@ def test_what_goes_farther_than_the_place_that_is_set_is_told_of():
         return valve + 0.9 * (action[0] - valve), tank + 2 * valve
 
     (action,) = draft_sheet(Motion(lambda drawn: (0.1 * drawn[0], 0), move), "Go.").action
-    assert action.meaning.startswith("measured: 1 moves observation_1 by 0 in a step, by 7.78 in 5")
+    assert action.meaning.startswith("measured: 1 moves observation_1 by 0 after a step, 7.78 after 5")
     assert action.meaning.endswith("; it also moves observation_0")
 
 
@@ -98,7 +100,7 @@ def test_what_goes_farther_than_the_place_that_is_set_is_told_of():
         # Speeds that limits stop, one of them with a drift, and a place that is clipped.
         (lambda x, a: np.clip(x + 0.2 * a - 0.05, 0, 1), "1 moves observation by "),
         (lambda x, a: np.clip(x + 0.5 * (10 * a - x), -1, 1), "1 moves observation by "),
-        (lambda x, a: x + 0.1 * a, "1 moves observation by 0.1 in a step"),
+        (lambda x, a: x + 0.1 * a, "1 moves observation by 0.1 after a step"),
         # First the other way.
         (lambda x, a: 2 * a if abs(x) > 3 else 0.2 * a + 0.9 * x, "sets where observation goes"),
     ],
@@ -125,7 +127,7 @@ def test_what_is_driven_is_told_of_beside_the_place_of_something_small():
     env = Motion(lambda drawn: (drawn[0], 0, 0), move, keys={"arm": lambda numbers: numbers[[0, 2]]})
     (action,) = draft_sheet(env, "Go.").action
     assert action.meaning.startswith("measured: sets where arm[1] goes, wherever it was: -1 -> -1, 0 -> 0, ")
-    assert "; 1 moves arm[0] by 0.01 in a step, by " in action.meaning
+    assert "; 1 moves arm[0] by 0.01 after a step, " in action.meaning
 
 
 def test_a_place_that_another_component_moves_is_said_with_that_at_rest():
@@ -176,13 +178,13 @@ class Car(gym.ObservationWrapper):
 
 def test_an_action_that_does_something_beside_another_only():
     throttle, wheel = draft_sheet(Car(), "Go.").action
-    assert "observation_0_to_2[2] by 0.1 in a step, by 0.5 in 5" in throttle.meaning
+    assert "observation_0_to_2[2] by 0.1 after a step, 0.5 after 5" in throttle.meaning
     # 0.5 times a speed of 0.6 in the first step, and of 0.6 to 1 in all five.
     assert wheel.meaning.startswith(
         "measured: moves nothing by itself; but when action 0 is 1, and has been for 5 steps, 1 moves "
-        "atan2(observation_3_to_4[1], observation_3_to_4[0]) by 0.3 in a step and by 2 in 5, and "
+        "atan2(observation_3_to_4[1], observation_3_to_4[0]) by 0.3 after a step and 2 after 5, and "
     )
-    assert "; -1 moves atan2(observation_3_to_4[1], observation_3_to_4[0]) by -0.3 in a step and" in wheel.meaning
+    assert "; -1 moves atan2(observation_3_to_4[1], observation_3_to_4[0]) by -0.3 after a step and" in wheel.meaning
 
 
 def test_company_may_be_at_a_lower_bound():
@@ -201,12 +203,12 @@ def test_company_may_be_at_a_lower_bound():
 
 def test_a_bound_that_is_near_rest_moves_little():
     env = Motion(lambda drawn: drawn[:1], lambda numbers, action: numbers + 0.1 * action, low=-0.02, high=5.0)
-    assert "; -0.02 moves observation by -0.002 in a step" in draft_sheet(env, "Go.").action[0].meaning
+    assert "; -0.02 moves observation by -0.002 after a step" in draft_sheet(env, "Go.").action[0].meaning
 
 
 def test_a_bound_that_does_nothing_is_told_after_the_one_that_does_something():
     env = Motion(lambda drawn: (0,), lambda numbers, action: np.minimum(numbers + 0.1 * action, 0))
-    assert draft_sheet(env, "Go.").action[0].meaning.startswith("measured: -1 moves observation by -0.1 in a step, ")
+    assert draft_sheet(env, "Go.").action[0].meaning.startswith("measured: -1 moves observation by -0.1 after a step, ")
 
 
 def test_bounds_that_are_equal_move_nothing():
@@ -240,10 +242,30 @@ def test_cosines_and_sines_that_do_not_stand_side_by_side():
     assert measure(env).of_length_one == ((0, 2), (1, 3))
     sheet = draft_sheet(env, "Go.")
     assert sheet.action[1].meaning == (
-        "measured: 1 moves atan2(arm_3, arm_1) by 0.1 in a step, by 0.5 in 5, and by 0.5 in all if 5 steps of 0 "
-        "follow; -1 does the opposite"
+        "measured: 1 moves atan2(arm_3, arm_1) by 0.1 after a step, 0.5 after 5, and 0.5 after 5 more of 0; -1 does "
+        "the opposite"
     )
     assert sheet.observation[0].meaning.startswith("measured: arm_0, arm_2 are of length 1, as the cosine and sine of")
+
+
+def test_what_changes_by_itself_is_told_of_speeds_too_and_start_by_start():
+    """A weight at a spring."""
+
+    def move(numbers, action):
+        place, speed = numbers
+        speed = 0.95 * speed - 0.04 * place + 0.02 * action[0]
+        return place + speed, speed
+
+    sheet = draft_sheet(Motion(lambda drawn: (drawn[0], 0), move), "Go.")
+    falls = [re.search("when nothing acts, changes by (.*?) in 10 steps", part.meaning) for part in sheet.observation]
+    places, speeds = ([float(number) for number in found[1].split(" | ")] for found in falls)
+    assert sheet.observation[1].meaning.startswith("measured: by how much observation_0 changes in a step; when")
+    starts = re.search(r"these are from the starts with observation_0 (.*), in this order", sheet.notes)
+    for start, place, speed in zip(starts[1].split(" | "), places, speeds, strict=True):
+        numbers = float(start), 0.0
+        for _ in range(10):
+            numbers = move(numbers, [0])
+        assert (place, speed) == pytest.approx((numbers[0] - float(start), numbers[1]), rel=0.01, abs=0.005)
 
 
 def test_an_angle_that_turns_far_and_one_whose_sine_comes_first():
@@ -257,7 +279,7 @@ def test_an_angle_that_turns_far_and_one_whose_sine_comes_first():
     env = Motion(lambda drawn: (3 * drawn[0], 0), move, keys={"arm": turning})
     sheet = draft_sheet(env, "Go.")
     assert sheet.action[0].meaning.startswith(
-        "measured: 1 moves atan2(arm_0_to_1[0], arm_0_to_1[1]) by 0.8 in a step, by 4 "
+        "measured: 1 moves atan2(arm_0_to_1[0], arm_0_to_1[1]) by 0.8 after a step, 4 "
     )
     assert "by how much atan2(arm_0_to_1[0], arm_0_to_1[1]) changes in a step; " in sheet.observation[1].meaning
 

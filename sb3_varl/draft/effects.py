@@ -14,6 +14,8 @@ from sb3_varl.rules.names import spell
 # What is told of for each component of the action: those numbers that go farthest by their range, and a fifth as far as
 # the first at least; of others their names, of so many at most.
 _MOST_TOLD, _FAR_ENOUGH, _MOST_NAMED = 3, 0.2, 6
+# Besides a place that it sets: east and north, for a boat whose speed it sets.
+_MOST_TOLD_BESIDES = 2
 
 
 def action_meaning(facts: Facts, component: int, names: dict[int, str], actions: Sequence[str]) -> str:
@@ -70,9 +72,10 @@ def _moves_besides_places(facts: Facts, component: int, names: dict[int, str]) -
     reach = facts.reach(facts.effects[component], names, NEGLIGIBLE)
     if not reach.keys() & free.keys():
         return _named(reach, (), names)
-    told = max(reach.keys() & free.keys(), key=lambda number: reach[number])
-    moved = _moves_alone(facts, component, {told: names[told]}, NEGLIGIBLE, 1)
-    return "; ".join(part for part in (moved, _named(reach, (told,), names)) if part)
+    free_reach = {number: reach[number] for number in reach.keys() & free.keys()}
+    told = _farthest(facts, free_reach, free_reach)[:_MOST_TOLD_BESIDES]
+    moved = _moves_alone(facts, component, {number: names[number] for number in told}, NEGLIGIBLE, len(told))
+    return "; ".join(part for part in (moved, _named(reach, told, names)) if part)
 
 
 def _moves_alone(facts: Facts, component: int, names: dict[int, str], share: float, most: int) -> str:
@@ -144,8 +147,8 @@ def _moves(facts: Facts, effect: dict[int, np.ndarray], names: dict[int, str], r
         if facts.is_motion(after, number, share):
             first, acted, rested = map(each, without_traces(after, np.nanmax(np.abs(after))).T)
             moved.append(
-                f"{names[number]} by {first} in a step, by {acted} in {N_ACTED}, and by {rested} in all if {N_ACTED} "
-                f"steps of {rest} follow"
+                f"{names[number]} by {first} after a step, {acted} after {N_ACTED}, and {rested} after {N_ACTED} more "
+                f"of {rest}"
             )
     return ", and ".join(moved)
 
@@ -155,7 +158,7 @@ def _moves_besides(facts: Facts, effect: dict[int, np.ndarray], names: dict[int,
     for number, after in effect.items():
         if facts.is_motion(after, number, LEAST):
             first, acted = map(each, without_traces(after, np.nanmax(np.abs(after))).T)
-            moved.append(f"{names[number]} by {first} in a step and by {acted} in {N_ACTED}")
+            moved.append(f"{names[number]} by {first} after a step and {acted} after {N_ACTED}")
     return ", and ".join(moved)
 
 
@@ -190,5 +193,5 @@ def starts_told(facts: Facts, parts: Sequence[Part]) -> str:
         if np.ptp(facts.at_start[:N_STARTS, part.numbers], axis=0).any()
         and not {*relations.change_of, *relations.difference_of}.issuperset(part.numbers)
     ]
-    effects = f"where an effect is {OR.join('abc'[:N_STARTS])}, it is from"
-    return f"{effects} the starts with {', '.join(told)}, in this order" if told else f"{effects} different starts"
+    changes = f"where something moves or changes by {OR.join('abc'[:N_STARTS])}, these are from"
+    return f"{changes} the starts with {', '.join(told)}, in this order" if told else f"{changes} different starts"

@@ -7,7 +7,7 @@ import numpy as np
 from sb3_varl.draft.measure import Facts
 from sb3_varl.draft.parts import Part, constant, names_of
 from sb3_varl.draft.probe import N_ACTED
-from sb3_varl.draft.words import AGREE, digits, span, without_traces
+from sb3_varl.draft.words import AGREE, digits, each, span, without_traces
 
 # Up to how many numbers one counts without an index.
 _MOST_UNCOUNTED = 4
@@ -35,11 +35,11 @@ def part_meaning(facts: Facts, part: Part, parts: Sequence[Part]) -> str:
     relation = _relation(facts, part, parts)
     if relation:
         said.append(relation)
-    elif any(facts.is_motion(facts.at_rest[:, number], number) for number in numbers):
-        spans = _listed(span(without_traces(facts.at_rest[:, number], ranges[number])) for number in numbers)
-        rest = ", ".join(map(digits, facts.rest))
-        when = f"at actions of {rest}" if facts.rest.any() and not facts.stays.any() else "when nothing acts"
-        said.append(f"{when}, changes by {spans} in {2 * N_ACTED} steps")
+    follows = relation and not facts.relations.change_of.keys() >= {*numbers}
+    if not follows and any(facts.is_motion(facts.at_rest[:, number], number) for number in numbers):
+        in_words = each if len(numbers) <= _MOST_UNCOUNTED else span
+        changes = _listed(in_words(without_traces(facts.at_rest[:, number], ranges[number])) for number in numbers)
+        said.append(f"{resting(facts)}, changes by {changes} in {2 * N_ACTED} steps")
     period = facts.period[numbers[0]]
     if len(numbers) == 1 and not np.isnan(period):
         said.append(f"an angle, which jumps by {digits(period)} at its ends")
@@ -53,12 +53,23 @@ def part_meaning(facts: Facts, part: Part, parts: Sequence[Part]) -> str:
         said.append(f"at the start {starts}")
     if facts.is_flag[numbers].all():
         ends = [" or ".join(map(digits, (facts.low[number], facts.high[number]))) for number in numbers]
-        each = "" if len(numbers) == 1 else "each "
-        said.append(f"{each}either {ends[0]}" if len({*ends}) == 1 else f"either {', either '.join(ends)}")
+        of_each = "" if len(numbers) == 1 else "each "
+        said.append(f"{of_each}either {ends[0]}" if len({*ends}) == 1 else f"either {', either '.join(ends)}")
     else:
         seen = _listed(span(np.array([facts.low[number], facts.high[number]])) for number in numbers)
         said.append(f"seen from {seen}")
     return "; ".join(said)
+
+
+def resting(facts: Facts) -> str:
+    """
+    Say when nothing acts.
+
+    :param facts: What was measured
+    :return: A few words
+    """
+    rest = ", ".join(map(digits, facts.rest))
+    return f"at actions of {rest}" if facts.rest.any() and not facts.stays.any() else "when nothing acts"
 
 
 def _listed(spans: Iterable[str]) -> str:

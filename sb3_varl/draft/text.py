@@ -9,7 +9,7 @@ import yaml
 from sb3_varl.advice.types import ActionComponent, TaskSheet
 from sb3_varl.arguments import ArgumentError
 from sb3_varl.draft.effects import action_meaning, starts_told
-from sb3_varl.draft.meanings import part_meaning
+from sb3_varl.draft.meanings import part_meaning, resting
 from sb3_varl.draft.measure import Facts
 from sb3_varl.draft.parts import MEASURED, Part, given_parts, in_runs, made_up_parts, names_of, without_measured
 from sb3_varl.draft.probe import N_EPISODES, N_STARTS
@@ -25,6 +25,9 @@ _HEAD = """\
 # Then see what a model would be sent:
 #   {preview}
 """
+_COUNTED = (
+    "what actions move is counted from where it would be {resting}; where nothing is said of that, it hardly moves then"
+)
 _WORDS = {
     "goal": "one sentence that says what is wanted",
     "success": "when exactly it counts, and whether once is enough",
@@ -66,14 +69,16 @@ def write_sheet(
         words = _joined(without_measured(action.meaning), f"{MEASURED}{meaning}")
         lines += [f"  - name: {_quoted(action.name)}", f"    meaning: {_folded(words)}"]
     lines.append("observation:" if parts else "observation: []")
-    for part in parts:
-        words = _joined(part.words, f"{MEASURED}{part_meaning(facts, part, parts)}")
+    meanings += [part_meaning(facts, part, parts) for part in parts]
+    for part, meaning in zip(parts, meanings[len(actions) :], strict=True):
+        words = _joined(part.words, f"{MEASURED}{meaning}")
         lines += [f"  - name: {_quoted(part.name)}", *_place_of(part), f"    meaning: {_folded(words)}"]
     lines += [f"  # {remark}" for remark in _left_out(facts)]
     lines += [f"# {remark}" for remark in _remarks(facts)]
     for word in ("success", "sizes", "lag"):
         lines += _field(word, getattr(drafted, word))
-    notes = [starts_told(facts, parts)] if any(OR in meaning for meaning in meanings) else []
+    notes = [_COUNTED.format(resting=resting(facts))] if actions else []
+    notes += [starts_told(facts, parts)] if any(OR in meaning for meaning in meanings) else []
     staying = [action.name for action, stays in zip(actions, facts.stays, strict=True) if stays]
     if staying:
         notes.append(f"where something moves, or nothing acts, {', '.join(staying)} held in place what they set")
