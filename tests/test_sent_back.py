@@ -1,10 +1,13 @@
 """Rules of which something cannot be used, and which are sent back to the model, once, with the reasons."""
 
+import itertools
 import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
+from gymnasium import spaces
 from standing import (
     OTHER,
     TEXT,
@@ -19,8 +22,10 @@ from standing import (
 )
 
 from conftest import make_vlm
-from sb3_varl import VARL, ReplayAdvisor, RulesAdvisor
+from sb3_varl import VARL, ReplayAdvisor, Rules, RulesAdvisor, load_task_sheet
 from sb3_varl.advice.history import read_queries
+from sb3_varl.advisors.rules_prompt import objection
+from sb3_varl.metaworld import task_sheet
 from sb3_varl.report import write_report
 from sb3_varl.testing import Misbehaviour, VLMServer, http_error
 
@@ -156,3 +161,20 @@ def test_only_the_first_request_of_a_model_that_was_given_up_is_a_try():
         vlm = make_vlm(server, max_failures=1)
         make_model().learn(60, callback=make_callback(vlm, n_queries=2))
         assert len(server.requests) == 3
+
+
+def test_of_the_recorded_answers_about_metaworld_none_would_be_sent_back():
+    root, n = pathlib.Path(__file__).parents[1], 0
+    benchmark = root / "examples" / "benchmark"
+    own = (
+        root / "sb3_varl" / "advisors" / "recorded_rules",
+        benchmark / "earlier_rules",
+        benchmark / "rules_asked_again",
+    )
+    for path in itertools.chain(*(folder.rglob("*.txt") for folder in (*own, benchmark / "drafted_rules"))):
+        drafted = path.with_suffix(".yml")
+        sheet = load_task_sheet(drafted) if drafted.exists() else task_sheet(path.name.split(".")[0])
+        rules = Rules.parse(path.read_text(), sheet, spaces.Box(-np.inf, np.inf, (39,)), spaces.Box(-1, 1, (4,)))
+        assert objection(rules) == "", path
+        n += 1
+    assert f"of the {n} recorded answers about Meta-World none was such" in (root / "docs" / "tips.md").read_text()
