@@ -165,13 +165,9 @@ def test_only_the_first_request_of_a_model_that_was_given_up_is_a_try():
 
 def test_of_the_recorded_answers_about_metaworld_none_would_be_sent_back():
     root, n = pathlib.Path(__file__).parents[1], 0
-    benchmark = root / "examples" / "benchmark"
-    own = (
-        root / "sb3_varl" / "advisors" / "recorded_rules",
-        benchmark / "earlier_rules",
-        benchmark / "rules_asked_again",
-    )
-    for path in itertools.chain(*(folder.rglob("*.txt") for folder in (*own, benchmark / "drafted_rules"))):
+    folders = [root / "examples" / "benchmark" / name for name in ("earlier_rules", "rules_asked_again", "drafted_rules")]
+    folders.append(root / "sb3_varl" / "advisors" / "recorded_rules")
+    for path in itertools.chain(*(folder.rglob("*.txt") for folder in folders)):
         drafted = path.with_suffix(".yml")
         sheet = load_task_sheet(drafted) if drafted.exists() else task_sheet(path.name.split(".")[0])
         rules = Rules.parse(path.read_text(), sheet, spaces.Box(-np.inf, np.inf, (39,)), spaces.Box(-1, 1, (4,)))
