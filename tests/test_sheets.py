@@ -57,7 +57,10 @@ def test_a_file_holds_what_a_sheet_holds(tmp_path):
     assert load_task_sheet(tmp_path / "names.yml") == TaskSheet("Go.", names)
 
 
-@pytest.mark.parametrize("sheet", [SHEET, TaskSheet("Stand up."), *map(task_sheet, TASKS)])
+OF_NUMPY = TaskSheet(np.str_("Go."), observation=(ObservationSlice("x", np.int64(0), np.int64(1)),))
+
+
+@pytest.mark.parametrize("sheet", [SHEET, TaskSheet(""), OF_NUMPY, *map(task_sheet, TASKS)])
 def test_a_sheet_is_printed_as_a_file_of_it(tmp_path, sheet):
     (tmp_path / "sheet.yml").write_text(str(sheet))
     assert load_task_sheet(tmp_path / "sheet.yml") == sheet
@@ -67,6 +70,9 @@ def test_a_sheet_is_printed_as_a_file_of_it(tmp_path, sheet):
     ("text", "message"),
     [
         ("goal: [", "is no YAML: while parsing"),
+        ("goal: 2020-13-45", "sheet.yml is no YAML: month must be in 1..12"),
+        ("[" * 5000, "sheet.yml is no YAML: "),
+        ("{goal: x, action: [on]}", "action.0 is True, expected a name, in quotes if need be"),
         ("", "is no task sheet: the file is None"),
         ("notes: x", "it has no goal"),
         ("goal: 3", r"goal is 3 \(Input should be a valid string\)"),

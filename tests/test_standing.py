@@ -679,7 +679,7 @@ def test_the_report_has_corrections_beside_each_other():
     texts = [
         answer(("grasp", "t > 5", "1"), ("lower", "t > 3", "-0.5"), ("approach", "true", "-0.1")),
         answer(("grasp", "t > 5", "1"), ("lift", "t > 4", "0.7"), ("lower", "t > 3", "-0.4")),
-        *['{"keep": true}'] * 2,
+        *['{"keep": true}'] * 2,  # which is sent back where nothing is to be corrected
     ]
     with VLMServer(lambda states, images: texts.pop(0)) as server:
         callback = make_callback(make_vlm(server), n_queries=3, query_freq=30, roll_in=0, log_path="run/advice")

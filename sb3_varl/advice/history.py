@@ -138,8 +138,7 @@ class LoggedQuery(QueryHistory):
         self.dtype: str | dict[str, str] = record["dtype"]
         self._seen_dtype: str | dict[str, str] | None = record.get("seen_dtype")
         self._states: list[dict[str, Any]] = record["states"]
-        # The rules that it brought, if not those of the last answer, and older ones that stood again after it.
-        self.rules: str | None = None
+        # Older rules that stood again after it.
         self.put_back: str | None = None
 
     def add_record(self, record: dict[str, Any]) -> None:
@@ -164,7 +163,6 @@ class LoggedQuery(QueryHistory):
             rejected = [Rejection(r["reason"], r["state"], r.get("example", "")) for r in record["rejected"]]
             self.advice = Advice(record["actions"], rejected, Usage(**record["usage"]))
             self.latency, self.error = record["latency"], record["error"]
-            self.rules = record.get("rules")
             # Earlier versions had here what other advisors than models said of their requests.
             if not self.failures and self.error is None:
                 self.failures += [Failure(i, text, Usage()) for i, text in enumerate(record.get("failures", ()))]

@@ -18,13 +18,12 @@ One folder per run holds ``advice.jsonl`` and the frames that were shown. Each l
 - ``failure``: ``request``, ``text``, ``usage`` and ``permanent`` (whether it would fail again) of a request that
   brought no answer;
 - ``answer``: ``request``, ``states``, ``text``, ``usage``, ``form`` (what was asked for, ``"actions"`` or ``"rules"``)
-  and ``is_cut`` (whether the provider says that it breaks off) of one that did. Rules of which some cannot be used may
-  be sent back, so that a later answer is about the same states;
+  and ``is_cut`` (whether the provider says that it breaks off) of one that did. Rules of which none can be used are
+  sent back, so that a later answer may be about the same states, and counts in place of the first;
 - ``advice``: ``actions`` (one or null for each state, in the environment's units), ``rejected`` (each with ``reason``,
-  ``state`` and ``example``), ``usage``, ``latency`` (seconds), ``error`` (of an advisor that failed altogether, or
-  null) of the whole query, which is then closed. Where its rules are not those of the last answer, ``rules`` is their
-  text. If states of it were not answered, the next ``learn()`` on the log asks about them again, and another ``advice``
-  takes this one's place;
+  ``state`` and ``example``), ``usage``, ``latency`` (seconds) and ``error`` (of an advisor that failed altogether, or
+  null) of the whole query, which is then closed. If states of it were not answered, the next ``learn()`` on the log
+  asks about them again, and another ``advice`` takes this one's place;
 - ``put_back``: ``rules`` (their text) that stand again, because those that the query brought do worse.
 
 ``usage`` has ``requests``, ``prompt_tokens``, ``completion_tokens``, ``cost`` (US dollars) and ``seconds``.
@@ -241,9 +240,7 @@ class AdviceLog:
         """
         self._append(type(event).__name__.lower(), query.index, **dataclasses.asdict(event))
 
-    def write_advice(
-        self, query: AdviceQuery, advice: Advice, latency: float, error: str | None = None, rules: str | None = None
-    ) -> None:
+    def write_advice(self, query: AdviceQuery, advice: Advice, latency: float, error: str | None = None) -> None:
         """
         Record what a query brought in the end.
 
@@ -251,7 +248,6 @@ class AdviceLog:
         :param advice: Checked advice: arrays or ``None``
         :param latency: Seconds that the query took
         :param error: Why the advisor failed altogether, if it did
-        :param rules: The text of the rules that it brought, if they are not those of the last answer
         """
         actions = [None if action is None else np.asarray(action).tolist() for action in advice.actions]
         rejected = [dataclasses.asdict(rejection) for rejection in advice.rejected]
@@ -263,7 +259,6 @@ class AdviceLog:
             usage=dataclasses.asdict(advice.usage),
             latency=latency,
             error=error,
-            **({} if rules is None else {"rules": rules}),
         )
 
     def write_put_back(self, query: int, rules: str) -> None:

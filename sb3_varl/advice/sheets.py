@@ -63,12 +63,13 @@ def read_task_sheet(text: str, name: str) -> TaskSheet:
     """
     try:
         content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:  # a date that there is not, for one
+        raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from None
+    try:
         if isinstance(content, dict) and isinstance(content.get("action"), list):
             named = [{"name": part} if isinstance(part, str) else part for part in content["action"]]
             content = {**content, "action": named}
         return _ADAPTER.validate_python([content])[0]
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from None
     except pydantic.ValidationError as error:
         faults = "; ".join(map(_in_words, error.errors()))
         raise ValueError(
@@ -86,6 +87,8 @@ def _in_words(fault: pydantic_core.ErrorDetails) -> str:
         fields = {"action": ActionComponent, "observation": ObservationSlice}.get(outer[0] if outer else "", TaskSheet)
         expected = ", ".join(field.name for field in dataclasses.fields(fields))
         return f"{place} has {last}, which is none of {expected}"
+    if fault["type"] == "dataclass_type" and outer == ["action"]:
+        return f"action.{last} is {fault['input']!r}, expected a name, in quotes if need be, or one with a meaning"
     return f"{'.'.join([*outer, last])} is {fault['input']!r} ({fault['msg']})"
 
 

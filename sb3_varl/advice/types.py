@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import MISSING, astuple, dataclass, field, fields, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -87,10 +87,17 @@ class TaskSheet:
     lag: str = ""
 
     def __str__(self) -> str:
-        def said(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-            return {name: value for name, value in fields if value not in ("", (), None)}
+        return yaml.safe_dump(_said(self), sort_keys=False, allow_unicode=True, width=100)
 
-        return yaml.safe_dump(asdict(self, dict_factory=said), sort_keys=False, allow_unicode=True, width=100)
+
+def _said(thing: Any) -> Any:
+    """Of a sheet or a part of it, what is not as it is by itself, as YAML has it."""
+    if is_dataclass(thing):
+        given = [(each, getattr(thing, each.name)) for each in fields(thing)]
+        return {each.name: _said(value) for each, value in given if each.default is MISSING or value != each.default}
+    if isinstance(thing, (list, tuple)):
+        return [_said(part) for part in thing]
+    return str(thing) if isinstance(thing, str) else int(thing)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class ReplayAdvisor:
     def _remember(self, query: LoggedQuery) -> None:
         for answer in query.answers:
             if answer.form == "rules":
-                self._rules[query.index] = query.rules or answer.text
+                self._rules[query.index] = answer.text
         unanswered = query.unanswered(query.n_states)
         for state, (observation, action) in enumerate(
             zip(query.encoded_observations, query.read().actions, strict=True)

@@ -153,9 +153,10 @@ def _latest_rules(log: pathlib.Path) -> str:
         rejected = set() if query.advice is None else {lost.state for lost in query.advice.rejected}
         # Where nothing of an answer could be used, every state was rejected, and what stood before went on.
         if not query.altered and not rejected.issuperset(range(query.n_states)):
-            said = [answer.text for answer in query.answers if answer.form == "rules" and outline(answer.text)]
-            latest = next(reversed(said), latest)
-        latest = query.put_back or query.rules or latest
+            # The last answer counts: one before it was sent back.
+            said = [answer.text for answer in query.answers if answer.form == "rules"][-1:]
+            latest = next(filter(outline, said), latest)
+        latest = query.put_back or latest
     if latest is None:
         raise ValueError(f"The advice log {log} holds no rules. Those of single actions are repeated by replay/{log}.")
     return latest

@@ -119,17 +119,12 @@ def correction(followed: Followed) -> list[Part]:
 
 def objection(rules: Rules) -> str:
     """
-    Say to a model what is of no use in its rules.
+    Say to a model why none of its rules can be used.
 
-    :param rules: The rules, perhaps none
-    :return: What that is, with reasons, and that they are to be mended; nothing if all of it is of use
+    :param rules: What was made of its answer
+    :return: The reasons, and that they are to be mended
     """
-    idle = rules.idle
-    faults = [
-        unusable(rules.rejected) if rules.rejected else "",
-        "\n- ".join(["These rules can decide in no state:", *idle]) if idle else "",
-    ]
-    return "\n\n".join([*filter(None, faults), _MEND]) if any(faults) else ""
+    return f"{unusable(rules.rejected)}\n\n{_MEND}"
 
 
 def names_section(briefing: Briefing) -> str:

@@ -37,9 +37,9 @@ class VLMAdvisor:
     Ask a vision-language model what it would have done, or by which rules.
 
     In the form ``"rules"`` one request a query brings ordered rules, from which advice for every state follows (see
-    :class:`~sb3_varl.Rules`), and a second one where some of them cannot be used and are sent back with the reasons; it
-    needs a task sheet that names the numbers of an observation. In the form ``"actions"``
-    each state gets an action of its own.
+    :class:`~sb3_varl.Rules`), and a second one where none of these can be used, which are sent back with the reasons;
+    it needs a task sheet that names the numbers of an observation. In the form ``"actions"`` each state gets an action
+    of its own.
 
     Keys come from the environment, from the variable that litellm names for the provider (``OPENAI_API_KEY``,
     ``ANTHROPIC_API_KEY``, …), and are never kept. A server behind ``api_base`` that wants no key needs none;

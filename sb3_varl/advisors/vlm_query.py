@@ -26,7 +26,8 @@ from sb3_varl.advisors.providers import Endpoint, RequestFailed, complete, count
 from sb3_varl.advisors.rules_prompt import objection
 from sb3_varl.redaction import without_secrets
 from sb3_varl.rules import Rules
-from sb3_varl.rules.answers import mended, read_rules
+from sb3_varl.rules.answers import read_rules
+from sb3_varl.rules.rule import readable
 from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ RETRY_WAIT = 2.0
 MAX_RETRY_WAIT = 30.0
 # Fewer equal answers may be right.
 _MIN_EQUAL_ACTIONS = 8
-# Characters of an answer; rules that solve a task take some thousand.
+# The last characters of an answer; rules that solve a task take some thousand.
 _MAX_SENT_BACK = 20_000
 _CUT_OFF = "it was cut off. Raise max_tokens (completion_kwargs), or the server's context"
 
@@ -125,7 +126,7 @@ class _Reply:
 
     :param parsed: What it was worth
     :param text: The model's words
-    :param objection: What is to be said to these, if they can be mended
+    :param objection: What is to be said to these if nothing of them can be used and they are worth another try
     """
 
     parsed: ParsedAnswer
@@ -208,14 +209,12 @@ class VLMQuery:
                 rejected += [Rejection("request_failed", index, str(failure)) for index in chat.states]
                 self.breaker.count(failed=True, permanent=failure.permanent)
             else:
-                parsed = reply.parsed
                 if reply.objection and self._reason_not_to_ask() is None and not self._is_trial:
                     number += 1
-                    parsed = await self._send_back(number, chat, reply)
-                actions.update(parsed.actions)
-                rejected += parsed.rejected
-                standing = parsed.standing or standing
-                self.breaker.count(failed=bool(parsed.rejected) and not parsed.actions)
+                    reply = await self._send_back(number, chat, reply)
+                actions.update(reply.parsed.actions)
+                rejected += reply.parsed.rejected
+                standing = reply.parsed.standing or standing
             self._is_trial = False
             number += 1
             pending = [index for index in pending if index not in chat.states]
@@ -224,15 +223,15 @@ class VLMQuery:
             self._warn_of_equal_actions(list(actions.values()))
         return Advice([actions.get(i) for i in range(len(query.states))], rejected, self.usage, standing)
 
-    async def _send_back(self, number: int, chat: Chat, reply: _Reply) -> ParsedAnswer:
-        """Have rules mended that cannot all be used, once; they count as they were if that comes to nothing."""
-        logger.info("Query %d: the rules are sent back. %s", self.query.index + 1, reply.objection)
+    async def _send_back(self, number: int, chat: Chat, reply: _Reply) -> _Reply:
+        """Have rules mended of which none can be used, once."""
+        logger.info("Query %d: none of the rules can be used, and they are sent back.", self.query.index + 1)
+        said = readable(without_thoughts(reply.text).strip()[-_MAX_SENT_BACK:])
         try:
-            said = without_thoughts(reply.text)[:_MAX_SENT_BACK]
-            second = await self._request(number, chat.sent_back(said, reply.objection))
-        except RequestFailed:
-            return reply.parsed
-        return mended(reply.parsed, second.parsed)
+            return await self._request(number, chat.sent_back(said, reply.objection))
+        except RequestFailed as failure:
+            self.breaker.count(failed=True, permanent=failure.permanent)
+            return reply
 
     def _next_chat(self, pending: list[int]) -> Chat | None:
         settings = self.settings
@@ -278,14 +277,15 @@ class VLMQuery:
         if reason is not None:
             example = _CUT_OFF if reason == "truncated" else ""
             parsed = ParsedAnswer({}, tuple(Rejection(reason, index, example) for index in chat.states))
-        return _Reply(parsed, text, "" if reason is not None or is_cut else self._objection(text, parsed))
+        self.breaker.count(failed=bool(parsed.rejected) and not parsed.actions and parsed.standing is None)
+        return _Reply(parsed, text, "" if reason is not None else self._objection(answer, parsed))
 
-    def _objection(self, text: str, parsed: ParsedAnswer) -> str:
-        keeps = parsed.standing is None and not parsed.rejected
-        if self.form != "rules" or keeps:
+    def _objection(self, answer: Answer, parsed: ParsedAnswer) -> str:
+        is_cut = answer.is_cut or any(rejection.reason == "truncated" for rejection in parsed.rejected)
+        if self.form != "rules" or parsed.standing is not None or not parsed.rejected or is_cut:
             return ""
         briefing = self.query.briefing
-        return objection(Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space))
+        return objection(Rules.parse(answer.text, briefing.sheet, briefing.observation_space, briefing.action_space))
 
     def _may_pass(self, error: BaseException, chat: Chat) -> bool:
         """Whether the same request may be answered if it is sent again."""

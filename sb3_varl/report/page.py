@@ -66,7 +66,6 @@ class QueryView:
     :param altered: What was changed about the states to check the advisor, or nothing
     :param was_put_back: Whether its rules did worse than older ones, which stood again
     :param remarks: What could not be used of its answers beside single states
-    :param rules: The rules that it brought, if they are not those of its last answer
     """
 
     number: int
@@ -86,7 +85,6 @@ class QueryView:
     altered: str
     was_put_back: bool
     remarks: list[str]
-    rules: str | None
 
 
 @dataclass(frozen=True)
@@ -199,7 +197,7 @@ def _view_run(index: int, name: str, run: RunLogs, progress: Any) -> RunView:
             progress.update(query.n_states)
     queries = [query for of_log in by_log.values() for query in of_log]
     answers = [
-        (_label(query, by_log, answer), answer, query.remarks if answer is query.answers[-1] else [])
+        (_label(query, by_log, answer), answer, [] if _was_sent_back(query, answer) else query.remarks)
         for query in queries
         if not query.altered
         for answer in query.answers
@@ -212,14 +210,18 @@ def _view_run(index: int, name: str, run: RunLogs, progress: Any) -> RunView:
         {log: _totals(of_log) for log, of_log in by_log.items()} if len(by_log) > 1 else {},
         queries,
         run.missing,
-        view_rules(answers, _shares(run) if _latest_stand(queries) else ()),
+        view_rules(answers, () if _was_put_back(queries) else _shares(run)),
     )
 
 
-def _latest_stand(queries: Sequence[QueryView]) -> bool:
-    """Whether the rules that stand are those of the latest answer."""
-    with_rules = [q for q in queries if any(a.form == "rules" and outline(a.text) for a in q.answers)]
-    return not with_rules or not (with_rules[-1].was_put_back or with_rules[-1].rules)
+def _was_put_back(queries: Sequence[QueryView]) -> bool:
+    """Whether the rules that stand are not the latest."""
+    written = [(q, a) for q in queries for a in q.answers if a.form == "rules" and outline(a.text)]
+    return bool(written) and (written[-1][0].was_put_back or _was_sent_back(*written[-1]))
+
+
+def _was_sent_back(query: QueryView, answer: Answer) -> bool:
+    return answer is not query.answers[-1]
 
 
 def _shares(run: RunLogs) -> list[float | None]:
@@ -229,8 +231,7 @@ def _shares(run: RunLogs) -> list[float | None]:
 
 def _label(query: QueryView, by_log: dict[str, list[QueryView]], answer: Answer) -> str:
     of_log = f" of {query.log}" if len(by_log) > 1 else ""
-    sent_back = answer is not query.answers[-1]
-    became = ", sent back" if sent_back else ", put back" if query.was_put_back else ""
+    became = ", sent back" if _was_sent_back(query, answer) else ", put back" if query.was_put_back else ""
     return f"query {query.number}{of_log}, step {query.step:,}{became}"
 
 
@@ -321,7 +322,6 @@ def _view_query(log: str, query: LoggedQuery) -> QueryView:
         query.altered,
         query.put_back is not None,
         [rejection.example for rejection in advice.rejected if rejection.state is None and rejection.example],
-        query.rules,
     )
 
 

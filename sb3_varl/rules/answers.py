@@ -25,32 +25,14 @@ def read_answers(answers: Sequence[Answer], observations: Sequence[Observation],
     :return: The usable actions and the rejections of all, and the last rules
     """
     parsed = parse_answers(answers, briefing.action_space, action_names(briefing))
-    by_states = dict[tuple[int, ...], ParsedAnswer]()
-    for answer in answers:
-        if answer.form == "rules":
-            read = read_rules(answer.text, answer.states, observations, briefing)
-            states = tuple(answer.states)
-            by_states[states] = mended(by_states[states], read) if states in by_states else read
-    for read in by_states.values():
+    # The last one about the same states: those before it were sent back.
+    with_rules = {tuple(answer.states): answer for answer in answers if answer.form == "rules"}
+    for answer in with_rules.values():
+        read = read_rules(answer.text, answer.states, observations, briefing)
         parsed = ParsedAnswer(
             {**parsed.actions, **read.actions}, (*parsed.rejected, *read.rejected), read.standing or parsed.standing
         )
     return parsed
-
-
-def mended(first: ParsedAnswer, second: ParsedAnswer) -> ParsedAnswer:
-    """
-    Choose between rules and what came when they were sent back.
-
-    :param first: The rules
-    :param second: What came
-    :return: The second, unless it has fewer rules that can be used, as a model's that repeats only what it mended
-    """
-    return second if _n_rules(second) >= _n_rules(first) else first
-
-
-def _n_rules(parsed: ParsedAnswer) -> int:
-    return len(parsed.standing) if isinstance(parsed.standing, Rules) else 0
 
 
 def read_rules(

@@ -34,7 +34,6 @@ from sb3_varl.advice.validation import checked
 from sb3_varl.advisors.background import in_background
 from sb3_varl.advisors.by_name import name_of
 from sb3_varl.redaction import scrub
-from sb3_varl.rules import Rules
 from sb3_varl.rules.answers import read_answers
 
 logger = logging.getLogger(__name__)
@@ -315,8 +314,7 @@ class QueryQueue:
         history.error = error
         outcome = _outcome(asked, before, fresh)
         if self.log is not None and not asked.is_forgotten:
-            rules = _earlier_rules(history, outcome.advice)
-            self.log.write_advice(query, outcome.advice, history.latency, error, rules)
+            self.log.write_advice(query, outcome.advice, history.latency, error)
         return outcome
 
     def _advice(self, asked: _OpenQuery) -> Advice:
@@ -351,15 +349,6 @@ class QueryQueue:
             if self._is_broken_off() or asked.n_interruptions < MAX_INTERRUPTIONS:
                 raise
             raise RuntimeError("The advisor says that it was interrupted, but it was not.") from interruption
-
-
-def _earlier_rules(history: QueryHistory, advice: Advice) -> str | None:
-    """The text of the rules that a query brought, if they are not those of its last answer."""
-    rules, answers = advice.standing, [answer.text for answer in history.answers if answer.form == "rules"]
-    if not isinstance(rules, Rules) or len(answers) < 2:
-        return None
-    latest = Rules.parse(answers[-1], rules.sheet, rules.observation_space, rules.action_space)
-    return rules.text if rules != latest else None
 
 
 def _place_of(exception: BaseException) -> str:
