@@ -1,5 +1,6 @@
 """What the pages say of results follows from the data beside them."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -260,7 +261,7 @@ def test_what_is_said_of_demonstrations_follows_from_the_data():
     evaluations = Evaluations(results.Results(BENCHMARK / "results"))
 
     def end(method, task):
-        success = evaluations.table(method, [f"{task}-v3"], [100], "success", cells.SHORT_STEPS)[1]
+        success = evaluations.table(method, [f"{task}-v3"], [100, 101, 102], "success", cells.SHORT_STEPS)[1]
         return f"{success[..., -results.N_LAST :].mean():.0%}"
 
     ten = [f"SAC, 10 demonstrations {how}" for how in ("in half of each batch", "imitated")]
@@ -273,11 +274,12 @@ def test_what_is_said_of_demonstrations_follows_from_the_data():
         f"{push_of_varl[0]} and {pick_of_varl[0]}" in page
     )
     assert (
-        f"come to {push[1]} on push and to {pick[1]} on pick-place at most, where VARL is at {push_of_varl[0]} and "
+        f"come to {push[0]} on push and to {pick[1]} on pick-place at most, where VARL is at {push_of_varl[0]} and "
         f"{pick_of_varl[0]}" in readme
     )
-    for method in ten:
-        assert end(method, "drawer-open") == end(method, "button-press-topdown") == "100%"
+    few = [f"SAC, 3 demonstrations {how}" for how in ("in half of each batch", "imitated")]
+    for method, task in itertools.product((*few, *ten), ("drawer-open", "button-press-topdown")):
+        assert int(end(method, task).rstrip("%")) >= 95
 
 
 def test_what_is_said_of_environments_beyond_metaworld_follows_from_the_data():
