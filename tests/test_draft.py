@@ -258,6 +258,35 @@ def test_an_environment_that_is_never_the_same_says_so(tmp_path):
     assert "how long an episode may be" not in written
 
 
+class Unseeded(gym.ObservationWrapper):
+    """Beside the first number one that no seed draws, and one that action 0 moves from there."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (3,))
+        self.drawn = 0.0
+
+    def reset(self, **kwargs):
+        self.drawn = np.random.default_rng().uniform(-1, 1)
+        return super().reset(**kwargs)
+
+    def observation(self, observation):
+        return np.array([observation[0], self.drawn, self.drawn + 0.5 * observation[0]])
+
+
+def test_what_no_seed_draws_is_not_taken_for_what_an_action_moves():
+    facts = measure(Unseeded(MadeOf(("moved",))))
+    assert facts.differs_at_start.tolist() == [False, True, True]
+    written = write_sheet(facts, "Unseeded-v0")
+    assert "# Episodes with one seed began with other observation[1:3]: draw them by reset's seed" in written
+    assert "were not the same" not in written
+    moved, *others = [component["meaning"] for component in yaml.safe_load(written)["action"]]
+    assert "2 moves observation_0 by 0.2 after a step" in moved
+    assert "observation_2 by 0.1 after a step" in moved
+    assert "observation_1" not in moved
+    assert all("moves nothing by itself" in other for other in others)
+
+
 @pytest.mark.parametrize("length", [1, 4, 7])
 def test_episodes_that_end_soon(length):
     facts = measure(MadeOf(("moved", "drawn"), length=length))

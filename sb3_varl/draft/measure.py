@@ -65,7 +65,8 @@ class Facts:
         the first: ``(2, n_starts, 2, n_numbers)``
     :param at_rest: By how much each changes in ``2 * N_ACTED`` steps in which all components rest, or as many as there
         are, ``(n_starts, n_numbers)``
-    :param noise: How far two episodes with the same seed and actions were from each other, ``(n_numbers,)``
+    :param noise: How far two episodes with the same seed and actions went from each other, ``(n_numbers,)``
+    :param differs_at_start: Whether episodes with the same seed began with other values of it
     :param max_episode_steps: How many actions an episode has at most, ``None`` if nobody knows
     :param says_success: Whether the last step of an episode said whether it succeeded, ``None`` if none ended
     """
@@ -92,6 +93,7 @@ class Facts:
     together: dict[int, tuple[int, int, np.ndarray]]
     at_rest: np.ndarray
     noise: np.ndarray
+    differs_at_start: np.ndarray
     max_episode_steps: int | None
     says_success: bool | None
 
@@ -197,6 +199,7 @@ def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
             together={},
             at_rest=np.where(probe.is_finite, at_rest, 0.0),
             noise=np.where(probe.is_finite, noise, 0.0),
+            differs_at_start=probe.differs_at_start & probe.is_finite,
             max_episode_steps=(
                 env.get_wrapper_attr("_max_episode_steps") if env.has_wrapper_attr("_max_episode_steps") else None
             ),

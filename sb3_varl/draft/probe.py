@@ -59,6 +59,8 @@ class Probe:
         self.angles: list[tuple[int, int]] = []
         self.period = np.full(len(self.places), np.nan)
         self.is_finite = np.ones(len(self.places), bool)
+        # Numbers that one and the same seed began with other values of.
+        self.differs_at_start = np.zeros(len(self.places), bool)
 
     def turn(self, angles: Sequence[tuple[int, int]], period: np.ndarray) -> None:
         """
@@ -70,6 +72,7 @@ class Probe:
         self.angles, self.period = [*angles], period
         are_finite = [self.is_finite[[*angle]].all() for angle in angles]
         self.is_finite = np.append(self.is_finite, are_finite).astype(bool)
+        self.differs_at_start = np.append(self.differs_at_start, np.zeros(len(angles), bool))
 
     def act_at_random(self, bar: tqdm) -> list[np.ndarray]:
         """What the numbers were in episodes of random actions, each for some steps."""
@@ -124,18 +127,19 @@ class Probe:
         for start, rest in enumerate(rests):
             resting, again = (self._episode(start, [rest] * (2 * N_ACTED)) for _ in range(2))
             n = min(len(resting), len(again))
-            noise[start] = np.abs(resting[:n] - again[:n]).max(axis=0)
+            noise[start] = np.abs(self._beside(resting[:n], again[:n])).max(axis=0)
             at_rest[start] = resting[-1] - resting[0]
             bar.update(2)
             for component, bound in np.ndindex(n_components, 2):
                 acted, other = ([self._alone(rest, component, which)] * N_ACTED for which in (bound, 1 - bound))
                 numbers = self._episode(start, acted + [rest] * N_ACTED)
+                beside = self._beside(numbers, resting)
                 for moment, step in enumerate((1, N_ACTED, 2 * N_ACTED)):
-                    if step < min(len(numbers), len(resting)):
-                        effects[component, bound, start, moment] = numbers[step] - resting[step]
-                numbers = self._episode(start, other + acted)
-                if min(len(numbers), len(resting)) > 2 * N_ACTED:
-                    undone[component, bound, start] = numbers[2 * N_ACTED] - resting[2 * N_ACTED]
+                    if step < len(beside):
+                        effects[component, bound, start, moment] = beside[step]
+                beside = self._beside(self._episode(start, other + acted), resting)
+                if len(beside) > 2 * N_ACTED:
+                    undone[component, bound, start] = beside[2 * N_ACTED]
                 bar.update(2)
         # What the other bound had brought about, if it was left at that.
         undone -= effects[:, ::-1, :, -1]
@@ -155,12 +159,22 @@ class Probe:
             bar.update()
             for bound in range(2):
                 both = [self._alone(driven, component, bound)] * N_ACTED
-                numbers = self._episode(start, [driven] * N_ACTED + both)
+                beside = self._beside(self._episode(start, [driven] * N_ACTED + both), alone)
                 for moment, step in enumerate((N_ACTED + 1, 2 * N_ACTED)):
-                    if step < min(len(numbers), len(alone)):
-                        effects[bound, start, moment] = numbers[step] - alone[step]
+                    if step < len(beside):
+                        effects[bound, start, moment] = beside[step]
                 bar.update()
         return effects
+
+    def _beside(self, numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """
+        How far one episode is from another with the same seed, as far as both go, each seen from its own start: not
+        every environment draws all of it by the seed.
+        """
+        n = min(len(numbers), len(others))
+        apart = numbers[:n] - others[:n]
+        self.differs_at_start |= apart[0] != 0
+        return apart - apart[0]
 
     def _alone(self, others: np.ndarray, component: int, bound: int) -> np.ndarray:
         """One component at its upper (0) or its lower bound (1), the others as they are."""

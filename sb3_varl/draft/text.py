@@ -124,6 +124,13 @@ def _left_out(facts: Facts) -> Iterator[str]:
 
 
 def _remarks(facts: Facts) -> Iterator[str]:
+    unseeded = [number for number in range(len(facts.places)) if facts.differs_at_start[number]]
+    if unseeded:
+        places = ", ".join(_place(facts, run) for run in in_runs(facts, unseeded, lambda i: None))
+        yield (
+            f"Episodes with one seed began with other {places}: draw them by reset's seed (self.np_random), or no run "
+            "can be repeated. What is said of starts holds for one of them each."
+        )
     if facts.noise.any():
         yield "Two episodes with one seed and the same actions were not the same: what is said of actions is uncertain."
     if facts.max_episode_steps is None:
