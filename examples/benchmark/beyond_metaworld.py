@@ -14,6 +14,7 @@ import argparse
 import csv
 import json
 import pathlib
+import sys
 import tempfile
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ from sb3_varl.algorithms.shaping import MIN_STD
 from variants import least_std
 
 HERE = pathlib.Path(__file__).parent
+sys.path.append(str(HERE.parent))  # for robosuite_tasks
 RULES = HERE / "recorded_rules"
 EVAL_SEED = 10_000
 N_EVALUATIONS, N_EVAL_EPISODES, N_EPISODES_OF_RULES = 10, 20, 40
@@ -99,6 +101,8 @@ TASKS = {
     "PandaPickAndPlace-v3": Task("panda_gym:PandaPickAndPlace-v3", {}, 40_000, HER),
     "PandaStack-v3": Task("panda_gym:PandaStack-v3", {}, 40_000, HER),
     "PushT-v0": Task("gym_pusht:gym_pusht/PushT-v0", {}, 40_000, {}),
+    "RobosuiteLift-v0": Task("robosuite_tasks:RobosuiteLift-v0", {}, 40_000, {}),
+    "RobosuiteDoor-v0": Task("robosuite_tasks:RobosuiteDoor-v0", {}, 30_000, {}),
 }
 
 
