@@ -147,7 +147,7 @@ def test_what_each_action_does(tmp_path):
         "measured: 2 moves observation_0 by 0.2 after a step, 1 after 5, and 1 after 5 more of 0, and "
     )
     # Its change is 0 again when nothing acts, of which there is no more to be said.
-    assert moves.endswith("; -2 does the opposite; it also moves observation_6")
+    assert moves.endswith("; -2 does the opposite; in 5 steps of 2, it also moves observation_6 by 5")
     assert pushes == (
         "measured: 1 moves observation_1 by 0.2 after a step, 1 after 5, and 1 after 5 more of 0; 0 moves none of it"
     )

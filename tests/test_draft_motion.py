@@ -13,6 +13,7 @@ from sb3_varl import draft_sheet
 from sb3_varl.draft import measure
 from sb3_varl.draft.places import SetPlace, stay
 from sb3_varl.draft.relations import find_of_length_one
+from sb3_varl.draft.words import amount
 
 
 class Motion(gym.Env):
@@ -91,7 +92,35 @@ def test_what_goes_farther_than_the_place_that_is_set_is_told_of():
 
     (action,) = draft_sheet(Motion(lambda drawn: (0.1 * drawn[0], 0), move), "Go.").action
     assert action.meaning.startswith("measured: 1 moves observation_1 by 0 after a step, 7.78 after 5")
-    assert action.meaning.endswith("; it also moves observation_0")
+    assert action.meaning.endswith("; in 5 steps of 1, it also moves observation_0 by 1")
+
+
+def test_what_it_moves_only_later_is_named_only():
+    """A ball that is pushed, and what it hits as it rolls on."""
+
+    def move(numbers, action):
+        speed, place, hit = numbers
+        return 0.8 * speed + action[0], place + speed, hit - 0.01 * (place > 15)
+
+    (action,) = draft_sheet(Motion(lambda drawn: (0, 0, 0), move), "Go.").action
+    assert action.meaning.endswith("-1 does the opposite; later it also moves observation_1_to_2[1]")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((0.1, 0.102, 0.099), "0.1"),
+        ((0.1, 0.15, 0.12), "0.1 to 0.15"),
+        ((-0.1, -0.15, np.nan), "-0.15 to -0.1"),
+        ((0.1, -0.15, 0.12), "0.1 | -0.15 | 0.12"),
+        ((0.1, 0.3, 0.1), "0.1 | 0.3 | 0.1"),
+        ((0, 0, 0.1), "0 | 0 | 0.1"),
+        ((0, 0, 0), "0"),
+        ((np.nan, np.nan, np.nan), "an unknown amount"),
+    ],
+)
+def test_amounts_that_are_near_one_another_are_told_by_their_bounds(values, said):
+    assert amount(np.array(values)) == said
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from sb3_varl.draft.measure import LEAST, Facts
 from sb3_varl.draft.parts import Part
 from sb3_varl.draft.places import SetPlace
 from sb3_varl.draft.probe import N_ACTED, N_STARTS
-from sb3_varl.draft.words import AGREE, NEGLIGIBLE, OR, digits, digits_beside, each, without_traces
+from sb3_varl.draft.words import AGREE, NEGLIGIBLE, OR, amount, digits, digits_beside, without_traces
 from sb3_varl.rules.names import spell
 
 # What is told of for each component of the action: those numbers that go farthest by their range, and a fifth as far as
@@ -71,11 +71,13 @@ def _moves_besides_places(facts: Facts, component: int, names: dict[int, str]) -
     free = {number: name for number, name in names.items() if number not in set_by_some}
     reach = facts.reach(facts.effects[component], names, NEGLIGIBLE)
     if not reach.keys() & free.keys():
-        return _named(reach, (), names)
+        return _named(facts, component, facts.effects[component], reach, (), names)
     free_reach = {number: reach[number] for number in reach.keys() & free.keys()}
     told = _farthest(facts, free_reach, free_reach)[:_MOST_TOLD_BESIDES]
     moved = _moves_alone(facts, component, {number: names[number] for number in told}, NEGLIGIBLE, len(told))
-    return "; ".join(part for part in (moved, _named(reach, told, names)) if part)
+    return "; ".join(
+        part for part in (moved, _named(facts, component, facts.effects[component], reach, told, names)) if part
+    )
 
 
 def _moves_alone(facts: Facts, component: int, names: dict[int, str], share: float, most: int) -> str:
@@ -97,7 +99,7 @@ def _moves_alone(facts: Facts, component: int, names: dict[int, str], share: flo
         said += f"{high} moves {moves_up}; {low} does the opposite"
     else:
         said += f"{high} moves {moves_up}; {low} moves {moves_down}"
-    return "; ".join(part for part in (said, _named(reach, far, names)) if part)
+    return "; ".join(part for part in (said, _named(facts, component, effects, reach, far, names)) if part)
 
 
 def _parts_of_range(facts: Facts, component: int) -> tuple[float, float]:
@@ -120,7 +122,7 @@ def _moves_together(facts: Facts, component: int, names: dict[int, str], actions
     said = f"moves nothing by itself; but {beside}, {high} moves {moves}; {low} "
     is_opposite = all(_is_opposite(up[number], down[number]) for number in up)
     said += "does the opposite" if is_opposite else f"moves {_moves_besides(facts, down, names) or 'none of it'}"
-    return "; ".join(part for part in (said, _named(reach, far, names)) if part)
+    return "; ".join(part for part in (said, _named(facts, component, effects, reach, far, names)) if part)
 
 
 def _farthest(facts: Facts, left: dict[int, float], reach: dict[int, float]) -> list[int]:
@@ -130,11 +132,29 @@ def _farthest(facts: Facts, left: dict[int, float], reach: dict[int, float]) -> 
     return sorted(far, key=lambda number: (number in derived, -reach[number]))
 
 
-def _named(reach: dict[int, float], told: Collection[int], names: dict[int, str]) -> str:
-    """Names of what else it moves."""
+def _named(
+    facts: Facts,
+    component: int,
+    effects: np.ndarray,
+    reach: dict[int, float],
+    told: Collection[int],
+    names: dict[int, str],
+) -> str:
+    """What else it moves, by how much at its upper bound only, or at the lower one if that is what moves it."""
     others = sorted(reach.keys() - {*told}, key=lambda number: -reach[number])
     more = " and more" if len(others) > _MOST_NAMED else ""
-    return f"it also moves {', '.join(names[number] for number in others[:_MOST_NAMED])}{more}" if others else ""
+    sizes = np.nanmax(np.abs(effects), axis=(0, 1, 2), initial=0.0)
+    soon = [without_traces(effect[:, 1], sizes) for effect in effects]
+    said: dict[str, list[str]] = {}
+    for number in others[:_MOST_NAMED]:
+        bound = next((bound for bound in range(2) if np.nan_to_num(soon[bound][:, number]).any()), None)
+        if bound is None:
+            said.setdefault("later it also moves", []).append(names[number])
+            continue
+        command = digits((facts.action_high, facts.action_low)[bound][component])
+        moved = f"{names[number]} by {amount(soon[bound][:, number])}"
+        said.setdefault(f"in {N_ACTED} steps of {command}, it also moves", []).append(moved)
+    return "; ".join(f"{what} {', '.join(moved)}" for what, moved in said.items()) + more
 
 
 def _is_opposite(up: np.ndarray, down: np.ndarray) -> bool:
@@ -145,7 +165,7 @@ def _moves(facts: Facts, effect: dict[int, np.ndarray], names: dict[int, str], r
     moved = []
     for number, after in effect.items():
         if facts.is_motion(after, number, share):
-            first, acted, rested = map(each, without_traces(after, np.nanmax(np.abs(after))).T)
+            first, acted, rested = map(amount, without_traces(after, np.nanmax(np.abs(after))).T)
             moved.append(
                 f"{names[number]} by {first} after a step, {acted} after {N_ACTED}, and {rested} after {N_ACTED} more "
                 f"of {rest}"
@@ -157,7 +177,7 @@ def _moves_besides(facts: Facts, effect: dict[int, np.ndarray], names: dict[int,
     moved = []
     for number, after in effect.items():
         if facts.is_motion(after, number, LEAST):
-            first, acted = map(each, without_traces(after, np.nanmax(np.abs(after))).T)
+            first, acted = map(amount, without_traces(after, np.nanmax(np.abs(after))).T)
             moved.append(f"{names[number]} by {first} after a step and {acted} after {N_ACTED}")
     return ", and ".join(moved)
 
@@ -166,7 +186,7 @@ def _undoes(facts: Facts, component: int, bound: int, numbers: Iterable[int], na
     """What a bound moves that moves nothing at the start, such as that which opens an open gripper."""
     changes = {number: facts.undone[component, bound, :, number] for number in numbers}
     moved = [
-        f"{names[number]} by {each(change)}" for number, change in changes.items() if facts.is_motion(change, number)
+        f"{names[number]} by {amount(change)}" for number, change in changes.items() if facts.is_motion(change, number)
     ]
     if not moved:
         return "none of it"

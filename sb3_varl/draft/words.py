@@ -10,6 +10,8 @@ from sb3_varl.draft.probe import NOTHING
 AGREE = 0.1
 # Below this, by the most that becomes of a number, it is nothing.
 NEGLIGIBLE = 0.01
+# Amounts that differ by a larger factor, or in their sign, are told start by start.
+_FAR = 2
 # Between values of several starts.
 OR = " | "
 
@@ -20,6 +22,15 @@ def each(values: np.ndarray) -> str:
     if not known.size:
         return "an unknown amount"
     return digits(float(np.median(known))) if agree(known) else OR.join(map(digits, values))
+
+
+def amount(values: np.ndarray) -> str:
+    """By how much something moves, from several starts: from where to where, if that is not far apart."""
+    known = values[~np.isnan(values)]
+    size = np.abs(known)
+    if not known.size or agree(known) or np.ptp(np.sign(known)) or size.max() > _FAR * size.min():
+        return each(values)
+    return f"{digits(known.min())} to {digits(known.max())}"
 
 
 def span(values: np.ndarray) -> str:
