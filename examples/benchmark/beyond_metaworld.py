@@ -103,6 +103,9 @@ TASKS = {
     "PushT-v0": Task("gym_pusht:gym_pusht/PushT-v0", {}, 40_000, {}),
     "RobosuiteLift-v0": Task("robosuite_tasks:RobosuiteLift-v0", {}, 40_000, {}),
     "RobosuiteDoor-v0": Task("robosuite_tasks:RobosuiteDoor-v0", {}, 30_000, {}),
+    "RobosuiteStack-v0": Task("robosuite_tasks:RobosuiteStack-v0", {}, 40_000, {}),
+    "RobosuitePickPlaceCan-v0": Task("robosuite_tasks:RobosuitePickPlaceCan-v0", {}, 40_000, {}),
+    "RobosuiteNutAssemblySquare-v0": Task("robosuite_tasks:RobosuiteNutAssemblySquare-v0", {}, 40_000, {}),
 }
 
 
