@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sb3_varl.draft.sheet import draft_sheet
     from sb3_varl.human.advisor import HumanAdvisor
     from sb3_varl.rules.rules import Rules
+    from sb3_varl.success import SuccessFromReward
     from sb3_varl.training.callback import AdvisorCallback
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ __all__ = [
     "ReplayAdvisor",
     "Rules",
     "RulesAdvisor",
+    "SuccessFromReward",
     "TaskSheet",
     "Usage",
     "VARLCrossQ",
@@ -90,6 +92,7 @@ _MODULES = {
     "Rules": "rules.rules",
     "SPARSE": "algorithms.presets",
     "RulesAdvisor": "advisors.rules_advisor",
+    "SuccessFromReward": "success",
     "VARL": "algorithms.varl",
     "VARLCrossQ": "algorithms.varl",
     "VARLTQC": "algorithms.varl",

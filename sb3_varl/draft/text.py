@@ -138,7 +138,10 @@ def _remarks(facts: Facts) -> Iterator[str]:
     if facts.says_success is None:
         yield 'No episode ended in what was tried: check that its last step has "is_success" in its info.'
     if facts.says_success is False:
-        yield 'The last step of an episode has no "is_success" in its info, by which rules are corrected and held.'
+        yield (
+            'The last step of an episode has no "is_success" in its info, by which rules are corrected and held; '
+            "sb3_varl.SuccessFromReward puts it there, where the reward tells."
+        )
 
 
 def _place(facts: Facts, run: Sequence[int]) -> str:

@@ -199,7 +199,8 @@ def _read(files: list[_File]) -> RunLogs:
         )
     elif run.success is None:
         run.missing.append(
-            'Success is not known: the environment has to put "is_success" into the info of an episode\'s last step.'
+            'Success is not known: the environment has to put "is_success" into the info of an episode\'s last step '
+            "(sb3_varl.SuccessFromReward does, where the reward tells)."
         )
     n_written = max(map(len, run.scalars.values()), default=_FEW)
     if n_written < _FEW:

@@ -352,7 +352,8 @@ def success_untold(name: str, value: UntilSuccess | bool) -> None:
     """
     _warn(
         f"{name} is {value!r}, but no episode said whether it succeeded. The environment has to put "
-        '"is_success" into the info of an episode\'s last step.'
+        '"is_success" into the info of an episode\'s last step; sb3_varl.SuccessFromReward does, where the reward '
+        "tells."
     )
 
 

@@ -224,7 +224,7 @@ class RollIns:
                     logger.warning(
                         "An episode in which advice was followed does not say whether it succeeded, so nobody can tell "
                         'how good the advice is. The environment has to put "is_success" into the info of the last '
-                        "step of an episode."
+                        "step of an episode; sb3_varl.SuccessFromReward does, where the reward tells."
                     )
             elif present.n_executed and not present.began_otherwise:
                 self.rolled_in.append(bool(succeeded))

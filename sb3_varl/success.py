@@ -1,0 +1,39 @@
+"""Success, told by the reward."""
+
+import math
+from typing import Any
+
+import gymnasium as gym
+
+from sb3_varl.arguments import check_number
+
+
+class SuccessFromReward(gym.Wrapper, gym.utils.RecordConstructorArgs):
+    """
+    Puts ``"is_success"`` into the ``info`` of each step, for environments that tell of success by their reward only. By
+    it, Stable-Baselines3 counts successes, rules are corrected and held, and ``until_success`` decides. Whatever the
+    environment says there itself is replaced. In rl-zoo's YAML it is
+    ``env_wrapper: {sb3_varl.SuccessFromReward: {above: 0.5}}``.
+
+    :param env: The environment
+    :param above: A step succeeds if its reward is greater than this
+    :param last: Whether an episode succeeds by its last step alone, in place of any of its steps
+    :raises ArgumentError: if ``above`` is no finite number
+    """
+
+    def __init__(self, env: gym.Env, above: float = 0.0, last: bool = False) -> None:
+        check_number("above", above, low=-math.inf)
+        gym.utils.RecordConstructorArgs.__init__(self, above=above, last=last)
+        gym.Wrapper.__init__(self, env)
+        self._above = above
+        self._last = last
+        self._succeeded = False
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        self._succeeded = False
+        return self.env.reset(**kwargs)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._succeeded = bool(float(reward) > self._above) or (self._succeeded and not self._last)
+        return observation, reward, terminated, truncated, {**info, "is_success": self._succeeded}
