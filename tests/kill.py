@@ -38,7 +38,7 @@ from sb3_varl.training import roll_ins, track_record
 import_litellm()  # once, in the process that all others are forked from
 
 N_QUERIES, N_STATES, STATES_PER_REQUEST = 6, 4, 2
-STEPS = 240
+STEPS, MAX_STEPS = 240, 2000
 # Longest time, in seconds, that a process runs before it is killed, and that the server takes for an answer.
 MAX_LIFE, MAX_THINKING = 1.5, 0.15
 # An answer counts as delivered if the process lived this many seconds after the server had sent it.
@@ -117,7 +117,13 @@ def live(form, folder, api_base, life, started):
         settings = {"learning_starts": 20, "batch_size": 8, "policy_kwargs": {"net_arch": [16]}}
         model = VARL("MlpPolicy", env, buffer_size=10_000, shaping_steps=10_000, **settings)
     started.set()
-    model.learn(STEPS - steps, callback=[checkpoints, callback], reset_num_timesteps=not steps)
+    # A correction waits for the answer before it, and on a busy machine the run's steps may be over by then: what it
+    # did not come to ask is put off to one that goes on.
+    while model.num_timesteps < STEPS or (
+        len(read_queries(folder / "advice")) < N_QUERIES and model.num_timesteps < MAX_STEPS
+    ):
+        n_steps = max(STEPS - model.num_timesteps, 30)
+        model.learn(n_steps, callback=[checkpoints, callback], reset_num_timesteps=not model.num_timesteps)
     model.save(folder / "final")
 
 
@@ -179,7 +185,8 @@ class Run:
     def check(self):
         """Compare the log, the guidance and what the server saw; return how old the answers were that kills cut off."""
         queries = read_queries(self.folder / "advice")
-        assert [query.index for query in queries] == list(range(N_QUERIES)), "a query was put twice, or not at all"
+        indices = [query.index for query in queries]
+        assert indices == list(range(N_QUERIES)), f"a query was put twice, or not at all: {indices}"
         written, n_corrections = {}, 0
         for line in (self.folder / "advice" / "advice.jsonl").read_text().splitlines():
             record = json.loads(line)
