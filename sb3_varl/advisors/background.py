@@ -156,7 +156,11 @@ class Interruptible(Generic[Result]):
 
     def __init__(self, coroutine: Coroutine[Any, Any, Result]) -> None:
         self._coroutine = coroutine
-        self._loop = _loop()
+        try:
+            self._loop = _loop()
+        except RuntimeError:
+            coroutine.close()  # lest it complain that nobody awaited it
+            raise
         self._task: asyncio.Task[Result] | None = None
         self._is_interrupted = False
         self._fatal: BaseException | None = None
