@@ -70,6 +70,9 @@ def test_a_sheet_is_printed_as_a_file_of_it(tmp_path, sheet):
     ("text", "message"),
     [
         ("goal: [", "is no YAML: while parsing"),
+        ("goal: Push.\nnotes: a\nnotes: b", "sheet.yml has 'notes' twice, again in line 3. Keep one of them."),
+        ("goal: Push.\naction:\n- {name: dx, name: dy}", "sheet.yml has 'name' twice, again in line 3"),
+        ("goal: Push.\n[a]: b", "sheet.yml is no YAML: "),
         ("goal: 2020-13-45", "sheet.yml is no YAML: month must be in 1..12"),
         ("[" * 5000, "sheet.yml is no YAML: "),
         ("{goal: x, action: [on]}", "action.0 is True, expected a name, in quotes if need be"),

@@ -23,6 +23,8 @@ import math
 import os
 import pathlib
 import re
+from collections.abc import Hashable
+from typing import Any
 
 import pydantic
 import pydantic_core
@@ -34,6 +36,22 @@ from sb3_varl.advice.types import ActionComponent, Briefing, ObservationSlice, T
 _MARKER = re.compile(r"<(?=\s*/?\s*environment)", re.IGNORECASE)
 # Of a list, because a dataclass by itself takes no configuration from outside.
 _ADAPTER = pydantic.TypeAdapter(list[TaskSheet], config=pydantic.ConfigDict(extra="forbid"))
+
+
+class _SaidTwice(Exception):
+    pass
+
+
+class _Loader(yaml.SafeLoader):
+    """One that tells of a key that is there twice, where YAML's would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        said = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in said:
+                raise _SaidTwice(f"{key.value!r} twice, again in line {key.start_mark.line + 1}")
+            said.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def load_task_sheet(path: str | os.PathLike[str]) -> TaskSheet:
@@ -62,7 +80,9 @@ def read_task_sheet(text: str, name: str) -> TaskSheet:
     :raises ValueError: if it is something other than a task sheet
     """
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Loader)
+    except _SaidTwice as error:
+        raise ValueError(f"{name} has {error}. Keep one of them.") from None
     except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:  # a date that there is not, for one
         raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from None
     try:
