@@ -113,6 +113,17 @@ OTHER_NOISE: Settings = {"use_sde": False, "policy_kwargs": None}
 # Until the cutoff, as in the paper; runs from before rules could hold what was reached after it had no other way.
 RECORDED_RULES: Settings = {"advisor": "recorded", "advice": {"n_queries": None, "hold": False}}
 HOLD: Settings = {"advice": {"hold": True}}
+# One at a time, what might suit SAC better than what was chosen for VARL.
+FOR_SAC: dict[str, Settings] = {
+    "learnt temperature": LEARNT_TEMPERATURE,
+    "other noise": OTHER_NOISE,
+    "temperature as SAC has it": {"ent_coef": "auto"},
+    "temperature 0.05": {"ent_coef": 0.05},
+    "more noise": {"policy_kwargs": {"log_std_init": -1.5}},
+    "discount 0.99": {"gamma": 0.99},
+    "10-step returns": {"n_steps": 10},
+    "twice the updates": {"gradient_steps": 8},
+}
 # Mistakes of a model's kind in the recorded rules, which stand for half of the time until the cutoff, or for all of it.
 CORRECTED: Settings = {"n_queries": 2, "first_query": 300, "query_freq": 2700}
 
@@ -248,9 +259,7 @@ METHODS: dict[str, Settings] = {
         for n in (3, 10)
         for how, use in (("in half of each batch", "replay"), ("imitated", "imitation"))
     },
-    # Other ways to explore
-    "SAC, learnt temperature": {**NO_ADVICE, "model": LEARNT_TEMPERATURE},
-    "SAC, other noise": {**NO_ADVICE, "model": OTHER_NOISE},
+    **{f"SAC, {name}": {**NO_ADVICE, "model": change} for name, change in FOR_SAC.items()},
     # Gates
     "gate always": {"shaping": {"gate": "always"}},
     "gate likelihood": {"shaping": {"gate": "likelihood"}},
@@ -301,6 +310,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         ABLATION_TASKS,
     ),
+    "SAC": (("SAC", *(f"SAC, {name}" for name in FOR_SAC)), ABLATION_TASKS),
     "quality": (("VARL, clean advice", "VARL", "VARL, bad advice"), ABLATION_TASKS),
     "five lines": (("five lines", "five lines, no hold", "five lines, SAC"), RULES_TASKS),
     "settings": (("five lines, no hold", *OTHER_SETTINGS), RULES_TASKS),
