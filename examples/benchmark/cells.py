@@ -65,7 +65,8 @@ LATE_TASKS = ("push-v3", "assembly-v3", "coffee-pull-v3")
 # Those whose first answer to the earlier prompt does not solve its task in every episode: in 75, 80, 85 and 0% of them.
 PARTIAL_TASKS = ("stick-pull-v3", "door-open-v3", "soccer-v3", "peg-insert-side-v3")
 
-# What all methods share. "advice" and "advisor" are the arguments of AdvisorCallback and ScriptedAdvisor.
+# What all methods share. "advice" and "advisor" are the arguments of AdvisorCallback and ScriptedAdvisor, "model" those
+# of the algorithm, which is VARL where nothing else is said.
 BASE: Settings = {
     "steps": SHORT_STEPS,
     "eval_freq": 2000,
@@ -207,6 +208,17 @@ METHODS: dict[str, Settings] = {
     # Advice of other qualities
     "VARL, clean advice": {"advisor": {"noise": 0.0, "resolution": 0.0, "error_rate": 0.0}},
     "VARL, bad advice": {"advisor": {"noise": 0.4, "resolution": 0.5, "error_rate": 0.6}},
+    # Its relatives, with what they have in rl-zoo's YAML
+    "TQC": {
+        **NO_ADVICE,
+        "algorithm": "VARLTQC",
+        "model": {"policy": "MlpPolicy", "top_quantiles_to_drop_per_net": 5},
+    },
+    "CrossQ": {
+        **NO_ADVICE,
+        "algorithm": "VARLCrossQ",
+        "model": {"policy": "MlpPolicy", "tau": None, "policy_delay": 1, "policy_kwargs": {"net_arch": [256, 256]}},
+    },
     # One answer with rules
     "five lines": _merge(FIVE_LINES, HOLD),
     "five lines, no hold": FIVE_LINES,
@@ -311,6 +323,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ABLATION_TASKS,
     ),
     "SAC": (("SAC", *(f"SAC, {name}" for name in FOR_SAC)), ABLATION_TASKS),
+    "without advice": (("SAC", "TQC", "CrossQ", "rules"), MAIN_TASKS),
     "quality": (("VARL, clean advice", "VARL", "VARL, bad advice"), ABLATION_TASKS),
     "five lines": (("five lines", "five lines, no hold", "five lines, SAC"), RULES_TASKS),
     "settings": (("five lines, no hold", *OTHER_SETTINGS), RULES_TASKS),

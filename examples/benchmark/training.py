@@ -20,6 +20,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
+import sb3_varl
 import sb3_varl.metaworld
 from cells import (
     ASKED_AGAIN,
@@ -225,7 +226,7 @@ def demonstrated(cell: Cell) -> list[Demonstration]:
 
 
 def make_model(env: VecEnv, cell: Cell, demonstrations: list[Demonstration]) -> VARL:
-    """Make the model. Unadvised it is SAC, up to rounding."""
+    """Make the model. Unadvised it is SAC, TQC or CrossQ, up to rounding."""
     settings = copy.deepcopy(cell.settings)  # SB3 adds to policy_kwargs
     use = settings["demonstrations"]["use"] if demonstrations else None
     if use is not None:
@@ -240,8 +241,11 @@ def make_model(env: VecEnv, cell: Cell, demonstrations: list[Demonstration]) -> 
         way, start = shaping["shaping_coef"].split("_")
         schedule = {"falling": FallingCoefficient, "fading": FadingCoefficient}[way]
         shaping["shaping_coef"] = schedule(float(start), shaping["shaping_steps"] / settings["steps"])
+    algorithm = getattr(sb3_varl, settings.get("algorithm", "VARL"))
+    if settings["model"]["tau"] is None:
+        del settings["model"]["tau"]  # where there is no target network
     # Written out, an update would not see what imitation makes of the critics' targets.
-    return VARL(env=env, seed=cell.seed, fast=use != "imitation", **settings["model"], **shaping)
+    return algorithm(env=env, seed=cell.seed, fast=use != "imitation", **settings["model"], **shaping)
 
 
 class LastSteps(gym.Wrapper):
