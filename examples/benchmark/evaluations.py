@@ -136,6 +136,8 @@ def intervals(values: np.ndarray, statistic: Statistic) -> list[Interval]:
     :param statistic: From a sample of these to the statistics
     :return: For each of them the estimate, and the ends of its interval
     """
+    if len(values) == 1:  # whatever is drawn, it is the same seed
+        return [(value, value, value) for value in statistic(values)]
     # rliable draws from NumPy's global generator.
     state = np.random.get_state()
     np.random.seed(0)
