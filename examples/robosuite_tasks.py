@@ -5,7 +5,8 @@ Somebody else's simulator: robosuite's tasks with their sparse reward, a Panda a
     python examples/robosuite_tasks.py                     # Lift
     python examples/robosuite_tasks.py --task Door
 
-trains VARL and SAC with the same settings. The advisor is RECORDED: a large multimodal model was sent a sentence and
+trains VARL with and without an advisor; without one it is SAC, whose own code in SB3 has no n-step returns for Dict
+observations. The advisor is RECORDED: a large multimodal model was sent a sentence and
 what this measures, and answered with the rules in ``examples/benchmark/recorded_rules/RobosuiteLift-v0.txt``:
 
     python -m sb3_varl.draft --env examples/robosuite_tasks.py:RobosuiteLift-v0 --task "Lift the cube from the table."
@@ -18,7 +19,6 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import robosuite
-from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -57,17 +57,19 @@ class RobosuiteTask(gym.Env):
             use_camera_obs=False,
             hard_reset=False,
             ignore_done=True,
+            seed=0,  # of what is drawn once, such as the size of Lift's cube
         )
         self._keys = (*ROBOT, *TASKS[task][0])
         self.action_space = gym.spaces.Box(*(bound.astype(np.float32) for bound in self._sim.action_spec))
         self.observation_space = gym.spaces.Dict(
             {key: gym.spaces.Box(-np.inf, np.inf, part.shape) for key, part in self._named(self._sim.reset()).items()}
         )
+        self._draw_anew()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         super().reset(seed=seed)
-        if seed is not None:  # Of everything that robosuite draws, by a generator that it hands on.
-            self._sim.rng.bit_generator.state = self.np_random.bit_generator.state
+        if seed is not None:
+            self._draw_anew()
         return self._named(self._sim.reset()), {}
 
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
@@ -80,6 +82,10 @@ class RobosuiteTask(gym.Env):
 
     def close(self) -> None:
         self._sim.close()
+
+    def _draw_anew(self) -> None:
+        """Of everything that robosuite draws for an episode, by a generator that it hands on."""
+        self._sim.rng.bit_generator.state = self.np_random.bit_generator.state
 
     def _named(self, numbers: dict[str, Any]) -> dict[str, np.ndarray]:
         return {key: np.atleast_1d(numbers[key]).astype(np.float32) for key in self._keys}
@@ -94,13 +100,15 @@ def make_env(task: str, seed: int, training: bool = True) -> VecNormalize:
     return VecNormalize(env, training=training, norm_reward=False)
 
 
-def train(model: SAC, args: argparse.Namespace, *callbacks: AdvisorCallback) -> EvalCallback:
+def train(name: str, args: argparse.Namespace, *callbacks: AdvisorCallback) -> EvalCallback:
     """Train a model, and evaluate it on the way."""
+    env, half = make_env(args.task, args.seed), args.steps // 2
+    model = VARL(LayerNormMlpPolicy, env, seed=args.seed, shaping_steps=half, **SPARSE)
     evaluation = EvalCallback(
         make_env(args.task, 1000 + args.seed, training=False),
         eval_freq=args.steps // 10,
         n_eval_episodes=20,
-        log_path=str(args.out / type(model).__name__),
+        log_path=str(args.out / name),
         verbose=0,
     )
     model.learn(args.steps, callback=[evaluation, *callbacks], progress_bar=True)
@@ -123,10 +131,7 @@ def main() -> None:
         log_path=args.out / "advice",
         verbose=1,
     )
-    half = args.steps // 2
-    varl = VARL(LayerNormMlpPolicy, make_env(args.task, args.seed), seed=args.seed, shaping_steps=half, **SPARSE)
-    advised = train(varl, args, callback)
-    alone = train(SAC(LayerNormMlpPolicy, make_env(args.task, args.seed), seed=args.seed, **SPARSE), args)
+    advised, alone = train("VARL", args, callback), train("SAC", args)
     print("Success in 20 episodes\n  steps   VARL    SAC")
     for i, steps in enumerate(advised.evaluations_timesteps):
         print(f"{steps:7}" + "".join(f"{np.mean(run.evaluations_successes[i]):7.0%}" for run in (advised, alone)))

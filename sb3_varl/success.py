@@ -5,7 +5,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_varl.arguments import check_number
+from sb3_varl.arguments import check_bool, check_number
 
 
 class SuccessFromReward(gym.Wrapper, gym.utils.RecordConstructorArgs):
@@ -18,22 +18,26 @@ class SuccessFromReward(gym.Wrapper, gym.utils.RecordConstructorArgs):
     :param env: The environment
     :param above: A step succeeds if its reward is greater than this
     :param last: Whether an episode succeeds by its last step alone, in place of any of its steps
-    :raises ArgumentError: if ``above`` is no finite number
+    :raises ArgumentError: if ``above`` is no finite number, or ``last`` neither true nor false
     """
 
     def __init__(self, env: gym.Env, above: float = 0.0, last: bool = False) -> None:
         check_number("above", above, low=-math.inf)
+        check_bool("last", last)
+        above = float(above)  # the environment's spec is written as JSON
         gym.utils.RecordConstructorArgs.__init__(self, above=above, last=last)
         gym.Wrapper.__init__(self, env)
         self._above = above
         self._last = last
-        self._succeeded = False
+        self._has_succeeded = False
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        self._succeeded = False
+        self._has_succeeded = False
         return self.env.reset(**kwargs)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._succeeded = bool(float(reward) > self._above) or (self._succeeded and not self._last)
-        return observation, reward, terminated, truncated, {**info, "is_success": self._succeeded}
+        succeeded = self._has_succeeded or float(reward) > self._above
+        # An environment that resets itself goes on with the next episode.
+        self._has_succeeded = succeeded and not (self._last or terminated or truncated)
+        return observation, reward, terminated, truncated, {**info, "is_success": bool(succeeded)}

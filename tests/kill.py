@@ -117,13 +117,12 @@ def live(form, folder, api_base, life, started):
         settings = {"learning_starts": 20, "batch_size": 8, "policy_kwargs": {"net_arch": [16]}}
         model = VARL("MlpPolicy", env, buffer_size=10_000, shaping_steps=10_000, **settings)
     started.set()
+    # Even where a life has nothing left to do but to wait for an answer that the one before it asked for.
+    model.learn(max(STEPS - steps, 0), callback=[checkpoints, callback], reset_num_timesteps=not steps)
     # A correction waits for the answer before it, and on a busy machine the run's steps may be over by then: what it
     # did not come to ask is put off to one that goes on.
-    while model.num_timesteps < STEPS or (
-        len(read_queries(folder / "advice")) < N_QUERIES and model.num_timesteps < MAX_STEPS
-    ):
-        n_steps = max(STEPS - model.num_timesteps, 30)
-        model.learn(n_steps, callback=[checkpoints, callback], reset_num_timesteps=not model.num_timesteps)
+    while form == "rules" and model.num_timesteps < MAX_STEPS and len(read_queries(folder / "advice")) < N_QUERIES:
+        model.learn(30, callback=[checkpoints, callback], reset_num_timesteps=False)
     model.save(folder / "final")
 
 

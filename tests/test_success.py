@@ -62,6 +62,24 @@ def test_what_no_reward_can_be_compared_with_is_refused(above):
         SuccessFromReward(Rewards(), above)
 
 
+def test_last_is_true_or_false():
+    with pytest.raises(ArgumentError, match="last is 'no'"):
+        SuccessFromReward(Rewards(), last="no")
+
+
+def test_an_environment_that_resets_itself_begins_again():
+    env = SuccessFromReward(gym.wrappers.Autoreset(Rewards([1.0, 0.0])))
+    env.reset()
+    assert [env.step(np.zeros(1, np.float32))[-1].get("is_success") for _ in range(2)] == [True, True]
+    env.unwrapped.rewards = [0.0, 0.0]
+    assert [env.step(np.zeros(1, np.float32))[-1]["is_success"] for _ in range(3)] == [False] * 3
+
+
+def test_numpys_numbers_can_be_written_down():
+    env = SuccessFromReward(gym.make("Pendulum-v1"), above=np.float32(0.5))
+    assert '"above": 0.5' in env.spec.to_json()
+
+
 def test_it_is_an_environment_that_a_spec_can_make_again():
     gym.register("Rewards-v0", Rewards, max_episode_steps=5)
     try:

@@ -47,7 +47,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         said = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+        keys = (key for key, _ in node.value) if isinstance(node, yaml.MappingNode) else ()
+        for key in (key for key in keys if isinstance(key, yaml.ScalarNode)):
             if key.value in said:
                 raise _SaidTwice(f"{key.value!r} twice, again in line {key.start_mark.line + 1}")
             said.add(key.value)
@@ -83,7 +84,7 @@ def read_task_sheet(text: str, name: str) -> TaskSheet:
         content = yaml.load(text, _Loader)
     except _SaidTwice as error:
         raise ValueError(f"{name} has {error}. Keep one of them.") from None
-    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:  # a date that there is not, for one
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # no such date, for one
         raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from None
     try:
         if isinstance(content, dict) and isinstance(content.get("action"), list):
