@@ -85,6 +85,12 @@ def answer_with_rules(states, images):
 ANSWERS = {"actions": answer, "rules": answer_with_rules}
 
 
+def is_answered(folder):
+    """Whether all queries were put and answered."""
+    queries = read_queries(folder / "advice")
+    return len(queries) == N_QUERIES and all(query.advice is not None for query in queries)
+
+
 def live(form, folder, api_base, life, started):
     """Train from the last checkpoint on, or from the beginning, to the end. Runs in the process that is killed."""
     logging.disable()
@@ -117,11 +123,10 @@ def live(form, folder, api_base, life, started):
         settings = {"learning_starts": 20, "batch_size": 8, "policy_kwargs": {"net_arch": [16]}}
         model = VARL("MlpPolicy", env, buffer_size=10_000, shaping_steps=10_000, **settings)
     started.set()
-    # Even where a life has nothing left to do but to wait for an answer that the one before it asked for.
     model.learn(max(STEPS - steps, 0), callback=[checkpoints, callback], reset_num_timesteps=not steps)
-    # A correction waits for the answer before it, and on a busy machine the run's steps may be over by then: what it
-    # did not come to ask is put off to one that goes on.
-    while form == "rules" and model.num_timesteps < MAX_STEPS and len(read_queries(folder / "advice")) < N_QUERIES:
+    # A correction waits for the answer before it and for episodes, and on a busy machine the run's steps may be over by
+    # then: what it did not come to ask is put off to one that goes on.
+    while form == "rules" and model.num_timesteps < MAX_STEPS and not is_answered(folder):
         model.learn(30, callback=[checkpoints, callback], reset_num_timesteps=False)
     model.save(folder / "final")
 

@@ -151,7 +151,7 @@ def test_what_each_action_does(tmp_path):
     assert pushes == (
         "measured: 1 moves observation_1 by 0.2 after a step, 1 after 5, and 1 after 5 more of 0; 0 moves none of it"
     )
-    assert rests == "measured: from -1 to 1; moves nothing by itself, at least not at the start of an episode"
+    assert rests == "measured: from -1 to 1; moves nothing by itself in the first 5 steps of an episode"
 
 
 def test_what_goes_on_by_itself_is_told_of(tmp_path):
@@ -295,7 +295,7 @@ def test_episodes_that_end_soon(length):
     assert np.isfinite(after[:, 0]).all()
     written = " ".join(write_sheet(facts, "MadeOf-v0").split())
     assert "by 0.2 after a step" in written
-    assert "an unknown amount after 5 more of 0" in written
+    assert "an unknown amount (the episode had ended) after 5 more of 0" in written
 
 
 class WithPictures(gym.ObservationWrapper):

@@ -116,7 +116,7 @@ def test_what_it_moves_only_later_is_named_only():
         ((0.1, 0.3, 0.1), "0.1 | 0.3 | 0.1"),
         ((0, 0, 0.1), "0 | 0 | 0.1"),
         ((0, 0, 0), "0"),
-        ((np.nan, np.nan, np.nan), "an unknown amount"),
+        ((np.nan, np.nan, np.nan), "an unknown amount (the episode had ended)"),
     ],
 )
 def test_amounts_that_are_near_one_another_are_told_by_their_bounds(values, said):
@@ -250,7 +250,7 @@ def test_bounds_that_are_equal_move_nothing():
 def test_where_no_action_does_anything_there_is_no_company_either():
     env = Motion(lambda drawn: drawn[:1], lambda numbers, action: numbers, n_actions=2)
     assert {action.meaning for action in draft_sheet(env, "Go.").action} == {
-        "measured: from -1 to 1; moves nothing by itself, at least not at the start of an episode"
+        "measured: from -1 to 1; moves nothing by itself in the first 5 steps of an episode"
     }
 
 

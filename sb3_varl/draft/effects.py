@@ -43,7 +43,13 @@ def action_meaning(facts: Facts, component: int, names: dict[int, str], actions:
     if component in facts.together:
         return _moves_together(facts, component, names, actions)
     low, high = (digits(bound[component]) for bound in (facts.action_low, facts.action_high))
-    return f"from {low} to {high}; moves nothing by itself, at least not at the start of an episode"
+    others = [number for number in range(facts.low.size) if number not in names and number not in turned]
+    nothing = "nothing that is named" if facts.reach(effects, others, LEAST) else f"nothing{_beyond_noise(facts)}"
+    return f"from {low} to {high}; moves {nothing} by itself in the first {N_ACTED} steps of an episode"
+
+
+def _beyond_noise(facts: Facts) -> str:
+    return " that stands out from the noise" if facts.noise.any() else ""
 
 
 def _sets(facts: Facts, component: int, place: SetPlace, name: str) -> str:
@@ -92,14 +98,26 @@ def _moves_alone(facts: Facts, component: int, names: dict[int, str], share: flo
     shares = [share * part for part in _parts_of_range(facts, component)]
     said = "" if compared == "0" else f"compared with {compared}, "
     moves_up = _moves(facts, up, names, rest, shares[0])
-    moves_down = _moves(facts, down, names, rest, shares[1]) or _undoes(facts, component, 1, up, names, high)
+    moves_down = _moves(facts, down, names, rest, shares[1])
+    # Beside what one bound moves, a part of that counts, too, even if it is little beside the range.
+    moves_down = moves_down or _moves(facts, _beside(down, up, AGREE), names, rest, 0.0)
+    moves_up = moves_up or _moves(facts, _beside(up, down, AGREE), names, rest, 0.0)
+    moves_down = moves_down or _undoes(facts, component, 1, effects, far, names, high)
     if not moves_up:
-        said += f"{low} moves {moves_down}; {high} moves {_undoes(facts, component, 0, up, names, low)}"
+        said += f"{low} moves {moves_down}; {high} moves {_undoes(facts, component, 0, effects, far, names, low)}"
     elif all(_is_opposite(up[number], down[number]) for number in up):
         said += f"{high} moves {moves_up}; {low} does the opposite"
     else:
         said += f"{high} moves {moves_up}; {low} moves {moves_down}"
     return "; ".join(part for part in (said, _named(facts, component, effects, reach, far, names)) if part)
+
+
+def _beside(
+    effect: dict[int, np.ndarray], other: dict[int, np.ndarray], share: float = NEGLIGIBLE
+) -> dict[int, np.ndarray]:
+    """Of what a bound does that which is some share of what the other bound does."""
+    far = {number: share * np.nanmax(np.abs(after), initial=0.0) for number, after in other.items()}
+    return {number: after for number, after in effect.items() if np.nanmax(np.abs(after), initial=0.0) > far[number]}
 
 
 def _parts_of_range(facts: Facts, component: int) -> tuple[float, float]:
@@ -118,10 +136,14 @@ def _moves_together(facts: Facts, component: int, names: dict[int, str], actions
     up, down = ({number: effect[..., number] for number in far} for effect in effects)
     driven = (facts.action_high, facts.action_low)[company_bound][company]
     beside = f"when {actions[company]} is {digits(driven)}, and has been for {N_ACTED} steps"
-    moves = _moves_besides(facts, up, names) or "none of it"
+    moves = _moves_besides(facts, up, names) or f"none of it{_beyond_noise(facts)}"
     said = f"moves nothing by itself; but {beside}, {high} moves {moves}; {low} "
     is_opposite = all(_is_opposite(up[number], down[number]) for number in up)
-    said += "does the opposite" if is_opposite else f"moves {_moves_besides(facts, down, names) or 'none of it'}"
+    said += (
+        "does the opposite"
+        if is_opposite
+        else f"moves {_moves_besides(facts, down, names) or f'none of it{_beyond_noise(facts)}'}"
+    )
     return "; ".join(part for part in (said, _named(facts, component, effects, reach, far, names)) if part)
 
 
@@ -144,20 +166,26 @@ def _named(
     others = sorted(reach.keys() - {*told}, key=lambda number: -reach[number])
     more = " and more" if len(others) > _MOST_NAMED else ""
     sizes = np.nanmax(np.abs(effects), axis=(0, 1, 2), initial=0.0)
-    soon = [without_traces(effect[:, 1], sizes) for effect in effects]
+    amounts = without_traces(effects, sizes)
     said: dict[str, list[str]] = {}
     for number in others[:_MOST_NAMED]:
-        bound = next((bound for bound in range(2) if np.nan_to_num(soon[bound][:, number]).any()), None)
-        if bound is None:
+        # After some steps, or after the first, where it is as before by then, or the episode has ended.
+        when = ((bound, moment) for moment in (1, 0) for bound in range(2))
+        found = next((at for at in when if np.nan_to_num(amounts[at[0], :, at[1], number]).any()), None)
+        if found is None:
             said.setdefault("later it also moves", []).append(names[number])
             continue
+        bound, moment = found
         command = digits((facts.action_high, facts.action_low)[bound][component])
-        moved = f"{names[number]} by {amount(soon[bound][:, number])}"
-        said.setdefault(f"in {N_ACTED} steps of {command}, it also moves", []).append(moved)
+        moved = f"{names[number]} by {amount(amounts[bound, :, moment, number])}"
+        steps = (f"a step of {command}", f"{N_ACTED} steps of {command}")[moment]
+        said.setdefault(f"in {steps}, it also moves", []).append(moved)
     return "; ".join(f"{what} {', '.join(moved)}" for what, moved in said.items()) + more
 
 
 def _is_opposite(up: np.ndarray, down: np.ndarray) -> bool:
+    if (np.isnan(up) != np.isnan(down)).any():
+        return False
     return bool(np.nanmax(np.abs(up + down), initial=0.0) <= AGREE * np.nanmax(np.abs(up), initial=0.0))
 
 
@@ -182,15 +210,26 @@ def _moves_besides(facts: Facts, effect: dict[int, np.ndarray], names: dict[int,
     return ", and ".join(moved)
 
 
-def _undoes(facts: Facts, component: int, bound: int, numbers: Iterable[int], names: dict[int, str], other: str) -> str:
-    """What a bound moves that moves nothing at the start, such as that which opens an open gripper."""
+def _undoes(
+    facts: Facts,
+    component: int,
+    bound: int,
+    effects: np.ndarray,
+    numbers: Iterable[int],
+    names: dict[int, str],
+    other: str,
+) -> str:
+    """What a bound moves that moves next to nothing at the start, such as that which opens an open gripper."""
+    this, that = ({number: effects[which, ..., number] for number in numbers} for which in (bound, 1 - bound))
+    little = "hardly any of it" if _beside(this, that) else "none of it"
     changes = {number: facts.undone[component, bound, :, number] for number in numbers}
     moved = [
         f"{names[number]} by {amount(change)}" for number, change in changes.items() if facts.is_motion(change, number)
     ]
+    little += _beyond_noise(facts)
     if not moved:
-        return "none of it"
-    return f"none of it at the start, but after {N_ACTED} steps of {other} it moves {', and '.join(moved)} in {N_ACTED}"
+        return little
+    return f"{little} at the start, but after {N_ACTED} steps of {other} it moves {', and '.join(moved)} in {N_ACTED}"
 
 
 def starts_told(facts: Facts, parts: Sequence[Part]) -> str:
@@ -207,11 +246,13 @@ def starts_told(facts: Facts, parts: Sequence[Part]) -> str:
         return f"[{numbers}]" if len(part.numbers) > 1 else numbers
 
     relations = facts.relations
+    changes = f"where something moves or changes by {OR.join('abc'[:N_STARTS])}, these are from"
+    if facts.differs_at_start.any():
+        return f"{changes} {N_STARTS} starts that no seed repeats"
     told = [
         f"{spell(part.name)} {OR.join(values(part, start) for start in facts.at_start[:N_STARTS])}"
         for part in parts
         if np.ptp(facts.at_start[:N_STARTS, part.numbers], axis=0).any()
         and not {*relations.change_of, *relations.difference_of}.issuperset(part.numbers)
     ]
-    changes = f"where something moves or changes by {OR.join('abc'[:N_STARTS])}, these are from"
     return f"{changes} the starts with {', '.join(told)}, in this order" if told else f"{changes} different starts"

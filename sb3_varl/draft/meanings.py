@@ -6,8 +6,9 @@ import numpy as np
 
 from sb3_varl.draft.measure import Facts
 from sb3_varl.draft.parts import Part, constant, names_of
-from sb3_varl.draft.probe import N_ACTED
-from sb3_varl.draft.words import AGREE, digits, each, span, without_traces
+from sb3_varl.draft.probe import NOTHING
+from sb3_varl.draft.words import AGREE, NEGLIGIBLE, digits, each, span, without_traces
+from sb3_varl.wording import count
 
 # Up to how many numbers one counts without an index.
 _MOST_UNCOUNTED = 4
@@ -28,18 +29,16 @@ def part_meaning(facts: Facts, part: Part, parts: Sequence[Part]) -> str:
     if set(numbers) <= {*constant(facts)}:
         values = [digits(facts.low[number]) for number in numbers]
         alike = ", ".join(values if len(set(values)) > 1 else values[:1])
-        return "; ".join([*said, f"always {alike} in what was tried"])
+        return "; ".join([*said, f"always {alike}{_tried(facts, numbers)}"])
     is_still = not facts.most_moved[numbers].any()
     if is_still:
-        said.append("drawn at the start of an episode, and the same to its end in what was tried")
+        said.append(f"drawn at the start of an episode, and the same to its end{_tried(facts, numbers)}")
     relation = _relation(facts, part, parts)
     if relation:
         said.append(relation)
     follows = relation and not facts.relations.change_of.keys() >= {*numbers}
-    if not follows and any(facts.is_motion(facts.at_rest[:, number], number) for number in numbers):
-        in_words = each if len(numbers) <= _MOST_UNCOUNTED else span
-        changes = _listed(in_words(without_traces(facts.at_rest[:, number], ranges[number])) for number in numbers)
-        said.append(f"{resting(facts)}, changes by {changes} in {2 * N_ACTED} steps")
+    if not follows:
+        said += _by_itself(facts, numbers, ranges, comes_back=not relation)
     period = facts.period[numbers[0]]
     if len(numbers) == 1 and not np.isnan(period):
         said.append(f"an angle, which jumps by {digits(period)} at its ends")
@@ -59,6 +58,32 @@ def part_meaning(facts: Facts, part: Part, parts: Sequence[Part]) -> str:
         seen = _listed(span(np.array([facts.low[number], facts.high[number]])) for number in numbers)
         said.append(f"seen from {seen}")
     return "; ".join(said)
+
+
+def _tried(facts: Facts, numbers: Sequence[int]) -> str:
+    """Where numbers were as they are said to be."""
+    size = np.maximum(np.abs(facts.low), np.abs(facts.high))
+    moved = {i: facts.held_moved[number] for i, number in enumerate(numbers)}
+    told = {i: amount for i, amount in moved.items() if amount > max(NEGLIGIBLE * size[numbers[i]], NOTHING)}
+    if not told:
+        return " in what was tried"
+    amounts = [digits(amount) if len(numbers) == 1 else f"[{i}] {digits(amount)}" for i, amount in told.items()]
+    return f" while actions were random, but moved by up to {', '.join(amounts)} where one was held"
+
+
+def _by_itself(facts: Facts, numbers: Sequence[int], ranges: np.ndarray, comes_back: bool) -> list[str]:
+    """What becomes of numbers when nothing acts, if anything does, and on request of those that are back in the end."""
+    in_words = each if len(numbers) <= _MOST_UNCOUNTED else span
+    changes, goes = facts.at_rest[:, -1].copy(), np.ptp(facts.at_rest, axis=1)
+    changes[:, [not facts.is_motion(changes[:, number], number) for number in range(changes.shape[1])]] = 0.0
+    goes[:, changes.any(axis=0) | (not comes_back)] = 0.0
+    return [
+        f"{resting(facts)}, {what} by "
+        f"{_listed(in_words(without_traces(amounts[:, number], ranges[number])) for number in numbers)} "
+        f"in {count(facts.at_rest.shape[1] - 1, 'step')}"
+        for what, amounts in (("changes", changes), ("comes and goes", goes))
+        if any(facts.is_motion(amounts[:, number], number) for number in numbers)
+    ]
 
 
 def resting(facts: Facts) -> str:

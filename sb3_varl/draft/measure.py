@@ -41,7 +41,8 @@ class Facts:
     :param high: The largest that each was
     :param at_start: What each was at the start of an episode, ``(n_episodes, n_numbers)``; from the first ``N_STARTS``
         of them effects were measured
-    :param most_moved: How far each went in an episode at most
+    :param most_moved: How far each went in an episode of random actions at most
+    :param held_moved: The same of episodes in which one component was held for long
     :param is_flag: Whether it had two values, and went from one to the other
     :param is_finite: Whether it was a number at all times; of others all else is 0
     :param period: By how much each jumps at its ends, as an angle does, in its units, NaN for one that is none
@@ -63,12 +64,12 @@ class Facts:
         and what becomes of each number, in one step and in ``N_ACTED``, when the first is at its upper or its lower
         bound and the other has been at that one for ``N_ACTED`` steps and stays there, less what becomes of it without
         the first: ``(2, n_starts, 2, n_numbers)``
-    :param at_rest: By how much each changes in ``2 * N_ACTED`` steps in which all components rest, or as many as there
-        are, ``(n_starts, n_numbers)``
+    :param at_rest: By how much each has changed after each of ``2 * N_ACTED`` steps in which all components rest, or of
+        as many as the shortest episode has, ``(n_starts, n_steps + 1, n_numbers)``
     :param noise: How far two episodes with the same seed and actions went from each other, ``(n_numbers,)``
     :param differs_at_start: Whether episodes with the same seed began with other values of it
     :param max_episode_steps: How many actions an episode has at most, ``None`` if nobody knows
-    :param says_success: Whether the last step of an episode said whether it succeeded, ``None`` if none ended
+    :param says_success: Whether the last step of each episode said whether it succeeded, ``None`` if none ended
     """
 
     places: tuple[Place, ...]
@@ -76,6 +77,7 @@ class Facts:
     high: np.ndarray
     at_start: np.ndarray
     most_moved: np.ndarray
+    held_moved: np.ndarray
     is_flag: np.ndarray
     is_finite: np.ndarray
     period: np.ndarray
@@ -128,7 +130,7 @@ class Facts:
 def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
     """
     Measure an environment, in 10 episodes of at most 100 random actions, at 50 starts that are only looked at and, from
-    each of 3 starts, in three episodes of 50 steps and four of 10 for each component of the action.
+    each of 3 starts, in four episodes of 10 steps and, for each component of the action, three of 50 and four of 10.
 
     :param env: The environment, with a Box of actions
     :param observe: Name of an attribute or a method of the environment that says what an advisor reads, an array or a
@@ -146,7 +148,7 @@ def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
             "so that its actions have bounds."
         )
     probe = Probe(env, env.action_space, _reader(env, observe), seed)
-    n_episodes = N_EPISODES + N_RESETS + N_STARTS * (2 + 7 * probe.rest.size)
+    n_episodes = N_EPISODES + N_RESETS + N_STARTS * (5 + 7 * probe.rest.size)
     # Of numbers that are none, which are left out afterwards.
     with tqdm(total=n_episodes, unit="episode", desc="measuring") as bar, np.errstate(invalid="ignore", over="ignore"):
         episodes = probe.act_at_random(bar)
@@ -165,24 +167,29 @@ def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
         low, high, period = numbers.min(axis=0), numbers.max(axis=0), _period(episodes, len(pairs))
         probe.turn(pairs, period)
         held = probe.hold(bar)
+        relations = dataclasses.replace(relations, same_as=_still_same(relations.same_as, held, high - low))
         derived = {*relations.same_as, *relations.before.values(), *relations.change_of, *relations.difference_of}
         others = {*derived, *itertools.chain(*pairs), *np.flatnonzero(~probe.is_finite | ~np.isnan(period)).tolist()}
         to_upper = probe.between >= probe.rest.ravel()
         sets = find_places(held, to_upper.tolist(), high - low, others)
-        rests, stays = _rests(env.action_space, probe.rest, sets, held, starts)
-        effects, undone, at_rest, noise = probe.act_by_components(rests, bar)
+        rests, stays = _rests(env.action_space, probe, sets, held, starts)
+        noise = probe.noise(rests, bar)
+        effects, undone, at_rest = probe.act_by_components(rests, bar)
         if not probe.is_finite.any():
             raise ArgumentError(
                 "Each number of an observation was infinite, or no number, at some time, so that none can have a name."
             )
+        all_seen = np.concatenate([numbers, held.reshape(-1, low.size)])
         most_moved = np.max([np.ptp(episode, axis=0) for episode in episodes], axis=0)
+        held_moved = np.nanmax(np.nanmax(held, axis=3) - np.nanmin(held, axis=3), axis=(0, 1, 2), initial=0.0)
         facts = Facts(
             places=tuple(probe.places),
             low=low,
             high=high,
             at_start=starts,
             most_moved=most_moved,
-            is_flag=((numbers == low) | (numbers == high)).all(axis=0) & (most_moved > 0),
+            held_moved=np.where(probe.is_finite, held_moved, 0.0),
+            is_flag=((all_seen == low) | (all_seen == high) | np.isnan(all_seen)).all(axis=0) & (most_moved > 0),
             is_finite=probe.is_finite,
             period=period,
             relations=relations,
@@ -225,19 +232,29 @@ def _relate(
     return pairs, related()
 
 
+def _still_same(same_as: dict[int, int], held: np.ndarray, ranges: np.ndarray) -> dict[int, int]:
+    """Those that are the same as others when a component is held for long, too."""
+    apart = {number: np.nanmax(np.abs(held[..., number] - held[..., other])) for number, other in same_as.items()}
+    return {number: other for number, other in same_as.items() if apart[number] <= LEAST * ranges[number]}
+
+
 def _rests(
-    actions: spaces.Box, rest: np.ndarray, sets: Sequence[Sequence[SetPlace]], held: np.ndarray, starts: np.ndarray
+    actions: spaces.Box, probe: Probe, sets: Sequence[Sequence[SetPlace]], held: np.ndarray, starts: np.ndarray
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """For each start the action that leaves things where they are, and which components that is another one for."""
+    """
+    For each start the action that leaves things where they are, and which components that is another one for; for those
+    none whose place no seed repeats.
+    """
     stays, kept = np.zeros(len(sets), bool), set[int]()
     for component, places in enumerate(sets):
         for place in places[:1]:
             begun = held[component, 0, :, 0, place.number]
             is_elsewhere = np.abs(begun - place.rest).max() > STILL * abs(place.high - place.low)
-            stays[component] = is_elsewhere and place.number not in kept
+            is_known = not probe.differs_at_start[place.number]
+            stays[component] = is_elsewhere and is_known and place.number not in kept
             kept.add(place.number)
     staying = [places if stays[component] else () for component, places in enumerate(sets)]
-    return [stay(rest, actions.low, actions.high, staying, numbers) for numbers in starts[:N_STARTS]], stays
+    return [stay(probe.rest, actions.low, actions.high, staying, numbers) for numbers in starts[:N_STARTS]], stays
 
 
 def _together(

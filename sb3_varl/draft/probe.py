@@ -20,6 +20,8 @@ N_STARTS, N_ACTED = 3, 5
 # The same, until things have come to rest; and after which steps is looked.
 N_LONG = 25
 LOOKED_AT = (0, 1, N_ACTED, N_LONG - N_ACTED, N_LONG, 2 * N_LONG)
+# How far two episodes may be from each other that are the same, by the size of a number.
+_ROUNDING = 1e-6
 # Below this, a number is 0, in whatever unit.
 NOTHING = 1e-6
 # How many numbers are told of: more than any sheet will name.
@@ -95,7 +97,7 @@ class Probe:
     def between(self) -> np.ndarray:
         """A command for each component half-way from rest to its farther bound."""
         low, rest, high = (np.ravel(command) for command in (self._actions.low, self.rest, self._actions.high))
-        return np.where(high - rest >= rest - low, (rest + high) / 2, (rest + low) / 2)
+        return np.where(high - rest >= rest - low, (rest + high) / 2, (rest + low) / 2).astype(self._actions.dtype)
 
     def hold(self, bar: tqdm) -> np.ndarray:
         """
@@ -114,22 +116,35 @@ class Probe:
                 if step < len(numbers):
                     held[component, command, start, moment] = numbers[step]
             bar.update()
+        begun = held[..., 0, :]
+        self.differs_at_start |= (begun != begun[:1, :1]).any(axis=(0, 1, 2))
         return held
 
-    def act_by_components(
-        self, rests: Sequence[np.ndarray], bar: tqdm
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What becomes of the numbers when one component acts at a time: what Facts has of that."""
+    def noise(self, rests: Sequence[np.ndarray], bar: tqdm) -> np.ndarray:
+        """
+        How far episodes with the same seed and actions go from each other, of resting and of random ones, but for
+        rounding, ``(n_numbers,)``.
+        """
+        noise = np.zeros(self.is_finite.size)
+        for start, rest in enumerate(rests):
+            at_random = [self._actions.sample() for _ in range(2 * N_ACTED)]
+            for actions in ([rest] * (2 * N_ACTED), at_random):
+                one, other = (self._episode(start, actions) for _ in range(2))
+                apart = np.abs(self._beside(one, other)).max(axis=0)
+                noise = np.maximum(noise, np.where(apart > _ROUNDING * np.abs(one).max(axis=0), apart, 0.0))
+                bar.update(2)
+        return noise
+
+    def act_by_components(self, rests: Sequence[np.ndarray], bar: tqdm) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What becomes of the numbers when one component acts at a time: what Facts has of that, and of resting."""
         n_components, n_numbers = self.rest.size, self.is_finite.size
         effects = np.full((n_components, 2, N_STARTS, 3, n_numbers), np.nan)
         undone = np.full((n_components, 2, N_STARTS, n_numbers), np.nan)
-        at_rest, noise = np.zeros((2, N_STARTS, n_numbers))
+        at_rest = []
         for start, rest in enumerate(rests):
-            resting, again = (self._episode(start, [rest] * (2 * N_ACTED)) for _ in range(2))
-            n = min(len(resting), len(again))
-            noise[start] = np.abs(self._beside(resting[:n], again[:n])).max(axis=0)
-            at_rest[start] = resting[-1] - resting[0]
-            bar.update(2)
+            resting = self._episode(start, [rest] * (2 * N_ACTED))
+            at_rest.append(resting - resting[0])
+            bar.update()
             for component, bound in np.ndindex(n_components, 2):
                 acted, other = ([self._alone(rest, component, which)] * N_ACTED for which in (bound, 1 - bound))
                 numbers = self._episode(start, acted + [rest] * N_ACTED)
@@ -143,7 +158,8 @@ class Probe:
                 bar.update(2)
         # What the other bound had brought about, if it was left at that.
         undone -= effects[:, ::-1, :, -1]
-        return effects, undone, at_rest, noise.max(axis=0)
+        n_steps = min(map(len, at_rest))
+        return effects, undone, np.array([changes[:n_steps] for changes in at_rest])
 
     def act_together(
         self, rests: Sequence[np.ndarray], component: int, company: int, company_bound: int, bar: tqdm
@@ -189,7 +205,7 @@ class Probe:
             observation, _, terminated, truncated, info = self._env.step(action.copy())
             numbers.append(self._numbers(observation))
             if terminated or truncated:
-                self.says_success = bool({"is_success", "success"} & info.keys()) or bool(self.says_success)
+                self.says_success = bool({"is_success", "success"} & info.keys()) and self.says_success is not False
                 break
         self.is_finite &= np.isfinite(numbers).all(axis=0)
         told = np.array(numbers)

@@ -80,6 +80,10 @@ def write_sheet(
     notes = [_COUNTED.format(resting=resting(facts))] if actions else []
     notes += [starts_told(facts, parts)] if any(OR in meaning for meaning in meanings) else []
     staying = [action.name for action, stays in zip(actions, facts.stays, strict=True) if stays]
+    if facts.noise.any():
+        notes.append(
+            "what actions move is uncertain, because two episodes of one seed and the same actions were not the same"
+        )
     if staying:
         notes.append(f"where something moves, or nothing acts, {', '.join(staying)} held in place what they set")
     measured = f"{MEASURED}{'; '.join(notes)}" if notes else ""
@@ -139,8 +143,8 @@ def _remarks(facts: Facts) -> Iterator[str]:
         yield 'No episode ended in what was tried: check that its last step has "is_success" in its info.'
     if facts.says_success is False:
         yield (
-            'The last step of an episode has no "is_success" in its info, by which rules are corrected and held; '
-            "sb3_varl.SuccessFromReward puts it there, where the reward tells."
+            'The last step of an episode has no "is_success" in its info, or not always, by which rules are corrected '
+            "and held; sb3_varl.SuccessFromReward puts it there, where the reward tells."
         )
 
 

@@ -20,7 +20,7 @@ def each(values: np.ndarray) -> str:
     """What came of several starts, or of all."""
     known = values[~np.isnan(values)]
     if not known.size:
-        return "an unknown amount"
+        return "an unknown amount (the episode had ended)"
     return digits(float(np.median(known))) if agree(known) else OR.join(map(digits, values))
 
 
