@@ -448,8 +448,18 @@ def test_an_environment_that_does_not_say_whether_it_succeeded(caplog):
     assert "whether they succeeded is not known" in second
     assert "succeeded," not in second
     assert "failed" not in second.split("Your rules so far")[1].split("step; rule")[0]
-    (message,) = (message for message in caplog.messages if "does not say whether it succeeded" in message)
+    (message,) = (message for message in caplog.messages if "said yet whether it succeeded" in message)
     assert '"is_success"' in message
+
+
+@pytest_vlm
+def test_that_no_episode_says_so_is_told_before_one_was_followed_to_its_end(caplog, monkeypatch):
+    monkeypatch.setattr("sb3_varl.training.roll_ins.WHOLE", 0.0)
+    monkeypatch.setattr("sb3_varl.training.roll_ins.WHOLE_WHILE_UNKNOWN", 0.0)
+    with VLMServer(lambda states, images: answer_of(0.5)) as server:
+        callback = make_callback(make_vlm(server), n_queries=1, roll_in=0.5)
+        make_model(shaping_steps=3000).learn(1000, callback=callback)
+    assert len([message for message in caplog.messages if "said yet whether it succeeded" in message]) == 1
 
 
 @pytest_vlm

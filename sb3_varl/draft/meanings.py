@@ -46,7 +46,7 @@ def part_meaning(facts: Facts, part: Part, parts: Sequence[Part]) -> str:
         # Next to nothing is told as nothing only where the number may be that.
         smallest = [ranges[number] if facts.low[number] <= 0 <= facts.high[number] else 0.0 for number in numbers]
         starts = _listed(
-            span(without_traces(facts.at_start[:, number], size))
+            span(_without_traces_of(facts.at_start[:, number], size))
             for number, size in zip(numbers, smallest, strict=True)
         )
         said.append(f"at the start {starts}")
@@ -84,6 +84,12 @@ def _by_itself(facts: Facts, numbers: Sequence[int], ranges: np.ndarray, comes_b
         for what, amounts in (("changes", changes), ("comes and goes", goes))
         if any(facts.is_motion(amounts[:, number], number) for number in numbers)
     ]
+
+
+def _without_traces_of(values: np.ndarray, size: float) -> np.ndarray:
+    """What is next to nothing beside a size: all of it, or what is so beside the rest as well."""
+    largest = np.abs(values).max()
+    return without_traces(values, size if largest < NEGLIGIBLE * size else largest)
 
 
 def resting(facts: Facts) -> str:

@@ -17,6 +17,8 @@ _TO_SPEAK_OF = 0.01
 # explain, and in which share of the steps with both, as walls stop what moves; of how many such steps at least; and how
 # many steps are looked at.
 _EXPLAINED, _MOSTLY, _LEAST_SEEN, _LOOKED_AT = 0.95, 0.85, 50, 400
+# In how many episodes it has to be seen, in so many steps of each at least: a thing that was hit once rolls on alike.
+_IN_SEVERAL, _LEAST_IN_ONE = 3, 5
 # How far a length may be from 1, and how far two of the numbers at least go that it is of.
 _ONE, _TURNED = 1e-4, 0.1
 # Of how many numbers the last values have to stand as far behind them, for those that never moved to be taken for such.
@@ -71,7 +73,10 @@ def relate(
     moving = [number for number in moving if number not in before.values()]
     turning = [angle for angle, pair in angles.items() if moves[angle] and {*pair} <= {*moving}]
     of_angles = {number: {*pair} for pair in angles.values() for number in pair}
-    changes = _changes(_unwrapped(now - last, period), now, moving, [*moving, *turning], of_angles)
+    # A sine that is in proportion to how a velocity changes is a force's, and no velocity of a velocity.
+    rates = [number for number in moving if number not in of_angles]
+    episode_of = np.repeat(np.arange(len(episodes)), [len(episode) - 1 for episode in episodes])
+    changes = _changes(_unwrapped(now - last, period), now, rates, [*moving, *turning], episode_of)
     return Relations(same_as, drawn_as, before, changes, _differences(numbers))
 
 
@@ -125,13 +130,13 @@ def _changes(
     now: np.ndarray,
     moving: Sequence[int],
     those: Sequence[int],
-    of_angles: dict[int, set[int]],
+    episode_of: np.ndarray,
 ) -> dict[int, tuple[int, float]]:
-    """For numbers that move, which of those they are the change of, but not a cosine of its sine."""
+    """For numbers that move, which of those they are the change of."""
     found = dict[int, tuple[int, float]]()
     some = slice(None, None, max(1, len(now) // _LOOKED_AT))
     for j in moving:
-        multiples = ((*_multiple(changes[some, i], now[some, j]), i) for i in those if i not in of_angles.get(j, {j}))
+        multiples = ((*_multiple(changes[some, i], now[some, j], episode_of[some]), i) for i in those if i != j)
         near = [(explained, factor, i) for factor, explained, i in multiples if explained > _EXPLAINED]
         if near:
             _, factor, i = max(near)
@@ -139,11 +144,12 @@ def _changes(
     return found
 
 
-def _multiple(change: np.ndarray, number: np.ndarray) -> tuple[float, float]:
+def _multiple(change: np.ndarray, number: np.ndarray, episode_of: np.ndarray) -> tuple[float, float]:
     """What to multiply one with to come near the other where both are something, and how much that mostly explains."""
     changes = np.abs(change) > _ROUNDING * np.ptp(change)
     both = changes & (np.abs(number) > _ROUNDING * np.ptp(number))
-    if both.sum() < max(_LEAST_SEEN, changes.sum() / 2):
+    n_episodes = (np.bincount(episode_of[both]) >= _LEAST_IN_ONE).sum()
+    if both.sum() < max(_LEAST_SEEN, changes.sum() / 2) or n_episodes < min(_IN_SEVERAL, episode_of.max() + 1):
         return 0.0, 0.0
     change, number = change[both], number[both]
     factor = float(np.median(number / change))

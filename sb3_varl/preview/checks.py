@@ -23,6 +23,10 @@ _ENOUGH = 0.75
 _CLEARLY = 0.75
 _N_RESAMPLES, _SIGNIFICANT = 5000, 0.05
 
+_SILENT = (
+    'The environment does not say whether it succeeded: it has to put "is_success" into the info of an episode\'s last '
+    "step (sb3_varl.SuccessFromReward does, where the reward tells)."
+)
 PICTURES = "Do answers change with the picture?"
 FOLLOWING = "Does following it lead to success?"
 WHOLE = "Does it succeed in whole episodes?"
@@ -184,9 +188,7 @@ def leads_to_success(followed: Sequence[Followed], visited: Sequence[Followed]) 
         f"The mean return is {reward:.3g}, and was {reward_before:.3g} when the states were visited, without advice."
     )
     if all(result.success is None for result in followed):
-        return Check(
-            FOLLOWING, None, f'{returns} The environment does not say whether it succeeded (info["is_success"]).'
-        )
+        return Check(FOLLOWING, None, f"{returns} {_SILENT}")
     wins, wins_before = (sum(bool(result.success) for result in results) for results in (followed, visited))
     within = _after([result.n_steps for result in followed if result.success], ", within {} on average")
     text = (
@@ -219,7 +221,8 @@ def succeeds_in_whole_episodes(followed: Sequence[WholeEpisode]) -> Check:
     is_told = any(whole.episode.succeeded is not None for whole in followed)
     if is_told:
         text = f"{len(wins)} of {count(len(followed), 'episode')} succeeded in which it was followed from start to end"
-        text += _after(wins, ", which took {} on average") + _after(losses, "; the others had {}")
+        if not (wins and losses and len({*wins, *losses}) == 1):  # where success ends no episode, all are as long
+            text += _after(wins, ", which took {} on average") + _after(losses, "; the others had {}")
     else:
         text = f"It was followed in {count(len(followed), 'episode')} from start to end" + _after(
             losses, ", of {} on average"
@@ -235,8 +238,7 @@ def succeeds_in_whole_episodes(followed: Sequence[WholeEpisode]) -> Check:
     if n_endless == len(followed):
         return Check(WHOLE, None, text)
     if not is_told:
-        text += ' The environment does not say whether it succeeded (info["is_success"] of the last step).'
-        return Check(WHOLE, None, text)
+        return Check(WHOLE, None, f"{text} {_SILENT}")
     if n_before:
         text += (
             f' In {n_before}, an earlier step succeeded and the last did not. Training goes by info["is_success"] of '

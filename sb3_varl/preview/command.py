@@ -184,4 +184,4 @@ def _write_rules(folder: pathlib.Path, text: str) -> pathlib.Path:
     return file
 
 
-_MARKS = {True: "yes", False: "no", None: "cannot be told"}
+_MARKS = {True: "yes", False: "no", None: "unclear"}

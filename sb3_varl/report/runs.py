@@ -200,7 +200,8 @@ def _read(files: list[_File]) -> RunLogs:
     elif run.success is None:
         run.missing.append(
             'Success is not known: the environment has to put "is_success" into the info of an episode\'s last step '
-            "(sb3_varl.SuccessFromReward does, where the reward tells)."
+            "(sb3_varl.SuccessFromReward does, where the reward tells). Monitor writes it down with "
+            'monitor_kwargs={"info_keywords": ("is_success",)} of make_vec_env, and EvalCallback by itself.'
         )
     n_written = max(map(len, run.scalars.values()), default=_FEW)
     if n_written < _FEW:

@@ -17,6 +17,7 @@ import numpy as np
 from sb3_varl.advice.types import Episode, Observation
 from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.standing import Standing
+from sb3_varl.training.track_record import ENOUGH
 from sb3_varl.training.until_success import N_OWN
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ class RollIns:
         self._present: list[_Present] = []
         # Whether any episode said whether it succeeded, and whether it was said that one does not.
         self.is_told = self._told_of_silence = False
+        self._n_silent = 0
 
     def begin(self, n_envs: int) -> None:
         """
@@ -214,18 +216,15 @@ class RollIns:
             said = infos[env].get("is_success", infos[env].get("success"))
             # Where some episodes tell of success, one that does not had none.
             succeeded = (False if self.is_told else None) if said is None else bool(np.all(said))
-            if present.is_whole and len(present.actions) == present.length:
+            self._n_silent += succeeded is None
+            is_followed = present.is_whole and len(present.actions) == present.length
+            if succeeded is None and (is_followed or self._n_silent >= ENOUGH):
+                self._tell_of_silence()
+            if is_followed:
                 # What was mostly the policy's own doing is no success of the advice.
                 succeeded = succeeded and 2 * present.n_executed >= present.length
                 observations, actions = tuple(present.observations), tuple(present.actions)
                 followed.append(Episode(observations, actions, tuple(present.rules), succeeded, present.frames))
-                if succeeded is None and not self._told_of_silence:
-                    self._told_of_silence = True
-                    logger.warning(
-                        "An episode in which advice was followed does not say whether it succeeded, so nobody can tell "
-                        'how good the advice is. The environment has to put "is_success" into the info of the last '
-                        "step of an episode; sb3_varl.SuccessFromReward does, where the reward tells."
-                    )
             elif present.n_executed and not present.began_otherwise:
                 self.rolled_in.append(bool(succeeded))
             elif not present.n_executed:
@@ -234,6 +233,16 @@ class RollIns:
             self._longest = max(self._longest, present.length)
             self._present[env] = self._draw()
         return followed
+
+    def _tell_of_silence(self) -> None:
+        if self._told_of_silence or self._standing.advice is None or not self.share:
+            return
+        self._told_of_silence = True
+        logger.warning(
+            "No episode has said yet whether it succeeded, so nobody can tell how good the advice is that is followed. "
+            'The environment has to put "is_success" into the info of the last step of an episode; '
+            "sb3_varl.SuccessFromReward does, where the reward tells."
+        )
 
     def _draw(self) -> _Present:
         # All are drawn in any case, so that one setting does not change what another draws.
