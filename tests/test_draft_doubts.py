@@ -11,6 +11,7 @@ from test_draft_motion import Motion
 from sb3_varl import TaskSheet, draft_sheet
 from sb3_varl.advice.types import ObservationSlice
 from sb3_varl.draft import measure, write_sheet
+from sb3_varl.draft.relations import relate
 
 
 class Unseeded(Motion):
@@ -150,3 +151,26 @@ def test_success_that_only_some_ends_tell_of_is_remarked():
     )
     written = write_sheet(measure(gym.wrappers.TimeLimit(env, 20)), "Some-v0")
     assert 'has no "is_success" in its info, or not always' in written
+
+
+def test_what_comes_nearer_in_one_episode_and_goes_away_in_others_is_no_rate():
+    """A wheel that is hit now and then, and how far it is from where it should be."""
+    rng, episodes = np.random.default_rng(0), []
+    for n_steps, factor in ((300, -1), (8, 2), (8, 2), (8, -5), (8, 3)):
+        speed = rng.normal(size=n_steps + 1)
+        episodes.append(np.stack([np.cumsum(speed) * factor, speed], axis=1))
+    nothing = np.full(2, np.nan)
+    assert relate(episodes, [None, None], nothing, {}).change_of == {}
+    assert relate(episodes[:1], [None, None], nothing, {}).change_of == {1: (0, pytest.approx(-1))}
+
+
+def test_what_gravity_does_to_a_speed_does_not_make_a_sine_of_its_rate():
+    """A pendulum that nothing moves but its weight."""
+
+    def move(numbers, action):
+        angle, speed = np.arctan2(numbers[1], numbers[0]), numbers[2]
+        speed += 0.4 * np.sin(angle) + 0.01 * action[0]
+        return np.cos(angle + 0.05 * speed), np.sin(angle + 0.05 * speed), speed
+
+    env = Motion(lambda drawn: (np.cos(3 * drawn[0]), np.sin(3 * drawn[0]), 0), move)
+    assert {*measure(env).relations.change_of} == {2}

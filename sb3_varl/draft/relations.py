@@ -17,8 +17,9 @@ _TO_SPEAK_OF = 0.01
 # explain, and in which share of the steps with both, as walls stop what moves; of how many such steps at least; and how
 # many steps are looked at.
 _EXPLAINED, _MOSTLY, _LEAST_SEEN, _LOOKED_AT = 0.95, 0.85, 50, 400
-# In how many episodes it has to be seen, in so many steps of each at least: a thing that was hit once rolls on alike.
-_IN_SEVERAL, _LEAST_IN_ONE = 3, 5
+# In which share of the episodes that have so many of these steps it has to be the same multiple, by how much: a thing
+# that is hit now and then comes nearer something, or goes away from it.
+_IN_MANY, _LEAST_IN_ONE, _ALIKE = 0.75, 5, 0.25
 # How far a length may be from 1, and how far two of the numbers at least go that it is of.
 _ONE, _TURNED = 1e-4, 0.1
 # Of how many numbers the last values have to stand as far behind them, for those that never moved to be taken for such.
@@ -148,11 +149,14 @@ def _multiple(change: np.ndarray, number: np.ndarray, episode_of: np.ndarray) ->
     """What to multiply one with to come near the other where both are something, and how much that mostly explains."""
     changes = np.abs(change) > _ROUNDING * np.ptp(change)
     both = changes & (np.abs(number) > _ROUNDING * np.ptp(number))
-    n_episodes = (np.bincount(episode_of[both]) >= _LEAST_IN_ONE).sum()
-    if both.sum() < max(_LEAST_SEEN, changes.sum() / 2) or n_episodes < min(_IN_SEVERAL, episode_of.max() + 1):
+    if both.sum() < max(_LEAST_SEEN, changes.sum() / 2):
         return 0.0, 0.0
-    change, number = change[both], number[both]
+    change, number, episode_of = change[both], number[both], episode_of[both]
     factor = float(np.median(number / change))
+    of_each = [number[episode_of == i] / change[episode_of == i] for i in np.unique(episode_of)]
+    medians = np.array([np.median(factors) for factors in of_each if len(factors) >= _LEAST_IN_ONE])
+    if (np.abs(medians - factor) <= _ALIKE * abs(factor)).sum() < max(_IN_MANY * len(medians), 1):
+        return 0.0, 0.0
     missed = np.abs(number - factor * change)
     most = np.argsort(missed)[: int(_MOSTLY * len(missed))]
     # About the mean, as what hardly changes goes with anything.
