@@ -323,6 +323,8 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ABLATION_TASKS,
     ),
     "SAC": (("SAC", *(f"SAC, {name}" for name in FOR_SAC)), ABLATION_TASKS),
+    # With what came of the best of these.
+    "SAC, tuned": (("SAC", "SAC, temperature 0.05", "rules"), MAIN_TASKS),
     "without advice": (("SAC", "TQC", "CrossQ", "rules"), MAIN_TASKS),
     "quality": (("VARL, clean advice", "VARL", "VARL, bad advice"), ABLATION_TASKS),
     "five lines": (("five lines", "five lines, no hold", "five lines, SAC"), RULES_TASKS),
