@@ -11,6 +11,7 @@ from previewed import GO, NAMED, by_picture, make_env
 from sb3_varl import AdvisorCallback, FunctionAdvisor
 from sb3_varl.preview import preview
 from sb3_varl.preview.command import main
+from sb3_varl.preview.environments import env_maker
 from sb3_varl.testing import VLMServer
 
 
@@ -47,6 +48,18 @@ def test_a_class_in_a_file_and_rules_to_go_on_with(capsys, tmp_path):
     assert "An episode ends after at most 9 steps" in pathlib.Path("registered/preview.html").read_text()
     with pytest.raises(SystemExit, match=r"point.py has no 'Nowhere', expected an environment"):
         main(["--env", "point.py:Nowhere", *arguments])
+
+
+@pytest.mark.parametrize(("takes", "renders"), [("**kwargs", True), ("", False)])
+def test_what_a_function_makes_has_pictures_if_it_takes_them(takes, renders, capsys):
+    pathlib.Path("made.py").write_text(
+        "import gymnasium as gym\nfrom previewed import PointEnv\n\n"
+        f"def make({takes}):\n    return PointEnv({takes})\n\n"
+        "gym.register('Made-v0', make, max_episode_steps=9)\n"
+    )
+    make = env_maker("made.py:Made-v0", {}, frames=True)
+    assert (make().render_mode == "rgb_array") is renders
+    assert env_maker("made.py:Made-v0", {}, frames=False)().render_mode is None
 
 
 def test_a_file_is_run_once_beside_its_neighbours(capsys, tmp_path):

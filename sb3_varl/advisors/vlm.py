@@ -288,8 +288,9 @@ class VLMAdvisor:
         task = self.task or briefing.task or (briefing.sheet.goal if briefing.sheet is not None else "")
         if not task.strip():
             raise ValueError(
-                "The model does not know the task. Give it to the advisor or to the callback, "
-                f'for instance VLMAdvisor({self.model!r}, task="Open the drawer.").'
+                "The model does not know the task. Give it to the advisor or to the callback, for instance "
+                f'VLMAdvisor({self.model!r}, task="Open the drawer."), as goal in the task sheet, or by --task on the '
+                "command line."
             )
         return task
 

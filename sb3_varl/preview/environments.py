@@ -3,6 +3,7 @@
 import functools
 import importlib
 import importlib.util
+import inspect
 import pathlib
 import sys
 from collections.abc import Callable
@@ -20,7 +21,8 @@ def env_maker(name: str, arguments: dict[str, Any], frames: bool) -> Callable[[]
     :param name: As for ``gym.make``, ``"[module:]id"``; or ``"file.py:name"``, what the file registers by this name, a
         class in it, or a function that makes one
     :param arguments: Its arguments
-    :param frames: Whether it should make pictures, if its class says that it can
+    :param frames: Whether it should make pictures, if its class says that it can, or a function that makes it takes
+        ``render_mode``
     :return: A function that makes it
     :raises FileNotFoundError: if there is no such file
     :raises ModuleNotFoundError: if there is no such module
@@ -36,7 +38,17 @@ def env_maker(name: str, arguments: dict[str, Any], frames: bool) -> Callable[[]
         make = functools.partial(gym.make, member or name)
     if frames and _renders(creator):
         arguments = {"render_mode": "rgb_array", **arguments}
+    elif frames and inspect.isfunction(creator):
+        return functools.partial(_with_pictures_if_it_can, make, arguments)
     return lambda: make(**arguments)
+
+
+def _with_pictures_if_it_can(make: Callable[..., gym.Env], arguments: dict[str, Any]) -> gym.Env:
+    """As SB3's make_vec_env does, because what a function makes cannot be asked beforehand."""
+    try:
+        return make(**{"render_mode": "rgb_array", **arguments})
+    except TypeError:
+        return make(**arguments)
 
 
 def can_render(name: str) -> bool:
