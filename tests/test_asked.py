@@ -142,7 +142,7 @@ def test_the_last_answer_about_the_ferry_is_to_the_draft_that_the_command_writes
 
 
 def test_nobody_named_the_numbers_of_drafts_or_said_how_the_launch_moves():
-    """But for the harbour, whose success is said, too; robosuite calls them by their keys."""
+    """But for the harbour, whose success is said, too; robosuite and DeepMind Control call them by their keys."""
     of_metaworld = [*(ASKED.parents[2] / "examples" / "benchmark" / "drafted_rules").glob("*/*.yml")]
     assert len(of_metaworld) == 60
     paths = [path for path in (ASKED / "drafted").glob("*/*/sheet.yml") if path.parts[-3] != "Harbour"]
@@ -151,7 +151,7 @@ def test_nobody_named_the_numbers_of_drafts_or_said_how_the_launch_moves():
         assert (sheet.success, sheet.sizes, sheet.lag) == ("", "", "")
         assert not sheet.notes.partition(MEASURED)[0]
         parts = [part for part in (*sheet.action, *sheet.observation) if not part.name.startswith("desired goal")]
-        keys = {part.key for part in sheet.observation} if path.parts[-3].startswith("Robosuite") else set()
+        keys = {part.key for part in sheet.observation if path not in of_metaworld and part.key is not None}
         names = "|".join(["action", "observation", *(re.escape(key.replace("_", " ")) for key in keys)])
         assert all(re.fullmatch(rf"({names})( \d+( to \d+)?)?", part.name) for part in parts)
         assert path not in of_metaworld or all(part.meaning.startswith(MEASURED) for part in parts)
