@@ -51,6 +51,7 @@ def test_the_tables_follow_from_the_data(tmp_path):
         "main, 102000 steps",
         "main, 60000 steps",
         "rivals, 60000 steps",
+        "SAC, 60000 steps",
         "what each part is worth",
         "settings, with rules",
         "settings, the README's code",
@@ -115,6 +116,31 @@ def test_what_is_said_of_roll_ins_alone_follows_from_the_data():
     said = f"{first['rules']} after 6 000 steps in place of {first['rules, roll-ins only']}"
     assert said in page
     assert said in readme
+
+
+def test_what_is_said_of_sac_with_settings_of_its_own_follows_from_the_data():
+    evaluations = Evaluations(results.Results(BENCHMARK / "results"))
+    page, readme = (" ".join(file.read_text().split()) for file in (DOCS / "results.md", DOCS.parent / "README.md"))
+    ends = {}
+    for method in ("SAC", "SAC, temperature 0.05"):
+        success = evaluations.table(method, cells.MAIN_TASKS, [100], "success", cells.SHORT_STEPS)[1]
+        ends[method] = success[0, :, -results.N_LAST :].mean(axis=-1)
+    tuned = ends["SAC, temperature 0.05"]
+    assert f"comes to {tuned.mean():.0%} on the fifteen tasks, from {ends['SAC'].mean():.0%}" in page
+    assert (tuned == 0).sum() == 7
+    assert f"with the best of eight other settings {tuned.mean():.0%}" in readme
+    names = [task.removesuffix("-v3") for task in cells.MAIN_TASKS]
+    never = [name for name, end in zip(names, tuned, strict=True) if end == 0]
+    assert f"at 0% on {', '.join(never[:-1])} and {never[-1]}" in page
+    changed = [
+        f"{name} {before:.0%} to {after:.0%}"
+        for name, before, after in zip(names, ends["SAC"], tuned, strict=True)
+        if abs(after - before) >= 0.05
+    ]
+    assert f"; {'; '.join(changed)})" in page
+    rules = evaluations.table("rules", [f"{name}-v3" for name in never], [100], "success", cells.SHORT_STEPS)[1]
+    best = rules[0, :, -results.N_LAST :].mean(axis=-1)
+    assert f"where VARL ends at {best.min():.0%} to {best.max():.0%}" in page
 
 
 def test_what_is_said_of_each_part_follows_from_the_data():
