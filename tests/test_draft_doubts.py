@@ -1,6 +1,7 @@
 """Drafts say nothing false of environments with noise, with unequal bounds, and of which a few episodes show little."""
 
 import re
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -174,3 +175,11 @@ def test_what_gravity_does_to_a_speed_does_not_make_a_sine_of_its_rate():
 
     env = Motion(lambda drawn: (np.cos(3 * drawn[0]), np.sin(3 * drawn[0]), 0), move)
     assert {*measure(env).relations.change_of} == {2}
+
+
+def test_numbers_that_are_none_cost_no_warning():
+    env = Motion(lambda drawn: (drawn[0], np.nan), lambda x, a: (x[0] + 0.1 * a[0], np.nan))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        written = write_sheet(measure(env), "None-v0")
+    assert "infinite, or no numbers, at times: observation[1]" in written

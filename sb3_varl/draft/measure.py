@@ -167,6 +167,7 @@ def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
         low, high, period = numbers.min(axis=0), numbers.max(axis=0), _period(episodes, len(pairs))
         probe.turn(pairs, period)
         held = probe.hold(bar)
+        held = np.where(probe.is_finite, held, 0.0)
         relations = dataclasses.replace(relations, same_as=_still_same(relations.same_as, held, high - low))
         derived = {*relations.same_as, *relations.before.values(), *relations.change_of, *relations.difference_of}
         others = {*derived, *itertools.chain(*pairs), *np.flatnonzero(~probe.is_finite | ~np.isnan(period)).tolist()}
@@ -188,7 +189,7 @@ def measure(env: gym.Env, observe: str | None = None, seed: int = 0) -> Facts:
             high=high,
             at_start=starts,
             most_moved=most_moved,
-            held_moved=np.where(probe.is_finite, held_moved, 0.0),
+            held_moved=held_moved,
             is_flag=((all_seen == low) | (all_seen == high) | np.isnan(all_seen)).all(axis=0) & (most_moved > 0),
             is_finite=probe.is_finite,
             period=period,
