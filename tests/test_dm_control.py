@@ -42,6 +42,7 @@ def test_all_rules_of_the_answer_can_be_used(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_the_rules_succeed(name):
+    pytest.importorskip("dm_control")
     pytest.importorskip("shimmy")
     env = SuccessFromReward(gym.make(f"dm_control/{name}", max_episode_steps=200))
     followed = follow_whole(lambda: env, _rules(name, env.observation_space, env.action_space), 20, seed=0)

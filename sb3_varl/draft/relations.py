@@ -73,7 +73,7 @@ def relate(
     drawn_as = _same(numbers, [number for number in drawn if number not in before.values()])
     moving = [number for number in moving if number not in before.values()]
     turning = [angle for angle, pair in angles.items() if moves[angle] and {*pair} <= {*moving}]
-    of_angles = {number: {*pair} for pair in angles.values() for number in pair}
+    of_angles = {number for pair in angles.values() for number in pair}
     # A sine that is in proportion to how a velocity changes is a force's, and no velocity of a velocity.
     rates = [number for number in moving if number not in of_angles]
     episode_of = np.repeat(np.arange(len(episodes)), [len(episode) - 1 for episode in episodes])
