@@ -136,14 +136,12 @@ def _moves_together(facts: Facts, component: int, names: dict[int, str], actions
     up, down = ({number: effect[..., number] for number in far} for effect in effects)
     driven = (facts.action_high, facts.action_low)[company_bound][company]
     beside = f"when {actions[company]} is {digits(driven)}, and has been for {N_ACTED} steps"
-    moves = _moves_besides(facts, up, names) or f"none of it{_beyond_noise(facts)}"
-    said = f"moves nothing by itself; but {beside}, {high} moves {moves}; {low} "
-    is_opposite = all(_is_opposite(up[number], down[number]) for number in up)
-    said += (
-        "does the opposite"
-        if is_opposite
-        else f"moves {_moves_besides(facts, down, names) or f'none of it{_beyond_noise(facts)}'}"
+    moves_up, moves_down = (
+        _moves_besides(facts, effect, names) or f"none of it{_beyond_noise(facts)}" for effect in (up, down)
     )
+    is_opposite = all(_is_opposite(up[number], down[number]) for number in up)
+    then = "does the opposite" if is_opposite else f"moves {moves_down}"
+    said = f"moves nothing by itself; but {beside}, {high} moves {moves_up}; {low} {then}"
     return "; ".join(part for part in (said, _named(facts, component, effects, reach, far, names)) if part)
 
 
