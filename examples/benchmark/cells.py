@@ -114,6 +114,12 @@ OTHER_NOISE: Settings = {"use_sde": False, "policy_kwargs": None}
 # Until the cutoff, as in the paper; runs from before rules could hold what was reached after it had no other way.
 RECORDED_RULES: Settings = {"advisor": "recorded", "advice": {"n_queries": None, "hold": False}}
 HOLD: Settings = {"advice": {"hold": True}}
+# Nothing but the advice moves the policy, from the first label to the end: what a supervised learner makes of rules, in
+# the states that it comes to itself.
+IMITATED: Settings = {
+    "advice": {"hold": False},
+    "shaping": {"gate": "always", "shaping_coef": 10_000.0, "shaping_steps": SHORT_STEPS},
+}
 # One at a time, what might suit SAC better than what was chosen for VARL.
 FOR_SAC: dict[str, Settings] = {
     "learnt temperature": LEARNT_TEMPERATURE,
@@ -228,6 +234,9 @@ METHODS: dict[str, Settings] = {
     "five lines, SAC": {**FIVE_LINES, **NO_ADVICE},
     **OTHER_SETTINGS,
     "rules": _merge(RECORDED_RULES, HOLD),
+    "rules, imitated": _merge(RECORDED_RULES, IMITATED),
+    "rules, first answer": _merge(RECORDED_RULES, HOLD, {"advisor": FIRST_ANSWER}),
+    "rules, first answer, imitated": _merge(RECORDED_RULES, IMITATED, {"advisor": FIRST_ANSWER}),
     "rules, asked again": _merge(RECORDED_RULES, HOLD, {"advisor": ASKED_AGAIN}),
     "rules, drafted": _merge(RECORDED_RULES, HOLD, {"advisor": DRAFTED}),
     "rules, no hold": RECORDED_RULES,
@@ -371,7 +380,16 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         f"rules, {what}": (("rules", *(f"rules, {name}" for name in changes)), LATE_TASKS)
         for what, changes in RULES_ABLATIONS.items()
     },
-    "partial rules": (("SAC", "rules, first answer, unbounded pull"), PARTIAL_TASKS),
+    "imitation": (("rules", "rules, imitated"), MAIN_TASKS),
+    "partial rules": (
+        (
+            "SAC",
+            "rules, first answer",
+            "rules, first answer, imitated",
+            "rules, first answer, unbounded pull",
+        ),
+        PARTIAL_TASKS,
+    ),
     "rules with mistakes": (("SAC", "rules", *RULES_WITH_MISTAKES), ("push-v3", "drawer-open-v3")),
     "mistakes, hold": (("rules, mistake too_fast", "rules, mistake too_fast, no hold"), ("push-v3",)),
     "mistakes": (tuple(EARLIER_MISTAKES), ("push-v3", "drawer-open-v3")),
