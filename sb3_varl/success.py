@@ -1,11 +1,25 @@
 """Success, told by the reward."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 from sb3_varl.arguments import check_bool, check_number
+
+
+def success_of(info: Mapping[str, Any]) -> bool | None:
+    """
+    Tell whether an environment says that it succeeded.
+
+    :param info: What it says of a step: ``"is_success"``, as SB3 reads it, or else ``"success"``; an array is a success
+        where all of it is
+    :return: Whether it did, or ``None`` if it does not say
+    """
+    said = info.get("is_success", info.get("success"))
+    return None if said is None else bool(np.all(said))
 
 
 class SuccessFromReward(gym.Wrapper, gym.utils.RecordConstructorArgs):

@@ -26,8 +26,8 @@ def make_callback(advisor, log_path=None, **kwargs):
     return AdvisorCallback(advisor, log_path=log_path, **{**SETTINGS, "frames": False, "blocking": True, **kwargs})
 
 
-def make_model(**kwargs):
-    return VARL("MlpPolicy", CounterEnv(), **{**SMALL, **kwargs})
+def make_model(env=None, **kwargs):
+    return VARL("MlpPolicy", env or CounterEnv(), **{**SMALL, **kwargs})
 
 
 def centre():

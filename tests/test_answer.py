@@ -289,6 +289,28 @@ def test_any_text_in_the_letters_of_json_is_survived(text: str, space: spaces.Bo
     check_sound(parse_answer('{"advice":[{"state":0,"action":[' + text, (0, 1, 2), space), (0, 1, 2), space)
 
 
+_LINES = (
+    *(
+        "|---|",
+        "|:-|-|",
+        "|",
+        "||",
+        "| state | action |",
+        "| state |",
+        "| 0 | [0.5, 2] |",
+        "| State 1 | null |",
+        "| 2 |",
+    ),
+    *("State 0: [0.5, 2]", "state 1: null", "- state: 2", "  action: [0, 1]", "advice:", "```", "```yaml", "words", ""),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(_LINES), max_size=8), boxes)
+def test_any_lines_of_a_table_or_of_yaml_are_survived(lines: list[str], space: spaces.Box) -> None:
+    check_sound(parse_answer("\n".join(lines), (0, 1, 2), space), (0, 1, 2), space)
+
+
 @settings(max_examples=300, deadline=None)
 @given(answers, boxes, st.text(max_size=5), st.text(max_size=5))
 def test_any_json_is_survived(answer: dict[str, Any], space: spaces.Box, before: str, after: str) -> None:

@@ -18,7 +18,7 @@ from recorder import Recorder, SuccessEnv, learn
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, EveryNTimesteps
 from stable_baselines3.common.envs import FakeImageEnv
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from standing import SMALL
 
@@ -458,6 +458,18 @@ def test_the_default_log_folder(tmp_path):
     learn(Recorder(), model=model, log_path=None)
     model.logger.close()
     assert len(list(read_records(tmp_path / "run" / "advice"))) == 4
+
+
+@pytest.mark.parametrize("make_logger", [lambda: configure(None, ["log"]), lambda: Logger(None, [])])
+def test_a_logger_that_names_no_folder_gives_the_advice_none(make_logger, caplog):
+    """SB3's own choice is a temporary one."""
+    model = VARL("MlpPolicy", CounterEnv(), **SMALL)
+    model.set_logger(make_logger())
+    learn(Recorder(), model=model, log_path=None)
+    model.logger.close()
+    (folder,) = pathlib.Path(os.environ["XDG_DATA_HOME"], "sb3_varl", "advice").iterdir()
+    assert len(list(read_records(folder))) == 4
+    assert f"The advice log of this run is in {folder}" in caplog.text
 
 
 def test_the_default_schedule_lies_in_the_first_half_of_the_shaping():

@@ -1,10 +1,14 @@
 """Rows go in, come out as they were, normalised when sampled, and survive every way of being kept."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from conftest import CounterEnv, DictEnv
@@ -108,6 +112,14 @@ def test_a_pickle_does_not_carry_the_empty_space():
     assert len(pickle.dumps(filled(size=1_000_000, n=1))) < 10_000
 
 
+def test_a_pickle_of_version_0_1_0_is_read():
+    buffer = filled()
+    state = {**buffer.__getstate__(), "rows": buffer.rows()}
+    other = GuidanceBuffer.__new__(GuidanceBuffer)
+    other.__setstate__(state)
+    np.testing.assert_array_equal(other.rows()["actions"], buffer.rows()["actions"])
+
+
 def test_a_failed_load_leaves_the_buffer_as_it_was(tmp_path):
     filled(IMAGE).save(tmp_path / "image.npz")
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
@@ -117,6 +129,26 @@ def test_a_failed_load_leaves_the_buffer_as_it_was(tmp_path):
     with pytest.raises(ValueError, match=r"expected a file written by GuidanceBuffer.save"):
         buffer.load(tmp_path / "other.npz")
     assert buffer.size() == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"words"], ids=["empty", "damaged", "other"])
+def test_a_file_that_is_none_is_refused_by_its_name(content, tmp_path):
+    (tmp_path / "guidance.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"guidance.npz is no file that GuidanceBuffer.save\(\) wrote"):
+        filled().load(tmp_path / "guidance.npz")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    with pytest.raises(ValueError, match=r"array.npy is no file"):
+        filled().load(tmp_path / "array.npy")
+
+
+@given(st.floats(-100, 100), st.floats(0.01, 100))
+def test_the_bounds_of_the_actions_are_inside(low, width):
+    """Brought to [-1, 1] as SB3 does it, in 32 bits."""
+    space = spaces.Box(np.float32(low), np.float32(low + width), (2,), np.float32)
+    buffer = GuidanceBuffer(5, BOX, space, "cpu")
+    for bound in (space.low, space.high):
+        buffer.add(np.zeros(3), BasePolicy.scale_action(SimpleNamespace(action_space=space), bound.astype(np.float64)))
+    assert np.abs(buffer.rows()["actions"]).max() <= 1
 
 
 @pytest.mark.parametrize(

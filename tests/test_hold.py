@@ -14,7 +14,7 @@ from standing import ALL, SMALL, UPDATES, NamedEnv, answer_of, make_callback, ma
 
 from conftest import assert_same_parameters
 from sb3_varl import VARL, AdviceQuery, ArgumentError, FunctionAdvisor, RulesAdvisor
-from sb3_varl.advice.types import Episode
+from sb3_varl.advice.types import AdviceWarning, Episode
 from sb3_varl.report.curves import _counting as counting
 from sb3_varl.report.runs import read_runs
 from sb3_varl.training.query_queue import Outcome
@@ -319,6 +319,8 @@ def test_who_ends_the_shaping_has_ended_it(until_success):
     model.learn(CUTOFF + 50, callback=[callback, End()])
     assert model.cutoff == CUTOFF
     assert not model.shaping_active
+    with pytest.warns(AdviceWarning, match=r"model.end_shaping\(\) was called there"):
+        model.learn(10, callback=make_callback(RulesAdvisor(answer_of(0.5)), hold=False), reset_num_timesteps=False)
 
 
 def test_what_ends_the_advice_is_enough():

@@ -12,6 +12,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from logged import WRONG_KEY, asked, centre, go_on, make_callback, make_model, standing
 from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.logger import configure
@@ -538,6 +539,16 @@ def test_a_log_that_is_refused_leaves_nothing_behind():
     with pytest.raises(ValueError, match="belongs to another run"):
         model.learn(30, callback=make_callback(centre(), "log", task="Close.", resume=True))
     assert model.advice_progress == []
+
+
+@pytest.mark.parametrize("n_components", [1, 2])
+def test_a_log_with_other_actions_is_refused_by_its_name(n_components):
+    env = CounterEnv(low=-0.5, high=0.5)
+    env.action_space = spaces.Box(-0.5, 0.5, (n_components,))
+    make_model().learn(30, callback=make_callback(FunctionAdvisor(lambda observation: np.full(2, 0.9)), "log"))
+    model = make_model(env)
+    with pytest.raises(ValueError, match=r"log belongs to another run: the action bounds .* Give another log_path"):
+        model.learn(30, callback=make_callback(centre(), "log", resume=True))
 
 
 def test_a_model_goes_on_where_the_log_of_another_run_lies(tmp_path, tmp_path_factory, monkeypatch):

@@ -52,6 +52,13 @@ def test_unadvised_each_is_its_parent_with_this_buffer(guided, parent):
     assert_same_parameters(first, guided("MultiInputPolicy", DictEnv(), **SMALL, n_steps=3).learn(60))
 
 
+def test_who_names_this_buffer_gets_the_model_s_returns():
+    model = VARL("MultiInputPolicy", DictEnv(), **SMALL, gamma=0.9, replay_buffer_class=NStepDictReplayBuffer)
+    assert (model.replay_buffer.n_steps, model.replay_buffer.gamma) == (1, 0.9)
+    with pytest.raises(TypeError, match="n_steps"):
+        SAC("MultiInputPolicy", DictEnv(), replay_buffer_class=NStepDictReplayBuffer)
+
+
 @pytest.mark.parametrize("fast", [False, True])
 def test_the_readme_s_settings_in_an_environment_of_dicts(fast, tmp_path):
     env = VecNormalize(DummyVecEnv([DictEnv, DictEnv]), norm_reward=False)

@@ -68,6 +68,14 @@ def test_agreement_shuts_the_gate(gate):
     assert not is_open(gate, 0.3, math.tanh(0.3))
 
 
+@pytest.mark.parametrize(("gate", "threshold"), [("distance", 0.01), ("likelihood", 3.0)])
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_a_policy_that_goes_beyond_clipped_advice_agrees_with_it(gate, threshold, side):
+    assert not is_open(gate, side * 3.0, side, threshold, log_std=-3.0)
+    assert is_open(gate, side * 3.0, -side, threshold, log_std=-3.0)
+    assert is_open(gate, side * 3.0, side * 0.8, threshold, log_std=-3.0)
+
+
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**31), log_std=st.floats(-8, 1))
 def test_the_gradient_is_that_of_the_loss(seed, log_std):

@@ -7,7 +7,7 @@ import yaml
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_varl import VARL, ActionComponent, AdvisorCallback, FunctionAdvisor, ObservationSlice, TaskSheet
+from sb3_varl import VARL, ActionComponent, AdvisorCallback, ArgumentError, FunctionAdvisor, ObservationSlice, TaskSheet
 from sb3_varl.advice.sheets import load_task_sheet
 from sb3_varl.metaworld import TASKS, task_sheet
 from sb3_varl.training.briefing import make_briefing
@@ -120,6 +120,18 @@ def test_a_sheet_that_is_none_is_refused(tmp_path):
         AdvisorCallback(FunctionAdvisor(np.zeros_like), sheet=3)
     with pytest.raises(FileNotFoundError):
         AdvisorCallback(FunctionAdvisor(np.zeros_like), sheet=tmp_path / "none.yml")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"action": ("dx",)}, r"action\[0\] of a task sheet is 'dx', expected an sb3_varl.ActionComponent"),
+        ({"observation": [{"name": "hand"}]}, r"observation\[0\] of a task sheet is {'name': 'hand'}"),
+    ],
+)
+def test_a_sheet_of_something_else_is_refused(parts, message):
+    with pytest.raises(ArgumentError, match=message):
+        TaskSheet("Go.", **parts)
 
 
 def test_discrete_actions_are_refused():

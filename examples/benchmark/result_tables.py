@@ -60,6 +60,7 @@ BEYOND_NAMES = {
     "VARL, shorter roll-ins": "VARL, shorter roll-ins",
     "VARL, no hold": "VARL without `hold`",
     "VARL, SPARSE": "VARL, `SPARSE` and no HER",
+    "SAC, SPARSE": "SAC, `SPARSE` and no HER",
     "VARL, corrected rules": "VARL, corrected rules",
     "VARL, unbounded pull": r"VARL \*",
     "VARL, unbounded pull, no roll-ins": r"VARL \* without roll-ins",
@@ -116,10 +117,10 @@ def tabulate(
 
 def tabulate_tasks(evaluations: Evaluations, tasks: Sequence[str], steps: int) -> list[str]:
     """
-    The main table, with a row for each task and one for their mean, of SAC and of VARL with rules: success at the end,
-    VARL's in the last step of an episode as well; the mean of the whole run; the simulator's steps to 80% in the middle
-    one of the runs; and the number of these. The mean is over the seeds that all tasks have, with a bootstrap's
-    interval.
+    The main table, with a row for each task and one for their mean: success of the rules where they are followed as
+    they are; of SAC and of VARL with rules success at the end, VARL's in the last step of an episode as well; the mean
+    of the whole run; the simulator's steps to 80% in the middle one of the runs; and the number of these. The mean is
+    over the seeds that all tasks have, with a bootstrap's interval.
 
     :param evaluations: All there are
     :param tasks: The tasks
@@ -127,13 +128,18 @@ def tabulate_tasks(evaluations: Evaluations, tasks: Sequence[str], steps: int) -
     :return: Lines of Markdown
     """
     of_both = ("mean of the run", f"steps to {GOOD:.0%}", "seeds")
-    columns = ["task", "SAC", "VARL", "VARL, in the last step"]
+    answers = pd.read_csv(RULES_ALONE)
+    # The last answer about a task is the one that a run has.
+    followed = answers[answers["prompt"] == "present"].sort_values("answer").groupby("task")["success"].last()
+    columns = ["task", "the rules alone", "SAC", "VARL", "VARL, in the last step"]
     columns += [f"{column}: {name}" for column in of_both for name in ("SAC", "VARL")]
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for name, of_row in (*((task.removesuffix("-v3"), [task]) for task in tasks), ("mean", tasks)):
         sac, varl = (_summarize(evaluations, method, of_row, steps) for method in ("SAC", "rules"))
         pairs = [cell for both in zip(sac[2:], varl[2:], strict=True) for cell in both]
-        lines.append("| " + " | ".join([name, sac[0], *varl[:2], *pairs]) + " |")
+        lines.append(
+            "| " + " | ".join([name, f"{followed[list(of_row)].mean():.0%}", sac[0], *varl[:2], *pairs]) + " |"
+        )
     return lines
 
 

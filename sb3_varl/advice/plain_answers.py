@@ -93,7 +93,7 @@ def _from_table(text: str) -> list[dict[str, Any]] | None:
     if _may_be_meant([*lines[: places[0]], *lines[places[-1] + 1 :]]):
         return None
     table = [lines[i] for i in places if not _RULE.fullmatch(lines[i])]
-    if not all(line.endswith("|") and len(line) <= _MAX_LINE for line in table):
+    if not table or not all(line.endswith("|") and len(line) <= _MAX_LINE for line in table):
         return None
     header, *rows = ([cell.strip(" \t*`") for cell in line[1:-1].split("|")] for line in table)
     names = [name.lower() for name in header]

@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 from gymnasium import spaces
 
+from sb3_varl.arguments import ArgumentError
 from sb3_varl.redaction import scrub
 
 Observation = np.ndarray | dict[str, np.ndarray]
@@ -26,7 +27,7 @@ class AdviceWarning(UserWarning):
 
 
 class AdvisorError(RuntimeError):
-    """Raised when training starts with an advisor that cannot answer, and would not if it was asked again."""
+    """Raised in training, by the first query, of an advisor that cannot answer, and would not if it was asked again."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class TaskSheet:
     :param sizes: Sizes of the objects and of the fingers, and where on them the reported points lie
     :param success: When exactly success counts, and whether touching it once is enough
     :param lag: How the real motion follows the commanded one
+    :raises ArgumentError: if ``action`` or ``observation`` has something else in it
     """
 
     goal: str
@@ -85,6 +87,14 @@ class TaskSheet:
     sizes: str = ""
     success: str = ""
     lag: str = ""
+
+    def __post_init__(self) -> None:
+        for name, expected in (("action", ActionComponent), ("observation", ObservationSlice)):
+            for i, part in enumerate(getattr(self, name)):
+                if not isinstance(part, expected):
+                    raise ArgumentError(
+                        f"{name}[{i}] of a task sheet is {part!r}, expected an sb3_varl.{expected.__name__}."
+                    )
 
     def __str__(self) -> str:
         return yaml.safe_dump(_said(self), sort_keys=False, allow_unicode=True, width=100)

@@ -1,7 +1,9 @@
 """The guidance buffer: states and what the advisor would have done there."""
 
+import contextlib
 import io
 import pathlib
+import zipfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +16,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_varl.arguments import check_integer
 from sb3_varl.saving import replacing
+
+# By how much a bound may be exceeded that was brought to [-1, 1] in 32 bits.
+_ROUNDING = 1e-6
 
 
 class GuidanceBufferSamples(NamedTuple):
@@ -184,7 +189,7 @@ class GuidanceBuffer(BaseBuffer):
         actions = np.asarray(rows["actions"], dtype=np.float32)
         if actions.shape[1:] != (self.action_dim,):
             raise ValueError(f"Guidance action has shape {actions.shape[1:]}, expected {self.action_space.shape}.")
-        inside = np.abs(actions) <= 1  # also false for NaN
+        inside = np.abs(actions) <= 1 + _ROUNDING  # also false for NaN
         if not inside.all():
             raise ValueError(
                 f"Guidance action {actions[~inside.all(axis=1)][0]} is not inside [-1, 1]. "
@@ -196,6 +201,7 @@ class GuidanceBuffer(BaseBuffer):
 
         # Rows that later ones of the same call would overwrite are skipped.
         kept = slice(max(0, len(actions) - self.buffer_size), None)
+        actions = actions.clip(-1, 1)
         end = self.pos + len(actions)
         fits = end <= self.buffer_size
         places: Any = slice(self.pos, end) if fits else (self.pos + np.arange(len(actions))[kept]) % self.buffer_size
@@ -251,8 +257,12 @@ class GuidanceBuffer(BaseBuffer):
         """
         if isinstance(path, str | pathlib.Path) and not pathlib.Path(path).exists():
             path = f"{path}.npz"
-        with np.load(path, allow_pickle=False) as file:
-            rows = dict(file)
+        try:
+            with contextlib.ExitStack() as stack:
+                file = stack.enter_context(open(path, "rb")) if isinstance(path, str | pathlib.Path) else path
+                rows = dict(stack.enter_context(np.load(file)))
+        except (EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is no file that GuidanceBuffer.save() wrote, or is damaged: {error}") from error
         if not {"actions", "steps", *self._bounds()} <= rows.keys():
             raise ValueError(f"{path} holds {sorted(rows)}, expected a file written by GuidanceBuffer.save().")
         bounds = {name: rows.pop(name) for name in self._bounds()}
@@ -262,18 +272,17 @@ class GuidanceBuffer(BaseBuffer):
         self.__dict__.update(fresh.__dict__, labels_of=None)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A model's zip carries the rows, not the empty space behind them.
-        return {
-            **self.__dict__,
-            "observations": None,
-            "actions": None,
-            "steps": None,
-            "labels": None,
-            "rows": self.rows(),
-        }
+        # A model's zip carries the rows, not the empty space behind them, and packed, as pictures take long otherwise.
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **self.rows())  # type: ignore[arg-type]
+        empty = dict.fromkeys(("observations", "actions", "steps", "labels"))
+        return {**self.__dict__, **empty, "rows": packed.getvalue()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         rows = state.pop("rows")
+        if isinstance(rows, bytes):  # as they are not in zips of version 0.1.0
+            with np.load(io.BytesIO(rows)) as content:
+                rows = dict(content)
         self.__dict__.update(state)
         self._allocate()
         self.pos, self.full = 0, False

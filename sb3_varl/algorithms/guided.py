@@ -167,6 +167,8 @@ class Guided(OffPolicyAlgorithm):
             self.replay_buffer_class = NStepDictReplayBuffer
             self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, **of_n_steps}
             self.n_steps = 1
+        elif self.replay_buffer_class is NStepDictReplayBuffer:
+            self.replay_buffer_kwargs = {**of_n_steps, **self.replay_buffer_kwargs}
         super()._setup_model()
         self.n_steps = n_steps
         self.shaping_coef_schedule = FloatSchedule(

@@ -12,8 +12,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 class NStepDictReplayBuffer(DictReplayBuffer):
     """
     A replay buffer whose samples have the rewards of several steps, as those of SB3's ``NStepReplayBuffer`` do. VARL
-    and VARLTQC take it for Dict observations if ``n_steps`` is above 1; SAC takes it as its
-    ``replay_buffer_class``.
+    and VARLTQC take it for Dict observations if ``n_steps`` is above 1; SAC takes it as its ``replay_buffer_class``,
+    with ``replay_buffer_kwargs={"n_steps": 5, "gamma": 0.97}``.
 
     :param args: Those of ``DictReplayBuffer``
     :param n_steps: Steps whose rewards are summed up, fewer where an episode ends or the latest transition is reached
@@ -21,7 +21,7 @@ class NStepDictReplayBuffer(DictReplayBuffer):
     :param kwargs: Those of ``DictReplayBuffer``
     """
 
-    def __init__(self, *args: Any, n_steps: int = 3, gamma: float = 0.99, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, n_steps: int, gamma: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.n_steps = n_steps
         self.gamma = gamma

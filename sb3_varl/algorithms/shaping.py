@@ -53,7 +53,9 @@ def distance_gate(comparison: Comparison, threshold: float) -> th.Tensor:
     :param threshold: Distance in the normalised action space, whose width is 2
     :return: Booleans, ``(n,)``
     """
-    return (comparison.advice - comparison.mean.tanh()).abs().amax(dim=1) > threshold
+    greedy = comparison.mean.tanh()
+    differs = (comparison.advice - greedy).abs().masked_fill(_is_beyond(comparison), 0.0)
+    return differs.amax(dim=1) > threshold
 
 
 def likelihood_gate(comparison: Comparison, threshold: float) -> th.Tensor:
@@ -65,7 +67,8 @@ def likelihood_gate(comparison: Comparison, threshold: float) -> th.Tensor:
     :return: Booleans, ``(n,)``
     """
     mean, std = comparison.mean, comparison.std
-    return log_density(comparison.advice.atanh(), mean, std) < log_density(mean, mean, std) - threshold
+    advice = th.where(_is_beyond(comparison), mean, comparison.advice.atanh())
+    return log_density(advice, mean, std) < log_density(mean, mean, std) - threshold
 
 
 def q_filter_gate(comparison: Comparison, threshold: float) -> th.Tensor:
@@ -88,6 +91,12 @@ def always_open(comparison: Comparison, threshold: float) -> th.Tensor:
     :return: Booleans, ``(n,)``
     """
     return th.ones_like(comparison.advice[:, 0], dtype=th.bool)
+
+
+def _is_beyond(comparison: Comparison) -> th.Tensor:
+    """Components of advice that was clipped to what the greedy action exceeds on the same side: the two agree there."""
+    is_clipped = comparison.advice.abs() >= MAX_ADVICE
+    return is_clipped & (comparison.mean.tanh() * comparison.advice.sign() >= MAX_ADVICE)
 
 
 Gate = Callable[[Comparison, float], th.Tensor]

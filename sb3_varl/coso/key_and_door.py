@@ -98,8 +98,8 @@ class KeyAndDoor(gym.Env):
         things = [(self.door, "saddlebrown"), (self.place, "blue")]
         things += [] if self.has_key else [(self.key, "orange")]
         for (x, y), colour in things:
-            centre = ((x + _MARGIN) * scale, (SIZE - y + _MARGIN) * scale)
-            draw.circle(centre, REACH * scale / 2, colour)
+            left, top = (x + _MARGIN - REACH / 2) * scale, (SIZE - y + _MARGIN - REACH / 2) * scale
+            draw.ellipse((left, top, left + REACH * scale, top + REACH * scale), colour)
         return np.array(image)
 
     def _is_at(self, where: np.ndarray) -> bool:

@@ -27,6 +27,9 @@ from sb3_varl.preview.page import Estimate, new_log, preview
 from sb3_varl.preview.session import N_COPIES
 from sb3_varl.wording import count
 
+# Of following advice in copies of the environment.
+_ROUNDS = 20
+
 
 def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
     """
@@ -83,15 +86,21 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--ask", action="store_true", help="ask about these states, once")
     parser.add_argument("--check", action="store_true", help="ask again, and with the pictures exchanged")
     parser.add_argument(
-        "--follow", type=int, default=0, metavar="ROUNDS", help=f"follow the advice in {N_COPIES} copies of it"
+        "--follow",
+        type=int,
+        nargs="?",
+        default=0,
+        const=_ROUNDS,
+        metavar="ROUNDS",
+        help="follow the advice: rules in whole episodes, and any advice in "
+        f"{N_COPIES} copies of the environment, asking anew so many times (without a number: {_ROUNDS})",
     )
     parser.add_argument(
-        "--episodes",
-        type=int,
-        default=20,
-        help="whole episodes in which rules are followed, too, with --follow (default: %(default)s)",
+        "--episodes", type=int, default=20, help="with --follow: episodes of following rules (default: %(default)s)"
     )
-    parser.add_argument("--hold", type=int, default=5, help="steps that each advice is followed (default: %(default)s)")
+    parser.add_argument(
+        "--hold", type=int, default=5, help="with --follow: steps of each round in the copies (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("preview"), help="folder (default: preview)")
     return parser

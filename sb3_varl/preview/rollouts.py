@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from sb3_varl.advice.types import Observation, VisitedState
 from sb3_varl.preview.policy import Act
+from sb3_varl.success import success_of
 from sb3_varl.training.observing import Privileged
 from sb3_varl.training.state_collector import StateCollector
 from sb3_varl.wording import count
@@ -84,10 +85,7 @@ def step_of(reward: float, done: bool, info: dict[str, Any]) -> Step:
     :param info: What the environment says besides
     :return: The same in short
     """
-    for name in ("is_success", "success"):
-        if name in info:
-            return Step(reward, done, bool(info[name]))
-    return Step(reward, done, None)
+    return Step(reward, done, success_of(info))
 
 
 def visit(

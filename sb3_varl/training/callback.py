@@ -277,7 +277,7 @@ class AdvisorCallback(BaseCallback):
         self._has_looked_back = is_past_cutoff = model.num_timesteps >= model.cutoff
         if is_past_cutoff and not (self._told_of_cutoff or (self._teacher.holds and self._teacher.n_told)):
             self._told_of_cutoff = True
-            explain.past_cutoff(model.num_timesteps, model.cutoff, model.shaping_ended is not None)
+            explain.past_cutoff(model.num_timesteps, model.cutoff, self._who_ended())
         self._queries.begin(lambda: model.broken_off)
         if self._queries.any_to_come and self.frames:
             self._states.try_frames(self.training_env)
@@ -428,10 +428,15 @@ class AdvisorCallback(BaseCallback):
         if self.verbose >= 1:
             print(f"Step {self.num_timesteps}: the agent succeeds by itself. The advice ends.")
 
+    def _who_ended(self) -> Literal["success", "somebody"] | None:
+        """What made the cutoff come before ``shaping_steps``: the agent's success, or a call of ``end_shaping()``."""
+        if self.model.shaping_ended is None:
+            return None
+        return "success" if self.model.shaping_ended == self._ledger.progress.get("ended") else "somebody"
+
     def _hold(self) -> None:
         """After the cutoff, for as long again, unless somebody called ``model.end_shaping()``."""
-        model, teacher = self.model, self._teacher
-        was_ended = model.shaping_ended not in (None, self._ledger.progress.get("ended"))
+        model, teacher, was_ended = self.model, self._teacher, self._who_ended() == "somebody"
         if not model.cutoff <= self.num_timesteps < 2 * model.cutoff or was_ended or not teacher.holds:
             teacher.let_go()
             return

@@ -5,6 +5,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
@@ -155,19 +156,20 @@ def could_be_rules(briefing: Briefing) -> None:
         )
 
 
-def past_cutoff(step: int, cutoff: int, succeeded: bool) -> None:
+def past_cutoff(step: int, cutoff: int, ended_by: Literal["success", "somebody"] | None) -> None:
     """
     Warn before training that the cutoff has come.
 
     :param step: The model's environment steps
     :param cutoff: Step from which on guidance does not count
-    :param succeeded: Whether the advice ended because the agent succeeded by itself
+    :param ended_by: What ended the advice before ``shaping_steps``: that the agent succeeded by itself, or somebody's
+        call of ``end_shaping()``; ``None`` if nothing did
     """
-    remedy = (
-        "The agent succeeded by itself by then; set model.shaping_ended = None if it should be."
-        if succeeded
-        else "Load it with a higher shaping_steps if it should be."
-    )
+    remedy = {
+        "success": "The agent succeeded by itself by then; set model.shaping_ended = None if it should be.",
+        "somebody": "model.end_shaping() was called there; set model.shaping_ended = None if it should be.",
+        None: "Load it with a higher shaping_steps if it should be.",
+    }[ended_by]
     _warn(
         f"The model has {step} steps behind it, and its cutoff was at step {cutoff}: the advisor will not be asked. "
         f"{remedy}"

@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import pathlib
+import tempfile
 import uuid
 import warnings
 from collections.abc import Callable
@@ -196,9 +197,9 @@ class _Search:
         return entry
 
     def _usual_folder(self, run: str) -> pathlib.Path:
-        if self.model.tensorboard_log is not None or self.model._custom_logger:
-            return pathlib.Path(self.model.logger.get_dir() or ".").absolute() / "advice"
-        # SB3's logger then writes to a temporary folder, where nothing that was paid for should be.
+        of_logger = self.model.logger.get_dir()
+        if of_logger is not None and not _is_sb3s_temporary(pathlib.Path(of_logger)):
+            return pathlib.Path(of_logger).absolute() / "advice"
         folder = _data_folder() / f"{datetime.datetime.now():%Y-%m-%d-%H-%M-%S}-{run}"
         logger.warning(
             "The advice log of this run is in %s. Give it another place with AdvisorCallback(log_path=...), or the "
@@ -219,6 +220,11 @@ class _Search:
                 unused,
             )
         return unused
+
+
+def _is_sb3s_temporary(folder: pathlib.Path) -> bool:
+    """Whether it is the one that SB3's logger takes where nobody names one: no place for what was paid for."""
+    return folder.name.startswith("SB3-") and folder.parent == pathlib.Path(tempfile.gettempdir())
 
 
 def _is_beside(folder: pathlib.Path, wanted: pathlib.Path) -> bool:

@@ -135,9 +135,9 @@ class Queries:
         folder, in_queue = self._queue.log.path, self._queue.indices
         logged = [query for query in read_queries(folder) if not query.altered]
         unknown = [query for query in logged if query.index not in in_queue]
-        recovered = recover(unknown, self._ledger.progress, self._briefing)
-        for known in [*unknown[:1], *(part.logged for part in recovered)]:
+        for known in unknown[:1]:
             check_environment(known, self._briefing)
+        recovered = recover(unknown, self._ledger.progress, self._briefing)
         if not logged:
             return
         spent = sum((query.usage for query in logged), Usage()) - self._queue.in_flight

@@ -65,6 +65,7 @@ def recover(queries: Sequence[LoggedQuery], progress: Progress, briefing: Briefi
     :param progress: What the model knows
     :param briefing: What stays the same over all queries
     :return: Of which queries something is missing
+    :raises ValueError: if one of these is about another environment or another task
     """
     n_answered = progress.get("answered", 0)
     n_unread = progress.pop("unread", 0) if "open" in progress else n_answered  # of version 0.1.0
@@ -83,6 +84,7 @@ def recover(queries: Sequence[LoggedQuery], progress: Progress, briefing: Briefi
         if missing:
             states, still_open = sorted(missing - unanswered), sorted(missing & unanswered)
             uncounted = [state for state in still_open if reasons[state] == ""]
+            check_environment(query, briefing)
             known = query.read(briefing.action_space, _parsed(query, briefing))
             recovered.append(Recovered(query, known, tuple(states), tuple(still_open), tuple(uncounted), is_new))
     return recovered

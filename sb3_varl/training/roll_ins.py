@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sb3_varl.advice.types import Episode, Observation
+from sb3_varl.success import success_of
 from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.standing import Standing
 from sb3_varl.training.track_record import ENOUGH
@@ -213,9 +214,9 @@ class RollIns:
             present.length += 1
             if not done:
                 continue
-            said = infos[env].get("is_success", infos[env].get("success"))
+            told = success_of(infos[env])
             # Where some episodes tell of success, one that does not had none.
-            succeeded = (False if self.is_told else None) if said is None else bool(np.all(said))
+            succeeded = False if told is None and self.is_told else told
             self._n_silent += succeeded is None
             is_followed = present.is_whole and len(present.actions) == present.length
             if succeeded is None and (is_followed or self._n_silent >= ENOUGH):
@@ -229,7 +230,7 @@ class RollIns:
                 self.rolled_in.append(bool(succeeded))
             elif not present.n_executed:
                 self.own.append(bool(succeeded))
-            self.is_told = self.is_told or said is not None
+            self.is_told = self.is_told or told is not None
             self._longest = max(self._longest, present.length)
             self._present[env] = self._draw()
         return followed

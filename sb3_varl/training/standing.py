@@ -153,7 +153,7 @@ class Standing:
         self, advice: StandingAdvice, observation: Observation, previous: Observation | None
     ) -> np.ndarray | None:
         try:
-            advised = advice(_copied(observation), previous)
+            advised = advice(_copied(observation), None if previous is None else _copied(previous))
         except Exception as error:  # of somebody else's code
             self._miss("raised", error)
             return None
