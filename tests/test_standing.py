@@ -712,3 +712,16 @@ def test_the_log_has_the_rules_that_were_there_beforehand():
     again.learn(60, callback=make_callback(ReplayAdvisor("run/advice"), n_queries=1, label_freq=2, roll_in=0.5))
     assert len(again.guidance_buffer.rows()["labels"]) > 0
     assert first.guidance_buffer.size() > 0
+
+
+def test_a_function_that_works_in_place_changes_nothing_of_what_is_labelled():
+    def work(observation, previous=None):
+        observation += 1
+        previous += 1
+        return np.zeros(2)
+
+    standing = Standing(CounterEnv().action_space)
+    standing.replace(work)
+    standing.visit([np.zeros(3)], np.array([True]))
+    assert standing.decide(0).action is not None
+    np.testing.assert_array_equal(standing.present[0], np.zeros(3))

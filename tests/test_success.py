@@ -12,6 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_varl import VARL, AdvisorCallback, ArgumentError, FunctionAdvisor, SuccessFromReward
+from sb3_varl.success import success_of
 
 
 class Rewards(gym.Env):
@@ -109,3 +110,19 @@ def test_stable_baselines3_and_the_advice_count_by_it():
     model.learn(300, callback=[callback, evaluation])
     assert len(evaluation.evaluations_successes[-1]) == 2
     assert model.logger.name_to_value["advice/success_all_the_way"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        ({}, None),
+        ({"is_success": None}, None),
+        ({"is_success": 1.0}, True),
+        ({"success": 0}, False),
+        ({"is_success": False, "success": True}, False),
+        ({"is_success": np.array([True, False])}, False),
+        ({"is_success": np.array([[True]])}, True),
+    ],
+)
+def test_what_an_environment_says_of_its_success(info, expected):
+    assert success_of(info) is expected

@@ -269,7 +269,8 @@ class Episode:
     An episode in which standing advice was followed from the beginning to the end.
 
     :param observations: The original observation of each state
-    :param actions: What was executed there, in the environment's units
+    :param actions: What was executed there, in the environment's units; NaN where there was no advice, and the policy
+        acted
     :param rules: Index of the rule that it was by, or ``None``
     :param succeeded: Whether the environment called it a success, ``None`` if it does not say
     :param frames: Pictures of some of the states, by their step within the episode, ``(height, width, 3)`` uint8
@@ -380,14 +381,15 @@ class Advisor(Protocol):
     """
     Whatever can say what it would have done in a state: a vision-language model, a planner, a person.
 
-    It is called from a worker thread, one query at a time. Five more methods are optional. With
+    It is called from a worker thread, one query at a time. Six more methods are optional. With
     ``prepare(briefing: Briefing) -> None`` an advisor says before training starts, by raising, that it will not be able
     to answer. ``interrupt() -> None`` is called from another thread when training breaks off, by Ctrl-C for instance:
     ``advise`` is then to raise :class:`QueryInterrupted` soon. ``prompt(query: AdviceQuery) -> str`` is what the
     advisor is told, for TensorBoard. ``standing(briefing: Briefing) -> StandingAdvice | None``, called after
     ``prepare``, is what it advises in any state before it was asked anything; ``form_for(briefing: Briefing) -> str``
-    says whether its answers are ``"rules"``, for any state, or ``"actions"``. An attribute ``task``, in words, goes
-    before the task that it is given.
+    says whether its answers are ``"rules"``, for any state, or ``"actions"``. ``withdraw() -> None``, from another thread,
+    tells it after the cutoff that what it was asked is not needed any more; it may answer nevertheless. An attribute
+    ``task``, in words, goes before the task that it is given, and ``model`` names it in logs.
 
     The states that it is shown are copies, its own to work on. Of a query that goes on, ``query.wanted`` are those that
     were not answered yet.

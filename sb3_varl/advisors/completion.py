@@ -28,6 +28,7 @@ class Completion:
     :param refused: Whether it says that it refuses
     :param prompt_tokens: Tokens sent, 0 if nobody counted them
     :param completion_tokens: Tokens received
+    :param has_choices: Whether it has any answer, be it an empty one
     :param response: litellm's response, for its price; ``None`` if litellm could not read what came
     """
 

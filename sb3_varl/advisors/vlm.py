@@ -73,7 +73,8 @@ class VLMAdvisor:
     :param json_schema: Whether the provider is to hold the model to the form of an answer, by a JSON schema in
         ``response_format``. ``None`` for where litellm says that it can. A server that refuses is asked in plain words
     :param reasoning_effort: How much a model is to think that litellm says can: ``"low"``, ``"medium"`` or ``"high"``.
-        ``None`` for what it does by itself, which is nothing in many. Thinking is paid for as what is said
+        ``None`` for what it does by itself, which is nothing in many. Thinking is paid for as what is said. Others are
+        asked nothing of the kind
     :param completion_kwargs: Further arguments of ``litellm.completion``, such as ``temperature``; they go before what
         the two above set
     :raises ArgumentError: if an argument has the wrong type or is out of range, or ``max_cost`` is set and nobody knows

@@ -76,7 +76,8 @@ def _creator(name: str) -> Any:
     except gym.error.UnregisteredEnv as error:
         raise ValueError(
             f"The environment is {name!r}: {error} Expected a name that gym.register was given, behind the module or "
-            'the file that registers it ("boat:Boat-v0", "boat.py:Boat-v0"), or a class in a file ("boat.py:Boat").'
+            'the file that registers it ("boat:Boat-v0", "boat.py:Boat-v0"), or a class in a file, or a function that '
+            'makes one ("boat.py:Boat", "boat.py:make_env").'
         ) from None
     return load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
 
