@@ -77,7 +77,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--api-base", help="URL of an OpenAI-compatible server of your own")
     parser.add_argument("--steps", type=int, default=9_000, help="environment steps of each of the two runs")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--queries", type=int, help="default: 6 for single actions, 1 for recorded rules, 3 for a model's")
+    parser.add_argument("--queries", type=int, help="default: 6, or for rules 1, or a model's 3")
     parser.add_argument("--states-per-query", type=int, default=32)
     parser.add_argument("--evaluations", type=int, default=9, help="evaluations on the way")
     parser.add_argument("--episodes", type=int, default=20, help="episodes of each evaluation")

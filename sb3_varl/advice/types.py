@@ -387,9 +387,9 @@ class Advisor(Protocol):
     ``advise`` is then to raise :class:`QueryInterrupted` soon. ``prompt(query: AdviceQuery) -> str`` is what the
     advisor is told, for TensorBoard. ``standing(briefing: Briefing) -> StandingAdvice | None``, called after
     ``prepare``, is what it advises in any state before it was asked anything; ``form_for(briefing: Briefing) -> str``
-    says whether its answers are ``"rules"``, for any state, or ``"actions"``. ``withdraw() -> None``, from another thread,
-    tells it after the cutoff that what it was asked is not needed any more; it may answer nevertheless. An attribute
-    ``task``, in words, goes before the task that it is given, and ``model`` names it in logs.
+    says whether its answers are ``"rules"``, for any state, or ``"actions"``. ``withdraw() -> None``, from another
+    thread, tells it after the cutoff that what it was asked is not needed any more; it may answer nevertheless. An
+    attribute ``task``, in words, goes before the task that it is given, and ``model`` names it in logs.
 
     The states that it is shown are copies, its own to work on. Of a query that goes on, ``query.wanted`` are those that
     were not answered yet.
