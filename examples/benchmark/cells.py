@@ -236,6 +236,9 @@ METHODS: dict[str, Settings] = {
     "rules": _merge(RECORDED_RULES, HOLD),
     "rules, imitated": _merge(RECORDED_RULES, IMITATED),
     "rules, first answer": _merge(RECORDED_RULES, HOLD, {"advisor": FIRST_ANSWER}),
+    "rules, first answer, gate always": _merge(
+        RECORDED_RULES, HOLD, {"advisor": FIRST_ANSWER, "shaping": {"gate": "always"}}
+    ),
     "rules, first answer, imitated": _merge(RECORDED_RULES, IMITATED, {"advisor": FIRST_ANSWER}),
     "rules, asked again": _merge(RECORDED_RULES, HOLD, {"advisor": ASKED_AGAIN}),
     "rules, drafted": _merge(RECORDED_RULES, HOLD, {"advisor": DRAFTED}),
@@ -380,11 +383,12 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         f"rules, {what}": (("rules", *(f"rules, {name}" for name in changes)), LATE_TASKS)
         for what, changes in RULES_ABLATIONS.items()
     },
-    "imitation": (("rules", "rules, imitated"), MAIN_TASKS),
+    "imitation": (("rules", "rules, gate always", "rules, imitated"), MAIN_TASKS),
     "partial rules": (
         (
             "SAC",
             "rules, first answer",
+            "rules, first answer, gate always",
             "rules, first answer, imitated",
             "rules, first answer, unbounded pull",
         ),
