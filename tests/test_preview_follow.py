@@ -12,7 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 from sb3_varl import FunctionAdvisor, ObservationSlice, RulesAdvisor, TaskSheet
 from sb3_varl.preview import preview
 from sb3_varl.preview.checks import leads_to_success
-from sb3_varl.preview.rollouts import Followed
+from sb3_varl.preview.rollouts import FollowedState
 from sb3_varl.report.page import write_report
 from sb3_varl.testing import VLMServer
 
@@ -202,6 +202,6 @@ def test_without_a_word_about_success_returns_are_compared():
 @pytest.mark.parametrize(("wins", "before", "passed"), [(2, 0, True), (1, 0, None), (1, 1, None), (0, 1, False)])
 def test_one_success_of_four_is_no_yes(wins, before, passed):
     followed, visited = (
-        [Followed(None, success=i < n, n_advised=1, n_steps=5) for i in range(4)] for n in (wins, before)
+        [FollowedState(None, success=i < n, n_advised=1, n_steps=5) for i in range(4)] for n in (wins, before)
     )
     assert leads_to_success(followed, visited).passed is passed

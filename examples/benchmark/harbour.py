@@ -1,6 +1,6 @@
 """A task that is in no benchmark: a launch fetches a parcel from a buoy and moors, with current and coasting."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -11,15 +11,22 @@ STEP, SCALE, MAX_EPISODE_STEPS = 0.25, 16, 200
 
 
 class Harbour(gym.Env):
-    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 10}
+    """
+    The launch's place, heading (of a compass), speed and turning speed; the current; the places of the buoy and of the
+    berth; and whether the parcel is aboard. An action is the thrust and the rudder, and an episode ends with success.
 
-    def __init__(self, render_mode=None):
+    :param render_mode: ``"rgb_array"`` to see it from above
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}  # type: ignore[misc]
+
+    def __init__(self, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
         self.action_space = spaces.Box(-1, 1, (2,), np.float32)
         self.observation_space = spaces.Box(-np.inf, np.inf, (12,), np.float32)
 
-    def _observation(self):
-        numbers = [
+    def _observation(self) -> np.ndarray:
+        numbers: list[Any] = [
             self.place,
             [self.heading, self.surge, self.turn],
             self.current,
@@ -29,7 +36,7 @@ class Harbour(gym.Env):
         ]
         return np.concatenate(numbers).astype(np.float32)
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         rng = self.np_random
         self.place = rng.uniform([-3, -8], [3, -5])
@@ -41,7 +48,7 @@ class Harbour(gym.Env):
         self.loaded, self.n_steps = False, 0
         return self._observation(), {}
 
-    def step(self, action):
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         thrust, rudder = np.clip(action, -1, 1)
         self.surge += STEP * (1.2 * thrust - 0.6 * self.surge)
         self.turn += STEP * (2.0 * rudder - 2.0 * self.turn)
@@ -56,14 +63,14 @@ class Harbour(gym.Env):
         is_over = self.n_steps >= MAX_EPISODE_STEPS
         return self._observation(), float(success), success, is_over, {"is_success": success}
 
-    def render(self):
+    def render(self) -> np.ndarray:
         image = Image.new("RGB", (20 * SCALE, 20 * SCALE), (120, 170, 220))
         draw = ImageDraw.Draw(image)
 
-        def pixel(place):
+        def pixel(place: np.ndarray) -> tuple[float, float]:
             return (place[0] + 10) * SCALE, (10 - place[1]) * SCALE
 
-        def disc(place, colour):
+        def disc(place: np.ndarray, colour: tuple[int, int, int]) -> None:
             x, y = pixel(place)
             draw.ellipse((x - 0.8 * SCALE, y - 0.8 * SCALE, x + 0.8 * SCALE, y + 0.8 * SCALE), fill=colour)
 

@@ -17,7 +17,6 @@ import pathlib
 import gymnasium as gym
 import numpy as np
 import torch as th
-from harbour import Harbour
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -33,7 +32,7 @@ TASKS = {
 }
 STEPS, EVAL_FREQ, N_EVAL_EPISODES = 60_000, 10_000, 20
 
-gym.register("Harbour-v0", Harbour)
+gym.register("Harbour-v0", "harbour:Harbour")
 
 
 def env_id(task: str) -> str:

@@ -25,7 +25,7 @@ from sb3_varl.algorithms.shaping import (
 _SUMMARY_ROWS = 256
 
 
-class Guided(Protocol):
+class ShapedModel(Protocol):
     """What the term needs of a model, which :class:`sb3_varl.algorithms.guided.Guided` has."""
 
     actor: Any
@@ -50,7 +50,7 @@ class ShapingTerm:
     :param coef: Weight of the term
     """
 
-    def __init__(self, model: Guided, coef: float | th.Tensor) -> None:
+    def __init__(self, model: ShapedModel, coef: float | th.Tensor) -> None:
         self.model = model
         self.coef = coef
         self.gate = GATES[model.gate]

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from sb3_varl.advice.types import Advice, counted
 from sb3_varl.algorithms.shaping import DEFAULT_THRESHOLDS
 from sb3_varl.preview.episodes import WholeEpisode
-from sb3_varl.preview.rollouts import Followed
+from sb3_varl.preview.rollouts import FollowedState
 from sb3_varl.rules.rules import LOOKS_BACK, Rules
 from sb3_varl.wording import count
 
@@ -173,7 +173,7 @@ def changes_with_the_picture(advice: Advice, again: Advice, exchanged: Advice, s
     return Check(PICTURES, None, f"{text} It may go by the numbers; frames=False would then be cheaper.")
 
 
-def leads_to_success(followed: Sequence[Followed], visited: Sequence[Followed]) -> Check:
+def leads_to_success(followed: Sequence[FollowedState], visited: Sequence[FollowedState]) -> Check:
     """
     Compare following the advice with what happened without.
 

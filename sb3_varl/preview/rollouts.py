@@ -134,7 +134,7 @@ def visit(
 
 
 @dataclass
-class Followed:
+class FollowedState:
     """
     What came of following advice from one state on.
 
@@ -182,7 +182,7 @@ class _Copy:
                 "a copy of the environment did not come to the same state by the same seed and the same actions"
             )
         self.action = state.executed_action
-        self.result = Followed(state)
+        self.result = FollowedState(state)
 
     def _observation(self) -> Observation:
         """What the advisor reads of the present state."""
@@ -226,7 +226,7 @@ def follow(
     hold: int,
     frames: bool,
     observe: str | None = None,
-) -> list[Followed]:
+) -> list[FollowedState]:
     """
     Do what an advisor says, from some states on, in copies of an environment.
 
@@ -266,7 +266,7 @@ def follow(
             copy.env.close()
 
 
-def without_advice(visit: Visit, start: VisitedState, n_steps: int) -> Followed:
+def without_advice(visit: Visit, start: VisitedState, n_steps: int) -> FollowedState:
     """
     Look up what came of a state when it was visited.
 
@@ -275,7 +275,7 @@ def without_advice(visit: Visit, start: VisitedState, n_steps: int) -> Followed:
     :param n_steps: How many steps to look ahead
     :return: The same as of following advice
     """
-    result = Followed(start)
+    result = FollowedState(start)
     for step in visit.steps[start.step : start.step + n_steps]:
         result.reward += step.reward
         result.n_steps += 1

@@ -28,7 +28,7 @@ from sb3_varl.preview.checks import (
     succeeds_in_whole_episodes,
 )
 from sb3_varl.preview.episodes import follow_whole
-from sb3_varl.preview.rollouts import Followed, NotRepeatable, Visit, follow, without_advice
+from sb3_varl.preview.rollouts import FollowedState, NotRepeatable, Visit, follow, without_advice
 from sb3_varl.rules import Rules
 from sb3_varl.rules.description import describe
 from sb3_varl.training.query_queue import QueryQueue
@@ -55,7 +55,7 @@ class Findings:
     advice: Advice
     answers: list[str]
     checks: list[Check]
-    followed: list[Followed] = field(default_factory=list)
+    followed: list[FollowedState] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
     fired: Counter[int | None] = field(default_factory=Counter)
