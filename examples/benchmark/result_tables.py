@@ -14,6 +14,7 @@ from cells import (
     LATE_TASKS,
     MAIN_TASKS,
     METHODS,
+    PARTIAL_TASKS,
     RULES_ABLATIONS,
     RULES_TASKS,
     SHORT_STEPS,
@@ -50,6 +51,14 @@ DEMONSTRATIONS = {
         for n in (3, 10)
     },
     "rules": "VARL, rules",
+}
+# First answers, which do not always succeed, and what is made of them.
+OF_FIRST_ANSWERS = {
+    "SAC": "SAC",
+    "rules, first answer, imitated": "Imitated, without reinforcement learning",
+    "rules, first answer": "VARL",
+    "rules, first answer, gate always": "VARL, `gate` always",
+    "rules, first answer, unbounded pull": r"VARL \*",
 }
 # Environments beyond Meta-World, and what was tried there.
 BEYOND = pathlib.Path(__file__).parent / "results" / "beyond_metaworld.csv"
@@ -488,6 +497,9 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
         *tabulate_two(evaluations, thresholds, MAIN_TASKS, FIRST | WHOLE_AND_END),
         "",
     ]
+    imitated = tabulate_two(evaluations, ("rules", "rules, imitated"), MAIN_TASKS, FIRST | WHOLE_AND_END)
+    lines += ["## imitation", "", *imitated, ""]
+    lines += ["## first answers", "", *tabulate_named(evaluations, OF_FIRST_ANSWERS, PARTIAL_TASKS), ""]
     lines += ["## asked again by the step", "", *tabulate_both(evaluations, *EXPERIMENTS["asked again"]), ""]
     drafted = tabulate_two(evaluations, *EXPERIMENTS["drafted"], FIRST | WHOLE_AND_END)
     lines += ["## drafted, with VARL", "", *drafted, ""]
