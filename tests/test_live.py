@@ -54,6 +54,7 @@ def test_how_often_the_answers_succeed(task):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sb3_varl.AdviceWarning")  # of queries that so short a run does not come to
 @pytest.mark.parametrize("model", [[], ["--model", "none"]], ids=["recorded", "nobody"])
 def test_a_short_run(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(live, "EVAL_FREQ", 150)

@@ -38,6 +38,8 @@ def test_the_tables_follow_from_the_data(tmp_path):
         "rules, threshold 0.1",
         "beyond Meta-World",
         "demonstrations",
+        "imitation",
+        "first answers",
         "asked again by the step",
         "drafted, with VARL",
         "how the advice ends",
@@ -116,6 +118,42 @@ def test_what_is_said_of_roll_ins_alone_follows_from_the_data():
     said = f"{first['rules']} after 6 000 steps in place of {first['rules, roll-ins only']}"
     assert said in page
     assert said in readme
+
+
+def test_what_is_said_of_imitation_follows_from_the_data():
+    evaluations = Evaluations(results.Results(BENCHMARK / "results"))
+
+    def success(method, tasks=cells.MAIN_TASKS):
+        return evaluations.table(method, tasks, [100], "success", cells.SHORT_STEPS)[1]
+
+    def end(method, tasks=cells.MAIN_TASKS):
+        return f"{success(method, tasks)[..., -results.N_LAST :].mean():.0%}"
+
+    page, readme = (" ".join(file.read_text().split()) for file in (DOCS / "results.md", DOCS.parent / "README.md"))
+    first, whole, late = (
+        [f"{success(method, tasks)[..., part].mean():.0%}" for method in ("rules, imitated", "rules")]
+        for tasks, part in (
+            (cells.MAIN_TASKS, slice(1)),
+            (cells.MAIN_TASKS, slice(None)),
+            (["assembly-v3"], slice(None)),
+        )
+    )
+    ends = end("rules, imitated"), end("rules")
+    assert (
+        f"{first[0]} after 6 000 steps in place of {first[1]}, {whole[0]} over the run in place of {whole[1]}, and "
+        f"{ends[0]} at the end in place of {ends[1]}" in page
+    )
+    assert f"{first[0]} after 6 000 steps in place of VARL's {first[1]}, and {ends[0]} at the end in place" in readme
+    assert f"it is later ({late[0]} over the run in place of {late[1]})" in page
+    tasks = ("stick-pull-v3", "door-open-v3", "soccer-v3")
+    varl, imitated = (
+        [end(method, [task]) for task in tasks] for method in ("rules, first answer", "rules, first answer, imitated")
+    )
+    assert (
+        f"VARL comes to {varl[0]}, {varl[1]} and {varl[2]}, where imitation comes to {imitated[0]}, {imitated[1]} and "
+        f"{imitated[2]}" in readme
+    )
+    assert f"from 75% VARL came to {varl[0]}, from 80% to {varl[1]}, but from 85% to {varl[2]}" in page
 
 
 def test_what_is_said_of_sac_with_settings_of_its_own_follows_from_the_data():
