@@ -58,7 +58,7 @@ SETTINGS = {
         "policy": "MultiInputPolicy",
         "env": DictEnv(),
         "replay_buffer_class": NStepDictReplayBuffer,
-        "replay_buffer_kwargs": {"n_steps": 3},
+        "replay_buffer_kwargs": {"n_steps": 3, "gamma": 0.99},
     },
     "`optimize_memory_usage`": lambda parent: {
         "optimize_memory_usage": True,
