@@ -112,14 +112,6 @@ def test_a_pickle_does_not_carry_the_empty_space():
     assert len(pickle.dumps(filled(size=1_000_000, n=1))) < 10_000
 
 
-def test_a_pickle_of_version_0_1_0_is_read():
-    buffer = filled()
-    state = {**buffer.__getstate__(), "rows": buffer.rows()}
-    other = GuidanceBuffer.__new__(GuidanceBuffer)
-    other.__setstate__(state)
-    np.testing.assert_array_equal(other.rows()["actions"], buffer.rows()["actions"])
-
-
 def test_a_failed_load_leaves_the_buffer_as_it_was(tmp_path):
     filled(IMAGE).save(tmp_path / "image.npz")
     np.savez(tmp_path / "other.npz", x=np.zeros(3))

@@ -272,17 +272,12 @@ class GuidanceBuffer(BaseBuffer):
         self.__dict__.update(fresh.__dict__, labels_of=None)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A model's zip carries the rows, not the empty space behind them, and packed, as pictures take long otherwise.
-        packed = io.BytesIO()
-        np.savez_compressed(packed, **self.rows())  # type: ignore[arg-type]
+        # A model's zip carries the rows, not the empty space behind them.
         empty = dict.fromkeys(("observations", "actions", "steps", "labels"))
-        return {**self.__dict__, **empty, "rows": packed.getvalue()}
+        return {**self.__dict__, **empty, "rows": self.rows()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         rows = state.pop("rows")
-        if isinstance(rows, bytes):  # as they are not in zips of version 0.1.0
-            with np.load(io.BytesIO(rows)) as content:
-                rows = dict(content)
         self.__dict__.update(state)
         self._allocate()
         self.pos, self.full = 0, False
