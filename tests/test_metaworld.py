@@ -18,8 +18,8 @@ from metaworld.policies import ENV_POLICY_MAP
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 
+from sb3_varl.advice.optional import task_of
 from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, Usage, VisitedState
-from sb3_varl.advisors.by_name import task_of
 from sb3_varl.advisors.prompt import MAX_SYSTEM_CHARACTERS, system_prompt
 from sb3_varl.metaworld import CAMERAS, TASKS, ScriptedAdvisor, SparseMetaWorldEnv, task_sheet
 

@@ -168,12 +168,3 @@ def test_the_task_of_an_advisor_is_the_task_in_its_log(tmp_path):
         with pytest.raises(ValueError, match=r"the task of its query 1 is 'Open the drawer\.', expected 'Close"):
             train(make_vlm(server, task="Close the drawer."), tmp_path / "Open", resume=True)
         assert len(server.requests) == n_requests
-
-
-def test_a_log_that_an_earlier_version_began_is_one_log(tmp_path, capsys):
-    """Earlier versions did not log the task of a VLMAdvisor that had one of its own."""
-    train(FunctionAdvisor(lambda observation: np.zeros(2)), tmp_path / "log", task="Go.")
-    file = tmp_path / "log" / "advice.jsonl"
-    file.write_text(file.read_text().replace('"task": "Go."', '"task": null', 1))
-    main([str(tmp_path / "log"), "--output", str(tmp_path / "guidance.npz")])
-    assert "8 rows of guidance" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from PIL import Image
 
 from sb3_varl.advice.answer import ParsedAnswer, parse_answers
-from sb3_varl.advice.log import decode_observation, log_file, read_records, strict_json
+from sb3_varl.advice.log import decode_observation, log_file, read_records
 from sb3_varl.advice.types import (
     UNANSWERED,
     Advice,
@@ -125,18 +125,16 @@ class LoggedQuery(QueryHistory):
         super().__init__(record["query"])
         self.folder = folder
         self.step: int = record["step"]
-        self.advisor: str | None = record.get("advisor")
+        self.advisor: str | None = record["advisor"]
         self.task: str | None = record["task"]
-        self.altered: str = record.get("altered", "")
-        # Of the run that the log belongs to; earlier versions gave runs no name.
-        self.run: str | None = record.get("run")
+        self.altered: str = record["altered"]
+        # Of the run that the log belongs to, if it belongs to one.
+        self.run: str | None = record["run"]
         self.action_low = np.array(record["action_low"], np.float64)
         self.action_high = np.array(record["action_high"], np.float64)
-        self.action_names: list[str] = record.get("action_names") or [
-            f"action[{i}]" for i in range(self.action_low.size)
-        ]
+        self.action_names: list[str] = record["action_names"]
         self.dtype: str | dict[str, str] = record["dtype"]
-        self._seen_dtype: str | dict[str, str] | None = record.get("seen_dtype")
+        self._seen_dtype: str | dict[str, str] | None = record["seen_dtype"]
         self._states: list[dict[str, Any]] = record["states"]
         # Older rules that stood again after it.
         self.put_back: str | None = None
@@ -151,21 +149,17 @@ class LoggedQuery(QueryHistory):
         if kind == "request":
             self.add(Request(record["request"], tuple(record["states"])))
         elif kind == "failure":
-            permanent = record.get("permanent", False)
-            self.add(Failure(record["request"], record["text"], Usage(**record["usage"]), permanent))
+            usage = Usage(**record["usage"])
+            self.add(Failure(record["request"], record["text"], usage, record["permanent"]))
         elif kind == "answer":
-            form = record.get("form", "actions")
             states, usage = tuple(record["states"]), Usage(**record["usage"])
-            self.add(Answer(record["request"], states, record["text"], usage, form, record.get("is_cut", False)))
+            self.add(Answer(record["request"], states, record["text"], usage, record["form"], record["is_cut"]))
         elif kind == "put_back":
             self.put_back = str(record["rules"])
         elif kind == "advice":
-            rejected = [Rejection(r["reason"], r["state"], r.get("example", "")) for r in record["rejected"]]
+            rejected = [Rejection(r["reason"], r["state"], r["example"]) for r in record["rejected"]]
             self.advice = Advice(record["actions"], rejected, Usage(**record["usage"]))
             self.latency, self.error = record["latency"], record["error"]
-            # Earlier versions had here what other advisors than models said of their requests.
-            if not self.failures and self.error is None:
-                self.failures += [Failure(i, text, Usage()) for i, text in enumerate(record.get("failures", ()))]
 
     def read(self, space: spaces.Box | None = None, parsed: ParsedAnswer | None = None) -> Advice:
         """
@@ -222,7 +216,7 @@ class LoggedQuery(QueryHistory):
     @property
     def encoded_observations(self) -> list[Any]:
         """The observations as the log has them."""
-        return [strict_json(state["observation"]) for state in self._states]  # earlier versions wrote NaN
+        return [state["observation"] for state in self._states]
 
     @property
     def observations(self) -> list[Observation]:
@@ -234,7 +228,7 @@ class LoggedQuery(QueryHistory):
         """The policy's original observation of each state, where the advisor reads another."""
         if self._seen_dtype is None:
             return [None] * self.n_states
-        return [decode_observation(strict_json(state["seen"]), self._seen_dtype) for state in self._states]
+        return [decode_observation(state["seen"], self._seen_dtype) for state in self._states]
 
     @property
     def guided(self) -> list[Observation]:

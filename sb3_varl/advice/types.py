@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, astuple, dataclass, field, fields, is_dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import yaml
@@ -13,6 +13,8 @@ from sb3_varl.arguments import ArgumentError
 from sb3_varl.redaction import scrub
 
 Observation = np.ndarray | dict[str, np.ndarray]
+# What is asked for: an action for each state, or rules for any.
+Form = Literal["actions", "rules"]
 
 # An answer this far outside the box, as a share of the box's width, is a rounding error and is clipped.
 BOUNDS_TOLERANCE = 0.01
@@ -242,7 +244,7 @@ class Answer:
     states: tuple[int, ...]
     text: str
     usage: Usage
-    form: str = "actions"
+    form: Form = "actions"
     is_cut: bool = False
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from gymnasium import spaces
 
-from sb3_varl.advisors.prompt import Form
+from sb3_varl.advice.types import Form
 
 
 def response_format(form: Form, action_space: spaces.Box, is_correction: bool = False) -> dict[str, Any]:

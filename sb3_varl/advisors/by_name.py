@@ -143,29 +143,6 @@ def _make_with(plugin: EntryPoint, rest: str, task: str | None, arguments: Mappi
     return advisor
 
 
-def name_of(advisor: Advisor) -> str:
-    """
-    Say who an advisor is, for logs and pages.
-
-    :param advisor: The advisor
-    :return: The model's name, or that of the advisor's class
-    """
-    model = getattr(advisor, "model", None)
-    return model if isinstance(model, str) else type(advisor).__name__
-
-
-def task_of(advisor: Advisor, task: str | None) -> str | None:
-    """
-    Say what an advisor is asked to solve.
-
-    :param advisor: The advisor; what its attribute ``task`` says, if it has one, goes first
-    :param task: The task that it is given with its queries
-    :return: The task in words, or ``None`` if neither knows one
-    """
-    own = getattr(advisor, "task", None)
-    return own if isinstance(own, str) and own.strip() else task
-
-
 def check_arguments(function: Callable[..., Any], names: Iterable[str], also: Iterable[str] = ()) -> None:
     """
     Find misspelt keyword arguments before they are passed on.

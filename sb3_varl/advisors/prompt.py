@@ -8,14 +8,14 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
 from sb3_varl.advice.sheets import action_names, as_data
-from sb3_varl.advice.types import AdviceQuery, Briefing, Followed, ObservationSlice, VisitedState
+from sb3_varl.advice.types import AdviceQuery, Briefing, Followed, Form, ObservationSlice, VisitedState
 from sb3_varl.advisors.rules_prompt import INTRODUCTION as RULES_INTRODUCTION
 from sb3_varl.advisors.rules_prompt import (
     correction,
@@ -26,7 +26,6 @@ from sb3_varl.advisors.rules_prompt import (
     pick_different,
     round_number,
 )
-from sb3_varl.arguments import ArgumentError
 from sb3_varl.rules import Rules
 from sb3_varl.rules.names import Names
 from sb3_varl.wording import count
@@ -45,8 +44,6 @@ MAX_SYSTEM_CHARACTERS = 20_000
 MAX_STATE_CHARACTERS = 20_000
 MAX_REQUEST_CHARACTERS = 100_000
 MAX_REQUEST_IMAGE_CHARACTERS = 10_000_000
-
-Form = Literal["actions", "rules"]
 
 _INTRODUCTION = (
     "You advise a reinforcement learning agent. You are shown states that it visited, and the action that it "
@@ -81,23 +78,6 @@ class Chat:
         """
         said = [{"role": "assistant", "content": answer}, {"role": "user", "content": objection}]
         return dataclasses.replace(self, messages=[*self.messages, *said])
-
-
-def default_form(briefing: Briefing) -> tuple[Form, str]:
-    """
-    Say what is asked for in an environment, unless somebody wants something else.
-
-    :param briefing: What stays the same over all queries
-    :return: ``"rules"`` where the task sheet names the numbers of an observation, and ``"actions"`` elsewhere; and what
-        is wrong with the names that it has, if anything is
-    """
-    if briefing.sheet is None or not briefing.sheet.observation:
-        return "actions", ""
-    try:
-        Names(briefing.sheet, briefing.observation_space)
-    except ArgumentError as error:
-        return "actions", str(error)
-    return "rules", ""
 
 
 def chats(
@@ -197,6 +177,18 @@ def _user_message(parts: list[dict[str, Any]]) -> dict[str, Any]:
     # Servers of text models often take nothing but a string.
     text_only = all(part["type"] == "text" for part in parts)
     return {"role": "user", "content": "\n".join(part["text"] for part in parts) if text_only else parts}
+
+
+def whole_prompt(query: AdviceQuery, task: str, form: Form) -> str:
+    """
+    Put together what is said about a query, without the pictures.
+
+    :param query: The query
+    :param task: The task in words
+    :param form: What is asked for
+    :return: What all requests begin with, and a line for each state
+    """
+    return "\n\n".join([system_prompt(query.briefing, task, form), *state_lines(query, form)])
 
 
 def system_prompt(briefing: Briefing, task: str, form: Form = "actions") -> str:

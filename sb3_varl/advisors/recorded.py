@@ -7,7 +7,7 @@ from typing import Any
 
 from sb3_varl.advice.history import LoggedQuery, read_queries
 from sb3_varl.advice.log import encode_observation
-from sb3_varl.advice.types import Advice, AdviceQuery, Briefing, Rejection
+from sb3_varl.advice.types import Advice, AdviceQuery, Briefing, Form, Rejection
 from sb3_varl.rules import Rules
 
 
@@ -50,7 +50,7 @@ class ReplayAdvisor:
                 self._by_place[query.index, state, encoded] = action
                 self._by_observation[encoded] = action
 
-    def form_for(self, briefing: Briefing) -> str:
+    def form_for(self, briefing: Briefing) -> Form:
         """
         Say what was answered in the recorded run.
 

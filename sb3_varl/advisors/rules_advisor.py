@@ -8,7 +8,7 @@ import pathlib
 
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import FILE_NAME as LOG_FILE_NAME
-from sb3_varl.advice.types import Advice, AdviceQuery, Answer, Briefing, Usage
+from sb3_varl.advice.types import Advice, AdviceQuery, Answer, Briefing, Form, Usage
 from sb3_varl.rules import Rules
 from sb3_varl.rules.rule import outline
 
@@ -116,7 +116,7 @@ class RulesAdvisor:
         if rules.rejected:
             logger.warning("%d of the rules of %s cannot be used: %s", len(rules.rejected), self.model, lost)
 
-    def form_for(self, briefing: Briefing) -> str:
+    def form_for(self, briefing: Briefing) -> Form:
         """
         Say what its answers are.
 

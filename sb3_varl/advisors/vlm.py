@@ -4,21 +4,15 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
-from sb3_varl.advice.types import Advice, AdviceQuery, Briefing, QueryInterrupted, Usage
+from sb3_varl.advice.types import Advice, AdviceQuery, Briefing, Form, QueryInterrupted, Usage
 from sb3_varl.advisors.background import Interruptible
 from sb3_varl.advisors.budget import Budget
+from sb3_varl.advisors.form import UsualForm, check_form
 from sb3_varl.advisors.limits import ServerLimits
-from sb3_varl.advisors.prompt import (
-    MAX_IMAGE_SIZE,
-    MAX_STATES_PER_REQUEST,
-    Form,
-    default_form,
-    state_lines,
-    system_prompt,
-)
+from sb3_varl.advisors.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, system_prompt, whole_prompt
 from sb3_varl.advisors.providers import Endpoint, can_reason, check_model, holds_to_schema, known_refusal, price_of
 from sb3_varl.advisors.vlm_query import CircuitBreaker, RequestSettings, VLMQuery
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number, check_text
@@ -88,7 +82,7 @@ class VLMAdvisor:
         model: str,
         task: str | None = None,
         *,
-        form: Literal["actions", "rules"] | None = None,
+        form: Form | None = None,
         api_base: str | None = None,
         states_per_request: int = 16,
         image_size: int = 224,
@@ -105,8 +99,7 @@ class VLMAdvisor:
         completion_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         check_text("task", task, "Open the drawer.")
-        if form not in (None, "actions", "rules"):
-            raise ArgumentError(f'form is {form!r}, expected "rules", "actions" or None.')
+        check_form(form)
         check_integer("states_per_request", states_per_request, high=MAX_STATES_PER_REQUEST)
         check_integer("image_size", image_size, high=MAX_IMAGE_SIZE)
         check_number("deadline", deadline, above_low=True)
@@ -156,7 +149,7 @@ class VLMAdvisor:
         self._breaker = CircuitBreaker(model, int(max_failures))
         self._limits = ServerLimits(model)
         self._usage = Usage()
-        self._said_why_no_rules = False
+        self._usual_form = UsualForm(f"{model} is")
         self._be_idle()
         if max_cost is not None and price_per_token is None and price_of(model, 1, 1) is None:
             raise ArgumentError(
@@ -260,8 +253,7 @@ class VLMAdvisor:
         :param query: The query
         :return: The text of its requests: what they all begin with, and a line for each state
         """
-        task, form = self._task(query.briefing), self.form_for(query.briefing)
-        return "\n\n".join([system_prompt(query.briefing, task, form), *state_lines(query, form)])
+        return whole_prompt(query, self._task(query.briefing), self.form_for(query.briefing))
 
     def form_for(self, briefing: Briefing) -> Form:
         """
@@ -270,13 +262,7 @@ class VLMAdvisor:
         :param briefing: What stays the same over all queries
         :return: The form
         """
-        if self.form is not None:
-            return self.form
-        form, why_no_rules = default_form(briefing)
-        if why_no_rules and not self._said_why_no_rules:
-            logger.warning("%s is asked for actions, and not for rules: %s", self.model, why_no_rules)
-            self._said_why_no_rules = True
-        return form
+        return self.form or self._usual_form(briefing)
 
     def interrupt(self) -> None:
         """Break off what is being asked, from any thread. What was answered so far is recorded."""

@@ -16,12 +16,12 @@ from gymnasium import spaces
 from sb3_varl.advice.answer import ParsedAnswer, parse_answer
 from sb3_varl.advice.items import MAX_ANSWER_LENGTH, without_thoughts
 from sb3_varl.advice.sheets import action_names
-from sb3_varl.advice.types import Advice, AdviceQuery, Answer, Failure, Rejection, Request, StandingAdvice, Usage
+from sb3_varl.advice.types import Advice, AdviceQuery, Answer, Failure, Form, Rejection, Request, StandingAdvice, Usage
 from sb3_varl.advisors.answer_schema import response_format
 from sb3_varl.advisors.budget import Budget
 from sb3_varl.advisors.completion import Completion
 from sb3_varl.advisors.limits import ServerLimits, without_pictures
-from sb3_varl.advisors.prompt import Chat, Form, chats, system_prompt
+from sb3_varl.advisors.prompt import Chat, chats, system_prompt
 from sb3_varl.advisors.providers import Endpoint, RequestFailed, complete, count_tokens, import_litellm, price_of
 from sb3_varl.advisors.rules_prompt import objection
 from sb3_varl.redaction import without_secrets

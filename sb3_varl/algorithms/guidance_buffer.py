@@ -209,7 +209,6 @@ class GuidanceBuffer(BaseBuffer):
             self.observations[key][places] = array[kept]
         self.actions[places] = actions[kept]
         self.steps[places] = np.asarray(rows["steps"])[kept]
-        # Which version 0.1.0 did not have.
         self.labels[places] = np.asarray(rows["labels"])[kept] if "labels" in rows else False
         self.full = self.full or end >= self.buffer_size
         self.pos = end % self.buffer_size

@@ -346,13 +346,8 @@ class Guided(OffPolicyAlgorithm):
         :param exclude: Attributes that are left out besides those that always are
         :param include: Attributes that are not left out
         """
-        progress = self.advice_progress
-        self.advice_progress = [_without_absolute_path(entry) for entry in progress]
-        try:
-            with replacing_path(path, "zip") as partial:
-                super().save(partial, exclude, include)
-        finally:
-            self.advice_progress = progress
+        with replacing_path(path, "zip") as partial:
+            super().save(partial, exclude, include)
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
@@ -379,14 +374,3 @@ class Guided(OffPolicyAlgorithm):
         :raises ValueError: if it does not fit this model's spaces
         """
         self.guidance_buffer.load(path)
-
-
-def _without_absolute_path(progress: dict[str, Any]) -> dict[str, Any]:
-    """Of what a zip of version 0.1.0 had of an advice log: the path tells who trained it where."""
-    if "log_path" not in progress:
-        return progress
-    log_path, here = pathlib.Path(progress["log_path"] or ""), pathlib.Path.cwd()
-    if log_path.is_absolute():
-        is_below = log_path.is_relative_to(here)
-        return progress | {"log_path": log_path.relative_to(here).as_posix() if is_below else None}
-    return progress

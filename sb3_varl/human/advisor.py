@@ -18,22 +18,16 @@ from sb3_varl.advice.types import (
     Answer,
     Briefing,
     Failure,
+    Form,
     QueryInterrupted,
     Rejection,
     Request,
     Usage,
 )
 from sb3_varl.advisors.budget import Budget
-from sb3_varl.advisors.prompt import (
-    MAX_IMAGE_SIZE,
-    MAX_STATES_PER_REQUEST,
-    Form,
-    chats,
-    default_form,
-    state_lines,
-    system_prompt,
-)
-from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number, check_text
+from sb3_varl.advisors.form import UsualForm, check_form
+from sb3_varl.advisors.prompt import MAX_IMAGE_SIZE, MAX_STATES_PER_REQUEST, chats, system_prompt, whole_prompt
+from sb3_varl.arguments import check_bool, check_integer, check_number, check_text
 from sb3_varl.human.desk import Desk, Interrupted
 from sb3_varl.pages import picture_url, render
 from sb3_varl.rules import Rules
@@ -79,8 +73,7 @@ class HumanAdvisor:
     ) -> None:
         task = task or None
         check_text("task", task, "Open the drawer.")
-        if form not in (None, "actions", "rules"):
-            raise ArgumentError(f'form is {form!r}, expected "rules", "actions" or None.')
+        check_form(form)
         check_integer("port", port, low=0, high=65_535)
         check_number("minutes_per_query", minutes_per_query, above_low=True, optional=True)
         check_number("max_minutes", max_minutes, above_low=True, optional=True)
@@ -95,7 +88,8 @@ class HumanAdvisor:
         self.open_browser = open_browser
         self.budget = Budget(_NAME, max_seconds=None if max_minutes is None else 60 * max_minutes)
         self._usage = Usage()
-        self._said_why_no_rules = self._is_announced = False
+        self._usual_form = UsualForm("You are")
+        self._is_announced = False
         self._be_closed()
 
     def _be_closed(self) -> None:
@@ -149,8 +143,7 @@ class HumanAdvisor:
         :param query: The query
         :return: The text
         """
-        form = self.form_for(query.briefing)
-        return "\n\n".join([system_prompt(query.briefing, self._task(query.briefing), form), *state_lines(query, form)])
+        return whole_prompt(query, self._task(query.briefing), self.form_for(query.briefing))
 
     def form_for(self, briefing: Briefing) -> Form:
         """
@@ -159,13 +152,7 @@ class HumanAdvisor:
         :param briefing: What stays the same over all queries
         :return: The form
         """
-        if self.form is not None:
-            return self.form
-        form, why_no_rules = default_form(briefing)
-        if why_no_rules and not self._said_why_no_rules:
-            logger.warning("You are asked for actions, and not for rules: %s", why_no_rules)
-            self._said_why_no_rules = True
-        return form
+        return self.form or self._usual_form(briefing)
 
     def advise(self, query: AdviceQuery) -> Advice:
         """

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from sb3_varl.advice.types import Advice, AdviceQuery, Advisor, Briefing, StandingAdvice
+from sb3_varl.advice import optional
+from sb3_varl.advice.types import Advice, AdviceQuery, Advisor, Briefing, Form, StandingAdvice
 from sb3_varl.arguments import ArgumentError, check_integer
 from sb3_varl.rules import Rules
 
@@ -37,10 +38,10 @@ class MistakenAdvisor:
     def __init__(self, advisor: Advisor, mistake: str, *, corrected_at: int | None = None) -> None:
         if mistake not in MISTAKES:
             raise ArgumentError(f"mistake is {mistake!r}, expected one of {', '.join(map(repr, MISTAKES))}.")
-        if not hasattr(advisor, "standing"):
+        if not optional.advises_unasked(advisor):
             raise ArgumentError(f"advisor is {advisor!r}, expected one with standing advice, such as recorded rules.")
         check_integer("corrected_at", corrected_at, low=0, optional=True)
-        self.advisor: Any = advisor
+        self.advisor = advisor
         self.mistake = mistake
         self.corrected_at = corrected_at
         self.model = f"simulated/{mistake}"
@@ -51,21 +52,22 @@ class MistakenAdvisor:
         Have the other advisor prepare, and make the mistake.
 
         :param briefing: What stays the same over all queries
-        :raises ArgumentError: if the mistake is one of rules, and the advice is no rules
+        :raises ArgumentError: if it has no standing advice, or the mistake is one of rules and the advice is no rules
         """
-        if hasattr(self.advisor, "prepare"):
-            self.advisor.prepare(briefing)
-        right = self.advisor.standing(briefing)
+        optional.prepare(self.advisor, briefing)
+        right = optional.standing(self.advisor, briefing)
+        if right is None:
+            raise ArgumentError(f"advisor is {self.advisor!r}, which has no standing advice here.")
         self._advice = right, mistaken(right, self.mistake)
 
-    def form_for(self, briefing: Briefing) -> str:
+    def form_for(self, briefing: Briefing) -> Form:
         """
         Say what its answers are.
 
         :param briefing: What stays the same over all queries
         :return: As of the other advisor
         """
-        return self.advisor.form_for(briefing) if hasattr(self.advisor, "form_for") else "actions"
+        return optional.form_for(self.advisor, briefing)
 
     def standing(self, briefing: Briefing) -> StandingAdvice:
         """

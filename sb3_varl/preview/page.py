@@ -10,14 +10,16 @@ import os
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
+from sb3_varl.advice import optional
+from sb3_varl.advice.optional import name_of, task_of
 from sb3_varl.advice.sheets import action_names, load_task_sheet
-from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, TaskSheet
-from sb3_varl.advisors.by_name import is_model, make_advisor, name_of, task_of
+from sb3_varl.advice.types import AdviceQuery, Advisor, Briefing, Form, TaskSheet
+from sb3_varl.advisors.by_name import is_model, make_advisor
 from sb3_varl.advisors.prompt import chats as make_chats
 from sb3_varl.advisors.prompt import state_lines
 from sb3_varl.advisors.providers import count_tokens, price_of
@@ -85,7 +87,7 @@ class Preview:
     estimate: Estimate
     in_a_run: Estimate
     findings: Findings | None = None
-    form: Literal["rules", "actions"] = "actions"
+    form: Form = "actions"
     is_model: bool = True
     could_be_rules: bool = False
 
@@ -258,8 +260,7 @@ class _Addressee:
         self.model = advisor if isinstance(advisor, VLMAdvisor) else None
 
     def prepare(self, briefing: Briefing) -> str:
-        if hasattr(self.advisor, "prepare"):
-            self.advisor.prepare(briefing)
+        optional.prepare(self.advisor, briefing)
         task = (self.model.task if self.model is not None else None) or briefing.task
         if not task:
             raise ValueError('There is no task. Say it in words: task="Open the drawer.", or --task.')
@@ -268,8 +269,7 @@ class _Addressee:
     def preview(self, query: AdviceQuery, task: str, env_name: str) -> Preview:
         settings = self.model.settings if self.model is not None else None
         per_request, image_size = (settings.states_per_request, settings.image_size) if settings else (16, 224)
-        form_for = getattr(self.advisor, "form_for", None)
-        form: Literal["rules", "actions"] = form_for(query.briefing) if callable(form_for) else "actions"
+        form = optional.form_for(self.advisor, query.briefing)
         portions = make_chats(query, task, range(len(query.states)), per_request, image_size, form)
         chats = [chat.messages for chat in portions]
         if not chats:

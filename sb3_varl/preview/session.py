@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from sb3_varl.advice import optional
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import FILE_NAME, AdviceLog
 from sb3_varl.advice.types import Advice, AdviceQuery, Advisor, Observation, Usage, VisitedState
@@ -108,7 +109,7 @@ class Interview:
         self.findings.checks.append(agrees_with_itself(first, again, space))
         if len(states) < 2 or any(state.frame is None for state in states):
             return
-        if not getattr(self.advisor, "takes_pictures", True):
+        if not optional.takes_pictures(self.advisor):
             self.findings.checks.append(Check(PICTURES, None, "None were shown: the server refuses pictures."))
         else:
             exchanged = self._ask(_with_pictures_exchanged(states), altered="pictures exchanged")
@@ -150,8 +151,8 @@ class Interview:
         """
         findings, briefing = self.findings, self.query.briefing
         standing = findings.advice.standing
-        if standing is None and hasattr(self.advisor, "standing"):
-            standing = self.advisor.standing(briefing)
+        if standing is None:
+            standing = optional.standing(self.advisor, briefing)
         if standing is None:
             return
         with self._trying(WHOLE):

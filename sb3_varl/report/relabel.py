@@ -96,8 +96,6 @@ def merge(queries: Iterable[Relabelled]) -> GuidanceBuffer:
     if not advised:
         raise ValueError("There is no advice in these logs that could be merged.")
     first = advised[0].query
-    # Earlier versions did not log the task of a VLMAdvisor that had one of its own.
-    with_task = next((query.query for query in advised if query.query.task is not None), first)
     buffer = GuidanceBuffer(
         sum(query.n_advised for query in advised),
         _space(first.guided[0]),
@@ -106,9 +104,9 @@ def merge(queries: Iterable[Relabelled]) -> GuidanceBuffer:
     )
     for relabelled in advised:
         query = relabelled.query
-        if query.task is not None and query.task != with_task.task:
+        if query.task != first.task:
             raise ValueError(
-                f"The logs are of different tasks: {with_task.task!r} in {with_task.folder} and {query.task!r} in "
+                f"The logs are of different tasks: {first.task!r} in {first.folder} and {query.task!r} in "
                 f"{query.folder}. What is right for one is wrong for the other: merge the logs of one task."
             )
         for name in ("action_low", "action_high"):

@@ -8,9 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_varl.advice import optional
+from sb3_varl.advice.optional import name_of, task_of
 from sb3_varl.advice.sheets import load_task_sheet
 from sb3_varl.advice.types import AdviceWarning, Advisor, Briefing, Observation, TaskSheet, Usage
-from sb3_varl.advisors.by_name import EXAMPLE_MODEL, make_advisor, name_of, task_of
+from sb3_varl.advisors.by_name import EXAMPLE_MODEL, make_advisor
 from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_number, check_text
 from sb3_varl.training import explain
 from sb3_varl.training.briefing import make_briefing
@@ -265,8 +267,7 @@ class AdvisorCallback(BaseCallback):
         space = None if self._privileged is None else self._privileged.space
         task = task_of(self.advisor, self.task)
         self._briefing = make_briefing(self.training_env, task, self.sheet, self.frames, space)
-        if hasattr(self.advisor, "prepare"):
-            self.advisor.prepare(self._briefing)
+        optional.prepare(self.advisor, self._briefing)
         if 0 < model.num_timesteps == self.num_timesteps and self._model_of_run is model:
             model.advice_in_use.append(self._ledger.progress)
             self._queries.catch_up(self._briefing, self.window, self.verbose)
@@ -324,8 +325,6 @@ class AdvisorCallback(BaseCallback):
                 "AdvisorCallback(log_path=...), or log_path=False for none",
             ) from None
         self._queue = QueryQueue(self.advisor, log, Usage(**progress.get("usage", {})))
-        if self.until_success is not None and "rules" in progress and "counts" not in progress:
-            progress["ended"] = model.shaping_ended  # an earlier version did not say who ended it
         self._ledger = Ledger(progress)
         # A generator of its own, so that asking draws nothing from the run's random numbers.
         self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(model.seed))

@@ -20,8 +20,7 @@ class Ledger:
     :param progress: What the model's zip keeps of them: ``answered`` (queries that were), ``open`` (what of these
         was not answered: the query's number, the state, and the reason that was counted, which is ``None`` if the
         advisor had failed altogether, and empty if none was), ``failed`` (how many failed requests were counted of the
-        queries that are open), ``totals`` and ``usage``; and ``unread``, in a zip of version 0.1.0 that has not met its
-        log yet, of how many queries nobody knows what is open. Kept up to date here
+        queries that are open), ``totals`` and ``usage``. Kept up to date here
     """
 
     def __init__(self, progress: dict[str, Any]) -> None:
@@ -61,8 +60,6 @@ class Ledger:
 
         :param outcome: What became of a query
         """
-        if "open" not in self.progress and self.n_answered:  # of version 0.1.0, without its log
-            self.progress["unread"] = self.n_answered
         index, reasons = outcome.query.index, {r.state: r.reason for r in outcome.rejected}
         self.progress["answered"] = max(index + 1, self.n_answered)
         others, was_failure = [], False

@@ -135,12 +135,7 @@ class _Search:
             return folder, known or self._new()
         run = _run_of(folder)
         for entry in self.free:
-            # Version 0.1.0 gave runs no names; such a log may have been away meanwhile.
-            its = folder_of(entry)
-            is_here = its is not None and its.resolve() == folder.resolve()
-            is_nameless = is_here or "unread" in entry or ("run" not in entry and its is None)
-            is_of_run = is_nameless if run is None else entry.get("run") == run
-            if is_of_run:
+            if entry["run"] == run:
                 return folder, entry
         if self.resume:
             return folder, self._new(run)
@@ -193,7 +188,6 @@ class _Search:
         entry["run"] = entry.get("run") or uuid.uuid4().hex[:12]
         entry["advisor"] = self.advisor
         entry.setdefault("log", None)
-        entry.pop("log_path", None)
         return entry
 
     def _usual_folder(self, run: str) -> pathlib.Path:
@@ -256,9 +250,7 @@ def folder_of(progress: Progress) -> pathlib.Path | None:
     :param progress: What it knows, an entry of its ``advice_progress``
     :return: The folder, or ``None`` if it cannot be found
     """
-    run = progress.get("run")
-    if run is None:  # of version 0.1.0
-        return _existing(progress.get("log_path"))
+    run = progress["run"]
     if run in _folders:
         return _existing(_folders[run])
     folder = _existing(progress["log"])
@@ -283,7 +275,7 @@ def _run_of(folder: pathlib.Path) -> str | None:
 
 
 def _place_of(progress: Progress) -> str:
-    folder = _folders.get(progress.get("run", "")) or progress.get("log") or progress.get("log_path")
+    folder = _folders.get(progress["run"]) or progress["log"]
     return str(folder or "a place that the model knows")
 
 

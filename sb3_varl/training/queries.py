@@ -9,8 +9,8 @@ import numpy as np
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from sb3_varl.advice.history import LoggedQuery, read_queries
+from sb3_varl.advice.optional import name_of
 from sb3_varl.advice.types import AdviceQuery, Advisor, AdvisorError, Briefing, Usage
-from sb3_varl.advisors.by_name import name_of
 from sb3_varl.saving import held_signals
 from sb3_varl.training import explain
 from sb3_varl.training.ledger import Ledger
@@ -341,18 +341,15 @@ class Queries:
                 "and start again."
             )
 
-    def log_put_back(self, query: int | None, rules: str) -> None:
+    def log_put_back(self, query: int, rules: str) -> None:
         """
         Write down that older rules stand again.
 
-        :param query: Number of the query whose rules did worse, ``None`` if it is not known
+        :param query: Number of the query whose rules did worse
         :param rules: The text of those that stand again
         """
-        log = self._queue.log
-        if log is not None and query is None:  # of a model that was saved by an earlier version
-            query = max((logged.index for logged in read_queries(log.path) if logged.answers), default=None)
-        if log is not None and query is not None:
-            log.write_put_back(query, rules)
+        if self._queue.log is not None:
+            self._queue.log.write_put_back(query, rules)
 
     # ---- The end of learn()
 

@@ -14,9 +14,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from sb3_varl.advice import optional
 from sb3_varl.advice.answer import ParsedAnswer
 from sb3_varl.advice.history import LoggedQuery, QueryHistory
 from sb3_varl.advice.log import TOO_LATE, AdviceLog
+from sb3_varl.advice.optional import name_of
 from sb3_varl.advice.types import (
     Advice,
     AdviceQuery,
@@ -32,7 +34,6 @@ from sb3_varl.advice.types import (
 )
 from sb3_varl.advice.validation import checked
 from sb3_varl.advisors.background import in_background
-from sb3_varl.advisors.by_name import name_of
 from sb3_varl.redaction import scrub
 from sb3_varl.rules.answers import read_answers
 
@@ -249,9 +250,9 @@ class QueryQueue:
         """
         self._is_broken_off = lambda: True
         # Whoever thinks for free, as a person does, need not think on.
-        if self._open and hasattr(self.advisor, "withdraw"):
+        if self._open:
             with contextlib.suppress(Exception):
-                self.advisor.withdraw()
+                optional.withdraw(self.advisor)
         unasked = self.drop_unasked()
         begun = self._drop(lambda asked: everything or asked.future is None)
         self.spent = sum((asked.cost for asked in begun), self.spent)
@@ -266,10 +267,9 @@ class QueryQueue:
         """Have the advisor stop, if it can. Its query stays open."""
         if not self._open or self._open[0].future is None or self._open[0].future.cancel():
             return
-        if hasattr(self.advisor, "interrupt"):
-            # The last words of an advisor that is somebody else's code are not worth an exception.
-            with contextlib.suppress(Exception):
-                self.advisor.interrupt()
+        # The last words of an advisor that is somebody else's code are not worth an exception.
+        with contextlib.suppress(Exception):
+            optional.interrupt(self.advisor)
         concurrent.futures.wait([self._open[0].future], timeout=PATIENCE)
         if not self._open[0].future.done():
             logger.warning(

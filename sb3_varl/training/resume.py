@@ -68,12 +68,7 @@ def recover(queries: Sequence[LoggedQuery], progress: Progress, briefing: Briefi
     :raises ValueError: if one of these is about another environment or another task
     """
     n_answered = progress.get("answered", 0)
-    n_unread = progress.pop("unread", 0) if "open" in progress else n_answered  # of version 0.1.0
     progress.setdefault("open", [])
-    of_old_version = [query for query in queries if query.index < n_unread and query.run is None]
-    progress["open"] += [entry for query in of_old_version for entry in _open_states(query)]
-    if n_unread and not of_old_version:  # the log is elsewhere, and may be back another time
-        progress["unread"] = n_unread
     recovered = []
     for query in queries:
         unanswered, is_new = query.unanswered(query.n_states), query.index >= n_answered
@@ -96,12 +91,6 @@ def _parsed(query: LoggedQuery, briefing: Briefing) -> ParsedAnswer | None:
     return read_answers(query.answers, query.observations, briefing)
 
 
-def _open_states(query: LoggedQuery) -> list[list[Any]]:
-    rejections = query.advice.rejected if query.advice is not None else ()
-    reasons = {rejection.state: rejection.reason for rejection in rejections}
-    return [[query.index, state, reasons.get(state)] for state in sorted(query.unanswered(query.n_states))]
-
-
 def check_environment(query: LoggedQuery, briefing: Briefing) -> None:
     """
     Make sure that a logged query is about this environment and this task.
@@ -121,9 +110,6 @@ def check_environment(query: LoggedQuery, briefing: Briefing) -> None:
         "action bounds": (query.action_low.tolist(), query.action_high.tolist()),
         "observation": _shapes(decode_observation(query.encoded_observations[0], query.dtype)),
     }
-    # Earlier versions did not log the task of a VLMAdvisor, which is called as its model, that had one of its own.
-    if query.task is None and query.run is None and "/" in (query.advisor or ""):
-        del expected["task"]
     for name, value in expected.items():
         if given[name] != value:
             raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_varl.advice import optional
 from sb3_varl.advice.types import Advisor, Briefing, Followed, Observation, StandingAdvice
 from sb3_varl.arguments import ArgumentError
 from sb3_varl.rules import Rules
@@ -52,9 +53,8 @@ class Teacher:
         hold: bool | None,
         picture: Callable[[int], np.ndarray | None],
     ) -> None:
-        form_for = getattr(advisor, "form_for", None)
-        self.advises_by_rules = callable(form_for) and form_for(briefing) == "rules"
-        self.can_be_corrected = self.advises_by_rules and not hasattr(advisor, "standing")
+        self.advises_by_rules = optional.form_for(advisor, briefing) == "rules"
+        self.can_be_corrected = self.advises_by_rules and not optional.advises_unasked(advisor)
         if label_freq is None:
             label_freq = LABEL_FREQ_OF_RULES if self.advises_by_rules else 0
         if roll_in is None:
@@ -82,8 +82,8 @@ class Teacher:
         # Whether somebody waits for the record to say how good the advice is, and whether for episodes to look at.
         self.waits_for_record: Callable[[], bool] = lambda: False
         self.waits_for_episodes: Callable[[], bool] = lambda: False
-        # Told of the query whose rules did worse, if it is known, and of the text of those that stand again.
-        self.on_put_back: Callable[[int | None, str], None] = lambda query, text: None
+        # Told of the query whose rules did worse, and of the text of those that stand again.
+        self.on_put_back: Callable[[int, str], None] = lambda query, text: None
         self._model = model
         self._advisor = advisor
         self._briefing = briefing
@@ -104,8 +104,8 @@ class Teacher:
             self.stand(self.read(text))
         if record is not None and record["rules"] is not None:
             self.record, record = TrackRecord.load(record, self.read), None
-        if hasattr(self._advisor, "standing") and self._is_used:
-            advice = self._advisor.standing(self._briefing)
+        advice = optional.standing(self._advisor, self._briefing) if self._is_used else None
+        if advice is not None:
             if text is not None and advice != self.standing.advice:
                 logger.warning(
                     "The rules that stand from now on are not those that the model was saved with. What these said of "
@@ -129,7 +129,7 @@ class Teacher:
 
     @property
     def _brings_standing(self) -> bool:
-        return self.can_be_corrected or hasattr(self._advisor, "standing")
+        return self.can_be_corrected or optional.advises_unasked(self._advisor)
 
     @property
     def begins_all_episodes(self) -> bool:
@@ -287,7 +287,7 @@ class Teacher:
             100 * worse.success,
             100 * better.success,
         )
-        if isinstance(better.advice, Rules):
+        if isinstance(better.advice, Rules) and worse.query is not None:
             self.on_put_back(worse.query, better.advice.text)
         self._go_back_to(better)
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from stable_baselines3.common.logger import Image as LoggedImage
 from stable_baselines3.common.logger import KVWriter, TensorBoardOutputFormat
 
+from sb3_varl.advice import optional
 from sb3_varl.advice.sheets import action_names
 from sb3_varl.advice.types import Advice, AdviceQuery, Advisor
 from sb3_varl.redaction import scrub
@@ -40,9 +41,9 @@ def show_in_tensorboard(outputs: Iterable[KVWriter], query: AdviceQuery, advice:
         return
     try:
         shown: dict[str, Any] = {"advice/states": LoggedImage(draw_query(query, advice), "HWC")}
-        prompt = getattr(advisor, "prompt", None)
-        if callable(prompt):
-            shown["advice/prompt"] = textwrap.indent(str(prompt(query)), "    ")
+        told = optional.prompt(advisor, query)
+        if told is not None:
+            shown["advice/prompt"] = textwrap.indent(told, "    ")
         if isinstance(advice.standing, Rules):
             shown["advice/rules"] = textwrap.indent(advice.standing.text, "    ")
         for board in boards:

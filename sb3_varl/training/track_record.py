@@ -52,8 +52,8 @@ class TrackRecord:
         :param read: Makes advice of what was kept of it: the text of rules, or ``None``
         :return: The record
         """
-        before = kept.get("before")
-        record = cls(read(kept["rules"]), None if before is None else cls.load(before, read), kept.get("query"))
+        before = kept["before"]
+        record = cls(read(kept["rules"]), None if before is None else cls.load(before, read), kept["query"])
         record.n_episodes, record.n_successes = int(kept["episodes"]), int(kept["successes"])
         record.remark = str(kept["remark"])
         return record
