@@ -43,6 +43,8 @@ _SECRET_ASSIGNMENT = re.compile(
 _MIN_LENGTH = 8
 # Characters of an error that are looked at.
 _MAX_SCRUBBED = 10_000
+# Of an example.
+_MAX_EXAMPLE = 120
 
 
 def without_secrets(text: str) -> str:
@@ -98,6 +100,25 @@ def scrub(text: str) -> str:
         # Without the last word: it may be half a key.
         text = text[:_MAX_SCRUBBED].rpartition(" ")[0]
     return " ".join(without_secrets(text).split())[:300]
+
+
+def example_of(thing: Any, max_length: int = _MAX_EXAMPLE) -> str:
+    """
+    Show in a few words what could not be used.
+
+    :param thing: Anything; text is taken as it is, and an exception with its type
+    :param max_length: Characters, at most
+    :return: One line, without anything that may be a key
+    """
+    try:
+        if isinstance(thing, BaseException):
+            text = f"{type(thing).__name__}: {thing}"
+        else:
+            text = thing if isinstance(thing, str) else repr(thing)
+    except Exception:  # whatever somebody's type raises
+        text = type(thing).__name__
+    text = scrub(text)
+    return text if len(text) <= max_length else f"{text[: max_length - 1]}…"
 
 
 def refuse_secrets(configuration: Any, name: str) -> None:

@@ -14,7 +14,7 @@ from standing import SMALL
 from conftest import CounterEnv, DictEnv, make_query
 from sb3_varl import VARL, Advice, AdvisorCallback, FunctionAdvisor, Rejection
 from sb3_varl.advice.history import read_queries
-from sb3_varl.advice.types import as_numbers
+from sb3_varl.advice.validation import as_numbers
 
 
 def right(observation):

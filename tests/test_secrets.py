@@ -264,14 +264,14 @@ def test_tokens_of_a_text_may_be_arguments():
 
 @pytest.mark.parametrize("place", [0, 40, 85, 95, 105, 110, 115])
 def test_no_half_of_a_key_is_an_example(place):
-    from sb3_varl.advice.types import example_of
+    from sb3_varl.redaction import example_of
 
     assert "planted" not in example_of(ValueError("x" * place + " " + KEY))
     assert len(example_of("x" * 500)) == 120
 
 
 def test_exceptions_that_cannot_be_shown_have_a_name():
-    from sb3_varl.advice.types import example_of
+    from sb3_varl.redaction import example_of
 
     class Mute(Exception):
         def __str__(self):

@@ -12,7 +12,12 @@ from gymnasium import spaces
 
 from sb3_varl.advice.items import RawAnswer, read_items, state_number
 from sb3_varl.advice.plain_answers import read_plain
-from sb3_varl.advice.types import Answer, Rejection, StandingAdvice, check_action
+from sb3_varl.advice.types import (
+    Answer,
+    Rejection,
+    StandingAdvice,
+)
+from sb3_varl.advice.validation import check_action
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # Of a list that is text.

@@ -32,9 +32,8 @@ from sb3_varl.advice.types import (
     Request,
     Usage,
     VisitedState,
-    check_action,
-    counted,
 )
+from sb3_varl.advice.validation import check_action, counted
 from sb3_varl.redaction import scrub
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,6 @@
 """What passes between the callback, which knows Stable-Baselines3, and an advisor, which does not."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, astuple, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -10,16 +9,11 @@ import yaml
 from gymnasium import spaces
 
 from sb3_varl.arguments import ArgumentError
-from sb3_varl.redaction import scrub
 
 Observation = np.ndarray | dict[str, np.ndarray]
 # What is asked for: an action for each state, or rules for any.
 Form = Literal["actions", "rules"]
 
-# An answer this far outside the box, as a share of the box's width, is a rounding error and is clipped.
-BOUNDS_TOLERANCE = 0.01
-# Of an example, in characters.
-_MAX_EXAMPLE = 120
 # Reasons for which a state was not answered, so that it may be asked about again. Others are about an answer.
 UNANSWERED = frozenset({"request_failed", "given_up", "budget_exhausted", "raised"})
 
@@ -405,96 +399,3 @@ class Advisor(Protocol):
         :return: An action or ``None`` for each state
         """
         ...
-
-
-def counted(rejected: Iterable[Rejection], actions: Sequence[Any]) -> tuple[Rejection, ...]:
-    """
-    Leave out what is for the log only: rejections of a state that has an action, and all but the first of another.
-
-    :param rejected: Rejections
-    :param actions: For each state its action, or ``None``
-    :return: One for each state at most, and those that are about none
-    """
-    seen, kept = set[int](), list[Rejection]()
-    for rejection in rejected:
-        state = rejection.state
-        if state is not None:
-            if state in seen or not 0 <= state < len(actions) or actions[state] is not None:
-                continue
-            seen.add(state)
-        kept.append(rejection)
-    return tuple(kept)
-
-
-def example_of(thing: Any, max_length: int = _MAX_EXAMPLE) -> str:
-    """
-    Show in a few words what could not be used.
-
-    :param thing: Anything; text is taken as it is, and an exception with its type
-    :param max_length: Characters, at most
-    :return: One line, without anything that may be a key
-    """
-    try:
-        if isinstance(thing, BaseException):
-            text = f"{type(thing).__name__}: {thing}"
-        else:
-            text = thing if isinstance(thing, str) else repr(thing)
-    except Exception:  # whatever somebody's type raises
-        text = type(thing).__name__
-    text = scrub(text)
-    return text if len(text) <= max_length else f"{text[: max_length - 1]}…"
-
-
-def as_numbers(action: Any, space: spaces.Box) -> np.ndarray | str:
-    """
-    Read a suggested action, whatever it comes in: an array, a list, a tensor; a number for an action of one component;
-    a batch of one action.
-
-    :param action: Anything that an advisor returned for a state
-    :param space: The environment's action space
-    :return: A float64 array of the space's shape, not shared with anybody, or the reason of its rejection as a slug
-    """
-    try:
-        if hasattr(action, "detach"):  # a tensor's, which may be on a GPU, or of a precision that NumPy lacks
-            action = action.detach().cpu()
-            action = (action.double() if action.is_floating_point() else action).numpy()
-        array = np.asarray(action)
-    except Exception:  # whatever somebody's tensor type raises
-        return "not_numbers"
-    if array.dtype.kind not in "fiu":
-        return "not_numbers"
-    if array.shape == (1, *space.shape) or array.size == math.prod(space.shape) == 1:
-        array = array.reshape(space.shape)
-    return array.astype(np.float64) if array.shape == space.shape else "wrong_shape"
-
-
-def check_action(action: Any, space: spaces.Box) -> np.ndarray | str:
-    """
-    Decide whether a suggested action can be used.
-
-    :param action: Anything that an advisor returned for a state
-    :param space: The environment's action space
-    :return: The action as an array of the space's shape and dtype, inside the box,
-        or the reason of its rejection as a slug
-    """
-    array = as_numbers(action, space)
-    if isinstance(array, str):
-        return array
-    if not np.isfinite(array).all():
-        return "not_finite"
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    tolerance = BOUNDS_TOLERANCE * (high - low)
-    if (array < low - tolerance).any() or (array > high + tolerance).any():
-        return "out_of_bounds"
-    return as_dtype(np.clip(array, low, high), space)
-
-
-def as_dtype(numbers: np.ndarray, space: spaces.Box) -> np.ndarray:
-    """
-    Bring numbers into the form of a space's, which may be integers.
-
-    :param numbers: Float64 numbers inside its bounds
-    :param space: The space
-    :return: The nearest numbers of its dtype
-    """
-    return (np.rint(numbers) if np.issubdtype(space.dtype, np.integer) else numbers).astype(space.dtype)

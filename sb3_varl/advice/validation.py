@@ -5,16 +5,25 @@ import logging
 import math
 import numbers
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
-from sb3_varl.advice.types import Advice, AdviceQuery, Rejection, Usage, check_action, example_of
+from sb3_varl.advice.types import (
+    Advice,
+    AdviceQuery,
+    Rejection,
+    Usage,
+)
+from sb3_varl.redaction import example_of
 from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
 
+# An answer this far outside the box, as a share of the box's width, is a rounding error and is clipped.
+BOUNDS_TOLERANCE = 0.01
 # Characters of a reason: with "rejected_" before it, SB3's logger has room for no more, and refuses two keys that are
 # the same as far as there is room.
 _MAX_REASON = 24
@@ -53,6 +62,80 @@ def checked(advice: Advice, query: AdviceQuery) -> Advice:
         _complain_of("standing", standing, "a function from an observation to an action, or None")
         standing = None
     return Advice(actions, tuple(rejected), _checked_usage(advice.usage), standing)
+
+
+def counted(rejected: Iterable[Rejection], actions: Sequence[Any]) -> tuple[Rejection, ...]:
+    """
+    Leave out what is for the log only: rejections of a state that has an action, and all but the first of another.
+
+    :param rejected: Rejections
+    :param actions: For each state its action, or ``None``
+    :return: One for each state at most, and those that are about none
+    """
+    seen, kept = set[int](), list[Rejection]()
+    for rejection in rejected:
+        state = rejection.state
+        if state is not None:
+            if state in seen or not 0 <= state < len(actions) or actions[state] is not None:
+                continue
+            seen.add(state)
+        kept.append(rejection)
+    return tuple(kept)
+
+
+def as_numbers(action: Any, space: spaces.Box) -> np.ndarray | str:
+    """
+    Read a suggested action, whatever it comes in: an array, a list, a tensor; a number for an action of one component;
+    a batch of one action.
+
+    :param action: Anything that an advisor returned for a state
+    :param space: The environment's action space
+    :return: A float64 array of the space's shape, not shared with anybody, or the reason of its rejection as a slug
+    """
+    try:
+        if hasattr(action, "detach"):  # a tensor's, which may be on a GPU, or of a precision that NumPy lacks
+            action = action.detach().cpu()
+            action = (action.double() if action.is_floating_point() else action).numpy()
+        array = np.asarray(action)
+    except Exception:  # whatever somebody's tensor type raises
+        return "not_numbers"
+    if array.dtype.kind not in "fiu":
+        return "not_numbers"
+    if array.shape == (1, *space.shape) or array.size == math.prod(space.shape) == 1:
+        array = array.reshape(space.shape)
+    return array.astype(np.float64) if array.shape == space.shape else "wrong_shape"
+
+
+def check_action(action: Any, space: spaces.Box) -> np.ndarray | str:
+    """
+    Decide whether a suggested action can be used.
+
+    :param action: Anything that an advisor returned for a state
+    :param space: The environment's action space
+    :return: The action as an array of the space's shape and dtype, inside the box,
+        or the reason of its rejection as a slug
+    """
+    array = as_numbers(action, space)
+    if isinstance(array, str):
+        return array
+    if not np.isfinite(array).all():
+        return "not_finite"
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    tolerance = BOUNDS_TOLERANCE * (high - low)
+    if (array < low - tolerance).any() or (array > high + tolerance).any():
+        return "out_of_bounds"
+    return as_dtype(np.clip(array, low, high), space)
+
+
+def as_dtype(numbers: np.ndarray, space: spaces.Box) -> np.ndarray:
+    """
+    Bring numbers into the form of a space's, which may be integers.
+
+    :param numbers: Float64 numbers inside its bounds
+    :param space: The space
+    :return: The nearest numbers of its dtype
+    """
+    return (np.rint(numbers) if np.issubdtype(space.dtype, np.integer) else numbers).astype(space.dtype)
 
 
 def _checked_rejections(rejected: Any) -> list[Rejection]:

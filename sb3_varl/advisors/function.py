@@ -14,10 +14,10 @@ from sb3_varl.advice.types import (
     Observation,
     Rejection,
     StandingAdvice,
-    as_numbers,
-    example_of,
 )
+from sb3_varl.advice.validation import as_numbers
 from sb3_varl.arguments import check_bool
+from sb3_varl.redaction import example_of
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from gymnasium import spaces
 
-from sb3_varl.advice.types import Advice, counted
+from sb3_varl.advice.types import Advice
+from sb3_varl.advice.validation import counted
 from sb3_varl.algorithms.shaping import DEFAULT_THRESHOLDS
 from sb3_varl.preview.episodes import WholeEpisode
 from sb3_varl.preview.rollouts import FollowedState

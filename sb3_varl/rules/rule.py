@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sb3_varl.advice.types import example_of
+from sb3_varl.redaction import example_of
 from sb3_varl.rules.expressions import ExpressionError
 from sb3_varl.rules.names import spell
 from sb3_varl.rules.reading import RawRules, read_answer

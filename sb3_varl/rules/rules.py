@@ -11,8 +11,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from gymnasium import spaces
 
-from sb3_varl.advice.types import ActionComponent, Observation, TaskSheet, as_dtype, example_of
+from sb3_varl.advice.types import (
+    ActionComponent,
+    Observation,
+    TaskSheet,
+)
+from sb3_varl.advice.validation import as_dtype
 from sb3_varl.arguments import ArgumentError
+from sb3_varl.redaction import example_of
 from sb3_varl.rules.expressions import ExpressionError, Translator, Value
 from sb3_varl.rules.graph import Column, Graph, Node, TooDeep, Undefined
 from sb3_varl.rules.names import Names, spell

@@ -30,9 +30,8 @@ from sb3_varl.advice.types import (
     Rejection,
     Request,
     Usage,
-    counted,
 )
-from sb3_varl.advice.validation import checked
+from sb3_varl.advice.validation import checked, counted
 from sb3_varl.advisors.background import in_background
 from sb3_varl.redaction import scrub
 from sb3_varl.rules.answers import read_answers

@@ -6,7 +6,12 @@ from collections import Counter
 import numpy as np
 from gymnasium import spaces
 
-from sb3_varl.advice.types import Observation, StandingAdvice, check_action, example_of
+from sb3_varl.advice.types import (
+    Observation,
+    StandingAdvice,
+)
+from sb3_varl.advice.validation import check_action
+from sb3_varl.redaction import example_of
 from sb3_varl.rules import Decision, Rules
 from sb3_varl.wording import count
 
