@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnvW
 
 from conftest import CounterEnv
 from sb3_varl import VARL, Advice, AdviceWarning, AdvisorCallback, FunctionAdvisor
-from sb3_varl.training.state_collector import as_frame
+from sb3_varl.advice.pictures import as_frame, picture_in, shows_pictures
 
 SMALL = {"learning_starts": 5, "gradient_steps": 0, "seed": 0, "policy_kwargs": {"net_arch": [8]}}
 
@@ -75,6 +75,34 @@ def test_what_is_unambiguous_becomes_a_frame(rendered, frame):
         assert made.dtype == np.uint8
         np.testing.assert_array_equal(made, frame)
         assert not np.shares_memory(made, rendered) if isinstance(rendered, np.ndarray) else True
+
+
+@pytest.mark.parametrize(
+    ("observed", "frame"),
+    [
+        (RGB, RGB),
+        (np.moveaxis(RGB, -1, 0), RGB),
+        (RGB[..., 0], GREY),
+        (RGB[..., :1], GREY),
+        (np.dstack([RGB[..., 1], RGB[..., 2], RGB[..., 1], RGB[..., 0]]), GREY),
+        (np.dstack([RGB[::-1], RGB]), RGB),
+        ({"numbers": np.zeros(3, np.float32), "camera": RGB}, RGB),
+        (np.stack([RGB, RGB]), None),
+        (np.zeros(8, np.uint8), None),
+        (RGB.astype(np.float32), None),
+    ],
+)
+def test_an_observation_that_is_a_picture_is_shown(observed, frame):
+    def space_of(array):
+        return spaces.Box(0, 255, array.shape, array.dtype)
+
+    is_dict = isinstance(observed, dict)
+    space = spaces.Dict({key: space_of(array) for key, array in observed.items()}) if is_dict else space_of(observed)
+    shown = picture_in(observed)
+    assert shows_pictures(space) == (shown is not None) == (frame is not None)
+    if frame is not None:
+        np.testing.assert_array_equal(shown, frame)
+        assert not any(np.shares_memory(shown, array) for array in (observed.values() if is_dict else [observed]))
 
 
 class Flaky(CounterEnv):

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
+from sb3_varl.advice.pictures import is_picture
 from sb3_varl.advice.sheets import action_names, as_data
 from sb3_varl.advice.types import AdviceQuery, Briefing, Followed, Form, ObservationSlice, VisitedState
 from sb3_varl.advisors.rules_prompt import INTRODUCTION as RULES_INTRODUCTION
@@ -341,7 +342,7 @@ def _bound_lines(space: spaces.Space) -> list[str]:
 
 def _layout(space: spaces.Space, briefing: Briefing) -> str:
     shape = space.shape or ()
-    if _is_image(space):
+    if is_picture(space):
         return f"an image, not written out in numbers{': see the picture' if briefing.frames else ''}"
     if not _is_written_out(space):
         return f"an array of shape {shape}, not written out"
@@ -350,14 +351,9 @@ def _layout(space: spaces.Space, briefing: Briefing) -> str:
     return f"an array of shape {shape}" if shape else f"a number ({space})"
 
 
-def _is_image(thing: Any) -> bool:
-    """Whether a space, or an array of it, has the makings of a picture."""
-    return thing.dtype == np.uint8 and len(thing.shape or ()) >= 2
-
-
 def _is_written_out(thing: Any) -> bool:
     """Whether a model is shown the numbers of a space, or of an array of it."""
-    return not _is_image(thing) and math.prod(thing.shape or ()) <= MAX_NUMBERS
+    return not is_picture(thing) and math.prod(thing.shape or ()) <= MAX_NUMBERS
 
 
 def state_line(index: int, state: VisitedState) -> str:
@@ -383,7 +379,7 @@ def state_line(index: int, state: VisitedState) -> str:
 def _rounded(array: np.ndarray, has_frame: bool) -> Any:
     if _is_written_out(array):
         return _round_nested(array.tolist())
-    return "see the picture" if _is_image(array) and has_frame else "not written out"
+    return "see the picture" if is_picture(array) and has_frame else "not written out"
 
 
 def _round_nested(value: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from tqdm import tqdm
 
+from sb3_varl.advice.pictures import is_picture
 from sb3_varl.advice.types import Observation
 from sb3_varl.arguments import ArgumentError
 
@@ -230,7 +231,7 @@ class Probe:
         return {
             key: array.astype(np.float64).ravel()
             for key, array in arrays.items()
-            if array.dtype.kind in "fiub" and not (array.dtype == np.uint8 and array.ndim >= 2)
+            if array.dtype.kind in "fiub" and not is_picture(array)
         }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_varl.advice.pictures import is_picture
 from sb3_varl.advice.types import Observation, ObservationSlice, TaskSheet
 from sb3_varl.arguments import ArgumentError
 
@@ -90,7 +91,7 @@ class Names:
 
     def __init__(self, sheet: TaskSheet | None, observation_space: spaces.Space) -> None:
         named = sheet.observation if sheet is not None else ()
-        if not named and _is_picture(observation_space):
+        if not named and is_picture(observation_space):
             what = f"Rules are about numbers that have names, and {observation_space} is a picture."
             raise ArgumentError(f"{what} {_IN_PLACE_OF_PICTURES}")
         if not named:
@@ -167,10 +168,6 @@ class Names:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
-def _is_picture(space: spaces.Space) -> bool:
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2
-
-
 def _size(space: spaces.Space, key: str | None, name: str) -> int:
     part: Any = space
     if isinstance(space, spaces.Dict):
@@ -184,7 +181,7 @@ def _size(space: spaces.Space, key: str | None, name: str) -> int:
         raise ArgumentError(f"The task sheet's slice {name!r} has the key {key!r}, but observations are {space}.")
     if not isinstance(part, spaces.Box | spaces.MultiBinary | spaces.MultiDiscrete | spaces.Discrete):
         raise ArgumentError(f"The task sheet's slice {name!r} is of {part}, which is not made of numbers.")
-    if _is_picture(part):
+    if is_picture(part):
         raise ArgumentError(f"The task sheet's slice {name!r} is a part of an image. {_IN_PLACE_OF_PICTURES}")
     return math.prod(part.shape or ())
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space
 
+from sb3_varl.advice.pictures import is_picture
 from sb3_varl.advice.types import AdviceWarning, Briefing
 from sb3_varl.rules.rules import LOOKS_BACK, Rules
 from sb3_varl.training.query_queue import Outcome
@@ -147,7 +147,7 @@ def could_be_rules(briefing: Briefing) -> None:
     """
     space = briefing.observation_space
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
-    has_numbers = any(isinstance(part, spaces.Box) and not is_image_space(part) for part in parts)
+    has_numbers = any(isinstance(part, spaces.Box) and not is_picture(part) for part in parts)
     if has_numbers and not (briefing.sheet and briefing.sheet.observation):
         logger.warning(
             "The advisor is asked for actions in some states. Rules, which advise in all of them, take a task sheet "

@@ -6,18 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
-from PIL import Image
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
+from sb3_varl.advice.pictures import as_frame, picture_in, shows_pictures
 from sb3_varl.advice.types import AdviceWarning, Observation, VisitedState
 
 # Failures to render in a row, after which a query goes on without frames.
 MAX_FAILURES = 3
-# Grey, RGB, and RGB with transparency.
-_CHANNELS = (1, 3, 4)
-# Of numbers from 0 to 1 that a renderer has computed.
-_ROUNDING = 1e-3
 
 
 class StateCollector:
@@ -113,7 +108,7 @@ class StateCollector:
         :param env: The environments
         :raises RuntimeError: if the environment does not survive it
         """
-        if env.render_mode == "rgb_array" or not _shows_pictures(env.observation_space):
+        if env.render_mode == "rgb_array" or not shows_pictures(env.observation_space):
             self._render(env, 0)
 
     def picture(self, env: VecEnv, index: int) -> np.ndarray | None:
@@ -128,10 +123,10 @@ class StateCollector:
 
     def _frame(self, env: VecEnv, index: int, observation: Observation) -> np.ndarray | None:
         frame = None
-        if self._n_failures < MAX_FAILURES and (env.render_mode == "rgb_array" or _picture(observation) is None):
+        if self._n_failures < MAX_FAILURES and (env.render_mode == "rgb_array" or picture_in(observation) is None):
             frame = self._render(env, index)
             self._n_failures = self._n_failures + 1 if frame is None else 0
-        return _picture(observation) if frame is None else frame
+        return picture_in(observation) if frame is None else frame
 
     def _render(self, env: VecEnv, index: int) -> np.ndarray | None:
         reason = f"its render_mode is {env.render_mode!r}"
@@ -170,57 +165,7 @@ def _rendered(env: VecEnv, index: int) -> Any:
         return env.get_images()[index]
 
 
-def as_frame(image: Any) -> np.ndarray | None:
-    """
-    Bring a picture into the form that all others have: grey ones, those with transparency, those of numbers from 0 to
-    1, and those with their channels first.
-
-    :param image: What an environment rendered
-    :return: ``(height, width, 3)`` uint8, a copy, or ``None`` if it cannot be told what it is
-    """
-    try:
-        if isinstance(image, Image.Image):
-            image = image.convert("RGB")
-        array = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
-    except Exception:  # whatever somebody's type raises
-        return None
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or array.size == 0:
-        return None
-    if array.shape[2] not in _CHANNELS and array.shape[0] in _CHANNELS:
-        array = np.moveaxis(array, 0, -1)
-    if array.shape[2] not in _CHANNELS:
-        return None
-    if array.dtype.kind == "f" and np.isfinite(array).all():
-        array = np.round(array * 255 if array.max() <= 1 + _ROUNDING else array)
-        if array.min() < -255 * _ROUNDING or array.max() > 255 * (1 + _ROUNDING):
-            return None
-        array = array.clip(0, 255).astype(np.uint8)
-    if array.dtype != np.uint8:
-        return None
-    return np.broadcast_to(array[..., :3], (*array.shape[:2], 3)).copy()
-
-
 def _described(thing: Any) -> str:
     if isinstance(thing, np.ndarray):
         return f"an array {thing.shape} of {thing.dtype}"
     return f"something of type {type(thing).__name__}"
-
-
-def _shows_pictures(space: spaces.Space) -> bool:
-    parts = space.spaces.values() if isinstance(space, spaces.Dict) else (space,)
-    return any(part.dtype == np.uint8 and len(part.shape or ()) == 3 for part in parts)
-
-
-def _picture(observation: Observation) -> np.ndarray | None:
-    """
-    The observation as a picture, or its first entry that is one. Of stacked frames it is the latest: the last channel,
-    or the last three if their number is a multiple of three.
-    """
-    for array in observation.values() if isinstance(observation, dict) else (observation,):
-        if array.dtype == np.uint8 and array.ndim == 3:
-            channels_last = np.moveaxis(array, 0, -1) if array.shape[0] < array.shape[2] else array
-            latest = channels_last[..., -3:] if channels_last.shape[2] % 3 == 0 else channels_last[..., -1:]
-            return np.broadcast_to(latest, (*latest.shape[:2], 3)).copy()
-    return None
