@@ -12,13 +12,16 @@ import tempfile
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from conftest import KEY, CounterEnv, counts, failures, make_query, make_vlm, page_table, reasons
-from sb3_varl import VARL, AdvisorCallback, Answer, VLMAdvisor
+from sb3_varl import VARL, AdviceWarning, AdvisorCallback, Answer, Briefing, ObservationSlice, TaskSheet, VLMAdvisor
+from sb3_varl.advice import answer
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.types import Failure, Request
 from sb3_varl.advisors import vlm_query
+from sb3_varl.rules import answers as rules_answers
 from sb3_varl.testing import Misbehaviour, VLMServer, http_error
 
 pytestmark = pytest.mark.usefixtures("vlm_environment")
@@ -297,6 +300,40 @@ def test_the_deadline_counts_for_each_attempt():
         advice = make_vlm(server, deadline=0.7, max_retries=1).advise(make_query(1))
     assert advice.rejected == []
     assert advice.usage.requests == 2
+
+
+def failing_once(read):
+    """A reader that raises for the first answer."""
+    fails = iter([True])
+
+    def fail_once(text):
+        if next(fails, False):
+            raise IndexError("list index out of range")
+        return read(text)
+
+    return fail_once
+
+
+def test_a_fault_of_the_reader_s_own_costs_one_answer(tmp_path, monkeypatch):
+    """It has been paid for, is in the log, and is read there when the reader is mended."""
+    monkeypatch.setattr(answer, "read_items", failing_once(answer.read_items))
+    with pytest.warns(AdviceWarning, match=r"IndexError: list index out of range \(test_faults.py, line \d+\)"):
+        model, callback, *_ = train(Misbehaviour(), tmp_path)
+    assert model.guidance_buffer.size() == 4
+    assert callback.totals["rejected_unread"] == 2
+    (query,) = read_queries(tmp_path)
+    assert all(action is not None for action in query.read().actions)
+
+
+def test_a_fault_of_the_reader_s_own_costs_one_answer_with_rules(monkeypatch):
+    monkeypatch.setattr(rules_answers, "without_thoughts", failing_once(rules_answers.without_thoughts))
+    env = CounterEnv()
+    sheet = TaskSheet("Count.", observation=(ObservationSlice("count", 0, 3),))
+    briefing = Briefing(env.action_space, env.observation_space, sheet=sheet)
+    with pytest.warns(AdviceWarning, match="That is a fault of sb3_varl's"):
+        parsed = rules_answers.read_rules("No rules.", (0, 1), [np.zeros(3)] * 2, briefing)
+    assert [rejection.reason for rejection in parsed.rejected] == ["unread", "unread"]
+    assert rules_answers.read_rules("No rules.", (0,), [np.zeros(3)], briefing).rejected[0].reason == "no_rules"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 import json
 import math
+import pathlib
 import re
+import traceback
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +15,9 @@ from gymnasium import spaces
 
 from sb3_varl.advice.items import RawAnswer, read_items, state_number
 from sb3_varl.advice.plain_answers import read_plain
-from sb3_varl.advice.types import (
-    Answer,
-    Rejection,
-    StandingAdvice,
-)
+from sb3_varl.advice.types import AdviceWarning, Answer, Rejection, StandingAdvice
 from sb3_varl.advice.validation import check_action
+from sb3_varl.redaction import example_of
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # Of a list that is text.
@@ -64,8 +64,17 @@ def parse_answer(
     :param action_space: The environment's action space
     :param names: Names of the action's components, by which an action may give them
     :param is_cut: Whether it is known to break off, so that it abstains from nothing that it does not say
-    :return: The usable actions and the rejections
+    :return: The usable actions and the rejections; where the reading itself fails, that (see :func:`unread`)
     """
+    try:
+        return _parse_answer(text, indices, action_space, names, is_cut)
+    except Exception as error:
+        return unread(error, indices)
+
+
+def _parse_answer(
+    text: str, indices: Sequence[int], action_space: spaces.Box, names: Sequence[str], is_cut: bool
+) -> ParsedAnswer:
     raw = read_items(text)
     if not raw.items and raw.fault in ("not_json", "no_advice"):
         raw = read_plain(text, is_cut) or raw
@@ -104,6 +113,26 @@ def parse_answer(
     if fault is not None:
         rejected += [Rejection(fault, index) for index in indices if index not in seen]
     return ParsedAnswer(actions, tuple(rejected))
+
+
+def unread(error: Exception, indices: Sequence[int]) -> ParsedAnswer:
+    """
+    Give an answer up that this package failed to read, so that its fault costs that one answer.
+
+    :param error: What was raised
+    :param indices: The states that were asked about
+    :return: Nothing but their rejection, as ``unread``
+    """
+    *_, place = traceback.extract_tb(error.__traceback__)
+    said = example_of(error)
+    warnings.warn(
+        f"An answer could not be read: {said} ({pathlib.Path(place.filename).name}, line {place.lineno}). That is a "
+        "fault of sb3_varl's, not the model's. The answer is in the advice log, to be read when it is mended; please "
+        "report it.",
+        AdviceWarning,
+        stacklevel=3,
+    )
+    return ParsedAnswer({}, tuple(Rejection("unread", index, said) for index in indices))
 
 
 def parse_answers(answers: Iterable[Answer], action_space: spaces.Box, names: Sequence[str] = ()) -> ParsedAnswer:

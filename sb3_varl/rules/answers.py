@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sb3_varl.advice.answer import ParsedAnswer, parse_answers
+from sb3_varl.advice.answer import ParsedAnswer, parse_answers, unread
 from sb3_varl.advice.items import without_thoughts
 from sb3_varl.advice.sheets import action_names
 from sb3_varl.advice.types import Answer, Briefing, Observation, Rejection
+from sb3_varl.arguments import ArgumentError
 from sb3_varl.rules.rules import Rules
 
 # What a model says that would leave its rules as they are.
@@ -46,8 +47,21 @@ def read_rules(
     :param observations: The original observation of each state of the query
     :param briefing: What stays the same over all queries
     :return: What they say, which is nothing if those before are to be kept; each rule that was rejected, which is about
-        no state in particular; and the rules. If there are none, all states are rejected for the first reason
+        no state in particular; and the rules. If there are none, all states are rejected for the first reason; where
+        the reading itself fails, for that (see :func:`~sb3_varl.advice.answer.unread`)
+    :raises ArgumentError: if the task sheet does not fit the environment
     """
+    try:
+        return _read_rules(text, states, observations, briefing)
+    except ArgumentError:
+        raise
+    except Exception as error:
+        return unread(error, states)
+
+
+def _read_rules(
+    text: str, states: Sequence[int], observations: Sequence[Observation], briefing: Briefing
+) -> ParsedAnswer:
     rules = Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space)
     rejected = [Rejection(lost.reason, None, str(lost)) for lost in rules.rejected]
     found_none = any(lost.reason == "no_rules" for lost in rejected)
