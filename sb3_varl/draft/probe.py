@@ -11,6 +11,7 @@ from tqdm import tqdm
 from sb3_varl.advice.pictures import is_picture
 from sb3_varl.advice.types import Observation
 from sb3_varl.arguments import ArgumentError
+from sb3_varl.success import success_of
 
 # Starts that are only looked at, as what is drawn for an episode is drawn seldom in few.
 N_RESETS = 50
@@ -206,7 +207,7 @@ class Probe:
             observation, _, terminated, truncated, info = self._env.step(action.copy())
             numbers.append(self._numbers(observation))
             if terminated or truncated:
-                self.says_success = bool({"is_success", "success"} & info.keys()) and self.says_success is not False
+                self.says_success = success_of(info) is not None and self.says_success is not False
                 break
         self.is_finite &= np.isfinite(numbers).all(axis=0)
         told = np.array(numbers)
