@@ -90,6 +90,7 @@ def write_log(
     error=None,
     failures=(),
     finished=True,
+    run="a1b2c3",
     actions=((0.5, 0.5), None, None),
     cost=0.25,
     answered=(0, 1, 2),
@@ -99,7 +100,7 @@ def write_log(
     states = tuple(VisitedState(np.zeros(3), np.full(2, 0.1), frame, step - 3 + i) for i in range(3))
     briefing = Briefing(spaces.Box(-1.0, 1.0, (2,)), spaces.Box(-1.0, 1.0, (3,)), "Count.")
     query = AdviceQuery(0, step, states, briefing)
-    log = AdviceLog(folder)
+    log = AdviceLog(folder, run)
     log.write_query(query)
     log.write_event(query, Request(0, answered))
     for failure in failures:
@@ -532,6 +533,18 @@ def test_advice_logs_by_themselves(tmp_path):
     assert "There are neither evaluations" in text_of(page)
 
 
+def test_previews_are_no_runs(tmp_path):
+    for folder in ("preview/advice-2026-11-21-03-50-37", "preview/advice-2026-11-21-04-00-00"):
+        write_log(tmp_path / folder, run=None)
+    assert len(read_runs(tmp_path)) == 2, "there is nothing else"
+    write_log(tmp_path / "VARL" / "advice")
+    (run,) = read_runs(tmp_path)
+    assert [len(queries) for queries in run.queries.values()] == [1]
+    (tmp_path / "progress.csv").write_text("time/total_timesteps,varl/gate_open\n10,0.5\n")
+    (run,) = read_runs(tmp_path)
+    assert list(run.queries) == ["VARL/advice"]
+
+
 def test_a_run_that_has_only_begun(tmp_path):
     folder = tmp_path / "VARL_1"
     (folder / "advice").mkdir(parents=True)
@@ -555,7 +568,7 @@ def test_a_cutoff_that_is_still_to_come_is_not_drawn(steps, tmp_path, figures):
 
 def test_a_simulated_advisor_is_called_so(tmp_path):
     for name in ("ScriptedAdvisor", "openai/gpt-5"):
-        log = AdviceLog(tmp_path / name)
+        log = AdviceLog(tmp_path / name, "a1b2c3")
         log.write_query(make_query(2), name)
         text = text_of(write_report(tmp_path / name))
         assert f"Advisor: {name}." in text

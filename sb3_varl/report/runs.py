@@ -16,7 +16,7 @@ import pandas as pd
 from stable_baselines3.common.monitor import load_results
 
 from sb3_varl.advice.history import LoggedQuery, read_queries
-from sb3_varl.advice.log import FILE_NAME
+from sb3_varl.advice.log import FILE_NAME, read_records
 from sb3_varl.redaction import scrub
 from sb3_varl.wording import count
 
@@ -118,7 +118,8 @@ def read_runs(path: str | os.PathLike[str]) -> list[RunLogs]:
     A folder is one run unless it has output of SB3's logger, evaluations, monitors or advice logs in two places. Then
     its folders are looked at one by one, and what lies beside them is a run by itself, or passed over if it is only
     models. All that lies below a folder of SB3's logger is in that one place, and an :class:`~sb3_varl.AdvisorCallback`
-    folder (``advice``, ``advice_2``) stands for the one around it.
+    folder (``advice``, ``advice_2``) stands for the one around it. Logs of previews, which belong to no run, are passed
+    over where there is anything else.
 
     :param path: The folder
     :return: The runs, those with advice first, in the order of their folders' names
@@ -131,7 +132,11 @@ def read_runs(path: str | os.PathLike[str]) -> list[RunLogs]:
         raise FileNotFoundError(f"There is no {root}, expected the folder of a run.")
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file, expected the folder of a run.")
-    runs = [files for files in _split(root, _find(root)) if any(file.kind != "models" for file in files)]
+    found = _find(root)
+    of_runs = [file for file in found if not _is_of_a_preview(file)]
+    if any(file.kind != "models" for file in of_runs):
+        found = of_runs
+    runs = [files for files in _split(root, found) if any(file.kind != "models" for file in files)]
     if not runs:
         raise FileNotFoundError(
             f"{root} holds no run: there is none of {FILE_NAME}, {PROGRESS}, {EVENTS}*, {EVALUATIONS} and *{MONITOR} "
@@ -160,6 +165,13 @@ def _find(root: pathlib.Path) -> list[_File]:
     ]
     logged = {path.parent for kind, path in found if kind == "logger"}
     return [_File(kind, _place(path, root, logged), path) for kind, path in found]
+
+
+def _is_of_a_preview(file: _File) -> bool:
+    if file.kind != "advice":
+        return False
+    first = next(read_records(file.path), None)
+    return first is not None and first.get("type") == "query" and first.get("run", "") is None
 
 
 def _place(path: pathlib.Path, root: pathlib.Path, logged: set[pathlib.Path]) -> pathlib.Path:
