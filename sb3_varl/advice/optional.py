@@ -52,6 +52,16 @@ def form_for(advisor: Advisor, briefing: Briefing) -> Form:
     return "rules" if method and method(briefing) == "rules" else "actions"
 
 
+def chooses_form(advisor: Advisor) -> bool:
+    """
+    Say whether an advisor is asked for rules where it can be, and for actions elsewhere.
+
+    :param advisor: The advisor
+    :return: Whether its attribute ``form`` is ``None``
+    """
+    return getattr(advisor, "form", "actions") is None
+
+
 def advises_unasked(advisor: Advisor) -> bool:
     """
     Say whether an advisor may advise in any state before it is asked anything.

@@ -298,7 +298,7 @@ class AdvisorCallback(BaseCallback):
             self.hold,
             self._picture,
         )
-        if getattr(self.advisor, "form", "actions") is None:
+        if optional.chooses_form(self.advisor):
             explain.could_be_rules(self._briefing)
         for name, compares, instead in (
             ("until_success", self.until_success == "advice", "give a share of episodes, such as 0.25"),
