@@ -323,6 +323,15 @@ def test_a_fault_of_the_reader_s_own_costs_one_answer(tmp_path, monkeypatch):
     assert callback.totals["rejected_unread"] == 2
     (query,) = read_queries(tmp_path)
     assert all(action is not None for action in query.read().actions)
+    with VLMServer() as server:
+        callback = AdvisorCallback(
+            make_vlm(server, form="actions"), n_queries=1, first_query=20, log_path=tmp_path, frames=False
+        )
+        model.learn(20, callback=callback, reset_num_timesteps=False)
+        assert len(server.requests) == 0
+    assert model.guidance_buffer.size() == 6
+    assert callback.totals["rejected_unread"] == 0
+    assert callback.totals["accepted"] == 6
 
 
 def test_a_fault_of_the_reader_s_own_costs_one_answer_with_rules(monkeypatch):

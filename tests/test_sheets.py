@@ -127,11 +127,38 @@ def test_a_sheet_that_is_none_is_refused(tmp_path):
     [
         ({"action": ("dx",)}, r"action\[0\] of a task sheet is 'dx', expected an sb3_varl.ActionComponent"),
         ({"observation": [{"name": "hand"}]}, r"observation\[0\] of a task sheet is {'name': 'hand'}"),
+        ({"action": ActionComponent("dx")}, r"expected a tuple of sb3_varl.ActionComponent, which has a comma"),
+        ({"observation": None}, r"observation of a task sheet is None, expected a tuple"),
+        ({"action": "dx"}, r"action of a task sheet is 'dx', expected a tuple"),
+        ({"notes": 5}, r"notes of TaskSheet is 5, expected text"),
+        ({"goal": 5}, r"goal of TaskSheet is 5, expected text"),
     ],
 )
 def test_a_sheet_of_something_else_is_refused(parts, message):
     with pytest.raises(ArgumentError, match=message):
-        TaskSheet("Go.", **parts)
+        TaskSheet(**{"goal": "Go.", **parts})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((5, 0, 1), "name of ObservationSlice is 5, expected text"),
+        (("x", 0, 2.5), "stop is 2.5, expected an integer"),
+        (("x", True, 2), "start is True, expected an integer"),
+        (("x", 0, 2, "", 3), "key is 3, expected text"),
+        (("x", 0, 2, "", None, -1), "before is -1, expected an integer that is at least 0 or None"),
+    ],
+)
+def test_a_slice_of_something_else_is_refused(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        ObservationSlice(*arguments)
+
+
+def test_the_parts_of_a_sheet_come_in_whatever_can_be_gone_through_once():
+    names = ("dx", "dy")
+    sheet = TaskSheet("Go.", (ActionComponent(name) for name in names))
+    assert sheet == TaskSheet("Go.", [ActionComponent(name) for name in names])
+    assert [component.name for component in sheet.action] == list(names)
 
 
 def test_discrete_actions_are_refused():

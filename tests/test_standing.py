@@ -30,6 +30,7 @@ from conftest import CounterEnv, make_vlm
 from sb3_varl import (
     VARL,
     Advice,
+    AdviceWarning,
     ArgumentError,
     FunctionAdvisor,
     ObservationSlice,
@@ -39,6 +40,7 @@ from sb3_varl import (
     TaskSheet,
     draft_sheet,
 )
+from sb3_varl.advice import optional
 from sb3_varl.advice.history import read_queries
 from sb3_varl.report import write_report
 from sb3_varl.report.relabel import Relabelled, merge
@@ -488,8 +490,10 @@ def test_an_answer_that_nobody_can_read_costs_itself(monkeypatch):
     monkeypatch.setattr(Rules, "parse", broken)
     with VLMServer(answers(TEXT)) as server:
         callback = make_callback(make_vlm(server), n_queries=1)
-        make_model().learn(60, callback=callback)
-    assert callback.totals["failed_queries"] == 1
+        with pytest.warns(AdviceWarning, match="ZeroDivisionError: of the reader"):
+            make_model().learn(60, callback=callback)
+    assert callback.totals["rejected_unread"] == 4
+    assert callback.totals["failed_queries"] == 0
 
 
 @pytest_vlm
@@ -613,6 +617,60 @@ def test_a_step_that_is_broken_off_is_written_down_once(moment):
 
 
 @pytest_vlm
+@pytest_vlm
+def test_rules_that_another_sheet_does_not_know_are_refused_and_not_lost():
+    """A run that goes on by the rules that are left would do something that nobody has written."""
+    sheets = {name: TaskSheet("Go.", (), (SLICES[0], ObservationSlice(name, 1, 2))) for name in ("t", "u")}
+    with VLMServer(
+        answers(json.dumps({"rules": [*ALL["rules"], {"name": "rest", "when": "true", "action": [0, 0]}]}))
+    ) as s:
+        model = make_model()
+        model.learn(40, callback=make_callback(make_vlm(s), sheet=sheets["t"], query_freq=500))
+        model.save("model")
+        model = VARL.load("model", env=NamedEnv())
+        with pytest.raises(
+            ArgumentError, match=r"that stand, and they cannot be read here: all: there is no t, .* the task sheet"
+        ):
+            model.learn(10, callback=make_callback(make_vlm(s), sheet=sheets["u"]), reset_num_timesteps=False)
+
+
+class Around:
+    """Passes on what another advisor has, standing advice too, of which it has none."""
+
+    def __init__(self, advisor):
+        self.advisor = advisor
+
+    def prepare(self, briefing):
+        optional.prepare(self.advisor, briefing)
+
+    def form_for(self, briefing):
+        return optional.form_for(self.advisor, briefing)
+
+    def standing(self, briefing):
+        return optional.standing(self.advisor, briefing)
+
+    def advise(self, query):
+        return self.advisor.advise(query)
+
+
+@pytest_vlm
+def test_an_advisor_around_another_is_corrected_as_that_one_is():
+    with VLMServer(answers(answer_of(-0.4))) as server:
+        model = make_model(TargetEnv())
+        callback = make_callback(Around(make_vlm(server)), query_freq=200)
+        model.learn(900, callback=callback)
+        assert len(server.requests) == 3
+
+
+def test_a_form_that_there_is_not_is_refused():
+    class Misspelt(Around):
+        def form_for(self, briefing):
+            return "Rules"
+
+    with pytest.raises(ValueError, match=r"form_for\(\) of Misspelt returned 'Rules', expected \"rules\" or"):
+        make_model().learn(30, callback=make_callback(Misspelt(RulesAdvisor(TEXT))))
+
+
 def test_a_resumed_run_knows_how_the_rules_fared():
     texts = [answer_of(0.5), answer_of(-0.5)]
     with VLMServer(lambda states, images: texts.pop(0)) as server:

@@ -28,6 +28,7 @@ from sb3_varl.advice.types import (
     Request,
     TaskSheet,
     Usage,
+    VisitedState,
 )
 from sb3_varl.advisors.vlm import VLMAdvisor
 from sb3_varl.testing import Images, Misbehaviour, States, VLMServer, http_error
@@ -42,6 +43,18 @@ BRIEFING = Briefing(ACTION_SPACE, spaces.Box(-np.inf, np.inf, (1,)))
 def test_is_an_advisor() -> None:
     with VLMServer() as server:
         assert isinstance(make_vlm(server), Advisor)
+
+
+def test_a_state_of_which_nothing_is_to_be_seen_is_not_asked_about() -> None:
+    """Its picture could not be taken, and it has no numbers."""
+    image = np.zeros((8, 8, 3), np.uint8)
+    visited = tuple(VisitedState(image, np.zeros(2), frame, 0) for frame in (None, image, None))
+    query = AdviceQuery(0, 0, visited, Briefing(ACTION_SPACE, spaces.Box(0, 255, (8, 8, 3), np.uint8)))
+    with VLMServer() as server:
+        advice = make_vlm(server, form="actions").advise(query)
+        assert [[state["state"] for state in request.states] for request in server.requests] == [[1]]
+    assert [action is not None for action in advice.actions] == [False, True, False]
+    assert [(lost.reason, lost.state) for lost in advice.rejected] == [("not_shown", 0), ("not_shown", 2)]
 
 
 def test_each_state_goes_with_its_frame_and_its_answer() -> None:

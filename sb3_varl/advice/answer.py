@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from sb3_varl.advice.items import RawAnswer, read_items, state_number
 from sb3_varl.advice.plain_answers import read_plain
-from sb3_varl.advice.types import AdviceWarning, Answer, Rejection, StandingAdvice
+from sb3_varl.advice.types import UNREAD, AdviceWarning, Answer, Rejection, StandingAdvice
 from sb3_varl.advice.validation import check_action
 from sb3_varl.redaction import example_of
 
@@ -121,7 +121,7 @@ def unread(error: Exception, indices: Sequence[int]) -> ParsedAnswer:
 
     :param error: What was raised
     :param indices: The states that were asked about
-    :return: Nothing but their rejection, as ``unread``
+    :return: Nothing but their rejection
     """
     *_, place = traceback.extract_tb(error.__traceback__)
     said = example_of(error)
@@ -132,7 +132,7 @@ def unread(error: Exception, indices: Sequence[int]) -> ParsedAnswer:
         AdviceWarning,
         stacklevel=3,
     )
-    return ParsedAnswer({}, tuple(Rejection("unread", index, said) for index in indices))
+    return ParsedAnswer({}, tuple(Rejection(UNREAD, index, said) for index in indices))
 
 
 def parse_answers(answers: Iterable[Answer], action_space: spaces.Box, names: Sequence[str] = ()) -> ParsedAnswer:

@@ -46,10 +46,14 @@ def form_for(advisor: Advisor, briefing: Briefing) -> Form:
 
     :param advisor: The advisor
     :param briefing: What stays the same over all queries
-    :return: ``"rules"`` where it says so, and ``"actions"`` elsewhere
+    :return: What it says, and ``"actions"`` where it says nothing
+    :raises ValueError: if it says something else
     """
     method = _method(advisor, "form_for")
-    return "rules" if method and method(briefing) == "rules" else "actions"
+    form: Form = "actions" if method is None else method(briefing)
+    if form not in ("rules", "actions"):
+        raise ValueError(f'form_for() of {name_of(advisor)} returned {form!r}, expected "rules" or "actions".')
+    return form
 
 
 def chooses_form(advisor: Advisor) -> bool:

@@ -32,28 +32,38 @@ def shows_pictures(space: spaces.Space) -> bool:
     :return: Whether :func:`picture_in` finds one
     """
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else (space,)
-    return any(_can_be_shown(part) for part in parts)
+    return any(map(is_picture, parts))
 
 
 def picture_in(observation: Observation) -> np.ndarray | None:
     """
-    Take an observation as a picture, or its first entry that is one. Of stacked frames it is the latest: the last
-    channel, or the last three if their number is a multiple of three.
+    Take an observation as a picture, its entries that are some side by side. Of stacked frames it is the latest: the
+    last channel, or the last three if their number is a multiple of three, of the last picture along further axes.
 
     :param observation: The observation
     :return: ``(height, width, 3)`` uint8, a copy, or ``None`` if it has none
     """
-    for array in observation.values() if isinstance(observation, dict) else (observation,):
-        if _can_be_shown(array):
-            deep = array[..., None] if array.ndim == 2 else array
-            channels_last = np.moveaxis(deep, 0, -1) if deep.shape[0] < deep.shape[2] else deep
-            latest = channels_last[..., -3:] if channels_last.shape[2] % 3 == 0 else channels_last[..., -1:]
-            return np.broadcast_to(latest, (*latest.shape[:2], 3)).copy()
-    return None
+    arrays = list(observation.values()) if isinstance(observation, dict) else [observation]
+    pictures = [_latest(array) for array in arrays if is_picture(array)]
+    if not pictures:
+        return None
+    height = max(len(picture) for picture in pictures)
+    return np.hstack([np.pad(picture, ((0, height - len(picture)), (0, 0), (0, 0))) for picture in pictures])
 
 
-def _can_be_shown(thing: Any) -> bool:
-    return is_picture(thing) and len(thing.shape) <= 3
+def _latest(array: np.ndarray) -> np.ndarray:
+    while array.ndim > 3:
+        array = array[-1]
+    deep = array[..., None] if array.ndim == 2 else array
+    channels_last = np.moveaxis(deep, 0, -1) if _has_channels_first(deep.shape) else deep
+    latest = channels_last[..., -3:] if channels_last.shape[2] % 3 == 0 else channels_last[..., -1:]
+    return np.broadcast_to(latest, (*latest.shape[:2], 3))
+
+
+def _has_channels_first(shape: tuple[int, ...]) -> bool:
+    """Pictures are mostly square, and have fewer channels than rows."""
+    first, middle, last = shape
+    return first < last and first != middle
 
 
 def as_frame(image: Any) -> np.ndarray | None:

@@ -1,6 +1,6 @@
 """What passes between the callback, which knows Stable-Baselines3, and an advisor, which does not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, astuple, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -8,13 +8,14 @@ import numpy as np
 import yaml
 from gymnasium import spaces
 
-from sb3_varl.arguments import ArgumentError
+from sb3_varl.arguments import ArgumentError, check_integer, check_text
 
 Observation = np.ndarray | dict[str, np.ndarray]
 # What is asked for: an action for each state, or rules for any.
 Form = Literal["actions", "rules"]
 
 # Reasons for which a state was not answered, so that it may be asked about again. Others are about an answer.
+UNREAD = "unread"  # an answer on which the reader failed
 UNANSWERED = frozenset({"request_failed", "given_up", "budget_exhausted", "raised"})
 
 
@@ -38,6 +39,9 @@ class ActionComponent:
     name: str
     meaning: str = ""
 
+    def __post_init__(self) -> None:
+        _check_words(self, "name", "meaning")
+
 
 @dataclass(frozen=True)
 class ObservationSlice:
@@ -58,6 +62,13 @@ class ObservationSlice:
     meaning: str = ""
     key: str | None = None
     before: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_words(self, "name", "meaning")
+        check_text("key", self.key, "observation")
+        check_integer("start", self.start, low=0)
+        check_integer("stop", self.stop)
+        check_integer("before", self.before, low=0, optional=True)
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,15 @@ class TaskSheet:
     lag: str = ""
 
     def __post_init__(self) -> None:
+        _check_words(self, "goal", "notes", "sizes", "success", "lag")
         for name, expected in (("action", ActionComponent), ("observation", ObservationSlice)):
+            parts = getattr(self, name)
+            if not isinstance(parts, Iterable) or isinstance(parts, str):
+                raise ArgumentError(
+                    f"{name} of a task sheet is {parts!r}, expected a tuple of sb3_varl.{expected.__name__}, which has "
+                    "a comma also where there is one of them."
+                )
+            object.__setattr__(self, name, tuple(parts))
             for i, part in enumerate(getattr(self, name)):
                 if not isinstance(part, expected):
                     raise ArgumentError(
@@ -94,6 +113,13 @@ class TaskSheet:
 
     def __str__(self) -> str:
         return yaml.safe_dump(_said(self), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _check_words(thing: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(thing, name)
+        if not isinstance(value, str):
+            raise ArgumentError(f"{name} of {type(thing).__name__} is {value!r}, expected text.")
 
 
 def _said(thing: Any) -> Any:
@@ -382,9 +408,10 @@ class Advisor(Protocol):
     to answer. ``interrupt() -> None`` is called from another thread when training breaks off, by Ctrl-C for instance:
     ``advise`` is then to raise :class:`QueryInterrupted` soon. ``prompt(query: AdviceQuery) -> str`` is what the
     advisor is told, for TensorBoard. ``standing(briefing: Briefing) -> StandingAdvice | None``, called after
-    ``prepare``, is what it advises in any state before it was asked anything; ``form_for(briefing: Briefing) -> str``
-    says whether its answers are ``"rules"``, for any state, or ``"actions"``. ``withdraw() -> None``, from another
-    thread, tells it after the cutoff that what it was asked is not needed any more; it may answer nevertheless. An
+    ``prepare`` when a run begins, is what it advises in any state before it was asked anything.
+    ``form_for(briefing: Briefing) -> str`` says whether its answers are ``"rules"``, for any state, or ``"actions"``.
+    ``withdraw() -> None``, from another thread, tells it after the cutoff that what it was asked is not needed any
+    more; it may answer nevertheless. An
     attribute ``task``, in words, goes before the task that it is given, and ``model`` names it in logs.
 
     The states that it is shown are copies, its own to work on. Of a query that goes on, ``query.wanted`` are those that

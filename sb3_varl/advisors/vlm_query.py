@@ -16,7 +16,18 @@ from gymnasium import spaces
 from sb3_varl.advice.answer import ParsedAnswer, parse_answer
 from sb3_varl.advice.items import MAX_ANSWER_LENGTH, without_thoughts
 from sb3_varl.advice.sheets import action_names
-from sb3_varl.advice.types import Advice, AdviceQuery, Answer, Failure, Form, Rejection, Request, StandingAdvice, Usage
+from sb3_varl.advice.types import (
+    UNREAD,
+    Advice,
+    AdviceQuery,
+    Answer,
+    Failure,
+    Form,
+    Rejection,
+    Request,
+    StandingAdvice,
+    Usage,
+)
 from sb3_varl.advisors.answer_schema import response_format
 from sb3_varl.advisors.budget import Budget
 from sb3_varl.advisors.completion import Completion
@@ -40,6 +51,7 @@ MAX_RETRY_WAIT = 30.0
 _MIN_EQUAL_ACTIONS = 8
 # The last characters of an answer; rules that solve a task take some thousand.
 _MAX_SENT_BACK = 20_000
+_NOT_SHOWN = "there is no picture of it, and nothing else to be seen"
 _CUT_OFF = "it was cut off. Raise max_tokens (completion_kwargs), or the server's context"
 
 
@@ -189,7 +201,8 @@ class VLMQuery:
         query = self.query
         actions: dict[int, np.ndarray] = {}
         rejected: list[Rejection] = []
-        pending = list(query.wanted)
+        pending = [index for index in query.wanted if self._is_shown(index)]
+        rejected += [Rejection("not_shown", index, _NOT_SHOWN) for index in query.wanted if index not in pending]
         number = max((answer.request + 1 for answer in query.answers), default=0)
         standing: StandingAdvice | None = None
         while (chat := self._next_chat(pending)) is not None:
@@ -232,6 +245,10 @@ class VLMQuery:
         except RequestFailed as failure:
             self.breaker.count(failed=True, permanent=failure.permanent)
             return reply
+
+    def _is_shown(self, index: int) -> bool:
+        """Whether there is anything to be seen of a state."""
+        return self._can_do_without_pictures or self.query.states[index].frame is not None
 
     def _next_chat(self, pending: list[int]) -> Chat | None:
         settings = self.settings
@@ -281,8 +298,9 @@ class VLMQuery:
         return _Reply(parsed, text, "" if reason is not None else self._objection(answer, parsed))
 
     def _objection(self, answer: Answer, parsed: ParsedAnswer) -> str:
-        is_cut = answer.is_cut or any(rejection.reason == "truncated" for rejection in parsed.rejected)
-        if self.form != "rules" or parsed.standing is not None or not parsed.rejected or is_cut:
+        # Who broke off is not asked for the same again, nor whom this package failed to read.
+        is_hopeless = answer.is_cut or any(rejection.reason in ("truncated", UNREAD) for rejection in parsed.rejected)
+        if self.form != "rules" or parsed.standing is not None or not parsed.rejected or is_hopeless:
             return ""
         briefing = self.query.briefing
         return objection(Rules.parse(answer.text, briefing.sheet, briefing.observation_space, briefing.action_space))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from sb3_varl.advice.types import UNANSWERED, AdviceQuery, Rejection, Usage
+from sb3_varl.advice.types import UNANSWERED, UNREAD, AdviceQuery, Rejection, Usage
 from sb3_varl.training.query_queue import Outcome
 
 # Reasons of rejections that are counted each by itself; more of them would be so many keys of the logger.
@@ -74,7 +74,9 @@ class Ledger:
                 self.totals[name if name in self.totals else "rejected_other"] -= 1
         if was_failure and not any(query == index and reason is None for query, _, reason in others):
             self.totals["failed_queries"] -= 1
-        still_open = others + [[index, state, reasons.get(state)] for state in sorted(outcome.unanswered)]
+        # What this package failed to read may be read another time, without being asked for.
+        unread = {state for state in outcome.states if reasons.get(state) == UNREAD}
+        still_open = others + [[index, state, reasons.get(state)] for state in sorted(outcome.unanswered | unread)]
         self.progress["open"] = still_open
         failed = dict(self.progress.get("failed", ()))
         if index in failed:

@@ -54,7 +54,7 @@ class Teacher:
         picture: Callable[[int], np.ndarray | None],
     ) -> None:
         self.advises_by_rules = optional.form_for(advisor, briefing) == "rules"
-        self.can_be_corrected = self.advises_by_rules and not optional.advises_unasked(advisor)
+        self.can_be_corrected = self.advises_by_rules and optional.standing(advisor, briefing) is None
         if label_freq is None:
             label_freq = LABEL_FREQ_OF_RULES if self.advises_by_rules else 0
         if roll_in is None:
@@ -160,13 +160,16 @@ class Teacher:
         """
         briefing = self._briefing
         try:
-            return Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space)
+            rules = Rules.parse(text, briefing.sheet, briefing.observation_space, briefing.action_space)
+            if rules.rejected:
+                raise ArgumentError(f"{rules.rejected[0]}.")
         except ArgumentError as error:
             raise ArgumentError(
                 f"The model was saved with rules that stand, and they cannot be read here: {error} Give the "
                 "environment the task sheet that it was trained with (AdvisorCallback(sheet=...)), or set "
                 "model.advice_progress = [] to begin without them."
             ) from None
+        return rules
 
     def stand(self, advice: StandingAdvice | None, query: int | None = None) -> None:
         """
