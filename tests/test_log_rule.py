@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import pathlib
 import pickle
+import re
 import warnings
 import zipfile
 
@@ -18,11 +19,13 @@ from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.logger import configure
 
 from conftest import CounterEnv, make_query, make_vlm, reasons
-from sb3_varl import VARL, Advice, AdvisorError, FunctionAdvisor, Rejection, ReplayAdvisor
+from sb3_varl import VARL, Advice, AdvisorError, ArgumentError, FunctionAdvisor, Rejection, ReplayAdvisor
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import AdviceLog
 from sb3_varl.report.relabel import main as relabel
 from sb3_varl.testing import VLMServer, http_error, write_answer
+
+GOES_ON = {"reset_num_timesteps": False}
 
 pytestmark = [
     pytest.mark.usefixtures("vlm_environment"),
@@ -547,8 +550,69 @@ def test_a_log_with_other_actions_is_refused_by_its_name(n_components):
     env.action_space = spaces.Box(-0.5, 0.5, (n_components,))
     make_model().learn(30, callback=make_callback(FunctionAdvisor(lambda observation: np.full(2, 0.9)), "log"))
     model = make_model(env)
-    with pytest.raises(ValueError, match=r"log belongs to another run: the action bounds .* Give another log_path"):
+    with pytest.raises(
+        ValueError, match=r"log belongs to another run: the action bounds .* Give the action bounds that"
+    ):
         model.learn(30, callback=make_callback(centre(), "log", resume=True))
+
+
+def test_a_wrong_task_costs_the_model_nothing_that_it_knows():
+    with VLMServer() as server:
+        model = make_model()
+        model.learn(50, callback=make_callback(make_vlm(server, task=None), "log", task="Open."))
+        with pytest.raises(ValueError, match=r"is 'Open\.', expected 'Typo\.'\. Give the task that it has"):
+            model.learn(20, callback=make_callback(make_vlm(server, task=None), "log", task="Typo."), **GOES_ON)
+        n_requests = len(server.requests)
+        model.learn(20, callback=make_callback(make_vlm(server, task=None), "log", task="Open."), **GOES_ON)
+        assert len(server.requests) == n_requests
+    assert not pathlib.Path("log_2").exists()
+
+
+def test_a_model_goes_on_with_the_log_of_a_preview():
+    """Which belongs to no run, and in which nothing was written since."""
+    with VLMServer() as server:
+        make_model().learn(30, callback=make_callback(make_vlm(server), "log", n_queries=1))
+        file = pathlib.Path("log", "advice.jsonl")
+        file.write_text(re.sub('"run": "[^"]*"', '"run": null', file.read_text()))
+        model = make_model()
+        model.learn(30, callback=make_callback(make_vlm(server), "log", resume=True, n_queries=1))
+        model = go_on(model)
+        model.learn(30, callback=make_callback(make_vlm(server), "log", n_queries=1), **GOES_ON)
+        assert len(server.requests) == 1
+    assert not pathlib.Path("log_2").exists()
+
+
+def test_a_model_that_goes_on_without_its_log_is_told_that_all_is_asked_anew(caplog):
+    model = make_model()
+    model.learn(30, callback=make_callback(centre(), "log"))
+    model.learn(30, callback=make_callback(centre(), False), **GOES_ON)
+    assert "has advised this model before, and its log is in" in caplog.text
+    assert "With log_path=False it is asked all its queries anew" in caplog.text
+
+
+def test_a_model_that_never_had_a_log_does_not_miss_it(caplog, recwarn):
+    model = make_model()
+    model.learn(30, callback=[make_callback(centre(), False), make_callback(centre(), False)])
+    model.learn(30, callback=make_callback(centre(), "log"), **GOES_ON)
+    assert "has advised this model before, and kept no log" in caplog.text
+    assert not [warning for warning in recwarn if "any more" in str(warning.message)]
+
+
+def test_a_log_that_is_moved_while_a_callback_has_it_ends_no_run():
+    with VLMServer() as server:
+        callback, model = make_callback(make_vlm(server), "log"), make_model()
+        model.learn(30, callback=callback)
+        pathlib.Path("log").rename("elsewhere")
+        with pytest.warns(UserWarning, match="advice log is not in .*log any more"):
+            model.learn(30, callback=callback, **GOES_ON)
+        assert asked(server) == [[0, 1, 2, 3]] * 2
+    assert [query.index for query in read_queries("log")] == [1]
+
+
+@pytest.mark.parametrize("log_path", [5, b"log", "", True])
+def test_a_log_path_that_is_none(log_path):
+    with pytest.raises(ArgumentError, match=r"log_path is .*, expected a folder, False for no log, or None"):
+        make_callback(centre(), log_path)
 
 
 def test_a_model_goes_on_where_the_log_of_another_run_lies(tmp_path, tmp_path_factory, monkeypatch):

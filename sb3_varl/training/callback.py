@@ -190,6 +190,12 @@ class AdvisorCallback(BaseCallback):
             check_bool(name, flag)
         if hold is not None:
             check_bool("hold", hold)
+        if (
+            log_path is not None
+            and log_path is not False
+            and not (isinstance(log_path, str | os.PathLike) and log_path)
+        ):
+            raise ArgumentError(f"log_path is {log_path!r}, expected a folder, False for no log, or None.")
         if states_per_query > window:
             raise ArgumentError(
                 f"states_per_query is {states_per_query}, but the window holds only {window} transitions to draw from. "
@@ -316,6 +322,7 @@ class AdvisorCallback(BaseCallback):
                 "is the agent's own, to be judged by. Make roll_in less."
             )
         schedule = self._whole_schedule()
+        known = list(model.advice_progress)
         try:
             log, progress = open_log(model, name_of(self.advisor), self.log_path, self.resume, run)
         except OSError as error:
@@ -348,7 +355,8 @@ class AdvisorCallback(BaseCallback):
         try:
             self._queries.recover()
         except ValueError:
-            model.advice_progress.remove(progress)  # of a log that is not this run's
+            if not any(entry is progress for entry in known):  # of a log that is not this run's
+                model.advice_progress.remove(progress)
             raise
         self._model_of_run = model
 

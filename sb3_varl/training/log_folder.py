@@ -100,7 +100,7 @@ class _Search:
             self.model.advice_progress[:] = self.model.advice_in_use
             return self._of_new_run()
         if not self.has_log:
-            return None, self._first(lambda entry: folder_of(entry) is None) or self._new()
+            return None, self._first(lambda entry: folder_of(entry) is None) or self._new_beside("False")
         return self._of_given_log(self.wanted) if self.wanted is not None else self._of_usual_log()
 
     def _of_new_run(self) -> tuple[pathlib.Path | None, Progress]:
@@ -123,19 +123,13 @@ class _Search:
 
     def _of_given_log(self, folder: pathlib.Path) -> tuple[pathlib.Path, Progress]:
         if not _holds_log(folder):
-            known = self._lost(folder)
-            if known is None and (other := self._first(lambda entry: "answered" in entry)) is not None:
-                logger.warning(
-                    "%s has advised this model before, and its log is in %s. With %s as its log it is asked all its "
-                    "queries anew, as another advisor would be. To go on with that log, give it as log_path.",
-                    self.advisor,
-                    folder_of(other),
-                    folder,
-                )
-            return folder, known or self._new()
+            return folder, self._lost(folder) or self._new_beside(str(folder))
         run = _run_of(folder)
         for entry in self.free:
-            if entry["run"] == run:
+            its = folder_of(entry)
+            # One that belonged to no run, a preview's, when it was taken over, and in which nothing was written since.
+            is_here = run is None and its is not None and its.resolve() == folder.resolve()
+            if is_here or entry["run"] == run:
                 return folder, entry
         if self.resume:
             return folder, self._new(run)
@@ -160,8 +154,8 @@ class _Search:
                 return path, own
         if self.resume and _holds_log(folder) and folder.resolve() not in self.used:
             return folder, self._new(_run_of(folder))
-        if known is not None and known.get("answered"):
-            _warn_of_missing_log(known)
+        if known is not None and known.get("answered") and "folder" in known:
+            warn_of_missing_log(known)
         return self._unused(folder), progress
 
     def _fitting(self, condition: Callable[[Progress], bool]) -> list[Progress]:
@@ -177,9 +171,24 @@ class _Search:
         lost = self._fitting(lambda entry: folder_of(entry) is None)
         was_here = [entry for entry in lost if entry.get("folder") == _digest(folder)]
         known = next(iter(was_here), lost[0] if len(lost) == 1 else None)
-        if known is not None and known.get("answered"):
-            _warn_of_missing_log(known)
+        if known is not None and known.get("answered") and "folder" in known:
+            warn_of_missing_log(known)
         return known
+
+    def _new_beside(self, log_path: str) -> Progress:
+        """Of an advisor that may have advised the model before, which is told."""
+        other = self._first(lambda entry: "answered" in entry)
+        if other is not None:
+            its = folder_of(other)
+            logger.warning(
+                "%s has advised this model before, and %s. With log_path=%s it is asked all its queries anew, as "
+                "another advisor would be.%s",
+                self.advisor,
+                "kept no log" if its is None else f"its log is in {its}",
+                log_path,
+                "" if its is None else " To go on with that log, give it as log_path.",
+            )
+        return self._new()
 
     def _new(self, run: str | None = None) -> Progress:
         return self._named({"run": run})
@@ -279,7 +288,12 @@ def _place_of(progress: Progress) -> str:
     return str(folder or "a place that the model knows")
 
 
-def _warn_of_missing_log(progress: Progress) -> None:
+def warn_of_missing_log(progress: Progress) -> None:
+    """
+    Say that a log cannot be found that a model has.
+
+    :param progress: What it knows of it, an entry of its ``advice_progress``
+    """
     warnings.warn(
         f"The model's advice log is not in {_place_of(progress)} any more. What was "
         "answered after the model was saved is asked again; if the log is somewhere else, give its log_path.",

@@ -9,11 +9,13 @@ import numpy as np
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from sb3_varl.advice.history import LoggedQuery, read_queries
+from sb3_varl.advice.log import FILE_NAME
 from sb3_varl.advice.optional import name_of
 from sb3_varl.advice.types import AdviceQuery, Advisor, AdvisorError, Briefing, Usage
 from sb3_varl.saving import held_signals
 from sb3_varl.training import explain
 from sb3_varl.training.ledger import Ledger
+from sb3_varl.training.log_folder import warn_of_missing_log
 from sb3_varl.training.model import GuidedModel
 from sb3_varl.training.query_queue import Outcome, QueryQueue
 from sb3_varl.training.resume import Recovered, check_environment, recover
@@ -133,7 +135,10 @@ class Queries:
             return
         self._open_correction = None
         folder, in_queue = self._queue.log.path, self._queue.indices
-        logged = [query for query in read_queries(folder) if not query.altered]
+        is_there = (folder / FILE_NAME).exists()
+        if not is_there and self._ledger.n_answered:
+            warn_of_missing_log(self._ledger.progress)
+        logged = [query for query in read_queries(folder) if not query.altered] if is_there else []
         unknown = [query for query in logged if query.index not in in_queue]
         for known in unknown[:1]:
             check_environment(known, self._briefing)

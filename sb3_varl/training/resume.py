@@ -114,7 +114,8 @@ def check_environment(query: LoggedQuery, briefing: Briefing) -> None:
         if given[name] != value:
             raise ValueError(
                 f"The advice log {query.folder} belongs to another run: the {name} of its query {query.index + 1} is "
-                f"{given[name]!r}, expected {value!r}. Give another log_path."
+                f"{given[name]!r}, expected {value!r}. Give the {name} that it has, to go on with it, or another "
+                "log_path, to begin anew."
             )
 
 
