@@ -16,10 +16,12 @@ def success_of(info: Mapping[str, Any]) -> bool | None:
 
     :param info: What it says of a step: ``"is_success"``, as SB3 reads it, or else ``"success"``; an array is a success
         where all of it is
-    :return: Whether it did, or ``None`` if it does not say
+    :return: Whether it did, or ``None`` if it does not say, as words and NaN do not
     """
-    said = info.get("is_success", info.get("success"))
-    return None if said is None else bool(np.all(said))
+    said = np.asarray(info.get("is_success", info.get("success")))
+    if said.dtype.kind not in "biuf" or said.size == 0 or np.isnan(said).any():
+        return None
+    return bool(said.all())
 
 
 class SuccessFromReward(gym.Wrapper, gym.utils.RecordConstructorArgs):

@@ -216,3 +216,12 @@ def test_examples_hold_no_key(monkeypatch, caplog):
     learn(FunctionAdvisor(function))
     assert "for instance ***" in caplog.text
     assert "planted" not in caplog.text + pathlib.Path("log/advice.jsonl").read_text()
+
+
+def test_actions_that_are_no_list_are_said_to_be(caplog):
+    class Lazy:
+        def advise(self, query):
+            return Advice(state.executed_action for state in query.states)
+
+    learn(Lazy())
+    assert "as actions, expected a list with an action or None for each state" in caplog.text

@@ -427,6 +427,12 @@ def test_what_is_not_beyond_doubt_is_not_read(text: str) -> None:
     assert {rejection.state for rejection in parsed.rejected} >= {0, 1, 2}
 
 
+@pytest.mark.parametrize("digit", ["\N{SUPERSCRIPT TWO}", "\N{CIRCLED DIGIT ONE}"])
+def test_digits_that_are_no_numbers(digit: str) -> None:
+    parsed = parse_answer(f"- state: {digit}\n  action: [0, 0]", (0, 1, 2), ACTION_SPACE)
+    assert {rejection.reason for rejection in parsed.rejected} == {"not_json"}
+
+
 PLAIN = (
     "Here it is:\n\nState 0: [0.5, 2]\nState 1: [1, 1]; hold\n- State 2: [-1, 5]\n\nGood luck!",
     "| State | Action | Why |\n|---|---|---|\n| 0 | [0.5, 2] | left |\n| 1 | [1, 1] | |\n| 2 | [-1, 5] | up |",

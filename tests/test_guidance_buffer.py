@@ -1,5 +1,7 @@
 """Rows go in, come out as they were, normalised when sampled, and survive every way of being kept."""
 
+import contextlib
+import io
 import pickle
 from types import SimpleNamespace
 
@@ -131,6 +133,23 @@ def test_a_file_that_is_none_is_refused_by_its_name(content, tmp_path):
     np.save(tmp_path / "array.npy", np.zeros(3))
     with pytest.raises(ValueError, match=r"array.npy is no file"):
         filled().load(tmp_path / "array.npy")
+    with pytest.raises(FileNotFoundError, match=r"nope.npz'$"):
+        filled().load("nope.npz")
+
+
+def test_a_file_that_is_damaged_anywhere_is_refused_or_read():
+    file = io.BytesIO()
+    filled().save(file)
+    for place in range(len(file.getvalue())):
+        damaged = bytearray(file.getvalue())
+        damaged[place] ^= 0xFF
+        with contextlib.suppress(ValueError):
+            filled().load(io.BytesIO(damaged))
+
+
+def test_a_column_that_is_a_number_is_refused():
+    with pytest.raises(ValueError, match="different numbers of rows"):
+        filled().extend({**filled().rows(), "steps": np.array(3)})
 
 
 @given(st.floats(-100, 100), st.floats(0.01, 100))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
@@ -93,6 +94,16 @@ def test_a_mistake_can_be_corrected(states, briefing, advice_with):
     assert 1.0 in {float(action[3]) for action in second.actions}
     assert first.standing is advisor.standing(None)
     assert isinstance(second.standing, Rules)
+
+
+def test_a_mistake_is_pickled_and_made_again(states, advice_with):
+    advisor = pickle.loads(pickle.dumps(advice_with("mirrored")))
+    np.testing.assert_array_equal(advisor.standing(None)(states[3]), advice_with("mirrored").standing(None)(states[3]))
+
+
+def test_a_mistake_is_made_when_the_advisor_is_prepared(briefing):
+    with pytest.raises(RuntimeError, match=r"made by prepare\(briefing\), which was not called"):
+        MistakenAdvisor(RulesAdvisor.recorded("push-v3"), "mirrored").standing(briefing)
 
 
 def test_a_mistake_that_there_is_not():

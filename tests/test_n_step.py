@@ -12,7 +12,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from conftest import DictEnv, assert_same_parameters
-from sb3_varl import SPARSE, VARL, VARLTQC, NStepDictReplayBuffer
+from sb3_varl import SPARSE, VARL, VARLTQC, ArgumentError, NStepDictReplayBuffer
 
 BOX, ACTIONS = spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Box(-1, 1, (1,), np.float32)
 SMALL = {"learning_starts": 20, "batch_size": 8, "seed": 0, "policy_kwargs": {"net_arch": [8]}}
@@ -57,6 +57,21 @@ def test_who_names_this_buffer_gets_the_model_s_returns():
     assert (model.replay_buffer.n_steps, model.replay_buffer.gamma) == (1, 0.9)
     with pytest.raises(TypeError, match="n_steps"):
         SAC("MultiInputPolicy", DictEnv(), replay_buffer_class=NStepDictReplayBuffer)
+
+
+def test_who_names_this_buffer_may_load_the_model_with_other_returns(tmp_path):
+    model = VARL("MultiInputPolicy", DictEnv(), **SMALL, n_steps=5, replay_buffer_class=NStepDictReplayBuffer)
+    assert model.replay_buffer.n_steps == 5  # any warning is an error
+    model.save(tmp_path / "model")
+    changed = VARL.load(tmp_path / "model", env=DictEnv(), n_steps=2, gamma=0.5)
+    assert (changed.replay_buffer.n_steps, changed.replay_buffer.gamma) == (2, 0.5)
+
+
+@pytest.mark.parametrize("arguments", [{"n_steps": 0}, {"n_steps": "5"}, {"gamma": 97}, {"gamma": None}])
+def test_returns_that_there_are_not_are_refused(arguments):
+    arguments = {"n_steps": 3, "gamma": 0.9, **arguments}
+    with pytest.raises(ArgumentError, match=r"n_steps is|gamma is"):
+        NStepDictReplayBuffer(10, spaces.Dict({"seen": BOX}), ACTIONS, **arguments)
 
 
 @pytest.mark.parametrize("fast", [False, True])

@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,6 +123,10 @@ def test_stable_baselines3_and_the_advice_count_by_it():
         ({"is_success": False, "success": True}, False),
         ({"is_success": np.array([True, False])}, False),
         ({"is_success": np.array([[True]])}, True),
+        ({"is_success": np.nan}, None),
+        ({"is_success": np.array([])}, None),
+        ({"is_success": "False"}, None),
+        ({"is_success": th.tensor(True)}, True),
     ],
 )
 def test_what_an_environment_says_of_its_success(info, expected):

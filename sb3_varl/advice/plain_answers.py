@@ -146,7 +146,7 @@ def _from_yaml(text: str) -> list[dict[str, Any]] | None:
         action = item["action"]
         is_null = isinstance(action, str) and action.lower() in ("null", "~", "none")
         is_list = isinstance(action, list) and all(isinstance(part, str) for part in action)
-        if not isinstance(item["state"], str) or not item["state"].isdigit() or not (is_null or is_list):
+        if not isinstance(item["state"], str) or not item["state"].isdecimal() or not (is_null or is_list):
             return None
         items.append({"state": int(item["state"][:9]), "action": None if is_null else action})
     return items

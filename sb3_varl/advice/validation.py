@@ -44,6 +44,11 @@ def checked(advice: Advice, query: AdviceQuery) -> Advice:
     """
     if not isinstance(advice, Advice):
         raise TypeError(f"The advisor returned {type(advice).__name__}, expected a sb3_varl.Advice.")
+    if not isinstance(advice.actions, Sequence | np.ndarray):
+        raise TypeError(
+            f"The advisor returned {example_of(advice.actions)} as actions, expected a list with an action or None for "
+            "each state."
+        )
     if len(advice.actions) != len(query.states):
         raise ValueError(
             f"The advisor returned {count(len(advice.actions), 'action')} for {count(len(query.states), 'state')}, "

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import pathlib
-import zipfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -195,8 +194,8 @@ class GuidanceBuffer(BaseBuffer):
                 f"Guidance action {actions[~inside.all(axis=1)][0]} is not inside [-1, 1]. "
                 "Bring it there from the environment's units with model.policy.scale_action(action)."
             )
-        if len({len(array) for array in rows.values()}) != 1:
-            lengths = {name: len(array) for name, array in rows.items()}
+        if len({np.shape(array)[:1] for array in rows.values()}) != 1:
+            lengths = {name: (*np.shape(array), "none")[0] for name, array in rows.items()}
             raise ValueError(f"Guidance columns have different numbers of rows: {lengths}.")
 
         # Rows that later ones of the same call would overwrite are skipped.
@@ -251,17 +250,21 @@ class GuidanceBuffer(BaseBuffer):
         Replace the buffer's rows by those of a file.
 
         :param path: A file that :meth:`save` wrote
+        :raises OSError: if there is no such file, or it cannot be opened
         :raises ValueError: if the file holds something else or its rows do not fit the spaces;
             the buffer is then as it was
         """
-        if isinstance(path, str | pathlib.Path) and not pathlib.Path(path).exists():
+        if isinstance(path, str | pathlib.Path) and not pathlib.Path(path).exists() and not str(path).endswith(".npz"):
             path = f"{path}.npz"
-        try:
-            with contextlib.ExitStack() as stack:
-                file = stack.enter_context(open(path, "rb")) if isinstance(path, str | pathlib.Path) else path
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(path, "rb")) if isinstance(path, str | pathlib.Path) else path
+            try:
                 rows = dict(stack.enter_context(np.load(file)))
-        except (EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is no file that GuidanceBuffer.save() wrote, or is damaged: {error}") from error
+            except Exception as error:  # whatever NumPy, zipfile and zlib make of other files
+                reason = f"{type(error).__name__}: {error}"
+                raise ValueError(
+                    f"{path} is no file that GuidanceBuffer.save() wrote, or is damaged ({reason})."
+                ) from error
         if not {"actions", "steps", *self._bounds()} <= rows.keys():
             raise ValueError(f"{path} holds {sorted(rows)}, expected a file written by GuidanceBuffer.save().")
         bounds = {name: rows.pop(name) for name in self._bounds()}

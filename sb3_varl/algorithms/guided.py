@@ -156,21 +156,20 @@ class Guided(OffPolicyAlgorithm):
         self._check_policy()
         self._check_shaping_arguments()
         n_steps, of_n_steps = self.n_steps, {"n_steps": self.n_steps, "gamma": self.gamma}
-        by_default = self._chose_n_steps or self.replay_buffer_kwargs == of_n_steps  # which earlier zips do not tell
-        if by_default and self.replay_buffer_class in (NStepReplayBuffer, NStepDictReplayBuffer):
+        if self._chose_n_steps and self.replay_buffer_class in (NStepReplayBuffer, NStepDictReplayBuffer):
             # What load() would have Stable-Baselines3 take for the user's own choice, and warn.
             others = {name: value for name, value in self.replay_buffer_kwargs.items() if name not in of_n_steps}
             self.replay_buffer_class, self.replay_buffer_kwargs = None, others
         self._chose_n_steps = n_steps > 1 and self.replay_buffer_class is None
         if self._chose_n_steps and isinstance(self.observation_space, spaces.Dict):
-            # Of which Stable-Baselines3 knows nothing, and would complain.
             self.replay_buffer_class = NStepDictReplayBuffer
-            self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, **of_n_steps}
+        given = self.replay_buffer_kwargs
+        if self.replay_buffer_class is NStepDictReplayBuffer:
+            # Of which Stable-Baselines3 knows nothing, and would complain.
+            self.replay_buffer_kwargs = {**of_n_steps, **given}
             self.n_steps = 1
-        elif self.replay_buffer_class is NStepDictReplayBuffer:
-            self.replay_buffer_kwargs = {**of_n_steps, **self.replay_buffer_kwargs}
         super()._setup_model()
-        self.n_steps = n_steps
+        self.n_steps, self.replay_buffer_kwargs = n_steps, given
         self.shaping_coef_schedule = FloatSchedule(
             self.shaping_coef if callable(self.shaping_coef) else float(self.shaping_coef)
         )

@@ -8,6 +8,8 @@ from stable_baselines3.common.buffers import DictReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_varl.arguments import check_integer, check_number
+
 
 class NStepDictReplayBuffer(DictReplayBuffer):
     """
@@ -19,9 +21,12 @@ class NStepDictReplayBuffer(DictReplayBuffer):
     :param n_steps: Steps whose rewards are summed up, fewer where an episode ends or the latest transition is reached
     :param gamma: Discount
     :param kwargs: Those of ``DictReplayBuffer``
+    :raises ArgumentError: if ``n_steps`` is no integer above 0, or ``gamma`` no number from 0 to 1
     """
 
     def __init__(self, *args: Any, n_steps: int, gamma: float, **kwargs: Any) -> None:
+        check_integer("n_steps", n_steps)
+        check_number("gamma", gamma, high=1.0)
         super().__init__(*args, **kwargs)
         self.n_steps = n_steps
         self.gamma = gamma

@@ -76,8 +76,7 @@ class MistakenAdvisor:
         :param briefing: What stays the same over all queries
         :return: The advice with the mistake
         """
-        assert self._advice is not None
-        return self._advice[1]
+        return self._made()[1]
 
     def advise(self, query: AdviceQuery) -> Advice:
         """
@@ -86,10 +85,14 @@ class MistakenAdvisor:
         :param query: The states in question
         :return: What is advised there, with the mistake or without
         """
-        assert self._advice is not None
         is_right = self.corrected_at is not None and query.index >= self.corrected_at
-        advice = self._advice[0] if is_right else self._advice[1]
+        advice = self._made()[0 if is_right else 1]
         return Advice([advice(state.observation) for state in query.states], standing=advice)
+
+    def _made(self) -> tuple[StandingAdvice, StandingAdvice]:
+        if self._advice is None:
+            raise RuntimeError("The mistake is made by prepare(briefing), which was not called.")
+        return self._advice
 
 
 def mistaken(advice: StandingAdvice, mistake: str) -> StandingAdvice:
@@ -106,8 +109,18 @@ def mistaken(advice: StandingAdvice, mistake: str) -> StandingAdvice:
     if mistake == "phase_left_out":
         assert isinstance(advice, Rules)
         return _without_first(advice)
+    return _Mistaken(advice, mistake)
 
-    def advise(observation: Any, previous: Any = None, /) -> np.ndarray | None:
+
+class _Mistaken:
+    """Somebody's advice with a mistake; no function inside another, which could not be pickled."""
+
+    def __init__(self, advice: StandingAdvice, mistake: str) -> None:
+        self._advice = advice
+        self._mistake = mistake
+
+    def __call__(self, observation: Any, previous: Any = None, /) -> np.ndarray | None:
+        advice, mistake = self._advice, self._mistake
         if mistake == "phase_before":
             assert isinstance(advice, Rules)
             rule = advice.which(observation, previous)
@@ -125,8 +138,6 @@ def mistaken(advice: StandingAdvice, mistake: str) -> StandingAdvice:
         elif mistake == "too_fast":
             action[:3] = np.clip(_GAIN * action[:3], -1.0, 1.0)
         return action
-
-    return advise
 
 
 def _beside(observation: Any) -> np.ndarray:
