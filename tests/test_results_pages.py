@@ -154,6 +154,38 @@ def test_what_is_said_of_imitation_follows_from_the_data():
         f"{imitated[2]}" in readme
     )
     assert f"from 75% VARL came to {varl[0]}, from 80% to {varl[1]}, but from 85% to {varl[2]}" in page
+    varl, always = (
+        [
+            evaluations.table(method, [task], [101], "success", cells.SHORT_STEPS)[1][..., -results.N_LAST :].mean()
+            for task in tasks
+        ]
+        for method in ("rules, first answer", "rules, first answer, gate always")
+    )
+    ends = [f"{first:.0%}, {second:.0%} and {third:.0%}" for first, second, third in (varl, always)]
+    assert f"VARL came to {ends[0]}, and with the gate always open to {ends[1]} (" in page
+
+
+def test_what_is_said_of_a_gate_that_never_closes_follows_from_the_data():
+    evaluations, page = Evaluations(results.Results(BENCHMARK / "results")), (DOCS / "results.md").read_text()
+    methods = "rules, gate always", "rules"
+
+    def mean(method, part):
+        of_tasks = [
+            evaluations.table(method, [task], evaluations.seeds(methods, [task]), "success", cells.SHORT_STEPS)[1]
+            for task in cells.MAIN_TASKS
+        ]
+        return f"{np.mean([success[..., part].mean() for success in of_tasks]):.0%}"
+
+    end = slice(-results.N_LAST, None)
+    first, whole, last = ([mean(method, part) for method in methods] for part in (slice(1), slice(None), end))
+    said = f"{first[0]} after 6 000 steps in place of {first[1]}, {whole[0]} over the run in place of {whole[1]}, and "
+    page, readme = " ".join(page.split()), " ".join((DOCS.parent / "README.md").read_text().split())
+    assert f"{said}{last[0]} at the end in place of {last[1]}." in page
+    assert (
+        f"{first[0]} after 6 000 steps in place of {first[1]}, and {last[0]} at the end in place of {last[1]}" in readme
+    )
+    late = evaluations.table("rules, gate always", ["assembly-v3"], [102], "success", cells.SHORT_STEPS)[1]
+    assert f"had hardly begun to succeed at the cutoff, and ended at {late[..., end].mean():.0%}" in page
 
 
 def test_what_is_said_of_sac_with_settings_of_its_own_follows_from_the_data():
@@ -236,8 +268,9 @@ def test_what_is_said_of_one_setting_at_a_time_follows_from_the_data():
         f"comes to {of_seeds('label_freq 1', slice(None))} over the run, and ends at {of_seeds('label_freq 1', end)}",
         f"come to {of_seeds('plain critics', slice(None))}, and end at {of_seeds('plain critics', end)}",
         f"{success('rules, gate always')[..., 0].mean():.0%} after 6 000 steps where the defaults' five seeds are "
-        f"{spread(slice(1))}, and {whole('gate always')} over the run",
-        f"it ends at {at_end('gate always')}.",
+        f"{spread(slice(1))}, as",
+        f"over the run it comes to {whole('gate always')}",
+        f"any of the defaults' five ({of_seeds('gate always', slice(None))}), and it ends at {at_end('gate always')} (",
         f"the Q-filter ({whole('gate likelihood')} and {whole('gate q_filter')} over the run, ends "
         f"{at_end('gate likelihood')} and {at_end('gate q_filter')})",
         f"the coefficient ({whole('coef 10')} and {whole('coef 50')}, ends {at_end('coef 10')} and "

@@ -497,8 +497,9 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
         *tabulate_two(evaluations, thresholds, MAIN_TASKS, FIRST | WHOLE_AND_END),
         "",
     ]
-    imitated = tabulate_two(evaluations, ("rules", "rules, imitated"), MAIN_TASKS, FIRST | WHOLE_AND_END)
-    lines += ["## imitation", "", *imitated, ""]
+    for name, method in (("imitation", "rules, imitated"), ("gate always", "rules, gate always")):
+        lines += [f"## {name}", ""]
+        lines += [*tabulate_two(evaluations, ("rules", method), MAIN_TASKS, FIRST | WHOLE_AND_END), ""]
     lines += ["## first answers", "", *tabulate_named(evaluations, OF_FIRST_ANSWERS, PARTIAL_TASKS), ""]
     lines += ["## asked again by the step", "", *tabulate_both(evaluations, *EXPERIMENTS["asked again"]), ""]
     drafted = tabulate_two(evaluations, *EXPERIMENTS["drafted"], FIRST | WHOLE_AND_END)
