@@ -15,8 +15,9 @@ Observation = np.ndarray | dict[str, np.ndarray]
 Form = Literal["actions", "rules"]
 
 # Reasons for which a state was not answered, so that it may be asked about again. Others are about an answer.
-UNREAD = "unread"  # an answer on which the reader failed
 UNANSWERED = frozenset({"request_failed", "given_up", "budget_exhausted", "raised"})
+# The reason of an answer on which the reader failed, so that it may be read again.
+UNREAD = "unread"
 
 
 class AdviceWarning(UserWarning):

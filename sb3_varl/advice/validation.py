@@ -11,12 +11,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_varl.advice.types import (
-    Advice,
-    AdviceQuery,
-    Rejection,
-    Usage,
-)
+from sb3_varl.advice.types import Advice, AdviceQuery, Rejection, Usage
 from sb3_varl.redaction import example_of
 from sb3_varl.wording import count
 

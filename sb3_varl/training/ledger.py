@@ -18,9 +18,9 @@ class Ledger:
     Totals of one run of one callback.
 
     :param progress: What the model's zip keeps of them: ``answered`` (queries that were), ``open`` (what of these
-        was not answered: the query's number, the state, and the reason that was counted, which is ``None`` if the
-        advisor had failed altogether, and empty if none was), ``failed`` (how many failed requests were counted of the
-        queries that are open), ``totals`` and ``usage``. Kept up to date here
+        was not answered, or could not be read: the query's number, the state, and the reason that was counted, which is
+        ``None`` if the advisor had failed altogether, and empty if none was), ``failed`` (how many failed requests were
+        counted of the queries that are open), ``totals`` and ``usage``. Kept up to date here
     """
 
     def __init__(self, progress: dict[str, Any]) -> None:
