@@ -329,16 +329,3 @@ def test_every_line_is_json_as_all_the_world_reads_it(observation, tmp_path):
     np.testing.assert_equal(query.executed_actions, [state.executed_action])
     np.testing.assert_equal(query.action_low, [-np.inf, -np.inf])
     assert query.advice.usage == Usage(1, cost=0.5)
-
-
-def test_numbers_that_earlier_versions_wrote_are_read_and_replayed(tmp_path):
-    """They wrote NaN, which Python reads and JSON does not have."""
-    state = VisitedState(np.array([np.nan, 1.0, 2.0], np.float32), np.zeros(2, np.float32), None, 5)
-    asked = AdviceQuery(0, 10, (state,), query().briefing)
-    log = AdviceLog(tmp_path)
-    log.write_query(asked)
-    log.write_advice(asked, Advice([np.array([0.5, 0.5])]), 1.0)
-    file = tmp_path / "advice.jsonl"
-    file.write_text(file.read_text().replace('"nan"', "NaN"))
-    assert np.isnan(read_queries(tmp_path)[0].observations[0][0])
-    np.testing.assert_array_equal(ReplayAdvisor(tmp_path).advise(asked).actions, [[0.5, 0.5]])

@@ -325,7 +325,14 @@ def test_a_fault_of_the_reader_s_own_costs_one_answer(tmp_path, monkeypatch):
     assert all(action is not None for action in query.read().actions)
     with VLMServer() as server:
         callback = AdvisorCallback(
-            make_vlm(server, form="actions"), n_queries=1, first_query=20, log_path=tmp_path, frames=False
+            make_vlm(server, task="Go.", form="actions"),
+            n_queries=1,
+            first_query=20,
+            states_per_query=6,
+            window=15,
+            blocking=True,
+            log_path=tmp_path,
+            frames=False,
         )
         model.learn(20, callback=callback, reset_num_timesteps=False)
         assert len(server.requests) == 0

@@ -145,7 +145,7 @@ def test_a_sheet_of_something_else_is_refused(parts, message):
         ((5, 0, 1), "name of ObservationSlice is 5, expected text"),
         (("x", 0, 2.5), "stop is 2.5, expected an integer"),
         (("x", True, 2), "start is True, expected an integer"),
-        (("x", 0, 2, "", 3), "key is 3, expected text"),
+        (("x", 0, 2, "", 3), "key of ObservationSlice is 3, expected text"),
         (("x", 0, 2, "", None, -1), "before is -1, expected an integer that is at least 0 or None"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 from gymnasium import spaces
 
-from sb3_varl.arguments import ArgumentError, check_integer, check_text
+from sb3_varl.arguments import ArgumentError, check_integer
 
 Observation = np.ndarray | dict[str, np.ndarray]
 # What is asked for: an action for each state, or rules for any.
@@ -66,7 +66,8 @@ class ObservationSlice:
 
     def __post_init__(self) -> None:
         _check_words(self, "name", "meaning")
-        check_text("key", self.key, "observation")
+        if self.key is not None:
+            _check_words(self, "key")
         check_integer("start", self.start, low=0)
         check_integer("stop", self.stop)
         check_integer("before", self.before, low=0, optional=True)
