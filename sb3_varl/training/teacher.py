@@ -1,5 +1,6 @@
 """Standing advice in a run: it labels visited states, begins episodes, and is corrected, or put back, by its record."""
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,8 +54,10 @@ class Teacher:
         hold: bool | None,
         picture: Callable[[int], np.ndarray | None],
     ) -> None:
+        self._advisor = advisor
+        self._briefing = briefing
         self.advises_by_rules = optional.form_for(advisor, briefing) == "rules"
-        self.can_be_corrected = self.advises_by_rules and optional.standing(advisor, briefing) is None
+        self.can_be_corrected = self.advises_by_rules and self._unasked is None
         if label_freq is None:
             label_freq = LABEL_FREQ_OF_RULES if self.advises_by_rules else 0
         if roll_in is None:
@@ -85,8 +88,6 @@ class Teacher:
         # Told of the query whose rules did worse, and of the text of those that stand again.
         self.on_put_back: Callable[[int, str], None] = lambda query, text: None
         self._model = model
-        self._advisor = advisor
-        self._briefing = briefing
         self._progress: dict[str, Any] = {}
 
     def recall(self, progress: dict[str, Any]) -> None:
@@ -104,7 +105,7 @@ class Teacher:
             self.stand(self.read(text))
         if record is not None and record["rules"] is not None:
             self.record, record = TrackRecord.load(record, self.read), None
-        advice = optional.standing(self._advisor, self._briefing) if self._is_used else None
+        advice = self._unasked if self._is_used else None
         if advice is not None:
             if text is not None and advice != self.standing.advice:
                 logger.warning(
@@ -116,6 +117,11 @@ class Teacher:
             if record is not None and not isinstance(advice, Rules):
                 self.record = TrackRecord.load(record, lambda _: advice)
         self._keep_record()
+
+    @functools.cached_property
+    def _unasked(self) -> StandingAdvice | None:
+        """What the advisor says in any state before it is asked, made once in a run."""
+        return optional.standing(self._advisor, self._briefing)
 
     @property
     def _is_used(self) -> bool:
