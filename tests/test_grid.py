@@ -1,6 +1,7 @@
 """The grid of methods, tasks and seeds: what it runs, what it writes down, and what VARL is compared with."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -44,12 +45,12 @@ def grid_command(folder, *arguments):
 
 
 @pytest.fixture
-def grid_main(monkeypatch, capsys):
-    """The same in this process, which need not import everything anew: what it prints, and how it exits."""
+def call_main(monkeypatch, capsys):
+    """The command in this process, which need not import everything anew: what it prints, and how it exits."""
     handler = signal.getsignal(signal.SIGTERM)
 
-    def call(folder, *arguments):
-        monkeypatch.setattr(sys, "argv", ["grid.py", *of_command(folder, *arguments)])
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["grid.py", *arguments])
         status = None
         try:
             grid.main()
@@ -60,6 +61,12 @@ def grid_main(monkeypatch, capsys):
 
     yield call
     signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def grid_main(call_main):
+    """The same about short runs."""
+    return lambda folder, *arguments: call_main(*of_command(folder, *arguments))
 
 
 def read(path):
@@ -169,10 +176,59 @@ def test_older_runs_lack_the_last_columns(changed, grid_main):
 @pytest.mark.slow
 def test_other_settings_are_not_mixed_in(small_grid):
     kept = results.Results(small_grid / "results")
-    assert grid.missing_cells([cells.make_cell("SAC", TASK, 0, STEPS, 2)], kept) == []
+    assert grid.outdated_cells([cells.make_cell("SAC", TASK, 0, STEPS, 2)], kept) == []
     for other in ((2 * STEPS, 2), (STEPS, None)):
-        with pytest.raises(SystemExit, match="with other settings"):
-            grid.missing_cells([cells.make_cell("SAC", TASK, 0, *other)], kept)
+        cell = cells.make_cell("SAC", TASK, 0, *other)
+        assert grid.outdated_cells([cell], kept) == [cell]
+
+
+@pytest.fixture
+def outdated(changed):
+    """Results of which a run had other settings."""
+    folder = changed(lambda row: row.values())
+    path = folder / "results" / "runs.csv"
+    path.write_text(path.read_text().replace('""least_std"": 0.3', '""least_std"": 0.0'))
+    return folder
+
+
+@pytest.mark.slow
+def test_what_was_run_with_other_settings_is_said(outdated, grid_main):
+    arguments = ("main", "--tasks", TASK, "--seeds", "0")
+    told = grid_main(outdated, *arguments)
+    assert "has 1 of these runs with other settings, among them VARL/reach-v3/0" in told.status
+    assert "--again" in told.status
+    listed = grid_main(outdated, *arguments, "--list")
+    assert listed.status is None, listed
+    [sac, varl] = (next(line for line in listed.out.splitlines() if line.startswith(name)) for name in ("SAC", "VARL"))
+    assert varl.endswith(" *")
+    assert not sac.endswith("*")
+    assert "1 of them were run with settings that their methods have no longer" in listed.out
+
+
+def test_a_quick_look_does_not_stand_for_a_run(tmp_path, grid_main):
+    outcome = grid_main(tmp_path, "main", "--again")
+    assert outcome.status == 2
+    assert "does not stand for a run" in outcome.err
+
+
+def test_again_runs_what_was_run_with_other_settings(tmp_path, monkeypatch, call_main):
+    ran = []
+    monkeypatch.setattr(grid, "run_all", lambda missing, *_: ran.extend(cell.name for cell in missing))
+    kept = results.Results(tmp_path)
+    for method, change in (("SAC", {}), ("VARL", {"normalize": False})):
+        cell = cells.make_cell(method, "push-v3", 100)
+        of_then = dataclasses.replace(cell, settings=cell.settings | change)
+        kept.add(training.summarize(of_then, results.FINISHED, [], 0.0, {}), [])
+    which = ("rules", "--methods", "SAC", "VARL", "--tasks", "push-v3", "--seeds", "100", "--results", str(tmp_path))
+    outcome = call_main(*which, "--again")
+    assert outcome.status is None, outcome
+    assert ran == ["VARL/push-v3/100"]
+
+
+def test_all_that_is_published_can_be_listed(call_main):
+    outcome = call_main("all", "--list")
+    assert outcome.status is None, outcome
+    assert "rules/push-v3/100" in outcome.out
 
 
 def test_a_run_that_was_longer_need_not_be_run_again(tmp_path):

@@ -432,6 +432,11 @@ class Cell:
         return f"{self.method}/{self.task}/{self.seed}"
 
     @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells it from all others."""
+        return self.method, self.task, self.seed
+
+    @property
     def configuration(self) -> str:
         """The settings as they stand in the results."""
         return json.dumps(self.settings, sort_keys=True)

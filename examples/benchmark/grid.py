@@ -5,10 +5,10 @@ of a large multimodal model in the experiments with rules.
     python examples/benchmark/grid.py main                # the runs of the main table
     python examples/benchmark/grid.py gate cutoff         # those of two ablations
     python examples/benchmark/grid.py all --list          # what there is, and what of it is done
-    python examples/benchmark/grid.py --check "VARL/drawer-open-v3/101"
+    python examples/benchmark/grid.py --check "rules/drawer-open-v3/101"
 
-A run on each core. What is in the results is not run again; a run that was stopped starts over. ``figures.py`` draws
-what is there.
+A run on each core. What is in the results is not run again, unless it was run with settings that its method has no
+longer, and with ``--again``; a run that was stopped starts over. ``figures.py`` draws what is there.
 """
 
 import argparse
@@ -54,6 +54,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("grid"), help="folder of the runs' own files")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side; default: one per core")
     parser.add_argument("--ray", metavar="ADDRESS", help='hand the runs to a Ray cluster; "local" starts one here')
+    parser.add_argument("--again", action="store_true", help="run again what was run with other settings than today's")
     parser.add_argument("--list", action="store_true", help="list the runs and what came of them, and stop")
     parser.add_argument("--check", metavar="RUN", help="repeat a run and compare it with its rows in the results")
     args = parser.parse_args()
@@ -64,6 +65,8 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"there is no experiment {', '.join(sorted(unknown))}: choose among {', '.join(EXPERIMENTS)}, all")
     if not args.experiments and args.check is None:
         parser.error(f"which experiments? Choose among {', '.join(EXPERIMENTS)}, or say all")
+    if args.again and (args.steps is not None or args.eval_episodes is not None):
+        parser.error("a quick look does not stand for a run: leave out --again, and use another --results for it")
     return args
 
 
@@ -76,17 +79,21 @@ def missing_cells(cells: list[Cell], results: Results) -> list[Cell]:
     :return: Those that are not there
     """
     finished = results.finished()
-    missing = []
-    for cell in cells:
-        row = finished.get((cell.method, cell.task, cell.seed))
-        if row is not None and not cell.is_same_as(row["configuration"]):
-            sys.exit(
-                f"grid.py: {results.runs_path} has a run {cell.name} with other settings:\n  {row['configuration']}\n"
-                f"than those of now:\n  {cell.configuration}\nName another folder with --results."
-            )
-        if row is None or int(row["steps"]) < cell.settings["steps"]:
-            missing.append(cell)
-    return missing
+    return [
+        cell for cell in cells if (row := finished.get(cell.key)) is None or int(row["steps"]) < cell.settings["steps"]
+    ]
+
+
+def outdated_cells(cells: list[Cell], results: Results) -> list[Cell]:
+    """
+    Find what was run before, with other settings.
+
+    :param cells: Runs
+    :param results: What is there
+    :return: Those that are there with settings that are not theirs
+    """
+    finished = results.finished()
+    return [cell for cell in cells if cell.key in finished and not cell.is_same_as(finished[cell.key]["configuration"])]
 
 
 class Job(NamedTuple):
@@ -193,7 +200,7 @@ def run_all(cells: list[Cell], results: Results, args: argparse.Namespace) -> No
                 success = f"{row['success']:.0%}" if row["status"] == FINISHED else row["status"]
                 tqdm.write(f"{row['method']}/{row['task']}/{row['seed']}: {success} after {row['seconds']} s")
             steps = [
-                cell.settings["steps"] if (cell.method, cell.task, cell.seed) in outcomes else steps_done(folder)
+                cell.settings["steps"] if cell.key in outcomes else steps_done(folder)
                 for cell, folder in zip(cells, folders, strict=True)
             ]
             bar.update(sum(steps) - bar.n)
@@ -262,14 +269,24 @@ def main() -> None:
         for cell in make_grid(args.experiments, tuple(args.seeds), args.steps, args.eval_episodes)
         if cell.method in (args.methods or METHODS) and cell.task in (args.tasks or ALL_TASKS)
     ]
-    missing = missing_cells(cells, results)
+    missing, outdated = missing_cells(cells, results), outdated_cells(cells, results)
     if args.list:
         finished = results.finished()
         width = max((len(cell.name) for cell in cells), default=0) + 2
         for cell in cells:
-            row = finished.get((cell.method, cell.task, cell.seed))
-            outcome = "to do" if cell in missing or row is None else format(float(row["success"]), ".0%")
-            print(f"{cell.name:<{width}}{outcome:>6}")
+            outcome = "to do" if cell in missing else format(float(finished[cell.key]["success"]), ".0%")
+            print(f"{cell.name:<{width}}{outcome:>6}{' *' * (cell in outdated)}")
+        if outdated:
+            print(f"* {len(outdated)} of them were run with settings that their methods have no longer.")
+    elif outdated and not args.again:
+        first = outdated[0]
+        sys.exit(
+            f"grid.py: {results.runs_path} has {len(outdated)} of these runs with other settings, among them "
+            f"{first.name}:\n  {results.finished()[first.key]['configuration']}\nthan those of now:\n  "
+            f"{first.configuration}\nRun them again with --again, or name another folder with --results."
+        )
+    if args.again:
+        missing = [cell for cell in cells if cell in missing or cell in outdated]
     kinds = {kind_of_advice(cell) for cell in cells}
     print(f"{len(cells)} runs, {len(missing)} of them to do. Advisor: {' or '.join(sorted(kinds))}.")
     if missing and not args.list:
