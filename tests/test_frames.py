@@ -85,6 +85,7 @@ def test_what_is_unambiguous_becomes_a_frame(rendered, frame):
         (RGB[..., 0], GREY),
         (RGB[..., :1], GREY),
         (np.dstack([RGB[..., 1], RGB[..., 2], RGB[..., 1], RGB[..., 0]]), GREY),
+        (np.dstack([RGB, np.full_like(RGB[..., 0], 255)]), RGB),
         (np.dstack([RGB[::-1], RGB]), RGB),
         ({"numbers": np.zeros(3, np.float32), "camera": RGB}, RGB),
         (np.stack([GREY, RGB]), RGB),

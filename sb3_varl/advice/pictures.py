@@ -38,7 +38,8 @@ def shows_pictures(space: spaces.Space) -> bool:
 def picture_in(observation: Observation) -> np.ndarray | None:
     """
     Take an observation as a picture, its entries that are some side by side. Of stacked frames it is the latest: the
-    last channel, or the last three if their number is a multiple of three, of the last picture along further axes.
+    last channel, or the last three if their number is a multiple of three, of the last picture along further axes. A
+    fourth channel that is 255 everywhere is no frame, but opacity.
 
     :param observation: The observation
     :return: ``(height, width, 3)`` uint8, a copy, or ``None`` if it has none
@@ -56,6 +57,8 @@ def _latest(array: np.ndarray) -> np.ndarray:
         array = array[-1]
     deep = array[..., None] if array.ndim == 2 else array
     channels_last = np.moveaxis(deep, 0, -1) if _has_channels_first(deep.shape) else deep
+    if channels_last.shape[2] == 4 and (channels_last[..., 3] == 255).all():
+        channels_last = channels_last[..., :3]
     latest = channels_last[..., -3:] if channels_last.shape[2] % 3 == 0 else channels_last[..., -1:]
     return np.broadcast_to(latest, (*latest.shape[:2], 3))
 
