@@ -162,7 +162,11 @@ def changed(small_grid, tmp_path):
 @pytest.mark.slow
 def test_a_check_notices_a_difference(changed, grid_main):
     folder = changed(lambda row: {**row, "entropy": float(row["entropy"]) + 1}.values())
-    assert "is not what it was" in grid_main(folder, "--check", f"SAC/{TASK}/0").status
+    path = folder / "results" / "runs.csv"
+    path.write_text(path.read_text().replace('""python"": ""3', '""python"": ""2'))
+    told = grid_main(folder, "--check", f"SAC/{TASK}/0").status
+    assert "is not what it was" in told
+    assert "what else differs: python (2." in told
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ longer, and with ``--again``; a run that was stopped starts over. ``figures.py``
 import argparse
 import concurrent.futures
 import contextlib
+import json
 import math
 import multiprocessing
 import os
@@ -225,8 +226,9 @@ def check(name: str, results: Results, args: argparse.Namespace) -> None:
     if not cell.is_same_as(before["configuration"]):
         sys.exit(f"grid.py: {name} was run with other settings:\n  {before['configuration']}\nthan those of now.")
     cell.settings["steps"] = int(before["steps"])
+    made_with = versions()
     with tempfile.TemporaryDirectory() as folder:
-        row, evaluations = run(cell, pathlib.Path(folder) / "run", versions())
+        row, evaluations = run(cell, pathlib.Path(folder) / "run", made_with)
     if row["status"] != FINISHED:
         sys.exit(f"grid.py: {name} was finished before, and now: {row['status']}")
     worst = 0.0
@@ -243,7 +245,16 @@ def check(name: str, results: Results, args: argparse.Namespace) -> None:
                 worst = max(worst, difference) if math.isfinite(difference) else math.inf
     print(f"{name}, {len(evaluations)} evaluations, {row['seconds']} s: largest difference {worst:.2g}")
     if worst > TOLERANCE:
-        sys.exit(f"grid.py: {name} is not what it was.")
+        of_then = json.loads(before["versions"])
+        changed = [
+            f"{what} ({of_then.get(what, 'unknown')} then, {now} now)"
+            for what, now in made_with.items()
+            if of_then.get(what) != now
+        ]
+        sys.exit(
+            f"grid.py: {name} is not what it was. Rounding differs between processors, and with it a whole run; what "
+            f"else differs: {'; '.join(changed) or 'nothing'}. To tell one from the other, run it here at both commits."
+        )
 
 
 def kind_of_advice(cell: Cell) -> str:

@@ -360,4 +360,4 @@ def versions() -> dict[str, str]:
             command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, check=False
         )
         found["commit"] = described.stdout.strip()
-    return {**found, "python": platform.python_version()}
+    return {**found, "python": platform.python_version(), "processor": th.backends.cpu.get_cpu_capability()}
