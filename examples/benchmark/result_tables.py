@@ -37,6 +37,14 @@ PARTS = {
     "rules, roll-ins only": "SAC with the rules' roll-ins, no term",
     "rules": "VARL, rules and roll-ins",
 }
+# What else can be made of the same rules.
+OF_RULES = {
+    "rules, imitated": "imitated, no reinforcement learning",
+    "rules": "VARL",
+    "rules, gate always": 'VARL, `gate="always"`',
+    "rules, roll-ins only": "SAC with the roll-ins, no term",
+    "SAC": "SAC, no rules",
+}
 # One setting at a time, with recorded rules.
 SETTINGS = {
     "rules": "the defaults",
@@ -66,17 +74,27 @@ BEYOND_NAMES = {
     "rules": "The rules alone",
     "SAC": "SAC",
     "VARL": "VARL",
-    "VARL, shorter roll-ins": "VARL, shorter roll-ins",
     "VARL, no hold": "VARL without `hold`",
     "VARL, SPARSE": "VARL, `SPARSE` and no HER",
     "SAC, SPARSE": "SAC, `SPARSE` and no HER",
-    "VARL, corrected rules": "VARL, corrected rules",
+    "VARL, corrected rules": "VARL, corrected rules (45% by themselves)",
     "VARL, unbounded pull": r"VARL \*",
     "VARL, unbounded pull, no roll-ins": r"VARL \* without roll-ins",
 }
 # Parts of a run, for tables of two methods.
 FIRST = {f"after {FRAME_SKIP * BASE['eval_freq']:,} steps".replace(",", " "): ("success", slice(0, 1))}
 _AT_CUTOFF = BASE["shaping"]["shaping_steps"] // BASE["eval_freq"] - 1
+AT_CUTOFF = {"at the cutoff": ("success", slice(_AT_CUTOFF, _AT_CUTOFF + 1))}
+AFTER_CUTOFF = {
+    f"{FRAME_SKIP * (first + 1) * BASE['eval_freq']:,} to {FRAME_SKIP * last * BASE['eval_freq']:,}".replace(
+        ",", " "
+    ): (
+        "success",
+        slice(first, last),
+    )
+    # While guidance is held, and when it is no longer.
+    for first, last in ((_AT_CUTOFF + 1, 2 * _AT_CUTOFF + 2), (2 * _AT_CUTOFF + 2, SHORT_STEPS // BASE["eval_freq"]))
+}
 OPEN_GATES = {"open gates": ("gate_open", slice(_AT_CUTOFF, _AT_CUTOFF + 1))}
 WHOLE_AND_END = {"mean of the run": ("success", slice(None)), "success": ("success", slice(-N_LAST, None))}
 # Success at which a task is called learnt.
@@ -137,9 +155,7 @@ def tabulate_tasks(evaluations: Evaluations, tasks: Sequence[str], steps: int) -
     :return: Lines of Markdown
     """
     of_both = ("mean of the run", f"steps to {GOOD:.0%}", "seeds")
-    answers = pd.read_csv(RULES_ALONE)
-    # The last answer about a task is the one that a run has.
-    followed = answers[answers["prompt"] == "present"].sort_values("answer").groupby("task")["success"].last()
+    followed = _followed_rules()
     columns = ["task", "the rules alone", "SAC", "VARL", "VARL, in the last step"]
     columns += [f"{column}: {name}" for column in of_both for name in ("SAC", "VARL")]
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
@@ -150,6 +166,12 @@ def tabulate_tasks(evaluations: Evaluations, tasks: Sequence[str], steps: int) -
             "| " + " | ".join([name, f"{followed[list(of_row)].mean():.0%}", sac[0], *varl[:2], *pairs]) + " |"
         )
     return lines
+
+
+def _followed_rules() -> "pd.Series[float]":
+    """Success of the rules that a run has about each task, which are the last answer, followed as they are."""
+    answers = pd.read_csv(RULES_ALONE)
+    return answers[answers["prompt"] == "present"].sort_values("answer").groupby("task")["success"].last()
 
 
 def _summarize(evaluations: Evaluations, method: str, tasks: Sequence[str], steps: int) -> list[str]:
@@ -209,7 +231,7 @@ def tabulate_both(evaluations: Evaluations, methods: Sequence[str], tasks: Seque
 
 def tabulate_seeds(evaluations: Evaluations, method: str, tasks: Sequence[str]) -> list[str]:
     """
-    The same of one method, with a row for each seed and one for the mean of a task's.
+    The same of one method, with a row for each seed and, where there are several, one for the mean of a task's.
 
     :param evaluations: All there are
     :param method: The method
@@ -225,7 +247,7 @@ def tabulate_seeds(evaluations: Evaluations, method: str, tasks: Sequence[str]) 
         for seed, of_run in zip(seeds, success, strict=True):
             mark = older(evaluations, method, [task], [seed])
             lines.append("| " + " | ".join([f"{name}, {seed}{mark}", *by_step(of_run, n_after)]) + " |")
-        if seeds:
+        if len(seeds) > 1:
             lines.append("| " + " | ".join([f"**{name}, mean**", *by_step(success.mean(axis=0), n_after)]) + " |")
     return lines
 
@@ -271,6 +293,59 @@ def tabulate_named(
     return lines
 
 
+def tabulate_parts(
+    evaluations: Evaluations, names: Mapping[str, str], tasks: Sequence[str], parts: Mapping[str, tuple[str, slice]]
+) -> list[str]:
+    """
+    A table of what some methods come to on average over tasks, on the seeds that all of them have of a task.
+
+    :param evaluations: All there are
+    :param names: What the methods are called here
+    :param tasks: The tasks
+    :param parts: What of it: by its name, a column of the evaluations, and which of these count
+    :return: Lines of Markdown
+    """
+    seeds = {task: evaluations.seeds([*names], [task]) for task in tasks}
+    least = min(map(len, seeds.values()))
+    lines = ["| | " + " | ".join([*parts, "seeds"]) + " |", "| --- " * (2 + len(parts)) + "|"]
+    for method, name in names.items() if least else ():
+        values = [
+            float(np.mean([_mean_of(evaluations, method, task, seeds[task], *part) for task in tasks]))
+            for part in parts.values()
+        ]
+        lines.append(_percentages(name, values, str(least)))
+    return lines
+
+
+def tabulate_names(evaluations: Evaluations, names: Mapping[str, str], tasks: Sequence[str]) -> list[str]:
+    """
+    The same by task: success at the end, and the mean of the whole run.
+
+    :param evaluations: All there are
+    :param names: What the methods are called here
+    :param tasks: The tasks
+    :return: Lines of Markdown
+    """
+    lines = ["| task | " + " | ".join([*names.values(), "seeds"]) + " |", "| --- " * (2 + len(names)) + "|"]
+    for task in tasks:
+        seeds = evaluations.seeds([*names], [task])
+        if seeds:
+            cells = [
+                "{1:.0%}; {0:.0%}".format(
+                    *(_mean_of(evaluations, method, task, seeds, *part) for part in WHOLE_AND_END.values())
+                )
+                for method in names
+            ]
+            lines.append("| " + " | ".join([task.removesuffix("-v3"), *cells, str(len(seeds))]) + " |")
+    return lines
+
+
+def _mean_of(
+    evaluations: Evaluations, method: str, task: str, seeds: Sequence[int], column: str, which: slice
+) -> float:
+    return float(evaluations.table(method, [task], seeds, column, SHORT_STEPS)[1][..., which].mean())
+
+
 def tabulate_two(
     evaluations: Evaluations, methods: Sequence[str], tasks: Sequence[str], parts: Mapping[str, tuple[str, slice]]
 ) -> list[str]:
@@ -290,11 +365,7 @@ def tabulate_two(
         seeds = evaluations.seeds(methods, [task])
         if seeds:
             rows.append(
-                [
-                    evaluations.table(method, [task], seeds, column, SHORT_STEPS)[1][..., which].mean()
-                    for column, which in parts.values()
-                    for method in methods
-                ]
+                [_mean_of(evaluations, method, task, seeds, *part) for part in parts.values() for method in methods]
             )
             lines.append(_percentages(task.removesuffix("-v3"), rows[-1], str(len(seeds))))
     return [*lines, _percentages("mean", np.mean(rows, axis=0), "")] if rows else lines
@@ -307,7 +378,7 @@ def _percentages(name: str, values: Sequence[float] | np.ndarray, seeds: str) ->
 def tabulate_published(evaluations: Evaluations) -> list[str]:
     """
     A table of what others have published on the fifteen tasks, by their steps, beside VARL with rules: success at the
-    end, in any step of an episode and in its last one.
+    end, in any step of an episode and in its last one, and the rules as they are.
 
     :param evaluations: All there are
     :return: Lines of Markdown
@@ -315,9 +386,10 @@ def tabulate_published(evaluations: Evaluations) -> list[str]:
     published = pd.read_csv(PUBLISHED).groupby(["method", "step", "task"])["success"].mean().unstack("task")
     own_steps = f"{FRAME_SKIP * SHORT_STEPS:,}".replace(",", " ")
     columns = [f"{method} at {step:,}".replace(",", " ") for method, step in published.index]
+    followed = _followed_rules()
     lines = [
-        "| task | " + " | ".join([f"VARL at {own_steps}, any step", "last step", *columns]) + " |",
-        "| --- " * (3 + len(columns)) + "|",
+        "| task | " + " | ".join(["the rules alone", f"VARL at {own_steps}, any step", "last step", *columns]) + " |",
+        "| --- " * (4 + len(columns)) + "|",
     ]
     for task in MAIN_TASKS:
         seeds = evaluations.seeds(["rules"], [task])
@@ -326,13 +398,14 @@ def tabulate_published(evaluations: Evaluations) -> list[str]:
             for column in ("success", "success_at_end")
         ]
         theirs = [f"{success:.0%}" for success in published[task.replace("-v3", "-v2")]]
-        lines.append("| " + " | ".join([task.removesuffix("-v3"), *own, *theirs]) + " |")
+        lines.append("| " + " | ".join([task.removesuffix("-v3"), f"{followed[task]:.0%}", *own, *theirs]) + " |")
     seeds = evaluations.seeds(["rules"], MAIN_TASKS)
     means = [
         _mean_at_end(evaluations.table("rules", MAIN_TASKS, seeds, column, SHORT_STEPS)[1])
         for column in ("success", "success_at_end")
     ]
-    lines.append("| mean | " + " | ".join([*means, *(f"{mean:.0%}" for mean in published.mean(axis=1))]) + " |")
+    of_others = [f"{mean:.0%}" for mean in published.mean(axis=1)]
+    lines.append("| mean | " + " | ".join([f"{followed[list(MAIN_TASKS)].mean():.0%}", *means, *of_others]) + " |")
     return lines
 
 
@@ -370,17 +443,17 @@ def _of_seeds(values: np.ndarray, are_shares: bool) -> str:
     return f"{said}{of_returns}, {len(values)} seeds"
 
 
-def tabulate_rules_alone() -> list[str]:
+def tabulate_rules_alone(prompt: str) -> list[str]:
     """
-    A table of what comes of recorded rules without learning: their number, success, and the mean length of an episode,
-    of each task's answers to the present prompt and to the earlier one.
+    A table of what comes of recorded rules without learning: their number, success, and the mean length of an episode.
 
+    :param prompt: To which prompt they are the answers
     :return: Lines of Markdown
     """
     answers = pd.read_csv(RULES_ALONE)
-    tasks = sorted(set(answers.loc[answers["prompt"] == "present", "task"]), key=lambda task: task.removesuffix("-v3"))
-    lines = ["| task | the present prompt | an earlier prompt |", "| --- | --- | --- |"]
-    return lines + [_told_of_answers(answers, task, ("present", "earlier")) for task in tasks]
+    tasks = sorted(set(answers.loc[answers["prompt"] == prompt, "task"]), key=lambda task: task.removesuffix("-v3"))
+    lines = ["| task | rules, success, actions |", "| --- | --- |"]
+    return lines + [_told_of_answers(answers, task, [prompt]) for task in tasks]
 
 
 def tabulate_asked_again() -> list[str]:
@@ -478,7 +551,8 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
         "or with recorded answers to an earlier prompt (November 27, 2026).",
         "",
     ]
-    lines += ["## rules alone", "", *tabulate_rules_alone(), ""]
+    lines += ["## rules alone", "", *tabulate_rules_alone("present"), ""]
+    lines += ["## rules alone, earlier prompt", "", *tabulate_rules_alone("earlier"), ""]
     lines += ["## asked again", "", *tabulate_asked_again(), ""]
     lines += ["## drafted", "", *tabulate_drafted(), ""]
     lines += [f"## fifteen tasks, {FRAME_SKIP * SHORT_STEPS} steps", ""]
@@ -489,6 +563,7 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
         *tabulate_steps(evaluations, *EXPERIMENTS["hold"], same_seeds=True),
         "",
     ]
+    lines += ["## holding", "", *tabulate_two(evaluations, *EXPERIMENTS["hold"], AFTER_CUTOFF), ""]
     lines += ["## prompts", "", *tabulate_two(evaluations, *EXPERIMENTS["prompt"], OPEN_GATES | WHOLE_AND_END), ""]
     thresholds = ("rules", "rules, threshold 0.1")
     lines += [
@@ -497,9 +572,12 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
         *tabulate_two(evaluations, thresholds, MAIN_TASKS, FIRST | WHOLE_AND_END),
         "",
     ]
-    for name, method in (("imitation", "rules, imitated"), ("gate always", "rules, gate always")):
-        lines += [f"## {name}", ""]
-        lines += [*tabulate_two(evaluations, ("rules", method), MAIN_TASKS, FIRST | WHOLE_AND_END), ""]
+    parts = FIRST | AT_CUTOFF | WHOLE_AND_END
+    of_rules = tabulate_parts(evaluations, OF_RULES, MAIN_TASKS, parts)
+    executed = [float(_followed_rules()[list(MAIN_TASKS)].mean())] * len(parts)
+    of_rules.insert(2, _percentages("the rules, executed for good", executed, ""))
+    lines += ["## what is made of rules", "", *of_rules, ""]
+    lines += ["## what is made of rules, by task", "", *tabulate_names(evaluations, OF_RULES, MAIN_TASKS), ""]
     lines += ["## first answers", "", *tabulate_named(evaluations, OF_FIRST_ANSWERS, PARTIAL_TASKS), ""]
     lines += ["## asked again by the step", "", *tabulate_both(evaluations, *EXPERIMENTS["asked again"]), ""]
     drafted = tabulate_two(evaluations, *EXPERIMENTS["drafted"], FIRST | WHOLE_AND_END)
@@ -510,6 +588,9 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
         *tabulate_steps(evaluations, *EXPERIMENTS["rules, end"], same_seeds=True),
         "",
     ]
+    ways, their_tasks = EXPERIMENTS["rules, end"]
+    of_ways = tabulate_parts(evaluations, {way: way for way in ways}, their_tasks, AFTER_CUTOFF)
+    lines += ["## ways to end", "", *of_ways, ""]
     lines += ["## published", "", *tabulate_published(evaluations), ""]
     lines += ["## beyond Meta-World", "", *tabulate_beyond(), ""]
     lines += ["## what each part is worth", "", *tabulate_named(evaluations, PARTS), ""]

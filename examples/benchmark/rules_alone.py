@@ -8,12 +8,16 @@ writes ``results/rules_alone.csv`` anew: a row for each answer to the present pr
 earlier one, on Meta-World's tasks as in the grid, with an action for 3 steps of the simulator and 50 actions in an
 episode; for each to a prompt with a sheet that a program drafted, which lies beside it, with an action for 1 step and
 150 of them, and for the last of these as in the grid as well; and for each about a task in disguise
-(``disguised.py``) or an invented one (``invented.py``), with an action for 4 steps and 38 or 60 actions.
+(``disguised.py``) or an invented one (``invented.py``), with an action for 4 steps and 38 or 60 actions. Its companion
+``results/rules_alone_more.csv``, with the answers that ship and more starts, is
+
+    python examples/benchmark/rules_alone.py --prompts present --seeds 2000 2099 --results <the file>
 """
 
 import argparse
 import concurrent.futures
 import csv
+import functools
 import os
 import pathlib
 from collections.abc import Iterable
@@ -112,10 +116,10 @@ def follow(
     return len(rules), lengths
 
 
-def row_of(answer: tuple[str, str, int, pathlib.Path]) -> dict[str, Any]:
+def row_of(answer: tuple[str, str, int, pathlib.Path], seeds: Iterable[int] = SEEDS) -> dict[str, Any]:
     """Follow an answer, and say what came of it; an episode without success counts with all its actions."""
     prompt, task, n, file = answer
-    n_rules, lengths = follow(prompt, task, file)
+    n_rules, lengths = follow(prompt, task, file, seeds)
     failed = [seed for seed, length in lengths.items() if length is None]
     return {
         "prompt": prompt,
@@ -131,11 +135,14 @@ def row_of(answer: tuple[str, str, int, pathlib.Path]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+    parser.add_argument("--prompts", nargs="+", choices=FOLDERS, metavar="PROMPT", default=list(FOLDERS))
+    parser.add_argument("--seeds", nargs=2, type=int, metavar=("FIRST", "LAST"), default=[SEEDS[0], SEEDS[-1]])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="answers side by side; default: one per core")
     args = parser.parse_args()
-    files = answers()
+    files = [answer for answer in answers() if answer[0] in args.prompts]
+    seeds = range(args.seeds[0], args.seeds[1] + 1)
     with concurrent.futures.ProcessPoolExecutor(args.jobs) as pool:
-        rows = list(tqdm(pool.map(row_of, files), total=len(files), unit="answer"))
+        rows = list(tqdm(pool.map(functools.partial(row_of, seeds=seeds), files), total=len(files), unit="answer"))
     with args.results.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
