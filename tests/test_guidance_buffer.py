@@ -114,6 +114,21 @@ def test_a_pickle_does_not_carry_the_empty_space():
     assert len(pickle.dumps(filled(size=1_000_000, n=1))) < 10_000
 
 
+def test_a_pickle_of_pictures_is_compressed():
+    space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    buffer = GuidanceBuffer(100, space, spaces.Box(-1, 1, (2,)), "cpu")
+    buffer.add_all([np.full(space.shape, i, np.uint8) for i in range(100)], [np.zeros(2)] * 100)
+    pickled = pickle.dumps(buffer)
+    assert len(pickled) < buffer.observations["observation"].nbytes / 20
+    for name, column in pickle.loads(pickled).rows().items():
+        np.testing.assert_array_equal(column, buffer.rows()[name])
+
+
+def test_a_folder_that_is_missing_is_made(tmp_path):
+    GuidanceBuffer(5, spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)), "cpu").save(tmp_path / "new" / "guidance")
+    assert (tmp_path / "new" / "guidance.npz").exists()
+
+
 def test_a_failed_load_leaves_the_buffer_as_it_was(tmp_path):
     filled(IMAGE).save(tmp_path / "image.npz")
     np.savez(tmp_path / "other.npz", x=np.zeros(3))

@@ -3,14 +3,16 @@
 import os
 import signal
 
+import filelock
 import numpy as np
 import pytest
 from logged import WRONG_KEY, Interrupt, Stuck, Until, asked, centre, go_on, make_callback, make_model
 from stable_baselines3.common.callbacks import ConvertCallback
 
 from conftest import make_vlm
-from sb3_varl import Advice, AdvisorError, ArgumentError
+from sb3_varl import Advice, AdvisorError, ArgumentError, FunctionAdvisor
 from sb3_varl.advice.history import read_queries
+from sb3_varl.advice.log import LOCK_FILE_NAME
 from sb3_varl.testing import Misbehaviour, VLMServer, http_error
 
 pytestmark = [
@@ -154,3 +156,25 @@ def test_control_c_while_an_answer_is_taken_in_leaves_no_half_of_it(method):
     model.learn(60, callback=callback, reset_num_timesteps=False)
     assert model.guidance_buffer.size() == callback.totals["accepted"] == callback.totals["states"] == 8
     assert len(read_queries("log")) == 2
+
+
+class InterruptedAgain(FunctionAdvisor):
+    """Somebody presses Ctrl-C once more while it is told to stop."""
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+
+def test_who_is_interrupted_twice_leaves_no_log_locked():
+    model = make_model()
+    first, second = (
+        make_callback(advisor(lambda observation: np.zeros(2)), log)
+        for advisor, log in ((InterruptedAgain, "a"), (FunctionAdvisor, "b"))
+    )
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(60, callback=[first, second, Interrupt(45)])
+    for log in ("a", "b"):
+        with filelock.FileLock(os.path.join(log, LOCK_FILE_NAME), timeout=0):
+            pass
+    assert not model.after_learning
+    assert not model.roll_ins

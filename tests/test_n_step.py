@@ -67,6 +67,16 @@ def test_who_names_this_buffer_may_load_the_model_with_other_returns(tmp_path):
     assert (changed.replay_buffer.n_steps, changed.replay_buffer.gamma) == (2, 0.5)
 
 
+@pytest.mark.parametrize(("guided", "parent"), [(VARL, SAC), (VARLTQC, TQC)])
+@pytest.mark.parametrize("named", [{}, {"replay_buffer_class": NStepDictReplayBuffer}])
+def test_the_parent_loads_the_model(guided, parent, named, tmp_path):
+    guided("MultiInputPolicy", DictEnv(), **SMALL, n_steps=3, **named).save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="`n_steps=3` is ignored"):  # but for its replay_buffer_kwargs
+        loaded = parent.load(tmp_path / "model", env=DictEnv())
+    assert (loaded.replay_buffer.n_steps, loaded.replay_buffer.gamma) == (3, 0.99)
+    loaded.learn(20)
+
+
 @pytest.mark.parametrize("arguments", [{"n_steps": 0}, {"n_steps": "5"}, {"gamma": 97}, {"gamma": None}])
 def test_returns_that_there_are_not_are_refused(arguments):
     arguments = {"n_steps": 3, "gamma": 0.9, **arguments}

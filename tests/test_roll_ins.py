@@ -30,6 +30,7 @@ from sb3_varl import (
     VARLCrossQ,
 )
 from sb3_varl.advice.types import Episode
+from sb3_varl.training import roll_ins
 from sb3_varl.training.track_record import TrackRecord
 from sb3_varl.training.until_success import needed_success, succeeds
 
@@ -304,3 +305,18 @@ def test_where_no_episode_is_its_own_the_agent_cannot_be_judged():
     with pytest.raises(ArgumentError, match=r"until_success is 0.5, but with roll_in=1 .* Make roll_in less"):
         make_model().learn(10, callback=make_callback(roll_in=1.0, until_success=0.5))
     make_model(TargetEnv()).learn(10, callback=make_callback(roll_in=1.0, until_success=0.5, max_executed_steps=50))
+
+
+@pytest.mark.parametrize(("n_before", "n_followed"), [(3, 3), (7, 2)])
+def test_an_episode_that_had_begun_before_is_not_followed_from_its_start(n_before, n_followed, monkeypatch):
+    monkeypatch.setattr(roll_ins, "WHOLE_WHILE_UNKNOWN", 1.0)
+    monkeypatch.setattr(roll_ins, "WHOLE", 1.0)
+    model, callback = make_model(), make_callback(RulesAdvisor(json.dumps(ALL)), roll_in=1.0, until_success=None)
+    model.learn(n_before)
+    lengths = []
+    monkeypatch.setattr(TrackRecord, "add", lambda self, episode: lengths.append(len(episode.actions)))
+    model.learn(25, callback=callback, reset_num_timesteps=False)
+    assert set(lengths) == {7}
+    assert len(lengths) == n_followed
+    assert not callback._teacher.roll_ins.own
+    assert not callback._teacher.roll_ins.rolled_in

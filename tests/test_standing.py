@@ -204,6 +204,15 @@ def test_what_rules_said_leaves_the_guidance_when_a_callback_with_others_comes(r
     assert_rows_are_advised(model.guidance_buffer.rows(), sign=-1)
 
 
+def test_what_rules_said_leaves_the_guidance_of_a_model_that_was_loaded(tmp_path):
+    make_model().learn(100, callback=make_callback()).save(tmp_path / "model")
+    model = VARL.load(tmp_path / "model", env=NamedEnv())
+    assert model.guidance_buffer.rows()["labels"].any()
+    model.learn(50, callback=make_callback(RulesAdvisor(OTHER)))
+    rows = model.guidance_buffer.rows()
+    assert_rows_are_advised({name: column[rows["labels"]] for name, column in rows.items()}, sign=-1)
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_rules_that_are_only_asked_leave_the_labels_of_others_alone(reverse):
     def make():
@@ -616,7 +625,6 @@ def test_a_step_that_is_broken_off_is_written_down_once(moment):
     np.testing.assert_array_equal([o[:2] for o in first], [(0, t) for t in range(7)])
 
 
-@pytest_vlm
 @pytest_vlm
 def test_rules_that_another_sheet_does_not_know_are_refused_and_not_lost():
     """A run that goes on by the rules that are left would do something that nobody has written."""

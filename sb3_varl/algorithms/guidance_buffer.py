@@ -216,13 +216,14 @@ class GuidanceBuffer(BaseBuffer):
         """
         Write the rows to a NumPy ``.npz`` file.
 
-        :param path: Where to; ``.npz`` is appended if it is missing
+        :param path: Where to; ``.npz`` is appended if it is missing, and its folder is made
         """
         content: dict[str, Any] = {**self.rows(), **self._bounds()}
         if not isinstance(path, str | pathlib.Path):
             np.savez_compressed(path, **content)
             return
         name = str(path) if str(path).endswith(".npz") else f"{path}.npz"
+        pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
         with replacing(pathlib.Path(name)) as partial, open(partial, "wb") as file:
             np.savez_compressed(file, **content)
 
@@ -274,13 +275,15 @@ class GuidanceBuffer(BaseBuffer):
         self.__dict__.update(fresh.__dict__, labels_of=None)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A model's zip carries the rows, not the empty space behind them.
+        # A model's zip carries the rows, not the empty space behind them, and compressed: they may be pictures.
+        rows = io.BytesIO()
+        np.savez_compressed(rows, **self.rows())  # type: ignore[arg-type]
         empty = dict.fromkeys(("observations", "actions", "steps", "labels"))
-        return {**self.__dict__, **empty, "rows": self.rows()}
+        return {**self.__dict__, **empty, "rows": rows.getvalue()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        rows = state.pop("rows")
+        rows = np.load(io.BytesIO(state.pop("rows")))
         self.__dict__.update(state)
         self._allocate()
         self.pos, self.full = 0, False
-        self.extend(rows)
+        self.extend(dict(rows))

@@ -32,7 +32,15 @@ from sb3_varl.arguments import ArgumentError, check_bool, check_integer, check_n
 from sb3_varl.saving import held_signals, replacing_path
 
 # What is of the present learn() only, and of this process.
-_NOT_SAVED = ("advice_in_use", "after_learning", "broken_off", "roll_ins", "recorded_updates", "held_share")
+_NOT_SAVED = (
+    "advice_in_use",
+    "after_learning",
+    "begins_midway",
+    "broken_off",
+    "held_share",
+    "recorded_updates",
+    "roll_ins",
+)
 
 SelfGuided = TypeVar("SelfGuided", bound="Guided")
 
@@ -79,6 +87,7 @@ class Guided(OffPolicyAlgorithm):
     broken_off: bool
     roll_ins: list[Callable[[], Sequence[np.ndarray | None]]]
     held_share: float
+    begins_midway: bool
 
     def __init__(
         self,
@@ -110,10 +119,12 @@ class Guided(OffPolicyAlgorithm):
 
     def _forget_learn(self) -> None:
         # What callbacks have of advice_progress; what they want to be done when learn() ends, told whether it came to
-        # its end; whether it was broken off, which is set before they are told; what they want to be executed; and what
-        # share of the shaping coefficient they have count after the cutoff.
+        # its end; whether it was broken off, which is set before they are told; what they want to be executed; what
+        # share of the shaping coefficient they have count after the cutoff; and whether it began in the middle of
+        # episodes.
         self.advice_in_use, self.after_learning, self.broken_off, self.roll_ins = [], [], False, []
         self.held_share = 0.0
+        self.begins_midway = False
 
     def _check_shaping_arguments(self) -> None:
         if not callable(self.shaping_coef):
@@ -160,16 +171,19 @@ class Guided(OffPolicyAlgorithm):
             # What load() would have Stable-Baselines3 take for the user's own choice, and warn.
             others = {name: value for name, value in self.replay_buffer_kwargs.items() if name not in of_n_steps}
             self.replay_buffer_class, self.replay_buffer_kwargs = None, others
-        self._chose_n_steps = n_steps > 1 and self.replay_buffer_class is None
+        given = self.replay_buffer_kwargs
+        is_undecided = (
+            self.replay_buffer_class in (None, NStepDictReplayBuffer) and not given.keys() & of_n_steps.keys()
+        )
+        self._chose_n_steps = n_steps > 1 and is_undecided
         if self._chose_n_steps and isinstance(self.observation_space, spaces.Dict):
             self.replay_buffer_class = NStepDictReplayBuffer
-        given = self.replay_buffer_kwargs
         if self.replay_buffer_class is NStepDictReplayBuffer:
-            # Of which Stable-Baselines3 knows nothing, and would complain.
+            # Of which Stable-Baselines3 knows nothing, and would complain. SAC has to find them in the zip.
             self.replay_buffer_kwargs = {**of_n_steps, **given}
             self.n_steps = 1
         super()._setup_model()
-        self.n_steps, self.replay_buffer_kwargs = n_steps, given
+        self.n_steps = n_steps
         self.shaping_coef_schedule = FloatSchedule(
             self.shaping_coef if callable(self.shaping_coef) else float(self.shaping_coef)
         )
@@ -179,6 +193,7 @@ class Guided(OffPolicyAlgorithm):
         )
         if loaded is not None:
             self.guidance_buffer.extend(loaded.rows())
+            self.guidance_buffer.labels_of = loaded.labels_of
 
     @property
     def cutoff(self) -> int:
@@ -283,6 +298,7 @@ class Guided(OffPolicyAlgorithm):
         **kwargs: Any,
     ) -> tuple[int, BaseCallback]:
         self._forget_learn()
+        self.begins_midway = not reset_num_timesteps and self.num_timesteps > 0 and self._last_obs is not None
         if reset_num_timesteps:
             self.shaping_ended = None
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
@@ -315,8 +331,7 @@ class Guided(OffPolicyAlgorithm):
                 reset_num_timesteps,
                 progress_bar,
             )
-            for finish in self.after_learning:
-                finish(True)
+            self._finish_learn(True)
         except BaseException:
             if self.after_learning:
                 self.broken_off = True
@@ -324,10 +339,16 @@ class Guided(OffPolicyAlgorithm):
             th.set_grad_enabled(gradients)
             for parameter in trained:
                 parameter.requires_grad_(True)
-            for finish in self.after_learning:
-                finish(False)
+            self._finish_learn(False)
             raise
         return self
+
+    def _finish_learn(self, completed: bool) -> None:
+        """Tell the callbacks, in their order, all of them whatever one of them raises, and let go of them."""
+        with contextlib.ExitStack() as stack:
+            while self.after_learning:
+                stack.callback(self.after_learning.pop(), completed)
+        self.roll_ins = []
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *_NOT_SAVED]

@@ -70,6 +70,8 @@ class GuidedModel(Protocol):
     roll_ins: list[Callable[[], Sequence[np.ndarray | None]]]
     # What share of the shaping coefficient counts after the cutoff.
     held_share: float
+    # Whether it began in the middle of episodes.
+    begins_midway: bool
     _last_obs: Any
 
     @property

@@ -47,6 +47,7 @@ class _Present:
     :param frames: Pictures of moments that matter, by their step, and the latest of others
     :param passing: Which of them is of no such moment
     :param began_otherwise: Whether it began with other advice than what stands
+    :param is_part: Whether it had begun before anybody looked
     """
 
     left: int
@@ -59,6 +60,7 @@ class _Present:
     frames: dict[int, np.ndarray] = field(default_factory=dict)
     passing: int | None = None
     began_otherwise: bool = False
+    is_part: bool = False
 
     def see(self, n: int, frame: np.ndarray, is_moment: bool) -> None:
         """Keep a picture of a step, in place of the one before that was of no moment that matters."""
@@ -118,16 +120,22 @@ class RollIns:
         self.is_told = self._told_of_silence = False
         self._n_silent = 0
 
-    def begin(self, n_envs: int) -> None:
+    def begin(self, n_envs: int, goes_on: bool, is_midway: bool) -> None:
         """
-        Begin a learn() with environments that may be anywhere in their episodes.
+        Begin a learn().
 
         :param n_envs: Number of environments
+        :param goes_on: Whether they are where they were left
+        :param is_midway: Whether they are in the middle of episodes
         """
         for present in self._present:
             present.forget_step()
-        if len(self._present) != n_envs:
-            self._present = [self._draw() for _ in range(n_envs)]
+        if goes_on and len(self._present) == n_envs:
+            return
+        self._present = [self._draw() for _ in range(n_envs)]
+        if is_midway:
+            for present in self._present:
+                present.left, present.is_whole, present.is_part = 0, False, True
 
     @property
     def horizon(self) -> int | None:
@@ -228,7 +236,7 @@ class RollIns:
                 followed.append(Episode(observations, actions, tuple(present.rules), succeeded, present.frames))
             elif present.n_executed and not present.began_otherwise:
                 self.rolled_in.append(bool(succeeded))
-            elif not present.n_executed:
+            elif not present.n_executed and not present.is_part:
                 self.own.append(bool(succeeded))
             self.is_told = self.is_told or told is not None
             self._longest = max(self._longest, present.length)

@@ -221,11 +221,11 @@ class Teacher:
                 "label_freq=0."
             )
         self.standing.decide_anew()
-        if not self.standing.is_at(present):
+        goes_on = self.standing.is_at(present)
+        if not goes_on:
             self.standing.look_away()
             self.standing.visit(present, np.ones(len(present), bool))
-            self.roll_ins.wait()
-        self.roll_ins.begin(len(present))
+        self.roll_ins.begin(len(present), goes_on, self._model.begins_midway)
         if self._is_used or self.can_be_corrected:
             self._model.roll_ins.append(self.roll_ins.actions)
 
