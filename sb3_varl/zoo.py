@@ -31,6 +31,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_varl.advisors.by_name import check_arguments
 from sb3_varl.algorithms.guided import Guided
 from sb3_varl.algorithms.varl import VARL, VARLTQC, VARLCrossQ
+from sb3_varl.arguments import ArgumentError
 from sb3_varl.preview.environments import can_render
 from sb3_varl.preview.policy import statistics_of_checkpoint
 from sb3_varl.redaction import refuse_secrets
@@ -117,7 +118,13 @@ class GuidedExperimentManager(ExperimentManager):
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
         coef = hyperparams.get("shaping_coef")
         if isinstance(coef, str):
-            hyperparams["shaping_coef"] = SimpleLinearSchedule(coef.removeprefix("lin_"))
+            try:
+                of_lin = SimpleLinearSchedule(coef.removeprefix("lin_"))
+                hyperparams["shaping_coef"] = of_lin if coef.startswith("lin_") else float(coef)
+            except ValueError:
+                raise ArgumentError(
+                    f"shaping_coef is {coef!r}, expected a number, or lin_ and a number for one that falls to 0."
+                ) from None
         return ExperimentManager._preprocess_schedules(hyperparams)
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:

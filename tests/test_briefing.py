@@ -62,6 +62,15 @@ def test_normalised_numbers_are_not_taken_for_original_ones(inner, outer, is_ref
         make_briefing(env)
 
 
+def test_a_sheet_of_original_numbers_is_not_read_off_normalised_ones():
+    env = DummyVecEnv([lambda: gym.wrappers.NormalizeObservation(NamedEnv())])
+    with pytest.raises(ArgumentError, match=r"NormalizeObservation around it.*VecNormalize.*observe="):
+        make_briefing(env)
+    sheet = NamedEnv.task_sheet
+    assert make_briefing(env, sheet=sheet).sheet is sheet
+    assert make_briefing(env, read=NamedEnv().observation_space).sheet is sheet
+
+
 @pytest.mark.parametrize(
     "env",
     [

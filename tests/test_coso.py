@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -149,6 +150,7 @@ def test_an_accumulated_rest_is_a_step_too():
             (weight * gradient).sum().backward()
             policy.optimizer.step()
     assert weight.item() == -(1 + 3) / 2 - 5
+    assert not {"step", "zero_grad"} & vars(policy.optimizer).keys()
     policy.optimizer.zero_grad()
     (weight * 2.0).sum().backward()
     policy.optimizer.step()
@@ -156,6 +158,33 @@ def test_an_accumulated_rest_is_a_step_too():
 
 
 # As an algorithm of SB3
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_whether_advantages_are_normalized_is_one_setting(normalize, tmp_path, monkeypatch):
+    make_model(normalize_advantage=not normalize).save(tmp_path / "model")
+    model = CoSo.load(tmp_path / "model", env=make_vec_env(NumberLine, 2, seed=0), normalize_advantage=normalize)
+    in_batches, rollouts = [], []
+    monkeypatch.setattr(PPO, "train", lambda self: in_batches.append(self.normalize_advantage))
+    monkeypatch.setattr(type(model.rollout_buffer), "normalize_advantages", lambda self: rollouts.append(self))
+    model.learn(12)
+    assert model.normalize_advantage == normalize
+    assert in_batches == [False, False]
+    assert len(rollouts) == 2 * normalize
+
+
+def test_somebody_else_who_calls_the_policy_does_not_mix_up_words():
+    class Caller(BaseCallback):
+        def _on_step(self):
+            self.model.policy(self.model.policy.obs_to_tensor(self.model._last_obs)[0])
+            return True
+
+    model = make_model()
+    with pytest.raises(RuntimeError, match=r"model\.policy\.write\(\)"):
+        model.learn(12, callback=Caller())
+    model.policy(observations(model))
+    model.policy(observations(model))
+    model.learn(12)
 
 
 def test_learns_logs_evaluates(taught, tmp_path):

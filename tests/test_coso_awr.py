@@ -47,6 +47,7 @@ def test_awr_learns(taught, tmp_path):
     model.learn(128)
     assert probability_of_adding(model) > before + 0.3
     assert 0 < model.logger.name_to_value["train/imitated"] < 1
+    assert model.logger.name_to_value["train/n_updates"] == model._n_updates == 20 * 128 // 32
     model.save(tmp_path / "model")
     loaded = CoSoAWR.load(tmp_path / "model", env=make_vec_env(Bandit, 2, seed=0))
     assert probability_of_adding(loaded) > before + 0.3

@@ -1,5 +1,7 @@
 """Answers that come after learn() has ended."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -7,11 +9,12 @@ import pytest
 from logged import Interrupt, Stuck, kinds, make_callback, make_model, standing
 from stable_baselines3.common.callbacks import BaseCallback
 
-from conftest import make_vlm
+from conftest import make_query, make_vlm, wait_until
 from sb3_varl import Usage
+from sb3_varl.advice import log as advice_log
 from sb3_varl.advice.history import read_queries
 from sb3_varl.advice.log import AdviceLog
-from sb3_varl.advice.types import Request
+from sb3_varl.advice.types import Answer, Request
 from sb3_varl.testing import VLMServer, http_error
 
 pytestmark = [
@@ -124,3 +127,23 @@ def test_the_same_callback_takes_an_answer_that_came_in_between(monkeypatch):
     assert kinds() == ["query", "request", "answer", "advice"]
     assert model.guidance_buffer.size() == callback.totals["accepted"] == 4
     assert callback.usage == Usage(1, cost=0.5)
+
+
+@pytest.mark.parametrize("ends_first", [True, False])
+def test_an_answer_that_comes_while_another_process_has_the_log_is_written_when_it_lets_go(ends_first, monkeypatch):
+    monkeypatch.setattr(advice_log, "_PATIENCE", 0.05)
+    log = AdviceLog("log")
+    query = make_query(1)
+    log.write_query(query)
+    log.release()
+    hold = "import filelock; filelock.FileLock('log/advice.lock').acquire(); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        log.write_event(query, Answer(0, (0,), "paid for", Usage(1, cost=0.5)))
+        assert kinds() == ["query"]
+        other.communicate(b"\n")
+    if ends_first:
+        advice_log._write_all_that_waits()
+    else:
+        wait_until(lambda: kinds() == ["query", "answer"])
+    assert kinds() == ["query", "answer"]

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from standing import (
     ALL,
     OTHER,
@@ -477,9 +477,13 @@ def test_a_model_reads_what_the_policy_does_not_see():
         assert_rows_are_advised({**rows, "observations/observation": -rows["observations/observation"]})
 
 
-def test_what_cannot_be_read():
+@pytest.mark.parametrize("make_env", [SeenEnv, lambda: SubprocVecEnv([SeenEnv], start_method="fork")])
+def test_what_is_not_there_cannot_be_read(make_env):
     with pytest.raises(ArgumentError, match="observe is 'wrist', expected the name of an attribute or a method"):
-        make_model(SeenEnv()).learn(10, callback=make_callback(observe="wrist"))
+        make_model(make_env()).learn(10, callback=make_callback(observe="wrist"))
+
+
+def test_what_cannot_be_read():
     with pytest.raises(ArgumentError, match="The environment's task_sheet, which observe names, is TaskSheet"):
         make_model(SeenEnv()).learn(10, callback=make_callback(observe="task_sheet"))
     with pytest.raises(ArgumentError, match="observe is 3"):
@@ -791,3 +795,13 @@ def test_a_function_that_works_in_place_changes_nothing_of_what_is_labelled():
     standing.visit([np.zeros(3)], np.array([True]))
     assert standing.decide(0).action is not None
     np.testing.assert_array_equal(standing.present[0], np.zeros(3))
+
+
+def test_rules_that_need_no_query_are_not_refused_for_queries_that_come_too_late():
+    model = make_model(learning_starts=100, shaping_steps=50)
+    model.learn(60, callback=make_callback(first_query=None, query_freq=None))
+    assert model.guidance_buffer.rows()["labels"].any()
+    with pytest.raises(ArgumentError, match="The queries are due at steps"):
+        make_model(learning_starts=100, shaping_steps=50).learn(
+            60, callback=make_callback(FunctionAdvisor(lambda _: np.zeros(2)), first_query=None, query_freq=None)
+        )

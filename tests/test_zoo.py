@@ -232,6 +232,10 @@ BAD_FILES = {
         "policy: MlpPolicy, shapping_coef: 3",
         "TypeError: VARL takes no 'shapping_coef'. Did you mean 'shaping_coef'",
     ),
+    "coefficient": (
+        "policy: MlpPolicy, shaping_coef: twenty",
+        "ArgumentError: shaping_coef is 'twenty', expected a number, or lin_ and a number",
+    ),
     "misspelt_callback": (
         "policy: MlpPolicy, callback: [{sb3_varl.AdvisorCallback: {advisor: openai/x, window_: 9}}]",
         "TypeError: AdvisorCallback takes no 'window_'. Did you mean 'window'",

@@ -30,11 +30,13 @@ One folder per run holds ``advice.jsonl`` and the frames that were shown. Each l
 What a crash left of a last line is moved to ``advice.torn``; ``advice.lock`` is held by the run that writes.
 
 An advisor that does not break off may answer when its run has ended and released the log. Its lines are written as soon
-as nobody else has the log. Where another run has gone on with the query by then, the log and the model have that one's
-answers: the late ``advice`` is left out, and a late ``answer`` about states that were answered becomes a ``failure``,
-which keeps what it cost. A late answer about states that are still open counts like any other.
+as nobody else has the log, which is tried each second and when the process ends. Where another run has gone on with the
+query by then, the log and the model have that one's answers: the late ``advice`` is left out, and a late ``answer``
+about states that were answered becomes a ``failure``, which keeps what it cost. A late answer about states that are
+still open counts like any other.
 """
 
+import atexit
 import base64
 import contextlib
 import dataclasses
@@ -293,6 +295,7 @@ class AdviceLog:
         except (RuntimeError, OSError):
             if self not in _waiting:
                 _waiting.append(self)
+            _keep_trying()
             return
         try:
             self._look_at_others()
@@ -335,6 +338,32 @@ class AdviceLog:
 
 # Logs that were released and have lines that could not be written yet.
 _waiting: list[AdviceLog] = []
+
+
+_is_trying = threading.Lock()
+
+
+def _keep_trying() -> None:
+    """Write what waits as soon as nobody else has the log."""
+    if _is_trying.acquire(blocking=False):
+        threading.Thread(target=_try_again, name="advice-log", daemon=True).start()
+
+
+def _try_again() -> None:
+    while _waiting:
+        time.sleep(_PATIENCE)
+        _write_all_that_waits()
+    _is_trying.release()
+    if _waiting:  # since it was looked at
+        _keep_trying()
+
+
+def _write_all_that_waits() -> None:
+    for path in {log.path for log in _waiting}:
+        _write_what_waits(path)
+
+
+atexit.register(_write_all_that_waits)
 
 
 def _write_what_waits(path: pathlib.Path) -> None:

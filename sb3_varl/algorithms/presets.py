@@ -2,7 +2,7 @@
 
 from typing import Any
 
-#: For sparse rewards, with ``"LayerNormMlpPolicy"`` and observations that
+#: For sparse rewards, with VARL's ``"LayerNormMlpPolicy"`` and observations that
 #: :class:`~stable_baselines3.common.vec_env.VecNormalize` normalises. What each is good for is in docs/tips.md, "What
 #: helps after the cutoff".
 SPARSE: dict[str, Any] = {

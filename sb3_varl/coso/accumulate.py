@@ -54,10 +54,13 @@ def accumulating(policy: VLMPolicy, n_batches: int, max_norm: float) -> Iterator
                 parameter.grad *= factor
 
     changed: Any = optimizer
+    # What somebody has put in place of the class's methods, if anybody has.
+    own = {name: value for name, value in vars(optimizer).items() if name in ("step", "zero_grad")}
     changed.step, changed.zero_grad = gather, keep_grad
     try:
         yield
         if n_gathered:
             flush()
     finally:
-        changed.step, changed.zero_grad = step, zero_grad
+        del changed.step, changed.zero_grad
+        vars(optimizer).update(own)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from torch.nn import functional
 
 from sb3_varl.arguments import check_integer
@@ -132,15 +132,27 @@ class CoSoAWR(Writing, _AWR):
             **kwargs,
         )
 
-    def learn(self: SelfAWR, *args: Any, **kwargs: Any) -> SelfAWR:
+    def learn(
+        self: SelfAWR,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfAWR:
         """
         Train, as any algorithm of SB3.
 
-        :param args: As of SB3's algorithms
-        :param kwargs: Likewise
+        :param total_timesteps: Steps of all environments
+        :param callback: Callbacks
+        :param log_interval: Rollouts from one log to the next
+        :param tb_log_name: Name of the run in TensorBoard; ``None`` for that of the class
+        :param reset_num_timesteps: Whether to count steps anew
+        :param progress_bar: Whether to show one
         :return: The model
         """
-        super().learn(*args, **kwargs)
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         if not self.is_online:
             logger.warning(
                 "Nothing was learnt yet: of the %d offline_steps %d are there. Call learn() again, or take fewer.",
@@ -189,6 +201,8 @@ class CoSoAWR(Writing, _AWR):
                 losses.append((policy_loss.item(), value_loss.item(), entropy.mean().item()))
         for name, value in zip(("policy_loss", "value_loss", "weighted_entropy"), np.mean(losses, axis=0), strict=True):
             self.logger.record(f"train/{name}", float(value))
+        self._n_updates += n_batches
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/imitated", float((advantages > 0).mean()))
 
     def _excluded_save_params(self) -> list[str]:

@@ -67,7 +67,6 @@ class CoSo(Writing, PPO):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
-        self.normalizes_rollout = normalize_advantage
         super().__init__(
             policy,
             env,
@@ -78,6 +77,7 @@ class CoSo(Writing, PPO):
             gamma=gamma,
             gae_lambda=gae_lambda,
             clip_range=clip_range,
+            # PPO would not have batches of one answer with it.
             normalize_advantage=False,
             ent_coef=ent_coef,
             max_grad_norm=max_grad_norm,
@@ -87,20 +87,23 @@ class CoSo(Writing, PPO):
             _init_setup_model=_init_setup_model,
             **kwargs,
         )
+        self.normalize_advantage = normalize_advantage
 
     def train(self) -> None:
         """Weigh what was written in the rollout, and update the policy as PPO does."""
         utterances = self.rollout_buffer.utterances
         self.weigh(utterances)
-        if self.normalizes_rollout:
+        max_grad_norm, normalize_advantage = self.max_grad_norm, self.normalize_advantage
+        if normalize_advantage:
             self.rollout_buffer.normalize_advantages()
         self.policy.utterances = utterances
-        with accumulating(self.policy, self.accumulate, self.max_grad_norm):
-            max_grad_norm = self.max_grad_norm
-            # What is clipped once for several batches must not be clipped after each of them.
+        with accumulating(self.policy, self.accumulate, max_grad_norm):
+            # What is clipped once for several batches must not be clipped after each of them, nor what is normalized
+            # over the rollout within each.
             self.max_grad_norm = math.inf if self.accumulate > 1 else max_grad_norm
+            self.normalize_advantage = False
             try:
                 super().train()
             finally:
-                self.max_grad_norm = max_grad_norm
+                self.max_grad_norm, self.normalize_advantage = max_grad_norm, normalize_advantage
                 self.policy.utterances = ()

@@ -56,7 +56,13 @@ class _KeepsUtterances:
         Take what was written for the step that is about to be added.
 
         :param utterances: One for each environment
+        :raises RuntimeError: if there are words that no step was added for
         """
+        if self._latest:
+            raise RuntimeError(
+                "Somebody else, perhaps a callback, called the policy while a rollout was collected, and nobody can "
+                "tell which words are the rollout's. Ask with model.predict(), or model.policy.write()."
+            )
         self._latest = utterances
 
     def add(self, obs: Any, action: np.ndarray, reward: np.ndarray, *args: Any) -> None:
@@ -72,6 +78,7 @@ class _KeepsUtterances:
         super().add(obs, action, reward - self.unparsed_penalty * unread, *args)  # type: ignore[misc]
         for row, utterance in zip(self._written, self._latest, strict=True):
             row.append(utterance)
+        self._latest = ()
 
     @property
     def utterances(self) -> list[Utterance]:

@@ -86,7 +86,6 @@ class Writing(OnPolicyAlgorithm):
         super()._setup_model()
         if not isinstance(self.policy, VLMPolicy):
             raise ArgumentError(f"policy is {self.policy_class!r}, expected VLMPolicy or a class derived from it.")
-        self.policy.listener = self.rollout_buffer.hear
         if self.weights is not None:
             self.weights.prepare(self.policy)
 
@@ -99,7 +98,11 @@ class Writing(OnPolicyAlgorithm):
         :return: Whether to go on
         """
         self.rollout_buffer.unparsed_penalty = self.unparsed_penalty
-        return super().collect_rollouts(*args, **kwargs)
+        self.policy.listener = self.rollout_buffer.hear
+        try:
+            return super().collect_rollouts(*args, **kwargs)
+        finally:
+            self.policy.listener = None
 
     def dump_logs(self, iteration: int = 0) -> None:
         """

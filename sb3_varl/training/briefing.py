@@ -59,16 +59,25 @@ def make_briefing(
 
 
 def _check_places(env: VecEnv) -> None:
-    try:
-        is_stacked = any(env.env_is_wrapped(gym.wrappers.FrameStackObservation))
-    except NotImplementedError:  # as in _has_attr
-        is_stacked = False
-    if is_stacked or unwrap_vec_wrapper(env, VecFrameStack) is not None:
+    if _is_wrapped(env, gym.wrappers.NormalizeObservation):
+        raise ArgumentError(
+            "The environment's task_sheet names numbers in their own units, but NormalizeObservation around it gives "
+            "others, which would be read in their place. Take SB3's VecNormalize, which shows an advisor the original "
+            "ones, or the name of an attribute of the environment with the numbers (observe=...)."
+        )
+    if _is_wrapped(env, gym.wrappers.FrameStackObservation) or unwrap_vec_wrapper(env, VecFrameStack) is not None:
         raise ArgumentError(
             "The environment's task_sheet names the numbers of one observation, but several are stacked, so that the "
             "oldest would be read. Give a sheet of the stacked ones (AdvisorCallback(sheet=...)), or the name of an "
             "attribute of the environment with the present numbers (observe=...)."
         )
+
+
+def _is_wrapped(env: VecEnv, wrapper: type[gym.Wrapper]) -> bool:
+    try:
+        return any(env.env_is_wrapped(wrapper))
+    except NotImplementedError:  # as in _has_attr
+        return False
 
 
 def _check_originals(env: VecEnv) -> None:

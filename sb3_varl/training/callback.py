@@ -377,7 +377,8 @@ class AdvisorCallback(BaseCallback):
             # A run that is too short for corrections is not too short for rules.
             in_time, _ = schedule.until(model.shaping_steps)
             schedule = in_time if len(in_time) else schedule
-        if schedule.triggers[-1] >= model.shaping_steps > model.num_timesteps:
+        is_too_late = schedule.triggers[-1] >= model.shaping_steps > model.num_timesteps
+        if is_too_late and not teacher.needs_no_query:
             raise ArgumentError(
                 f"The queries are due at steps {list(schedule.triggers)}, but the model ignores guidance from step "
                 f"{model.shaping_steps} on (shaping_steps). Ask earlier with first_query and query_freq, or raise "

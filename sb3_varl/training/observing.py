@@ -23,17 +23,21 @@ class Privileged:
         self._env = env
         self._name = name
         try:
-            value = env.get_attr(name)[0]
-        except AttributeError as error:
-            raise ArgumentError(
-                f"observe is {name!r}, expected the name of an attribute or a method of the environment that says what "
-                f"the advisor reads, an array or a dictionary of arrays ({error})."
-            ) from None
+            # Asked first, because a SubprocVecEnv dies of an attribute that there is not.
+            is_there = env.has_attr(name)
+            value = env.get_attr(name)[0] if is_there else None
+        except AttributeError:
+            is_there = False
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             raise ArgumentError(
                 f"observe is {name!r}, which an environment in another process could not send. Of a method the whole "
                 "environment is sent along: make it a property."
             ) from error
+        if not is_there:
+            raise ArgumentError(
+                f"observe is {name!r}, expected the name of an attribute or a method of the environment that says what "
+                "the advisor reads, an array or a dictionary of arrays. It has none of this name."
+            )
         self._is_method = callable(value)
         self.space = self._space(self.read()[0])
 

@@ -105,7 +105,7 @@ class Teacher:
             self.stand(self.read(text))
         if record is not None and record["rules"] is not None:
             self.record, record = TrackRecord.load(record, self.read), None
-        advice = self._unasked if self._is_used else None
+        advice = self._unasked if self.needs_no_query else None
         if advice is not None:
             if text is not None and advice != self.standing.advice:
                 logger.warning(
@@ -126,6 +126,11 @@ class Teacher:
     @property
     def _is_used(self) -> bool:
         return self.labels.freq > 0 or self.roll_ins.share > 0
+
+    @property
+    def needs_no_query(self) -> bool:
+        """Whether there is advice in every state before anything is asked."""
+        return self._is_used and self._unasked is not None
 
     @property
     def is_followed(self) -> bool:
