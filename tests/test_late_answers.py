@@ -136,7 +136,7 @@ def test_an_answer_that_comes_while_another_process_has_the_log_is_written_when_
     query = make_query(1)
     log.write_query(query)
     log.release()
-    hold = "import filelock; filelock.FileLock('log/advice.lock').acquire(); print(flush=True); input()"
+    hold = "import filelock; lock = filelock.FileLock('log/advice.lock'); lock.acquire(); print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         log.write_event(query, Answer(0, (0,), "paid for", Usage(1, cost=0.5)))
