@@ -20,6 +20,8 @@ def test_where_a_task_sheet_would_bring_rules_it_is_said(capsys):
     main(env)
     said = capsys.readouterr().out
     assert "it would be asked for rules" in said
+    prompt = pathlib.Path("shown/prompt.txt").read_text()
+    assert prompt in preview(make_env, "openai/gpt-4o", frames=False).prompt
     assert "python -m sb3_varl.draft --env Preview/Point-v0 --task '...' --out sheet.yml" in said
     assert "it would be asked for rules" in re.sub(r"\s+", " ", pathlib.Path("shown/preview.html").read_text())
     main([*env, "--advisor-kwargs", "form:actions"])
@@ -36,6 +38,7 @@ def test_a_class_in_a_file_and_rules_to_go_on_with(capsys, tmp_path):
     main(["--env", "point.py:Named", *arguments, "--out", "shown"])
     output = capsys.readouterr().out
     assert "Does it succeed in whole episodes? yes: 2 of 2" in output
+    assert "sets no limit to the steps of an episode" in output
     assert "rules.json" not in output
     assert "Asking took" not in output
     assert "requests sent" not in pathlib.Path("shown/preview.html").read_text()
@@ -44,7 +47,11 @@ def test_a_class_in_a_file_and_rules_to_go_on_with(capsys, tmp_path):
         "import gymnasium as gym\nfrom previewed import PointEnv\n"
         "gym.register('Mine-v0', PointEnv, max_episode_steps=9)\n"
     )
+    capsys.readouterr()
     main(["--env", "registers.py:Mine-v0", *arguments[:4], "--sheet", "sheet.yml", "--out", "registered"])
+    output = capsys.readouterr().out
+    assert "The task sheet does not say what success is" in output
+    assert "sets no limit" not in output
     assert "An episode ends after at most 9 steps" in pathlib.Path("registered/preview.html").read_text()
     with pytest.raises(SystemExit, match=r"point.py has no 'Nowhere', expected an environment"):
         main(["--env", "point.py:Nowhere", *arguments])
@@ -97,7 +104,7 @@ def test_rules_that_somebody_changed_are_not_written_over(capsys):
             said = capsys.readouterr().out
             assert "Asking took 1 request" in said
             assert "requests sent" in pathlib.Path("shown/preview.html").read_text()
-            written += re.findall(r'AdvisorCallback\("(.*)"\)', said)
+            written += re.findall(r'AdvisorCallback\("(.*)", sheet="sheet.yml"\)', said)
     assert written == ["rules/shown/rules.json"] * 2 + ["rules/shown/rules-2.json"]
     texts = [AdvisorCallback(name).advisor.text for name in written[1:]]
     assert "-5 * place" in texts[0]

@@ -18,7 +18,7 @@ def test_rules_of_one_s_own_that_cannot_be_used_are_refused_before_training(tmp_
     rules = [{"name": "good", "when": "t > 1", "action": ["0", "0"]}, {"name": "bad", "when": "wrist", "action": ["0"]}]
     file = tmp_path / "mine.json"
     file.write_text(json.dumps({"rules": rules}))
-    message = r"mine.json: 1 of it cannot be used in this environment, where 1 can: bad: there is no wrist.*Mend it"
+    message = r"mine.json: 1 of 2 rules cannot be used in this environment: bad: there is no wrist.*Mend what is wrong"
     with pytest.raises(ValueError, match=message):
         make_model().learn(10, callback=make_callback(f"rules/{file}"))
     make_model().learn(30, callback=make_callback(RulesAdvisor(file.read_text(), partial=True)))

@@ -805,3 +805,41 @@ def test_rules_that_need_no_query_are_not_refused_for_queries_that_come_too_late
         make_model(learning_starts=100, shaping_steps=50).learn(
             60, callback=make_callback(FunctionAdvisor(lambda _: np.zeros(2)), first_query=None, query_freq=None)
         )
+
+
+@pytest.mark.parametrize(("threshold", "is_said"), [(None, True), (0.1, False)])
+def test_what_decides_by_less_than_the_gate_sees_is_said(threshold, is_said, caplog):
+    def advise(observation):
+        action = model.predict(observation, deterministic=True)[0]
+        return action - 0.2 * np.sign(action)
+
+    class ExactEnv(NamedEnv):
+        def step(self, action):
+            advised = advise(self._obs())
+            observation, reward, terminated, truncated, info = super().step(action)
+            is_success = bool(np.abs(action - advised).max() < 1e-3)
+            return observation, reward, terminated, truncated, {**info, "is_success": is_success}
+
+    model = make_model(ExactEnv(), gate_threshold=threshold, shaping_steps=700)
+    model.learn(710, callback=make_callback(FunctionAdvisor(advise), label_freq=1, roll_in=0.5, n_queries=1))
+    said = [message for message in caplog.messages if "what decides is smaller than gate_threshold" in message]
+    assert len(said) == is_said
+    if said:
+        assert "in 100% of the episodes in which it is followed, and the agent by itself in 0%" in said[0]
+
+
+def test_rules_that_are_there_need_no_picture_and_are_not_asked_for(capsys):
+    """Any warning is an error."""
+    make_model(NamedEnv(render_mode=None)).learn(50, callback=make_callback(frames=True, verbose=1))
+    assert "asking" not in capsys.readouterr().out
+
+
+@pytest_vlm
+def test_what_is_asked_for_is_said(capsys):
+    with VLMServer(answers(json.dumps(ALL))) as server:
+        model = make_model(TargetEnv())
+        model.learn(400, callback=make_callback(make_vlm(server, form="rules"), n_queries=2, query_freq=300, verbose=1))
+    said = capsys.readouterr().out
+    assert "Query 1 at step 20: asking for rules." in said
+    assert "Query 1: 1 rule, after " in said
+    assert "This run ends at step 400, and the advice at 1000 (shaping_steps)" in said

@@ -111,8 +111,10 @@ class RulesAdvisor:
         if not len(rules):
             raise ValueError(f"{self.model}: none of it can be used in this environment: {lost}.")
         if rules.rejected and not self.partial:
-            which = f"{len(rules.rejected)} of it cannot be used in this environment, where {len(rules)} can"
-            raise ValueError(f"{self.model}: {which}: {lost}. Mend it, or take it out.")
+            which = (
+                f"{len(rules.rejected)} of {len(rules) + len(rules.rejected)} rules cannot be used in this environment"
+            )
+            raise ValueError(f"{self.model}: {which}: {lost}. Mend what is wrong, or take it out.")
         if rules.rejected:
             logger.warning("%d of the rules of %s cannot be used: %s", len(rules.rejected), self.model, lost)
 

@@ -189,7 +189,8 @@ class HumanAdvisor:
             raise QueryInterrupted(_TAKEN_BACK) from None
         usage = self._spend(started)
         if text is None:
-            failure = Failure(number, f"nobody answered within {seconds / 60:.3g} minutes", usage, False)
+            time_given = f"{seconds:.3g} seconds" if seconds < 120 else f"{seconds / 60:.3g} minutes"
+            failure = Failure(number, f"nobody answered within {time_given}", usage, False)
             query.record(failure)
             return Advice(nothing, [Rejection("request_failed", state, failure.text) for state in wanted])
         answer = Answer(number, wanted, text, usage, form)

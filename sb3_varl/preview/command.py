@@ -160,6 +160,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
         print("It is asked for an action in each state. With a task sheet that names the numbers of an observation")
         print("(--sheet), it would be asked for rules, which advise in every state. A draft of one:")
         print(f"  python -m sb3_varl.draft --env {shlex.quote(args.env)} --task '...' --out sheet.yml")
+    briefing = result.query.briefing
+    if briefing.max_episode_steps is None:
+        print(
+            "The environment sets no limit to the steps of an episode (max_episode_steps of gym.register, TimeLimit)."
+        )
+    if result.form == "rules" and briefing.sheet is not None and not briefing.sheet.success:
+        print("The task sheet does not say what success is, the first thing that a model misses: fill in its success.")
     print(f"This query: {count(estimate.requests, 'request')}, {_tokens_and_dollars(estimate)}")
     print(f"A run of {result.a_run}: {count(in_a_run.requests, 'request')}, {_tokens_and_dollars(in_a_run)}")
     if result.findings is not None:
@@ -171,9 +178,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_varl
             print(failure)
         if result.findings.rules is not None and not _is_file_of_rules(args.model):
             file = _write_rules(args.out, f"{result.findings.rules.text}\n")
-            print(f'Its rules are in {file}, to be changed or trained with: AdvisorCallback("rules/{file.as_posix()}")')
+            sheet = "" if args.sheet is None else f', sheet="{args.sheet}"'
+            print(f"Its rules are in {file}, to be changed or trained with: ", end="")
+            print(f'AdvisorCallback("rules/{file.as_posix()}"{sheet})')
     result.save(args.out / "preview.html")
-    print(f"See {args.out / 'preview.html'}")
+    prompt = args.out / "prompt.txt"
+    prompt.write_text(result.prompt, encoding="utf-8")
+    print(f"See {args.out / 'preview.html'}. The prompt by itself, without pictures: {prompt}")
 
 
 def _is_file_of_rules(name: str) -> bool:

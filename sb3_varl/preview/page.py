@@ -128,6 +128,17 @@ class Preview:
         )
 
     @property
+    def prompt(self) -> str:
+        """All that is asked, as text: where a picture would be it says so."""
+        contents = [message["content"] for chat in self.chats for message in chat]
+        return "\n\n".join(
+            "\n".join(part["text"] if part["type"] == "text" else "(a picture)" for part in content)
+            if isinstance(content, list)
+            else content
+            for content in contents
+        )
+
+    @property
     def a_run(self) -> str:
         """What a run asks by default, in words."""
         if self.form == "rules":

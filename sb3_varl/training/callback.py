@@ -286,6 +286,11 @@ class AdvisorCallback(BaseCallback):
             self._told_of_cutoff = True
             explain.past_cutoff(model.num_timesteps, model.cutoff, self._who_ended())
         self._queries.begin(lambda: model.broken_off)
+        if self.verbose >= 1 and model.num_timesteps < model._total_timesteps <= model.cutoff:
+            print(
+                f"This run ends at step {model._total_timesteps}, and the advice at {model.cutoff} (shaping_steps), so "
+                "that what the agent can do without it will not be seen."
+            )
         if self._queries.any_to_come and self.frames:
             self._states.try_frames(self.training_env)
 
@@ -334,7 +339,13 @@ class AdvisorCallback(BaseCallback):
         self._queue = QueryQueue(self.advisor, log, Usage(**progress.get("usage", {})))
         self._ledger = Ledger(progress)
         # A generator of its own, so that asking draws nothing from the run's random numbers.
-        self._states = StateCollector(self.states_per_query, self.frames, np.random.default_rng(model.seed))
+        self._states = StateCollector(
+            self.states_per_query,
+            self.frames,
+            np.random.default_rng(model.seed),
+            # Who needs no query looks at no picture.
+            warns=not self._teacher.needs_no_query,
+        )
         self._queries = Queries(
             model=model,
             advisor=self.advisor,
@@ -462,8 +473,13 @@ class AdvisorCallback(BaseCallback):
         measure = teacher.measure
         if teacher.holds and measure is not None and not measure.is_known and teacher.roll_ins.is_told:
             explain.holds_little(teacher.n_told, measure.least_success, model.cutoff)
-        if model.gate == "distance" and teacher.labels.n_labels:
-            explain.not_learnt(model.guidance_summary().get("disagreement", 0.0), model.cutoff)
+        if not teacher.labels.n_labels:
+            return
+        summary, own = model.guidance_summary(), teacher.roll_ins.own
+        if model.gate == "distance":
+            explain.not_learnt(summary.get("disagreement", 0.0), model.cutoff)
+        if measure is not None and measure.is_known and len(own) == own.maxlen:
+            explain.agrees_and_fails(summary.get("gate_open", 1.0), sum(own) / len(own), measure.success, model.cutoff)
 
     def _teach(self) -> None:
         if self._teacher.standing.advice is None:

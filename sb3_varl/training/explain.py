@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 _MAX_SHOWN = 3
 # Disagreement at the cutoff above which it is told: among the benchmark's runs, those above it ended lower.
 _MUCH_DISAGREEMENT = 0.25
+# By how much the agent's success at the cutoff falls short of the advice's for it to be told that it follows it too
+# loosely, and how few gates are open then.
+_FAR_SHORT, _FEW_OPEN = 0.5, 0.15
 # What to do about answers that cannot be used, by the reason.
 _HINTS = {
     "out_of_bounds": " Let it keep to the bounds, {low} to {high}; FunctionAdvisor(f, clip=True) clips what f returns.",
@@ -93,6 +96,8 @@ def summary(outcome: Outcome) -> str:
     """
     standing = outcome.advice.standing
     needs_more = outcome.n_abstained and isinstance(standing, Rules) and standing.looks_back
+    if isinstance(standing, Rules) and not outcome.rejected and not outcome.n_abstained:
+        return f"Query {outcome.query.index + 1}: {count(len(standing), 'rule')}, after {outcome.latency:.1f} s."
     return (
         f"Query {outcome.query.index + 1}: {count(len(outcome.accepted), 'answer')} accepted, "
         f"{count(outcome.n_abstained, 'abstention')}, {len(outcome.rejected)} rejected, after {outcome.latency:.1f} s."
@@ -271,6 +276,28 @@ def not_learnt(disagreement: float, cutoff: int) -> None:
             "that change gradually, few phases with wide margins, small gains.",
             cutoff,
             100 * disagreement,
+        )
+
+
+def agrees_and_fails(gate_open: float, own: float, advised: float, cutoff: int) -> None:
+    """
+    Log that the policy does nearly what the advice says and seldom succeeds when this ends, if it is so.
+
+    :param gate_open: Share of the latest guidance whose gate is open
+    :param own: Share of the agent's own episodes that succeed
+    :param advised: Share of those that do in which the advice is followed to the end
+    :param cutoff: Step from which on guidance does not count
+    """
+    if gate_open < _FEW_OPEN and advised - own > _FAR_SHORT:
+        logger.warning(
+            "The cutoff is at step %d. The advice succeeds in %.0f%% of the episodes in which it is followed, and the "
+            "agent by itself in %.0f%% of the last ones, although the gates take it to agree with the advice in "
+            "%.0f%% of the states: what decides is smaller than gate_threshold. Lower that, to 0.1 for "
+            'instance, or have all advice count with gate="always".',
+            cutoff,
+            100 * advised,
+            100 * own,
+            100 * (1 - gate_open),
         )
 
 

@@ -256,6 +256,8 @@ class Queries:
         states, self._is_collecting = self._states.take(), False
         if self._teacher.needs_no_correction:
             logger.info("Query %d is not asked: the rules succeed where they are followed.", index + 1)
+            if self._verbose >= 1:
+                print(f"Query {index + 1} at step {self._now} is not asked: the rules succeed where they are followed.")
             return
         if self._lacks_a_reason:
             logger.info(
@@ -267,8 +269,8 @@ class Queries:
         query = AdviceQuery(index, self._now, states, self._briefing, followed=self._teacher.followed())
         self._note_asked([query])
         self._queue.ask(query)
-        if self._verbose >= 1:
-            print(f"Query {index + 1} at step {self._now}: asking about {count(len(states), 'state')}.")
+        if self._verbose >= 1 and not self._teacher.needs_no_query:
+            print(f"Query {index + 1} at step {self._now}: asking {self._teacher.what_is_asked(len(states))}.")
 
     def _note_asked(self, queries: Sequence[AdviceQuery], sign: int = 1) -> None:
         self.n_asked += sign * len(queries)

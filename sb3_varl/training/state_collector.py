@@ -23,15 +23,16 @@ class StateCollector:
     :param n_states: Number of states in a query
     :param frames: Whether to take pictures of them
     :param rng: Draws the states
+    :param warns: Whether somebody is to be warned if there are none
     """
 
-    def __init__(self, n_states: int, frames: bool, rng: np.random.Generator) -> None:
+    def __init__(self, n_states: int, frames: bool, rng: np.random.Generator, warns: bool = True) -> None:
         self.n_states = n_states
         self.frames = frames
         self._rng = rng
         # In a row; after a few of them the query goes on without frames.
         self._n_failures = 0
-        self._has_warned = False
+        self._has_warned = not warns
         self._plan: dict[int, list[int]] = {}
         self._states: list[VisitedState] = []
         self._awaiting_action: list[tuple[int, VisitedState]] = []

@@ -18,6 +18,7 @@ from sb3_varl.training.roll_ins import WHOLE_WHILE_UNKNOWN, RollIns
 from sb3_varl.training.standing import Standing
 from sb3_varl.training.track_record import ENOUGH, TrackRecord
 from sb3_varl.training.until_success import UntilSuccess, missing_success
+from sb3_varl.wording import count
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +132,18 @@ class Teacher:
     def needs_no_query(self) -> bool:
         """Whether there is advice in every state before anything is asked."""
         return self._is_used and self._unasked is not None
+
+    def what_is_asked(self, n_states: int) -> str:
+        """
+        Say what a query asks for.
+
+        :param n_states: Number of states that it has
+        :return: In words
+        """
+        if not self.advises_by_rules:
+            return f"about {count(n_states, 'state')}"
+        n_followed = self.n_followed
+        return f"for a correction of the rules, after {count(n_followed, 'episode')}" if n_followed else "for rules"
 
     @property
     def is_followed(self) -> bool:
