@@ -48,6 +48,12 @@ N_EVALUATIONS, N_EVAL_EPISODES, N_EPISODES_OF_RULES = 10, 20, 40
 METHODS = ("VARL", "SAC", "VARL, no roll-ins")
 # Rules that the model wrote when it was shown what had become of others.
 CORRECTED = "VARL, corrected rules"
+# How closely rules are followed.
+GATES: dict[str, dict[str, Any]] = {
+    "VARL, threshold 0.1": {"gate_threshold": 0.1},
+    "VARL, gate always": {"gate": "always"},
+    "VARL, corrected rules, threshold 0.1": {"gate_threshold": 0.1},
+}
 # As it was before: until the cutoff only, and without the least standard deviation in the shaping term.
 UNBOUNDED = ("VARL, unbounded pull", "VARL, unbounded pull, no roll-ins")
 EARLIER = ("VARL, no hold", *UNBOUNDED)
@@ -209,13 +215,13 @@ def train(name: str, method: str, seed: int, path: pathlib.Path, folder: str) ->
         )
     ]
     if not method.startswith("SAC"):
-        advisor = RulesAdvisor.load(RULES / (f"{name}.corrected.txt" if method == CORRECTED else f"{name}.txt"))
+        advisor = RulesAdvisor.load(RULES / (f"{name}.corrected.txt" if CORRECTED in method else f"{name}.txt"))
         roll_in = 0.0 if method.endswith("no roll-ins") else None
         hold = False if method in EARLIER else None
         callbacks.append(
             AdvisorCallback(advisor, frames=False, blocking=True, log_path=False, roll_in=roll_in, hold=hold)
         )
-    settings = SPARSE if method in PRESET else {**SETTINGS, **task.settings}
+    settings = SPARSE if method in PRESET else {**SETTINGS, **task.settings, **GATES.get(method, {})}
     cutoff = task.steps // 2
     model = VARL(LayerNormMlpPolicy, make_env(name, seed), seed=seed, shaping_steps=cutoff, fast=True, **settings)
     with least_std(0.0 if method in UNBOUNDED else MIN_STD):
@@ -228,7 +234,7 @@ def main() -> None:
     parser.add_argument(
         "--methods",
         nargs="+",
-        choices=(*METHODS, CORRECTED, *PRESET, *EARLIER),
+        choices=(*METHODS, CORRECTED, *GATES, *PRESET, *EARLIER),
         default=list(METHODS),
         metavar="METHOD",
     )

@@ -74,10 +74,13 @@ BEYOND_NAMES = {
     "rules": "The rules alone",
     "SAC": "SAC",
     "VARL": "VARL",
+    "VARL, threshold 0.1": "VARL, `gate_threshold=0.1`",
+    "VARL, gate always": 'VARL, `gate="always"`',
     "VARL, no hold": "VARL without `hold`",
     "VARL, SPARSE": "VARL, `SPARSE` and no HER",
     "SAC, SPARSE": "SAC, `SPARSE` and no HER",
     "VARL, corrected rules": "VARL, corrected rules (45% by themselves)",
+    "VARL, corrected rules, threshold 0.1": "VARL, corrected rules, `gate_threshold=0.1`",
     "VARL, unbounded pull": r"VARL \*",
     "VARL, unbounded pull, no roll-ins": r"VARL \* without roll-ins",
 }
