@@ -3,6 +3,7 @@
 import pathlib
 import re
 import runpy
+import shutil
 import signal
 import textwrap
 
@@ -83,12 +84,13 @@ class TestCode:
         numbers = {page: len(blocks(page, "python")) for page in PAGES}
         assert {page: n for page, n in numbers.items() if n} == {
             "CONTRIBUTING.md": 1,
-            "README.md": 3,
+            "README.md": 2,
             "docs/advisors.md": 4,
             "docs/coso.md": 2,
             "docs/reliability.md": 2,
             "docs/rules.md": 4,
             "docs/serving.md": 1,
+            "docs/your-task.md": 3,
         }
 
     def test_the_list_of_models(self, capsys):
@@ -118,9 +120,20 @@ class TestCode:
         assert rows["labels"].sum() > 0
         assert model.get_vec_normalize_env() is not None
 
-    def test_a_task_of_one_s_own(self):
+    def test_a_task_of_one_s_own(self, monkeypatch):
         example = runpy.run_path(str(ROOT / "examples" / "ferry.py"))
-        assert run(blocks("README.md", "python")[2])["task_sheet"] == example["Ferry"].task_sheet
+        sheet, training, using = blocks("docs/your-task.md", "python")
+        assert run(sheet)["task_sheet"] == example["Ferry"].task_sheet
+        spec = gym.envs.registration.EnvSpec("YourEnv-v0", example["Ferry"], max_episode_steps=100)
+        monkeypatch.setitem(gym.registry, "YourEnv-v0", spec)
+        slices = [{"name": s.name, "start": s.start, "stop": s.stop} for s in example["Ferry"].task_sheet.observation]
+        pathlib.Path("sheet.yml").write_text(yaml.safe_dump({"goal": "Stop at the pier.", "observation": slices}))
+        pathlib.Path("preview").mkdir()
+        shutil.copy(ROOT / "examples" / "ferry_rules.json", "preview/rules.json")
+        model = run(training)["model"]
+        assert model.guidance_buffer.rows()["labels"].any()
+        assert pathlib.Path("runs/sac/evaluations.npz").exists()
+        assert run(using.replace("30000", "140"))["action"].shape == (1, 2)
 
     def test_you(self):
         callback = run(blocks("docs/advisors.md", "python")[0])["callback"]
