@@ -314,8 +314,9 @@ def test_the_layout_of_the_quickstart(run, tmp_path, figures):
     assert (varl.n_steps, sac.n_steps) == (STEPS, 200)
 
     rows = rows_of(write_report(root), "Runs")
-    assert rows[0] == ["VARL", "300", "1", "3", "1", "1", "1200", "34", "0.250", "1.5", "1 out of bounds"]
-    assert rows[1] == ["SAC", "200", "no advice"]
+    ends = [f"{share}%, 4 evaluation episodes" for share in (75, 25)]
+    assert rows[0] == ["VARL", "300", ends[0], "1", "3", "1", "1", "1200", "34", "0.250", "1.5", "1 out of bounds"]
+    assert rows[1] == ["SAC", "200", ends[1], "no advice"]
     blue, orange = figures["Success"].lines[:2]
     assert (blue.get_ydata()[0], orange.get_ydata()[0]) == (75, 25)
     looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in (blue, orange)]

@@ -32,7 +32,7 @@ from sb3_varl.advice.types import Answer, Usage
 from sb3_varl.pages import StateView, render, view_states, write_page
 from sb3_varl.report.corrections import RulesView, view_rules
 from sb3_varl.report.curves import MAX_NAMES, draw_key, draw_panels, last_step
-from sb3_varl.report.runs import RunLogs, read_runs
+from sb3_varl.report.runs import Curve, RunLogs, read_runs
 from sb3_varl.rules.rule import outline
 from sb3_varl.training.standing import MAX_LOGGED_RULES
 from sb3_varl.wording import count
@@ -40,6 +40,8 @@ from sb3_varl.wording import count
 FRAME_SIZE = 224
 # What nobody should take for a model's performance.
 SIMULATED = "ScriptedAdvisor"
+# Points of a curve whose mean is the end's.
+_LAST = 3
 # Drawing fewer states takes no longer than a look at the progress bar.
 MIN_STATES_WITH_PROGRESS = 100
 
@@ -110,6 +112,7 @@ class RunView:
     :param name: Short name that no other run has
     :param key: How it is drawn, as the URL of a picture
     :param n_steps: Environment steps
+    :param success: Success at the end, and what it is the mean of, or nothing
     :param totals: Of all its advice
     :param totals_of_logs: Of each advice log by its name, if it has more than one
     :param queries: The queries
@@ -120,6 +123,7 @@ class RunView:
     name: str
     key: str
     n_steps: int
+    success: str
     totals: Totals
     totals_of_logs: dict[str, Totals] = field(default_factory=dict)
     queries: list[QueryView] = field(default_factory=list)
@@ -206,12 +210,17 @@ def _view_run(index: int, name: str, run: RunLogs, progress: Any) -> RunView:
         name,
         draw_key(index),
         run.n_steps,
+        _at_end(run.success),
         _totals(queries) if run.queries else _logged_totals(run),
         {log: _totals(of_log) for log, of_log in by_log.items()} if len(by_log) > 1 else {},
         queries,
         run.missing,
         view_rules(answers, () if _was_put_back(queries) else _shares(run)),
     )
+
+
+def _at_end(success: Curve | None) -> str:
+    return "" if success is None else f"{success.values.iloc[-_LAST:].mean():.0%}, {success.source}"
 
 
 def _was_put_back(queries: Sequence[QueryView]) -> bool:
