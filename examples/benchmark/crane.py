@@ -56,7 +56,7 @@ class Crane(gym.Env):
             ObservationSlice("wall_height", 7, 8),
             ObservationSlice("pad", 8, 9),
         ),
-        success="The load is within 3 cm of the ground and 15 cm of the pad, slower than 0.15 m/s sideways, 0.25 m/s up.",
+        success="The load is within 3 cm of the ground and 15 cm of the pad, at most 0.15 m/s sideways and 0.25 up.",
     )
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
