@@ -60,13 +60,11 @@ DEMONSTRATIONS = {
     },
     "rules": "VARL, rules",
 }
-# First answers, which do not always succeed, and what is made of them.
+# The same of first answers, which do not always succeed.
 OF_FIRST_ANSWERS = {
-    "SAC": "SAC",
-    "rules, first answer, imitated": "Imitated, without reinforcement learning",
-    "rules, first answer": "VARL",
-    "rules, first answer, gate always": "VARL, `gate` always",
-    "rules, first answer, unbounded pull": r"VARL \*",
+    "rules, first answer, imitated": OF_RULES["rules, imitated"],
+    "rules, first answer": OF_RULES["rules"],
+    "rules, first answer, gate always": OF_RULES["rules, gate always"],
 }
 # Environments beyond Meta-World, and what was tried there.
 BEYOND = pathlib.Path(__file__).parent / "results" / "beyond_metaworld.csv"
@@ -83,6 +81,14 @@ BEYOND_NAMES = {
     "VARL, corrected rules, threshold 0.1": "VARL, corrected rules, `gate_threshold=0.1`",
     "VARL, unbounded pull": r"VARL \*",
     "VARL, unbounded pull, no roll-ins": r"VARL \* without roll-ins",
+}
+# A task in which small actions decide, with rules written by hand.
+CRANE = BEYOND.with_name("crane.csv")
+CRANE_NAMES = {
+    "SAC": "SAC",
+    "default": "VARL, `gate_threshold` 0.4, the default",
+    "threshold 0.1": "VARL, `gate_threshold=0.1`",
+    "gate always": 'VARL, `gate="always"`',
 }
 # Parts of a run, for tables of two methods.
 FIRST = {f"after {FRAME_SKIP * BASE['eval_freq']:,} steps".replace(",", " "): ("success", slice(0, 1))}
@@ -431,7 +437,30 @@ def tabulate_beyond() -> list[str]:
             column = "success" if has_success else "return"
             at_end = of_cell.sort_values("step").groupby("seed")[column].apply(lambda run: run[-N_LAST:].mean())
             cells.append(_of_seeds(at_end.to_numpy(), has_success))
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        if any(cells):
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def tabulate_crane() -> list[str]:
+    """
+    A table of the crane: mean success by the step, the mean of the last three evaluations, and the number of seeds.
+
+    :return: Lines of Markdown
+    """
+    rows = pd.read_csv(CRANE)
+    by_step = rows[rows["step"] % 4000 == 0].groupby(["method", "step"])["success"].mean().unstack("step")
+    lines = ["| | " + " | ".join([*(f"{step:,}".replace(",", " ") for step in by_step), "at the end", "seeds"]) + " |"]
+    lines.append("| --- " * (3 + by_step.shape[1]) + "|")
+    for method, name in CRANE_NAMES.items():
+        of_method = rows[rows["method"] == method].sort_values("step")
+        ends = of_method.groupby("seed")["success"].apply(lambda run: run[-N_LAST:].mean())
+        end = percent((ends.mean(), ends.min(), ends.max()))
+        lines.append(
+            f"| {name} | "
+            + " | ".join([*(f"{share:.0%}" for share in by_step.loc[method]), end, str(len(ends))])
+            + " |"
+        )
     return lines
 
 
@@ -581,7 +610,7 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     of_rules.insert(2, _percentages("the rules, executed for good", executed, ""))
     lines += ["## what is made of rules", "", *of_rules, ""]
     lines += ["## what is made of rules, by task", "", *tabulate_names(evaluations, OF_RULES, MAIN_TASKS), ""]
-    lines += ["## first answers", "", *tabulate_named(evaluations, OF_FIRST_ANSWERS, PARTIAL_TASKS), ""]
+    lines += ["## first answers", "", *tabulate_names(evaluations, OF_FIRST_ANSWERS, PARTIAL_TASKS), ""]
     lines += ["## asked again by the step", "", *tabulate_both(evaluations, *EXPERIMENTS["asked again"]), ""]
     drafted = tabulate_two(evaluations, *EXPERIMENTS["drafted"], FIRST | WHOLE_AND_END)
     lines += ["## drafted, with VARL", "", *drafted, ""]
@@ -596,6 +625,7 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     lines += ["## ways to end", "", *of_ways, ""]
     lines += ["## published", "", *tabulate_published(evaluations), ""]
     lines += ["## beyond Meta-World", "", *tabulate_beyond(), ""]
+    lines += ["## where small actions decide", "", *tabulate_crane(), ""]
     lines += ["## what each part is worth", "", *tabulate_named(evaluations, PARTS), ""]
     lines += ["## settings, with rules", "", *tabulate_named(evaluations, SETTINGS, LATE_TASKS), ""]
     lines += ["## demonstrations", "", *tabulate_named(evaluations, DEMONSTRATIONS, same_seeds=True), ""]
