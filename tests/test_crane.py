@@ -16,14 +16,18 @@ def test_the_rules_succeed_and_nearly_the_same_does_not(off, least, most):
     env, wins, rng = gym.make("Crane-v0"), [], np.random.default_rng(0)
     rules = Rules.parse(crane.RULES.read_text(), crane.Crane.task_sheet, env.observation_space, env.action_space)
     assert not rules.rejected
+    asked_for = []
     for seed in range(40):
         (observation, _), is_over, error = env.reset(seed=seed), False, rng.uniform(-off, off, 2)
         while not is_over:
-            action = np.clip(rules(observation) + error, -1, 1).astype(np.float32)
+            asked_for.append(rules(observation))
+            action = np.clip(asked_for[-1] + error, -1, 1).astype(np.float32)
             observation, _, terminated, truncated, info = env.step(action)
             is_over = terminated or truncated
         wins.append(info["is_success"])
     assert least <= np.mean(wins) <= most
+    if not off:
+        assert f"{np.mean(np.abs(asked_for).max(axis=1) < 0.4):.0%}" == "51%"
 
 
 @pytest.mark.slow

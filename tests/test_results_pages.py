@@ -397,6 +397,22 @@ def test_what_is_said_of_demonstrations_follows_from_the_data():
         assert int(end(method, task).rstrip("%")) >= 98
 
 
+def test_what_is_said_of_small_actions_follows_from_the_data():
+    rows = pd.read_csv(result_tables.CRANE)
+    ends = {
+        method: [run.sort_values("step")["success"][-results.N_LAST :].mean() for _, run in of_method.groupby("seed")]
+        for method, of_method in rows.groupby("method")
+    }
+    seeds = {method: len(of_seeds) for method, of_seeds in ends.items()}
+    readme = " ".join((DOCS.parent / "README.md").read_text().split())
+    assert (
+        f"VARL ends at {np.mean(ends['default']):.0%}, with `gate_threshold=0.1` at "
+        f'{np.mean(ends["threshold 0.1"]):.0%} and with `gate="always"` at {np.mean(ends["gate always"]):.0%} (['
+        in readme
+    )
+    assert f"([{['one', 'two', 'three'][min(seeds.values()) - 1]} seed" in readme
+
+
 def test_what_is_said_of_environments_beyond_metaworld_follows_from_the_data():
     rows = pd.read_csv(result_tables.BEYOND)
 
