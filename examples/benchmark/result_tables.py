@@ -326,7 +326,7 @@ def tabulate_parts(
     return lines
 
 
-def tabulate_names(evaluations: Evaluations, names: Mapping[str, str], tasks: Sequence[str]) -> list[str]:
+def tabulate_by_task(evaluations: Evaluations, names: Mapping[str, str], tasks: Sequence[str]) -> list[str]:
     """
     The same by task: success at the end, and the mean of the whole run.
 
@@ -609,8 +609,8 @@ def write_tables(evaluations: Evaluations, path: pathlib.Path) -> None:
     executed = [float(_followed_rules()[list(MAIN_TASKS)].mean())] * len(parts)
     of_rules.insert(2, _percentages("the rules, executed for good", executed, ""))
     lines += ["## what is made of rules", "", *of_rules, ""]
-    lines += ["## what is made of rules, by task", "", *tabulate_names(evaluations, OF_RULES, MAIN_TASKS), ""]
-    lines += ["## first answers", "", *tabulate_names(evaluations, OF_FIRST_ANSWERS, PARTIAL_TASKS), ""]
+    lines += ["## what is made of rules, by task", "", *tabulate_by_task(evaluations, OF_RULES, MAIN_TASKS), ""]
+    lines += ["## first answers", "", *tabulate_by_task(evaluations, OF_FIRST_ANSWERS, PARTIAL_TASKS), ""]
     lines += ["## asked again by the step", "", *tabulate_both(evaluations, *EXPERIMENTS["asked again"]), ""]
     drafted = tabulate_two(evaluations, *EXPERIMENTS["drafted"], FIRST | WHOLE_AND_END)
     lines += ["## drafted, with VARL", "", *drafted, ""]

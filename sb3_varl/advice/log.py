@@ -338,8 +338,7 @@ class AdviceLog:
 
 # Logs that were released and have lines that could not be written yet.
 _waiting: list[AdviceLog] = []
-
-
+# Held by the thread that tries again, of which there is one at a time.
 _is_trying = threading.Lock()
 
 

@@ -1,12 +1,12 @@
 """CoSo in its other form: what did better than expected is imitated, first offline and then online."""
 
 import logging
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch.nn import functional
 
 from sb3_varl.arguments import check_integer
@@ -17,8 +17,6 @@ from sb3_varl.coso.weights import TokenWeights
 from sb3_varl.coso.writing import Writing
 
 logger = logging.getLogger(__name__)
-
-SelfAWR = TypeVar("SelfAWR", bound="CoSoAWR")
 
 
 class Rollout(NamedTuple):
@@ -132,34 +130,13 @@ class CoSoAWR(Writing, _AWR):
             **kwargs,
         )
 
-    def learn(
-        self: SelfAWR,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfAWR:
-        """
-        Train, as any algorithm of SB3.
-
-        :param total_timesteps: Steps of all environments
-        :param callback: Callbacks
-        :param log_interval: Rollouts from one log to the next
-        :param tb_log_name: Name of the run in TensorBoard; ``None`` for that of the class
-        :param reset_num_timesteps: Whether to count steps anew
-        :param progress_bar: Whether to show one
-        :return: The model
-        """
-        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+    def _after_learning(self) -> None:
         if not self.is_online:
             logger.warning(
                 "Nothing was learnt yet: of the %d offline_steps %d are there. Call learn() again, or take fewer.",
                 self.offline_steps,
                 sum(len(rollout.utterances) for rollout in self.rollouts),
             )
-        return self
 
     def train(self) -> None:
         """Weigh what was written in the rollout, and learn from it and those that are kept."""

@@ -134,7 +134,12 @@ class Writing(OnPolicyAlgorithm):
         :return: The model
         """
         name = type(self).__name__ if tb_log_name is None else tb_log_name
-        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+        super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+        self._after_learning()
+        return self
+
+    def _after_learning(self) -> None:
+        """Say what there is to say when training came to its end."""
 
     def save(
         self,
